@@ -1,0 +1,174 @@
+"""The command line's side of Hydra: arguments checked before it starts, errors told in one line, nothing made in vain.
+
+Hydra reports a bad configuration over several lines, with exit code 1, and suggests `+key`, which would hide the typo;
+it makes the run's folder before the program sees the configuration. `main` and `ValidateFirst` mend both.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ablate.config import SCHEMAS, Config, ConfigError, config_hash, known_keys, suggest, validate
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTPUTS = ROOT / "outputs"
+
+
+def register() -> None:
+    """Make the schema and the resolvers of `conf/` known to Hydra."""
+    store = ConfigStore.instance()
+    store.store("config_schema", Config)
+    for group, options in SCHEMAS.items():
+        for name, schema in options.items():
+            store.store(name, schema, group=f"schema/{group}")
+    OmegaConf.register_new_resolver("ablate.outputs", lambda: str(OUTPUTS), replace=True)
+    OmegaConf.register_new_resolver("ablate.run_dir", _run_dir, replace=True)
+    OmegaConf.register_new_resolver("ablate.output_subdir", _output_subdir, replace=True)
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    """The configuration as the program sees it: as composed, less Hydra's own node."""
+    task = composed.copy()
+    OmegaConf.set_struct(task, False)
+    task.pop("hydra", None)
+    return task
+
+
+def _run_dir(*, _root_: DictConfig) -> str:
+    """The folder of a run: the one that is resumed, or outputs/runs/<algo>-<env>/<date>_<time>_<hash>/."""
+    if _root_.resume:
+        return str(Path(_root_.resume).expanduser().resolve())
+    choices = _root_.hydra.runtime.choices
+    env = choices.env if choices.env != "gymnasium" else _root_.env.id
+    pair = re.sub(r"[^\w.-]+", "-", f"{_root_.algo.name}-{env}").lower()
+    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config_hash(validate(_without_hydra(_root_)))}"
+    return str(_unused(OUTPUTS / "runs" / pair / name))
+
+
+def _unused(folder: Path) -> Path:
+    """The folder, or with a number behind it if the same configuration was started in the same second."""
+    candidate, number = folder, 2
+    while candidate.exists():
+        candidate, number = folder.with_name(f"{folder.name}_{number}"), number + 1
+    return candidate
+
+
+def _output_subdir(*, _root_: DictConfig) -> str:
+    """Where Hydra writes its files: a resumed run keeps the first ones."""
+    return f".hydra/resumed_{time.strftime('%Y-%m-%d_%H-%M-%S')}" if _root_.resume else ".hydra"
+
+
+class ValidateFirst(Callback):
+    """Hydra callback: refuse a configuration, or any of a sweep's, before a folder is made or anything is trained.
+
+    Hydra only warns of exceptions in callbacks, so a refusal leaves as SystemExit."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            validate(_without_hydra(config))
+        except ConfigError as error:
+            _refuse(error)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        loader = GlobalHydra.instance().config_loader()
+        try:
+            overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+            for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
+                for job in batch:
+                    validate(_without_hydra(loader.load_sweep_config(config, list(job))))
+        except (ConfigError, HydraException, OmegaConfBaseException) as error:
+            _refuse(error)
+
+
+def _refuse(error: Exception) -> None:
+    print(explain(error), file=sys.stderr)
+    raise SystemExit(2)
+
+
+def complete_arguments(arguments: list[str]) -> list[str]:
+    """The arguments as Hydra should see them.
+
+    `env.id=<id>` without an `env=` means the environment file for any id, not another id under Pendulum's settings.
+    Raises ConfigError where `_target_` is named: code is chosen by names from the schema, never from outside."""
+    for argument in arguments:
+        if "_target_" in argument:
+            raise ConfigError(
+                f"{argument}: _target_ is not allowed; code is chosen by a group's option, such as algo=a3c"
+            )
+    keys = [argument.partition("=")[0] for argument in arguments]
+    if "env.id" in keys and not {"env", "experiment", "resume"} & set(keys):
+        return ["env=gymnasium", *arguments]
+    return arguments
+
+
+def explain(error: BaseException) -> str:
+    """One line for the user: what is wrong with which key and value, and the nearest right one."""
+    text = str(error)
+    cause = str(error.__cause__ or "")
+    overrides = {a.lstrip("+~").partition("=")[0]: a for a in sys.argv[1:] if "=" in a}
+    if found := re.match(r"(?:Could not override|Key) '([^']+)'", text):
+        key = found[1].rpartition("@")[0] or found[1]
+        return f"{overrides.get(key, key)}: no such key{suggest(key, _all_keys())}"
+    if found := re.match(r"Error merging override (.+)", text):
+        return f"{found[1]}: {_sentence(cause or text.partition(chr(10))[2])}"
+    if found := re.search(r"Could not find '([^']+)'\n\nAvailable options in '([^']+)':\n((?:\t.+\n?)+)", text):
+        group, options = found[2], found[3].split()
+        option = found[1].removeprefix(f"{group}/")
+        return f"{group}={option}: no such option{suggest(option, options)} (there are: {', '.join(options)})"
+    return _sentence(text)
+
+
+def _sentence(text: str) -> str:
+    """Hydra's message without its lines of internals."""
+    lines = [line.strip() for line in text.splitlines()]
+    return " ".join(
+        line for line in lines if line and not line.startswith(("full_key:", "reference_type=", "object_type="))
+    )
+
+
+def _all_keys() -> list[str]:
+    """Every key of every schema, and the groups: what a typo is compared with."""
+    keys: set[str] = {"experiment"}
+    alternatives = max(len(options) for options in SCHEMAS.values())
+    for i in range(alternatives):
+        schema = OmegaConf.structured(Config)
+        for group, options in SCHEMAS.items():
+            schema[group] = OmegaConf.structured(list(options.values())[i % len(options)])
+        keys |= set(known_keys(schema))
+    return sorted(keys)
+
+
+def main(program: Callable[[], Any]) -> int:
+    """Run a Hydra program and turn what it raises into an exit code: 0, 1 failed, 2 refused, 128+n signal n.
+
+    HYDRA_FULL_ERROR=1 in the environment shows tracebacks as in any Hydra program."""
+    full_errors = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions come here instead of being printed by Hydra
+    register()
+    try:
+        sys.argv[1:] = complete_arguments(sys.argv[1:])
+        program()
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        if full_errors:
+            raise
+        print(explain(error), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        return 128 + getattr(interrupt, "signal", 2)
+    return 0

@@ -1,0 +1,311 @@
+"""The schema of the whole configuration: names, types, ranges, and what must not be combined.
+
+OmegaConf checks names and types while Hydra composes; pydantic checks the ranges; `validate` walks the result for
+keys that the schema does not know (stock Hydra accepts `+wokers=8`) and for settings that contradict each other.
+Values live in `conf/`; the few defaults here are "nothing" (None, empty).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, field, fields, is_dataclass
+from enum import StrEnum
+from typing import Annotated, Any
+
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+
+class ConfigError(Exception):
+    """A configuration that cannot run. The message is one line: key, value, and what would be right."""
+
+
+class Backend(StrEnum):
+    """Who computes gradients."""
+
+    autograd = "autograd"
+    manual = "manual"
+
+
+# Who runs when: real processes that race, or workers taking turns in one process.
+# OmegaConf reads an enum by its members' names, and `async` is a keyword: hence the functional form.
+Schedule = StrEnum("Schedule", {"async": "async", "interleaved": "interleaved"})
+
+
+class LossReduction(StrEnum):
+    mean = "mean"
+    sum = "sum"
+
+
+class Activation(StrEnum):
+    relu = "relu"
+    relu6 = "relu6"
+    tanh = "tanh"
+    elu = "elu"
+
+
+class ActionChoice(StrEnum):
+    """How an evaluated policy acts: its most likely action, or a draw from its distribution."""
+
+    mode = "mode"
+    sample = "sample"
+
+
+class Display(StrEnum):
+    auto = "auto"
+    live = "live"
+    plain = "plain"
+    off = "off"
+
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass
+class EnvConfig:
+    id: str = MISSING
+    max_ep_step: Annotated[int | None, Field(ge=1)] = None
+    reward_shift: float = MISSING
+    reward_scale: Positive = MISSING
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class AlgoConfig:
+    name: str = MISSING
+
+
+@dataclass
+class A3CConfig(AlgoConfig):
+    name: Annotated[str, Field(pattern="^a3c$")] = "a3c"
+    t_max: Count = MISSING
+    gamma: Fraction = MISSING
+    gae_lambda: Fraction = MISSING
+    entropy_coef: NonNegative = MISSING
+    value_loss_coef: NonNegative = MISSING
+    loss_reduction: LossReduction = MISSING
+    max_grad_norm: Annotated[float | None, Field(gt=0)] = None
+    bootstrap_truncated: bool = MISSING
+    lock_updates: bool = MISSING
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+
+
+@dataclass
+class MlpConfig(ModelConfig):
+    name: Annotated[str, Field(pattern="^mlp$")] = "mlp"
+    actor_hidden: list[Count] = MISSING
+    critic_hidden: list[Count] = MISSING
+    activation: Activation = MISSING
+    mu_scale: Annotated[float | None, Field(gt=0)] = None
+    sigma_min: Positive = MISSING
+    init_std: NonNegative = MISSING
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = MISSING
+    lr: Positive = MISSING
+    eps: Positive = MISSING
+    weight_decay: NonNegative = MISSING
+
+
+@dataclass
+class AdamConfig(OptimizerConfig):
+    name: Annotated[str, Field(pattern="^adam$")] = "adam"
+    betas: tuple[BelowOne, BelowOne] = MISSING
+    amsgrad: bool = MISSING
+
+
+@dataclass
+class RMSpropConfig(OptimizerConfig):
+    name: Annotated[str, Field(pattern="^rmsprop$")] = "rmsprop"
+    alpha: BelowOne = MISSING
+
+
+@dataclass
+class EvaluationConfig:
+    every_seconds: Annotated[float | None, Field(gt=0)] = None
+    every_steps: Annotated[int | None, Field(ge=1)] = None
+    episodes: Count = MISSING
+    horizon: Annotated[int | None, Field(ge=1)] = None
+    action: ActionChoice = MISSING
+
+
+@dataclass
+class LoggerConfig:
+    tensorboard: bool = MISSING
+    display: Display = MISSING
+    print_every_seconds: Positive = MISSING
+
+
+@dataclass
+class Config:
+    seed: Annotated[int, Field(ge=0)] = MISSING
+    workers: Annotated[int | None, Field(ge=1)] = None
+    device: str = MISSING
+    backend: Backend = MISSING
+    schedule: Schedule = MISSING
+    max_episodes: Annotated[int | None, Field(ge=1)] = None
+    total_steps: Annotated[int | None, Field(ge=1)] = None
+    log_interval: Count = MISSING
+    checkpoint_every_seconds: Positive = MISSING
+    hang_timeout_s: Positive = MISSING
+    figures: bool = MISSING
+    resume: str | None = None
+    load: str | None = None
+    algo: AlgoConfig = MISSING
+    env: EnvConfig = MISSING
+    model: ModelConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    logger: LoggerConfig = MISSING
+
+
+# The schema of each option of a group, by the option's `name`; groups not listed have one schema.
+SCHEMAS: dict[str, dict[str, type]] = {
+    "algo": {"a3c": A3CConfig},
+    "model": {"mlp": MlpConfig},
+    "optimizer": {"adam": AdamConfig, "rmsprop": RMSpropConfig},
+}
+# What may be given beside resume=: how long to train and what to show, not what is trained.
+CHANGEABLE_ON_RESUME = (
+    "resume", "max_episodes", "total_steps", "log_interval", "checkpoint_every_seconds", "hang_timeout_s",
+    "figures", "logger",
+)  # fmt: skip
+
+
+def validate(composed: DictConfig) -> Config:
+    """Turn a composed configuration into checked dataclasses.
+
+    Raises ConfigError for unknown keys, missing values, types, ranges and contradictions."""
+    _refuse_unknown(composed)
+    config: Config = _build(composed, "")
+    _refuse_contradictions(config)
+    return config
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Rebuild a checked configuration from what `to_dict` gave (a manifest's, a checkpoint's)."""
+    schema = OmegaConf.structured(Config)
+    for group, options in SCHEMAS.items():
+        name = values.get(group, {}).get("name")
+        if name not in options:
+            raise ConfigError(f"{group}.name={name}: not one of {', '.join(options)}")
+        schema[group] = OmegaConf.structured(options[name])
+    try:
+        return validate(OmegaConf.merge(schema, values))  # type: ignore[arg-type]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"stored configuration: {str(error).splitlines()[0]}") from error
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as plain JSON values."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def config_hash(config: Config) -> str:
+    """Eight hexadecimal digits that name the configuration: the same for the same experiment."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def number_of_workers(config: Config) -> int:
+    """`workers`, or the number of CPUs that this process may use."""
+    return config.workers or len(os.sched_getaffinity(0))
+
+
+def evaluation_horizon(config: Config) -> int | None:
+    """Steps after which an evaluation episode is cut."""
+    return config.evaluation.horizon or config.env.max_ep_step
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """`; did you mean X?` for the nearest known word, or nothing."""
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not nearest:  # a right name in the wrong place: gamma for algo.gamma
+        nearest = [name for name in known if name.rpartition(".")[2] == word.rpartition(".")[2]][:1]
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def known_keys(composed: DictConfig) -> list[str]:
+    """Every dotted key that the schema of this composition knows."""
+    return [key for key, known in _walk(composed, "") if known]
+
+
+def _walk(node: DictConfig, prefix: str) -> Iterator[tuple[str, bool]]:
+    """Yield (dotted key, whether the schema knows it) for all keys; free-form dictionaries are not entered."""
+    object_type = OmegaConf.get_type(node)
+    if not is_dataclass(object_type):
+        return
+    known = {f.name for f in fields(object_type)}
+    for key in node:
+        yield f"{prefix}{key}", key in known
+        if key in known and not OmegaConf.is_missing(node, key):
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none():
+                yield from _walk(child, f"{prefix}{key}.")
+
+
+def _refuse_unknown(composed: DictConfig) -> None:
+    for key, known in _walk(composed, ""):
+        if not known:
+            value = OmegaConf.select(composed, key)
+            shown = f"={value}" if not OmegaConf.is_config(value) else ""
+            raise ConfigError(f"{key}{shown}: no such key{suggest(key, known_keys(composed))}")
+
+
+def _build(node: DictConfig, prefix: str) -> Any:
+    """The checked dataclass of one structured node, children first, so that an error can name the whole key."""
+    object_type = OmegaConf.get_type(node)
+    values: dict[str, Any] = {}
+    for item in fields(object_type):  # type: ignore[arg-type]
+        key = f"{prefix}{item.name}"
+        if OmegaConf.is_missing(node, item.name):
+            raise ConfigError(f"{key}: no value; give {key}=<value>")
+        child = node[item.name]
+        if isinstance(child, DictConfig) and is_dataclass(OmegaConf.get_type(child)):
+            values[item.name] = _build(child, f"{key}.")
+        elif isinstance(child, DictConfig | ListConfig):
+            values[item.name] = OmegaConf.to_container(child, resolve=True)
+        else:
+            values[item.name] = child
+    try:
+        return object_type(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = [str(part) for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
+        name = at[0] if at else ""
+        message = first["msg"][0].lower() + first["msg"][1:]
+        if len(at) > 1:
+            message = f"element {at[1]}: {message}"
+        raise ConfigError(f"{prefix}{name}={values.get(name)}: {message}") from error
+
+
+def _refuse_contradictions(config: Config) -> None:
+    if config.resume and config.load:
+        raise ConfigError(
+            f"load={config.load}: resume= goes on with a run, load= starts a new one from its parameters; give one"
+        )
+    if config.max_episodes is None and config.total_steps is None:
+        raise ConfigError("max_episodes=null total_steps=null: the run would never end; give at least one of them")
+    if config.algo.name == "a3c" and config.algo.lock_updates and config.schedule == "interleaved":  # type: ignore[attr-defined]
+        raise ConfigError(
+            "algo.lock_updates=true: nothing races under schedule=interleaved; drop it or use schedule=async"
+        )
+    if not (config.device == "cpu" or config.device.partition(":")[0] == "cuda"):
+        raise ConfigError(f"device={config.device}: not a device; use cpu, cuda or cuda:<index>")
+    if "max_episode_steps" in config.env.kwargs:
+        raise ConfigError("env.kwargs.max_episode_steps: the time limit's home is env.max_ep_step")

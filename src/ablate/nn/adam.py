@@ -1,0 +1,128 @@
+"""Hand-written optimizers over flat vectors, in place.
+
+The parameters and the optimizer's statistics live in shared memory that somebody else owns: they are handed
+in, written to in place and never re-bound, so that every process that maps them sees each step. Scratch buffers
+are private and allocated once. Nothing here takes a lock: whether steps may race (Hogwild) is the caller's
+affair.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Optimizer(Protocol):
+    """What a learner needs of an optimizer."""
+
+    def step(self, gradient: Tensor, update: int, lr: float | None = None) -> None:
+        """Apply gradient (P,), which is only read, as update number `update`, counted from 1.
+
+        lr, where given, takes the place of the constructor's.
+        """
+        ...
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015), and AMSGrad (Reddi et al. 2018) iff max_exp_avg_sq is given, as in torch.
+
+    g ← g + weight_decay · θ
+    m ← β₁ m + (1 - β₁) g,   v ← β₂ v + (1 - β₂) g²,   AMSGrad: v̂ ← max(v̂, v), else v̂ = v
+    θ ← θ - lr · (m / (1 - β₁ᵗ)) / (√v̂ / √(1 - β₂ᵗ) + ε)
+
+    parameters θ, exp_avg m, exp_avg_sq v, max_exp_avg_sq v̂: (P,), the moments all zero before the first step.
+    The number t of the update is handed to each step, because the processes that share the moments share the
+    count too.
+    """
+
+    def __init__(
+        self,
+        parameters: Tensor,
+        exp_avg: Tensor,
+        exp_avg_sq: Tensor,
+        max_exp_avg_sq: Tensor | None,
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+    ) -> None:
+        _check_alike(parameters, exp_avg, exp_avg_sq, max_exp_avg_sq)
+        self._parameters = parameters
+        self._exp_avg = exp_avg
+        self._exp_avg_sq = exp_avg_sq
+        self._max_exp_avg_sq = max_exp_avg_sq
+        self._lr = lr
+        self._beta1, self._beta2 = betas
+        self._eps = eps
+        self._weight_decay = weight_decay
+        self._denominator = torch.empty_like(parameters)  # (P,)
+        self._decayed = torch.empty_like(parameters) if weight_decay else None  # (P,) g + weight_decay · θ
+
+    def step(self, gradient: Tensor, update: int, lr: float | None = None) -> None:
+        """Apply gradient (P,) as update number `update`, t in the equations, counted from 1."""
+        if self._decayed is not None:
+            gradient = torch.add(gradient, self._parameters, alpha=self._weight_decay, out=self._decayed)
+        self._exp_avg.lerp_(gradient, 1.0 - self._beta1)
+        self._exp_avg_sq.mul_(self._beta2).addcmul_(gradient, gradient, value=1.0 - self._beta2)
+        second_moment = self._exp_avg_sq
+        if self._max_exp_avg_sq is not None:
+            second_moment = torch.maximum(self._max_exp_avg_sq, second_moment, out=self._max_exp_avg_sq)
+
+        # Numerator and denominator are both multiplied by √(1 - β₂ᵗ), which saves a pass over the vector.
+        correction = math.sqrt(1.0 - self._beta2**update)
+        step_size = (self._lr if lr is None else lr) * correction / (1.0 - self._beta1**update)
+        torch.sqrt(second_moment, out=self._denominator).add_(self._eps * correction)
+        self._parameters.addcdiv_(self._exp_avg, self._denominator, value=-step_size)
+
+
+class RMSprop:
+    """RMSprop, not centred and without momentum; as torch.optim.RMSprop.
+
+    g ← g + weight_decay · θ,   v ← α v + (1 - α) g²,   θ ← θ - lr · g / (√v + ε)
+
+    parameters θ, square_avg v: (P,), v all zero before the first step. The A3C paper (Mnih et al. 2016, eq.
+    S2-S3) names v "g", and shares it among the threads, updated without locks; a square_avg in shared memory does
+    the same. The paper's ε stands inside the root, √(v + ε); torch and this class add it outside.
+    """
+
+    def __init__(
+        self,
+        parameters: Tensor,
+        square_avg: Tensor,
+        *,
+        lr: float,
+        alpha: float,
+        eps: float,
+        weight_decay: float,
+    ) -> None:
+        _check_alike(parameters, square_avg)
+        self._parameters = parameters
+        self._square_avg = square_avg
+        self._lr = lr
+        self._alpha = alpha
+        self._eps = eps
+        self._weight_decay = weight_decay
+        self._denominator = torch.empty_like(parameters)  # (P,)
+        self._decayed = torch.empty_like(parameters) if weight_decay else None  # (P,) g + weight_decay · θ
+
+    def step(self, gradient: Tensor, update: int, lr: float | None = None) -> None:
+        """Apply gradient (P,); nothing here depends on the number of the update."""
+        if self._decayed is not None:
+            gradient = torch.add(gradient, self._parameters, alpha=self._weight_decay, out=self._decayed)
+        self._square_avg.mul_(self._alpha).addcmul_(gradient, gradient, value=1.0 - self._alpha)
+        torch.sqrt(self._square_avg, out=self._denominator).add_(self._eps)
+        self._parameters.addcdiv_(gradient, self._denominator, value=-(self._lr if lr is None else lr))
+
+
+def _check_alike(parameters: Tensor, *statistics: Tensor | None) -> None:
+    """Refuse statistics of another shape or dtype: torch would broadcast or convert them without a word."""
+    for statistic in statistics:
+        if statistic is None:
+            continue
+        if statistic.shape != parameters.shape or statistic.dtype != parameters.dtype:
+            raise ValueError(
+                f"a statistic of shape {tuple(statistic.shape)} and {statistic.dtype} does not fit "
+                f"parameters of shape {tuple(parameters.shape)} and {parameters.dtype}"
+            )

@@ -1,0 +1,237 @@
+"""Layers as pairs of plain functions, each backward right under its forward, without autograd.
+
+Torch serves here as an array library only: call these under `torch.inference_mode()`. Gradients carry the
+prefix `d_`; `d_y` is ∂L/∂y, shaped like y, for a scalar loss L. A backward takes from its forward whichever
+of input and output makes it cheapest. Networks as small as Pendulum's are run 10^5 times, and there a torch call
+costs more than its arithmetic. Hence the in-place operations, always on a temporary of the same function and
+never on an argument; and hence signs and clamps for masks, as a boolean mask costs several times as much.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# ----------------------------------------------------------------------------------- affine layers
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Affine map of each row: y = x Wᵀ + b.  x (N, in), weight (out, in), bias (out,) -> y (N, out)."""
+    return F.linear(x, weight, bias)
+
+
+def linear_backward(d_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of linear: ∂x = g W, ∂W = gᵀ x, ∂b = Σ_n g_n, with g = d_y.
+
+    d_y (N, out), x (N, in), weight (out, in) -> d_x (N, in), d_weight (out, in), d_bias (out,).
+    """
+    return d_y @ weight, d_y.T @ x, d_y.sum(dim=0)
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0) -> Tensor:
+    """Cross-correlation, as every "convolution" here, with stride s and p zeros of padding on each side:
+
+    y[n, o, u, v] = b[o] + Σ_{c,i,j} W[o, c, i, j] · x[n, c, u s + i - p, v s + j - p].
+    x (N, C, H, W), weight (O, C, kh, kw), bias (O,) -> y (N, O, H', W') with H' = ⌊(H + 2p - kh) / s⌋ + 1 and
+    W' likewise.
+    """
+    return F.conv2d(x, weight, bias, stride, padding)
+
+
+def conv2d_backward(
+    d_y: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of conv2d, each a convolution too, with g = d_y.
+
+    ∂W[o, c, i, j] = Σ_{n,u,v} g[n, o, u, v] · x[n, c, u s + i - p, v s + j - p]: x convolved with g, dilation s.
+    ∂x: the transposed convolution of g with W.  ∂b[o] = Σ_{n,u,v} g[n, o, u, v].
+    d_y (N, O, H', W'), x (N, C, H, W), weight (O, C, kh, kw)
+    -> d_x like x, d_weight like weight, d_bias (O,); d_bias is to be ignored where there is no bias.
+    """
+    height, width = x.shape[-2:]
+    kernel_height, kernel_width = weight.shape[-2:]
+    # Rows and columns at the end of the padded x that no window reaches: from 0 to stride - 1.
+    rest_height = (height + 2 * padding - kernel_height) % stride
+    rest_width = (width + 2 * padding - kernel_width) % stride
+
+    # A convolution sums over its channels, ∂W over the batch: so batch and channels change places. g fits into
+    # x at as many positions as W has taps and `rest` more, which are cut off.
+    d_weight = F.conv2d(x.transpose(0, 1), d_y.transpose(0, 1), padding=padding, dilation=stride)
+    d_weight = d_weight[:, :, :kernel_height, :kernel_width].transpose(0, 1)
+
+    # Sizes H, H + 1, ... H + stride - 1 all give the same H'; the output padding says which of them x had.
+    d_x = F.conv_transpose2d(
+        d_y, weight, stride=stride, padding=padding, output_padding=(rest_height, rest_width)
+    )
+    return d_x, d_weight, d_y.sum(dim=(0, 2, 3))
+
+
+# ----------------------------------------------------------------- activations, element by element
+
+
+def relu(x: Tensor) -> Tensor:
+    """y = max(x, 0)."""
+    return torch.clamp(x, min=0.0)
+
+
+def relu_backward(d_y: Tensor, y: Tensor) -> Tensor:
+    """∂x = g for y > 0, else 0."""
+    return torch.sign(y).mul_(d_y)  # y ≥ 0, so its sign is the mask
+
+
+def relu6(x: Tensor) -> Tensor:
+    """y = min(max(x, 0), 6)."""
+    return torch.clamp(x, 0.0, 6.0)
+
+
+def relu6_backward(d_y: Tensor, y: Tensor) -> Tensor:
+    """∂x = g for 0 < y < 6, else 0."""
+    return (6.0 - y).mul_(y).sign_().mul_(d_y)  # y (6 - y) ≥ 0, and 0 only at the two ends
+
+
+def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    """y = x for x > 0, else α (exp(x) - 1)."""
+    # One of the two terms is always 0; clamped first, the exponential can't overflow.
+    return torch.clamp(x, min=0.0).add_(torch.clamp(x, max=0.0).expm1_(), alpha=alpha)
+
+
+def elu_backward(d_y: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
+    """∂x = g for y > 0, else g α exp(x) = g (y + α)."""
+    slope = torch.clamp(y, max=0.0).add_(alpha)
+    if alpha != 1.0:  # else it is 1 there already
+        slope.masked_fill_(y > 0.0, 1.0)
+    return slope.mul_(d_y)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """y = (exp(x) - exp(-x)) / (exp(x) + exp(-x)); torch's own, which saturates and can't overflow."""
+    return torch.tanh(x)
+
+
+def tanh_backward(d_y: Tensor, y: Tensor) -> Tensor:
+    """∂x = g (1 - y²)."""
+    return torch.addcmul(d_y, d_y, y * y, value=-1.0)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """y = 1 / (1 + exp(-x)) for x ≥ 0, else exp(x) / (1 + exp(x)): no exponential of a positive number."""
+    # Both branches at once: the numerator is exp(min(x, 0)), the denominator 1 + exp(-|x|).
+    return torch.clamp(x, max=0.0).exp_().div_(torch.abs(x).neg_().exp_().add_(1.0))
+
+
+def sigmoid_backward(d_y: Tensor, y: Tensor) -> Tensor:
+    """∂x = g y (1 - y)."""
+    return torch.addcmul(y, y, y, value=-1.0).mul_(d_y)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """y = log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)): no exponential of a positive number."""
+    return torch.abs(x).neg_().exp_().log1p_().add_(torch.clamp(x, min=0.0))
+
+
+def softplus_backward(d_y: Tensor, y: Tensor) -> Tensor:
+    """∂x = g sigmoid(x) = g (1 - exp(-y))."""
+    return torch.neg(y).expm1_().mul_(d_y).neg_()  # expm1, as y is tiny for x << 0
+
+
+# ---------------------------------------------------- categorical distributions, over the last dim
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """p_j = exp(z_j - max z) / Σ_k exp(z_k - max z).  logits (..., A) -> p (..., A)."""
+    p = (logits - logits.amax(dim=-1, keepdim=True)).exp_()
+    return p.div_(p.sum(dim=-1, keepdim=True))
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """log p_j = (z_j - max z) - log Σ_k exp(z_k - max z).  logits (..., A) -> log_p (..., A)."""
+    shifted = logits - logits.amax(dim=-1, keepdim=True)
+    return shifted.sub_(shifted.exp().sum(dim=-1, keepdim=True).log_())
+
+
+def log_softmax_backward(d_log_p: Tensor, p: Tensor) -> Tensor:
+    """∂z_j = g_j - p_j Σ_k g_k, as ∂log p_k / ∂z_j = [j = k] - p_j.  d_log_p, p (..., A) -> d_logits."""
+    return torch.addcmul(d_log_p, p, d_log_p.sum(dim=-1, keepdim=True), value=-1.0)
+
+
+def entropy(p: Tensor, log_p: Tensor) -> Tensor:
+    """H = -Σ_j p_j log p_j.  p, log_p (..., A) -> H (...)."""
+    return (p * log_p).sum(dim=-1).neg_()
+
+
+def entropy_backward(d_h: Tensor, p: Tensor, log_p: Tensor) -> Tensor:
+    """∂z_j = -g p_j (log p_j + H).  d_h (...), p, log_p (..., A) -> d_logits (..., A)."""
+    h = entropy(p, log_p)
+    return (log_p + h.unsqueeze(-1)).mul_(p).mul_(d_h.unsqueeze(-1)).neg_()
+
+
+def log_prob_backward(d_log_prob: Tensor, p: Tensor, action: Tensor) -> Tensor:
+    """Gradient of log p_a, the log-probability of the action taken: ∂z_j = g ([j = a] - p_j).
+
+    d_log_prob (...), p (..., A), action (...) int64 -> d_logits (..., A).
+    """
+    one_hot = torch.zeros_like(p).scatter_(-1, action.unsqueeze(-1), 1.0)
+    return one_hot.sub_(p).mul_(d_log_prob.unsqueeze(-1))
+
+
+# -------------------------------------------------------------------------------------- recurrence
+
+
+class LstmCache(NamedTuple):
+    """What lstm_cell keeps for its backward."""
+
+    x: Tensor  # (N, in)
+    h_tm1: Tensor  # (N, hidden), as are all below
+    c_tm1: Tensor
+    i: Tensor  # input gate
+    f: Tensor  # forget gate
+    g: Tensor  # candidate
+    o: Tensor  # output gate
+    tanh_c: Tensor
+
+
+def lstm_cell(
+    x: Tensor, h_tm1: Tensor, c_tm1: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
+) -> tuple[Tensor, Tensor, LstmCache]:
+    """One step of an LSTM: a = W_ih x + b_ih + W_hh h_tm1 + b_hh, in blocks i, f, g, o.
+
+    i, f, o = sigmoid(a_i, a_f, a_o),  g = tanh(a_g),  c = f c_tm1 + i g,  h = o tanh(c).
+    x (N, in), h_tm1, c_tm1 (N, hidden), w_ih (4·hidden, in), w_hh (4·hidden, hidden), b_ih, b_hh (4·hidden,)
+    -> h, c (N, hidden) and the cache for the backward.
+    """
+    a = linear(x, w_ih, b_ih).add_(linear(h_tm1, w_hh, b_hh))
+    # One sigmoid over all four blocks, g's thrown away, is cheaper than one for each of the other three.
+    i, f, _, o = sigmoid(a).chunk(4, dim=-1)
+    g = tanh(a.chunk(4, dim=-1)[2])
+    c = torch.addcmul(f * c_tm1, i, g)
+    tanh_c = tanh(c)
+    return o * tanh_c, c, LstmCache(x, h_tm1, c_tm1, i, f, g, o, tanh_c)
+
+
+def lstm_cell_backward(
+    d_h: Tensor, d_c: Tensor, cache: LstmCache, w_ih: Tensor, w_hh: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of one LSTM step; backward through time is a loop that hands d_h_tm1, d_c_tm1 on.
+
+    ∂c = d_c + d_h o (1 - tanh²c),  ∂i = ∂c g,  ∂f = ∂c c_tm1,  ∂g = ∂c i,  ∂o = d_h tanh(c),  ∂c_tm1 = ∂c f;
+    ∂a through the activations of the gates, and from it
+    ∂x = ∂a W_ih,  ∂h_tm1 = ∂a W_hh,  ∂W_ih = ∂aᵀ x,  ∂W_hh = ∂aᵀ h_tm1,  ∂b = Σ_n ∂a_n.
+    d_h, d_c (N, hidden): all that reaches this step's h and c, from its own output and from the step after.
+    -> d_x, d_h_tm1, d_c_tm1, d_w_ih, d_w_hh, d_b, shaped like x, h_tm1, c_tm1, w_ih, w_hh, b_ih; d_b is the
+    gradient of b_ih and of b_hh alike, which only ever enter as their sum.
+    """
+    x, h_tm1, c_tm1, i, f, g, o, tanh_c = cache
+    d_c = d_c + tanh_backward(d_h * o, tanh_c)
+    d_a = torch.cat(
+        [
+            sigmoid_backward(d_c * g, i),
+            sigmoid_backward(d_c * c_tm1, f),
+            tanh_backward(d_c * i, g),
+            sigmoid_backward(d_h * tanh_c, o),
+        ],
+        dim=-1,
+    )
+    d_x, d_w_ih, d_b = linear_backward(d_a, x, w_ih)
+    d_h_tm1, d_w_hh = d_a @ w_hh, d_a.T @ h_tm1
+    return d_x, d_h_tm1, d_c * f, d_w_ih, d_w_hh, d_b

@@ -1,0 +1,32 @@
+"""The files of a run: names, columns and their versions. A change of columns is a new version."""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = 1
+
+MANIFEST = "manifest.json"
+STATUS = "status.json"
+EPISODES = "episodes.csv"
+UPDATES = "updates.csv"
+EVALUATIONS = "evaluations.csv"
+LAST_CHECKPOINT = "checkpoints/last.safetensors"
+BEST_CHECKPOINT = "checkpoints/best.safetensors"
+LEARNING_CURVE = "figures/learning_curve.png"
+
+# Returns and rewards are raw (unshifted, unscaled, unclipped); times are seconds of training since the run's first start.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    EPISODES: (
+        "episode", "worker", "global_step", "wall_time_s", "episodic_return", "episodic_length",
+        "mean_step_reward", "moving_average", "terminated", "truncated",
+    ),
+    UPDATES: (
+        "update", "global_step", "wall_time_s", "policy_loss", "value_loss", "entropy", "grad_norm", "staleness",
+        "learning_rate",
+    ),
+    EVALUATIONS: (
+        "evaluation", "global_step", "update", "wall_time_s", "episode", "episodic_return", "episodic_length",
+        "horizon", "protocol",
+    ),
+}  # fmt: skip
+WALL_CLOCK_COLUMNS = ("wall_time_s",)  # what may differ between two runs of the same interleaved configuration
+STATES = ("running", "completed", "interrupted", "failed")

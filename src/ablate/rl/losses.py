@@ -1,0 +1,56 @@
+"""The actor-critic loss of A3C, and its gradient by hand right under it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class A3CMetrics(NamedTuple):
+    """The parts of the loss, reduced over the rollout, unweighted."""
+
+    policy_loss: Tensor
+    value_loss: Tensor
+    entropy: Tensor
+
+
+def a3c_loss(
+    log_prob_t: Tensor,
+    entropy_t: Tensor,
+    v_t: Tensor,
+    advantage_t: Tensor,
+    return_t: Tensor,
+    *,
+    value_loss_coef: float,
+    entropy_coef: float,
+    reduction: str,
+) -> tuple[Tensor, A3CMetrics]:
+    """L = reduce(c_v (R - V)² - log π(a|s) · A - β H(π)), all inputs (T,), reduce = mean or sum.
+
+    Advantage and return are constants to the gradient (Mnih et al. 2016, Algorithm S3)."""
+    metrics = A3CMetrics(
+        policy_loss=-_reduce(log_prob_t * advantage_t, reduction),
+        value_loss=_reduce((return_t - v_t).square(), reduction),
+        entropy=_reduce(entropy_t, reduction),
+    )
+    loss = metrics.policy_loss + value_loss_coef * metrics.value_loss - entropy_coef * metrics.entropy
+    return loss, metrics
+
+
+def a3c_loss_backward(
+    v_t: Tensor,
+    advantage_t: Tensor,
+    return_t: Tensor,
+    *,
+    value_loss_coef: float,
+    entropy_coef: float,
+    reduction: str,
+) -> tuple[Tensor, float, Tensor]:
+    """∂L/∂log π_t = -A_t w, ∂L/∂H_t = -β w (the same for all t), ∂L/∂V_t = -2 c_v (R_t - V_t) w; w = 1/T or 1."""
+    w = 1.0 / len(v_t) if reduction == "mean" else 1.0
+    return -w * advantage_t, -w * entropy_coef, (-2.0 * w * value_loss_coef) * (return_t - v_t)
+
+
+def _reduce(x_t: Tensor, reduction: str) -> Tensor:
+    return x_t.mean() if reduction == "mean" else x_t.sum()

@@ -1,0 +1,36 @@
+"""Random streams: one seed, a stream for each role and index, so that adding a worker leaves the others' alone."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+
+class Role(IntEnum):
+    """Who draws. The numbers are part of what a seed means: never renumber."""
+
+    parameters = 0
+    environment = 1
+    action = 2
+    evaluation = 3
+
+
+def generator(seed: int, role: Role, *index: int) -> np.random.Generator:
+    """The stream of a role: generator(seed, Role.action, worker)."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(int(role), *index))))
+
+
+def draw_seed(rng: np.random.Generator) -> int:
+    """A seed for a library that wants an integer."""
+    return int(rng.integers(2**31))
+
+
+def state_of(rng: np.random.Generator) -> dict[str, Any]:
+    """The generator's state as JSON values."""
+    return dict(rng.bit_generator.state)
+
+
+def restore(rng: np.random.Generator, state: dict[str, Any]) -> None:
+    rng.bit_generator.state = state

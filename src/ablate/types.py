@@ -1,0 +1,59 @@
+"""What passes between the rooms of the house, with shapes. T: steps of a rollout, A: dimensions of an action."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """What an environment accepts: `n` discrete actions, or a box of floats between `low` and `high`."""
+
+    n: int | None = None  # number of discrete actions; None for a box
+    low: tuple[float, ...] = ()  # (A,)
+    high: tuple[float, ...] = ()  # (A,)
+    start: int = 0  # the first discrete action
+
+    @property
+    def is_discrete(self) -> bool:
+        return self.n is not None
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """The shapes of an environment, enough to build a network for it without building it."""
+
+    observation_size: int  # the observation, flattened
+    action: ActionSpec
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EnvSpec:
+        action = values["action"]
+        return cls(
+            values["observation_size"],
+            ActionSpec(action["n"], tuple(action["low"]), tuple(action["high"]), action["start"]),
+        )
+
+
+class Trajectory(NamedTuple):
+    """Up to t_max steps of one worker, and the observation to bootstrap from. Row t is (s_tm1, a_tm1, r_t, discount_t)."""
+
+    observations: np.ndarray  # (T+1, observation_size): s_0 ... s_T
+    actions: np.ndarray  # (T, A) float, or (T,) int64
+    rewards: np.ndarray  # (T,) as training sees them: shifted and scaled
+    discounts: np.ndarray  # (T,) γ, or 0 where nothing follows
+
+
+class EpisodeRecord(NamedTuple):
+    """A finished episode, in raw rewards."""
+
+    worker: int
+    global_step: int
+    wall_time_s: float
+    episodic_return: float
+    episodic_length: int
+    terminated: bool
+    truncated: bool

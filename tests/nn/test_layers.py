@@ -1,0 +1,357 @@
+"""Each hand-written pair against torch.nn.functional and autograd, in float64."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ablate.nn import layers
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def autograd(function: Callable[..., Tensor], d_y: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The reference: gradients of function with respect to each of its inputs, by torch's autograd."""
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
+    return torch.autograd.grad(function(*leaves), leaves, d_y)
+
+
+def assert_close(actual: Any, expected: Any) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+# ----------------------------------------------------------------------------------- affine layers
+
+
+@pytest.mark.parametrize(("batch", "n_in", "n_out"), [(1, 1, 1), (1, 3, 200), (10, 200, 1), (7, 288, 5)])
+def test_linear_matches_autograd(batch: int, n_in: int, n_out: int) -> None:
+    x, weight, bias = randn(batch, n_in), randn(n_out, n_in, seed=1), randn(n_out, seed=2)
+    d_y = randn(batch, n_out, seed=3)
+    assert_close(layers.linear(x, weight, bias), x @ weight.T + bias)
+    assert_close(layers.linear_backward(d_y, x, weight), autograd(F.linear, d_y, x, weight, bias))
+
+
+def check_conv2d(
+    batch: int,
+    channels: tuple[int, int],
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: int,
+    padding: int,
+) -> Tensor:
+    """Compare the pair with autograd; return the output."""
+    n_in, n_out = channels
+    x, weight, bias = randn(batch, n_in, *size), randn(n_out, n_in, *kernel, seed=1), randn(n_out, seed=2)
+
+    def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    y = layers.conv2d(x, weight, bias, stride, padding)
+    assert_close(y, reference(x, weight, bias))
+    assert_close(layers.conv2d(x, weight, None, stride, padding), y - bias[:, None, None])
+    d_y = randn(*y.shape, seed=3)
+    assert_close(
+        layers.conv2d_backward(d_y, x, weight, stride, padding), autograd(reference, d_y, x, weight, bias)
+    )
+    return y
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize("padding", [0, 1, 2, 4])
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (2, 3), (5, 1)])
+@pytest.mark.parametrize("size", [(5, 5), (6, 9), (11, 8), (12, 7)])
+def test_conv2d_matches_autograd_whether_or_not_the_stride_divides(
+    stride: int, padding: int, kernel: tuple[int, int], size: tuple[int, int]
+) -> None:
+    check_conv2d(3, (2, 4), size, kernel, stride, padding)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    batch=st.integers(1, 4),
+    channels=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    extra=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+    stride=st.integers(1, 6),
+    padding=st.integers(0, 3),
+)
+def test_conv2d_matches_autograd_on_any_geometry(
+    batch: int,
+    channels: tuple[int, int],
+    kernel: tuple[int, int],
+    extra: tuple[int, int],
+    stride: int,
+    padding: int,
+) -> None:
+    height, width = (max(1, k - 2 * padding) + e for k, e in zip(kernel, extra, strict=True))
+    check_conv2d(batch, channels, (height, width), kernel, stride, padding)
+
+
+def test_conv2d_on_the_riverraid_stack() -> None:
+    sizes = [42]
+    for n_in in (1, 32, 32, 32):
+        y = check_conv2d(2, (n_in, 32), (sizes[-1], sizes[-1]), (3, 3), 2, 1)
+        sizes.append(y.shape[-1])
+    assert sizes == [42, 21, 11, 6, 3]
+
+
+def test_conv2d_on_the_breakout_stack() -> None:
+    sizes = [84]
+    for n_in, n_out, kernel, stride in ((4, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)):
+        y = check_conv2d(2, (n_in, n_out), (sizes[-1], sizes[-1]), (kernel, kernel), stride, 0)
+        sizes.append(y.shape[-1])
+    assert sizes == [84, 20, 9, 7]
+
+
+# ------------------------------------------------------------------------------------- activations
+
+EXTREMES = [0.0, -0.0, 1e-300, -1e-300, 1e-9, -1e-9, 6.0, 6.0 - 1e-15, 6.0 + 1e-15, 37.0, -37.0]
+EXTREMES += [709.0, -709.0, 745.0, -745.0, 746.0, -746.0, 1e3, -1e3]
+
+
+def softplus_reference(x: Tensor) -> Tensor:
+    # torch's own softplus goes linear above a threshold, which is off by more than 1e-9
+    return torch.logaddexp(x, torch.zeros_like(x))
+
+
+# name: (forward, backward from the output, reference)
+ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "relu": (layers.relu, layers.relu_backward, F.relu),
+    "relu6": (layers.relu6, layers.relu6_backward, F.relu6),
+    "elu": (layers.elu, layers.elu_backward, F.elu),
+    "elu, alpha 0.3": (
+        lambda x: layers.elu(x, 0.3),
+        lambda d_y, y: layers.elu_backward(d_y, y, 0.3),
+        lambda x: F.elu(x, 0.3),
+    ),
+    "tanh": (layers.tanh, layers.tanh_backward, torch.tanh),
+    "sigmoid": (layers.sigmoid, layers.sigmoid_backward, torch.sigmoid),
+    "softplus": (layers.softplus, layers.softplus_backward, softplus_reference),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("shape", [(), (1,), (10, 200), (2, 3, 5, 7)])
+def test_activation_matches_autograd(name: str, shape: tuple[int, ...]) -> None:
+    forward, backward, reference = ACTIVATIONS[name]
+    x, d_y = 4.0 * randn(*shape), randn(*shape, seed=1)
+    x_before, d_y_before = x.clone(), d_y.clone()
+    y = forward(x)
+    y_before = y.clone()
+    assert_close(y, reference(x))
+    assert_close(backward(d_y, y), autograd(reference, d_y, x)[0])
+    # the in-place arithmetic never reaches an argument
+    assert torch.equal(x, x_before)
+    assert torch.equal(d_y, d_y_before)
+    assert torch.equal(y, y_before)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation_is_finite_and_right_on_extreme_inputs(name: str) -> None:
+    forward, backward, reference = ACTIVATIONS[name]
+    x = torch.tensor(EXTREMES, dtype=torch.float64)
+    y = forward(x)
+    d_x = backward(torch.ones_like(x), y)
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(d_x).all()
+    assert_close(y, reference(x))
+    assert_close(d_x, autograd(reference, torch.ones_like(x), x)[0])
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation_in_float32_agrees_with_float64(name: str) -> None:
+    forward, backward, _ = ACTIVATIONS[name]
+    x = torch.tensor([*EXTREMES, *np.linspace(-120.0, 120.0, 101)], dtype=torch.float32)
+    y = forward(x)
+    y64 = forward(x.double())
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y.double(), y64, rtol=1e-6, atol=1e-7)
+    d_x = backward(torch.ones_like(x), y)
+    torch.testing.assert_close(d_x.double(), backward(torch.ones_like(y64), y64), rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-745.0, 36.0))
+def test_sigmoid_and_softplus_keep_their_relative_precision(x: float) -> None:
+    exp_x = math.exp(x)
+    tensor = torch.tensor([x], dtype=torch.float64)
+    assert layers.sigmoid(tensor).item() == pytest.approx(exp_x / (1.0 + exp_x), rel=1e-12, abs=1e-320)
+    softplus = layers.softplus(tensor)
+    assert softplus.item() == pytest.approx(math.log1p(exp_x), rel=1e-12, abs=1e-320)
+    d_x = layers.softplus_backward(torch.ones(1, dtype=torch.float64), softplus)
+    assert d_x.item() == pytest.approx(exp_x / (1.0 + exp_x), rel=1e-12, abs=1e-320)
+
+
+# ----------------------------------------------------------------------- categorical distributions
+
+
+def entropy_reference(logits: Tensor) -> Tensor:
+    return -(F.softmax(logits, dim=-1) * F.log_softmax(logits, dim=-1)).sum(dim=-1)
+
+
+def check_categorical(logits: Tensor) -> None:
+    p, log_p = layers.softmax(logits), layers.log_softmax(logits)
+    assert_close(p, F.softmax(logits, dim=-1))
+    assert_close(log_p, F.log_softmax(logits, dim=-1))
+    assert_close(p.sum(dim=-1), torch.ones_like(p[..., 0]))
+
+    d_log_p = randn(*logits.shape, seed=1)
+    d_logits = layers.log_softmax_backward(d_log_p, p)
+    assert_close(d_logits, autograd(lambda z: F.log_softmax(z, dim=-1), d_log_p, logits)[0])
+
+    d_h = randn(*logits.shape[:-1], seed=2)
+    assert_close(layers.entropy(p, log_p), entropy_reference(logits))
+    assert_close(layers.entropy_backward(d_h, p, log_p), autograd(entropy_reference, d_h, logits)[0])
+
+    action = torch.arange(d_h.numel()).reshape(d_h.shape) % logits.shape[-1]
+    d_logits = layers.log_prob_backward(d_h, p, action)
+    assert_close(
+        d_logits,
+        autograd(
+            lambda z: F.log_softmax(z, dim=-1).gather(-1, action.unsqueeze(-1)).squeeze(-1), d_h, logits
+        )[0],
+    )
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (20, 18), (1, 1), (4, 5, 6)])
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 30.0, 1e3])
+def test_categorical_matches_autograd(shape: tuple[int, ...], scale: float) -> None:
+    check_categorical(scale * randn(*shape))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=8))
+def test_categorical_matches_autograd_on_any_logits(logits: list[float]) -> None:
+    check_categorical(torch.tensor(logits, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shift", [1e3, -1e3])
+def test_categorical_is_finite_at_certainty(shift: float) -> None:
+    logits = torch.tensor([[1e3, -1e3, 0.0], [745.0, -745.0, -745.0]], dtype=torch.float64) + shift
+    check_categorical(logits)
+    p, log_p = layers.softmax(logits), layers.log_softmax(logits)
+    assert torch.equal(layers.entropy(p, log_p).abs(), torch.zeros(2, dtype=torch.float64))
+    d_logits = layers.entropy_backward(torch.ones(2, dtype=torch.float64), p, log_p)
+    assert torch.equal(d_logits.abs(), torch.zeros(2, 3, dtype=torch.float64))
+
+
+# -------------------------------------------------------------------------------------- recurrence
+
+
+def lstm_weights(n_in: int, hidden: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shapes = [(4 * hidden, n_in), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,)]
+    w_ih, w_hh, b_ih, b_hh = (randn(*shape, seed=10 + k) for k, shape in enumerate(shapes))
+    return w_ih / math.sqrt(n_in), w_hh / math.sqrt(hidden), b_ih, b_hh
+
+
+def lstm_reference(*weights: Tensor) -> torch.nn.LSTMCell:
+    """torch's own cell with these weights."""
+    w_ih, w_hh, _, _ = weights
+    cell = torch.nn.LSTMCell(w_ih.shape[1], w_hh.shape[1], dtype=torch.float64)
+    with torch.no_grad():
+        for parameter, weight in zip(cell.parameters(), weights, strict=True):
+            parameter.copy_(weight)
+    return cell
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+@pytest.mark.parametrize(("batch", "n_in", "hidden"), [(1, 1, 1), (1, 288, 256), (5, 7, 4)])
+def test_lstm_cell_matches_torch(batch: int, n_in: int, hidden: int, scale: float) -> None:
+    w_ih, w_hh, b_ih, b_hh = lstm_weights(n_in, hidden)
+    cell = lstm_reference(w_ih, w_hh, b_ih, b_hh)
+    inputs = [scale * randn(batch, n_in), randn(batch, hidden, seed=1), randn(batch, hidden, seed=2)]
+    x, h_tm1, c_tm1 = (tensor.clone().requires_grad_() for tensor in inputs)
+    h_reference, c_reference = cell(x, (h_tm1, c_tm1))
+    h, c, cache = layers.lstm_cell(x.detach(), h_tm1.detach(), c_tm1.detach(), w_ih, w_hh, b_ih, b_hh)
+    assert_close((h, c), (h_reference.detach(), c_reference.detach()))
+
+    d_h, d_c = randn(batch, hidden, seed=3), randn(batch, hidden, seed=4)
+    expected = torch.autograd.grad(
+        [h_reference, c_reference], [x, h_tm1, c_tm1, *cell.parameters()], [d_h, d_c]
+    )
+    *actual, d_b = layers.lstm_cell_backward(d_h, d_c, cache, w_ih, w_hh)
+    assert_close((*actual, d_b, d_b), expected)
+
+
+def test_lstm_backward_through_a_rollout_matches_torch() -> None:
+    steps, batch, n_in, hidden = 20, 2, 6, 5
+    weights = lstm_weights(n_in, hidden)
+    w_ih, w_hh, _, _ = weights
+    xs, d_hs = randn(steps, batch, n_in), randn(steps, batch, hidden, seed=1)
+
+    cell = lstm_reference(*weights)
+    xs_leaf = xs.clone().requires_grad_()
+    zeros = torch.zeros(batch, hidden, dtype=torch.float64)
+    h, c = zeros, zeros
+    hs = []
+    for x in xs_leaf:
+        h, c = cell(x, (h, c))
+        hs.append(h)
+    expected = torch.autograd.grad(torch.stack(hs), [xs_leaf, *cell.parameters()], d_hs)
+
+    h, c = zeros, zeros
+    caches = []
+    for x in xs:
+        h, c, cache = layers.lstm_cell(x, h, c, *weights)
+        caches.append(cache)
+    d_h, d_c = zeros, zeros
+    d_xs = torch.empty_like(xs)
+    d_w_ih, d_w_hh, d_b = torch.zeros_like(w_ih), torch.zeros_like(w_hh), torch.zeros_like(weights[2])
+    for t in reversed(range(steps)):
+        d_xs[t], d_h, d_c, d_w_ih_t, d_w_hh_t, d_b_t = layers.lstm_cell_backward(
+            d_hs[t] + d_h, d_c, caches[t], w_ih, w_hh
+        )
+        d_w_ih, d_w_hh, d_b = d_w_ih + d_w_ih_t, d_w_hh + d_w_hh_t, d_b + d_b_t
+    assert_close((d_xs, d_w_ih, d_w_hh, d_b, d_b), expected)
+
+
+# ---------------------------------------------------------- against finite differences, as a whole
+
+
+class ConvElu(torch.autograd.Function):
+    """A convolution and an ELU with their backwards by hand, in a form that gradcheck accepts."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y = layers.elu(layers.conv2d(x, weight, bias, 2, 1))
+        ctx.save_for_backward(x, weight, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight, y = ctx.saved_tensors
+        return layers.conv2d_backward(layers.elu_backward(d_outputs[0], y), x, weight, 2, 1)
+
+
+class LstmSoftmaxEntropy(torch.autograd.Function):
+    """The entropy of a policy whose logits are an LSTM's output, backward by hand."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, h_tm1: Tensor, c_tm1: Tensor, *weights: Tensor) -> Tensor:
+        h, _, cache = layers.lstm_cell(x, h_tm1, c_tm1, *weights)
+        ctx.cache, ctx.weights = cache, weights
+        ctx.p, ctx.log_p = layers.softmax(h), layers.log_softmax(h)
+        return layers.entropy(ctx.p, ctx.log_p)
+
+    @staticmethod
+    def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, ...]:
+        d_h = layers.entropy_backward(d_outputs[0], ctx.p, ctx.log_p)
+        *d_inputs, d_b = layers.lstm_cell_backward(d_h, torch.zeros_like(d_h), ctx.cache, *ctx.weights[:2])
+        return (*d_inputs, d_b, d_b)
+
+
+def test_gradcheck() -> None:
+    inputs = [randn(2, 2, 6, 7), randn(3, 2, 3, 3, seed=1), randn(3, seed=2)]
+    assert torch.autograd.gradcheck(ConvElu.apply, [tensor.requires_grad_() for tensor in inputs])
+    inputs = [randn(2, 3), randn(2, 4, seed=1), randn(2, 4, seed=2), *lstm_weights(3, 4)]
+    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+    assert torch.autograd.gradcheck(LstmSoftmaxEntropy.apply, inputs)
