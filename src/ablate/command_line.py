@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ablate.config import SCHEMAS, Config, ConfigError, config_hash, known_keys, suggest, validate
+from ablate.experiment import RunFailed, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS = ROOT / "outputs"
@@ -79,7 +80,7 @@ class ValidateFirst(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            validate(_without_hydra(config))
+            plan(validate(_without_hydra(config)), list(config.hydra.overrides.task))
         except ConfigError as error:
             _refuse(error)
 
@@ -91,7 +92,7 @@ class ValidateFirst(Callback):
             overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
             for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
                 for job in batch:
-                    validate(_without_hydra(loader.load_sweep_config(config, list(job))))
+                    plan(validate(_without_hydra(loader.load_sweep_config(config, list(job)))), list(job))
         except (ConfigError, HydraException, OmegaConfBaseException) as error:
             _refuse(error)
 
@@ -169,6 +170,9 @@ def main(program: Callable[[], Any]) -> int:
             raise
         print(explain(error), file=sys.stderr)
         return 2
+    except RunFailed as failure:
+        print(f"failed: {failure}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as interrupt:
         return 128 + getattr(interrupt, "signal", 2)
     return 0

@@ -122,6 +122,11 @@ class OptimizerConfig:
     eps: Positive = MISSING
     weight_decay: NonNegative = MISSING
 
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Names of the vectors that the optimizer keeps, each as long as the parameters."""
+        return ()
+
 
 @dataclass
 class AdamConfig(OptimizerConfig):
@@ -129,11 +134,19 @@ class AdamConfig(OptimizerConfig):
     betas: tuple[BelowOne, BelowOne] = MISSING
     amsgrad: bool = MISSING
 
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if self.amsgrad else ()))
+
 
 @dataclass
 class RMSpropConfig(OptimizerConfig):
     name: Annotated[str, Field(pattern="^rmsprop$")] = "rmsprop"
     alpha: BelowOne = MISSING
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return ("square_avg",)
 
 
 @dataclass

@@ -47,6 +47,14 @@ class Trajectory(NamedTuple):
     discounts: np.ndarray  # (T,) γ, or 0 where nothing follows
 
 
+class Counters(NamedTuple):
+    """Totals over all workers since the run's first start."""
+
+    updates: int = 0
+    steps: int = 0
+    episodes: int = 0
+
+
 class EpisodeRecord(NamedTuple):
     """A finished episode, in raw rewards."""
 
@@ -57,3 +65,32 @@ class EpisodeRecord(NamedTuple):
     episodic_length: int
     terminated: bool
     truncated: bool
+
+
+class UpdateRecord(NamedTuple):
+    """A row of updates.csv for A3C."""
+
+    update: int
+    global_step: int
+    wall_time_s: float
+    policy_loss: float
+    value_loss: float
+    entropy: float
+    grad_norm: float
+    staleness: int
+    learning_rate: float
+
+
+class EvaluationSummary(NamedTuple):
+    """What the parent hears of an evaluation; its episodes are in evaluations.csv."""
+
+    evaluations: int  # so far, this one included
+    global_step: int
+    mean_return: float
+
+
+class ProcessState(NamedTuple):
+    """What a worker process has to save: JSON values, and tensors by name."""
+
+    state: dict[str, Any]
+    tensors: dict[str, np.ndarray]

@@ -1,22 +1,28 @@
 """Hand-written optimizers over flat vectors, in place.
 
 The parameters and the optimizer's statistics live in shared memory that somebody else owns: they are handed
-in, written to in place and never re-bound, so that every process that maps them sees each step. Scratch buffers
-are private and allocated once. Nothing here takes a lock: whether steps may race (Hogwild) is the caller's
-affair.
+in, written to in place and never re-bound, so that every process that maps them sees each step. Scratch
+buffers are private and allocated once. Nothing here takes a lock: whether steps may race (Hogwild) is the
+caller's affair.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ablate.config import AdamConfig, OptimizerConfig, RMSpropConfig
+
+
+ROUNDING = 1.001  # room for rounding in the bounds of the quotients
+
 
 class Optimizer(Protocol):
     """What a learner needs of an optimizer."""
 
-    def step(self, gradient: Tensor, update: int, lr: float | None = None) -> None:
+    def step(self, gradient: Tensor, update: int) -> None:
         """Apply gradient (P,), which is only read, as update number `update`, counted from 1.
 
         lr, where given, takes the place of the constructor's.
@@ -57,10 +63,15 @@ class Adam:
         self._beta1, self._beta2 = betas
         self._eps = eps
         self._weight_decay = weight_decay
-        self._denominator = torch.empty_like(parameters)  # (P,)
+        # |m| ≤ largest · √v, by Cauchy-Schwarz over the gradients that both are sums of; no bound if β₁² ≥ β₂
+        beta1, beta2 = betas
+        bounded = beta1 * beta1 < beta2
+        self._largest = (1 - beta1) / math.sqrt((1 - beta2) * (1 - beta1 * beta1 / beta2)) if bounded else math.inf
+        self._largest *= ROUNDING
+        self._quotient = torch.empty_like(parameters)  # (P,)
         self._decayed = torch.empty_like(parameters) if weight_decay else None  # (P,) g + weight_decay · θ
 
-    def step(self, gradient: Tensor, update: int, lr: float | None = None) -> None:
+    def step(self, gradient: Tensor, update: int) -> None:
         """Apply gradient (P,) as update number `update`, t in the equations, counted from 1."""
         if self._decayed is not None:
             gradient = torch.add(gradient, self._parameters, alpha=self._weight_decay, out=self._decayed)
@@ -72,9 +83,10 @@ class Adam:
 
         # Numerator and denominator are both multiplied by √(1 - β₂ᵗ), which saves a pass over the vector.
         correction = math.sqrt(1.0 - self._beta2**update)
-        step_size = (self._lr if lr is None else lr) * correction / (1.0 - self._beta1**update)
-        torch.sqrt(second_moment, out=self._denominator).add_(self._eps * correction)
-        self._parameters.addcdiv_(self._exp_avg, self._denominator, value=-step_size)
+        step_size = self._lr * correction / (1.0 - self._beta1**update)
+        denominator = torch.sqrt(second_moment, out=self._quotient).add_(self._eps * correction)
+        torch.div(self._exp_avg, denominator, out=self._quotient).clamp_(-self._largest, self._largest)
+        self._parameters.add_(self._quotient, alpha=-step_size)
 
 
 class RMSprop:
@@ -83,8 +95,8 @@ class RMSprop:
     g ← g + weight_decay · θ,   v ← α v + (1 - α) g²,   θ ← θ - lr · g / (√v + ε)
 
     parameters θ, square_avg v: (P,), v all zero before the first step. The A3C paper (Mnih et al. 2016, eq.
-    S2-S3) names v "g", and shares it among the threads, updated without locks; a square_avg in shared memory does
-    the same. The paper's ε stands inside the root, √(v + ε); torch and this class add it outside.
+    S2-S3) names v "g", and shares it among the threads, updated without locks; a square_avg in shared memory
+    does the same. The paper's ε stands inside the root, √(v + ε); torch and this class add it outside.
     """
 
     def __init__(
@@ -104,16 +116,43 @@ class RMSprop:
         self._alpha = alpha
         self._eps = eps
         self._weight_decay = weight_decay
-        self._denominator = torch.empty_like(parameters)  # (P,)
+        self._largest = ROUNDING / math.sqrt(1 - alpha)  # v ≥ (1 - α) g², whose root bounds |g| / √v
+        self._quotient = torch.empty_like(parameters)  # (P,)
         self._decayed = torch.empty_like(parameters) if weight_decay else None  # (P,) g + weight_decay · θ
 
-    def step(self, gradient: Tensor, update: int, lr: float | None = None) -> None:
+    def step(self, gradient: Tensor, update: int) -> None:
         """Apply gradient (P,); nothing here depends on the number of the update."""
         if self._decayed is not None:
             gradient = torch.add(gradient, self._parameters, alpha=self._weight_decay, out=self._decayed)
         self._square_avg.mul_(self._alpha).addcmul_(gradient, gradient, value=1.0 - self._alpha)
-        torch.sqrt(self._square_avg, out=self._denominator).add_(self._eps)
-        self._parameters.addcdiv_(gradient, self._denominator, value=-(self._lr if lr is None else lr))
+        denominator = torch.sqrt(self._square_avg, out=self._quotient).add_(self._eps)
+        torch.div(gradient, denominator, out=self._quotient).clamp_(-self._largest, self._largest)
+        self._parameters.add_(self._quotient, alpha=-self._lr)
+
+
+def make_optimizer(config: OptimizerConfig, parameters: Tensor, statistics: Sequence[Tensor]) -> Optimizer:
+    """The optimizer of the configuration over `parameters`, with its statistics in the order of config.statistics."""
+    if isinstance(config, AdamConfig):
+        exp_avg, exp_avg_sq, *rest = statistics
+        return Adam(
+            parameters,
+            exp_avg,
+            exp_avg_sq,
+            rest[0] if config.amsgrad else None,
+            lr=config.lr,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+        )
+    assert isinstance(config, RMSpropConfig)
+    return RMSprop(
+        parameters,
+        statistics[0],
+        lr=config.lr,
+        alpha=config.alpha,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )
 
 
 def _check_alike(parameters: Tensor, *statistics: Tensor | None) -> None:

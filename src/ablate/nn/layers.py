@@ -2,9 +2,9 @@
 
 Torch serves here as an array library only: call these under `torch.inference_mode()`. Gradients carry the
 prefix `d_`; `d_y` is ∂L/∂y, shaped like y, for a scalar loss L. A backward takes from its forward whichever
-of input and output makes it cheapest. Networks as small as Pendulum's are run 10^5 times, and there a torch call
-costs more than its arithmetic. Hence the in-place operations, always on a temporary of the same function and
-never on an argument; and hence signs and clamps for masks, as a boolean mask costs several times as much.
+of input and output makes it cheapest. Networks as small as Pendulum's are run 10^5 times, and there a torch
+call costs more than its arithmetic. Hence the in-place operations, always on a temporary of the same function
+and never on an argument; and hence signs and clamps for masks, as a boolean mask costs several times as much.
 """
 
 from typing import NamedTuple
@@ -44,7 +44,7 @@ def conv2d_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of conv2d, each a convolution too, with g = d_y.
 
-    ∂W[o, c, i, j] = Σ_{n,u,v} g[n, o, u, v] · x[n, c, u s + i - p, v s + j - p]: x convolved with g, dilation s.
+    ∂W[o, c, i, j] = Σ_{n,u,v} g[n, o, u, v] · x[n, c, u s + i - p, v s + j - p]: x convolved with g dilated.
     ∂x: the transposed convolution of g with W.  ∂b[o] = Σ_{n,u,v} g[n, o, u, v].
     d_y (N, O, H', W'), x (N, C, H, W), weight (O, C, kh, kw)
     -> d_x like x, d_weight like weight, d_bias (O,); d_bias is to be ignored where there is no bias.
@@ -55,8 +55,8 @@ def conv2d_backward(
     rest_height = (height + 2 * padding - kernel_height) % stride
     rest_width = (width + 2 * padding - kernel_width) % stride
 
-    # A convolution sums over its channels, ∂W over the batch: so batch and channels change places. g fits into
-    # x at as many positions as W has taps and `rest` more, which are cut off.
+    # A convolution sums over channels, ∂W over the batch: so batch and channels change places. g, dilated,
+    # fits into x at as many positions as W has taps and `rest` more, which are cut off.
     d_weight = F.conv2d(x.transpose(0, 1), d_y.transpose(0, 1), padding=padding, dilation=stride)
     d_weight = d_weight[:, :, :kernel_height, :kernel_width].transpose(0, 1)
 

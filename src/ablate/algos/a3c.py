@@ -1,0 +1,231 @@
+"""A3C (Mnih et al. 2016, Algorithm S3): workers that collect a rollout, push its gradient and pull the parameters.
+
+Both schedules run the same loop. schedule=async: one process a worker, and they race. schedule=interleaved: one process
+in which the workers take turns, so that a worker's gradient was computed on parameters pulled W - 1 updates before."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from ablate.algos.job import WorkerJob
+from ablate.config import A3CConfig, Config
+from ablate.envs import classic
+from ablate.envs.make import make_env
+from ablate.evaluation import Evaluator
+from ablate.nn.adam import Optimizer, make_optimizer
+from ablate.nn.distributions import make_distribution
+from ablate.nn.gradients import LossSettings, make_gradient_computer
+from ablate.parallel.shared import Command, SharedState
+from ablate.parallel.supervisor import ChildFailed
+from ablate.policy import architecture_of
+from ablate.replay.accumulator import RolloutAccumulator
+from ablate.seeding import Role, draw_seed, generator, restore, state_of
+from ablate.types import Counters, EnvSpec, EpisodeRecord, ProcessState, Trajectory, UpdateRecord
+
+PAUSE_POLL_S = 0.001
+
+
+class Worker:
+    """One worker: its environment, its local network and its streams. `resumed`: what `state` gave, or None."""
+
+    def __init__(self, index: int, config: Config, spec: EnvSpec, resumed: ProcessState | None, starts: int) -> None:
+        assert isinstance(config.algo, A3CConfig)
+        self.index = index
+        self._algo = config.algo
+        self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale
+        self._distribution = make_distribution(spec.action)
+        self.computer = make_gradient_computer(
+            str(config.backend),
+            architecture_of(config, spec),
+            self._distribution,
+            LossSettings.of(config.algo),
+            config.device,
+        )
+        self._rollout = RolloutAccumulator(
+            config.algo.t_max, spec.observation_size, spec.action, np.dtype(np.float32)
+        )
+        self._action_rng = generator(config.seed, Role.action, index)
+        self._env = make_env(config.env)
+        self._episodic_return, self._episodic_length = 0.0, 0
+        self.pulled_at = 0  # updates made by all workers when this one last pulled
+        saved = resumed.state if resumed else {}
+        if saved:
+            restore(self._action_rng, saved["action_rng"])
+        if saved and saved["env"] is not None:
+            classic.restore(self._env, saved["env"])
+            self._observation = np.array(saved["observation"], np.float32)
+            self._episodic_return = saved["episodic_return"]
+            self._episodic_length = saved["episodic_length"]
+        else:  # a new episode; after a resume from a stream of its own
+            seed = draw_seed(generator(config.seed, Role.environment, index, *([starts] if starts else [])))
+            self._observation = self._env.reset(seed=seed)[0]
+
+    def pull(self, shared_parameters: torch.Tensor, updates: int) -> None:
+        """θ' ← θ."""
+        self.computer.parameters.copy_(shared_parameters)
+        self.pulled_at = updates
+
+    def collect(self, limit: int, beat: Callable[[], None]) -> tuple[Trajectory, EpisodeRecord | None]:
+        """Act for t_max steps (or `limit`) or to the episode's end; the record of an episode that ended lacks step and time."""
+        rollout, gamma = self._rollout, self._algo.gamma
+        rollout.start(self._observation)
+        for t in range(min(self._algo.t_max, limit)):
+            beat()
+            outputs = self.computer.policy(rollout.observations[t : t + 1])
+            action = self._distribution.sample(outputs, self._action_rng)
+            observation, reward, terminated, truncated, _ = self._env.step(self._distribution.to_env(action))
+            reward = float(reward)
+            self._episodic_return += reward
+            self._episodic_length += 1
+            nothing_follows = terminated or (truncated and not self._algo.bootstrap_truncated)
+            discount = 0.0 if nothing_follows else gamma
+            rollout.add(action, (reward + self._reward_shift) / self._reward_scale, discount, observation)
+            self._observation = observation
+            if terminated or truncated:
+                record = EpisodeRecord(
+                    self.index, 0, 0.0, self._episodic_return, self._episodic_length, terminated, truncated
+                )
+                self._episodic_return, self._episodic_length = 0.0, 0
+                self._observation = self._env.reset()[0]
+                return rollout.trajectory(), record
+        return rollout.trajectory(), None
+
+    def state(self) -> tuple[dict[str, Any], np.ndarray]:
+        """What a resume needs: JSON values, and the local parameters (P,)."""
+        values = {
+            "pulled_at": self.pulled_at,
+            "episodic_return": self._episodic_return,
+            "episodic_length": self._episodic_length,
+            "action_rng": state_of(self._action_rng),
+            "env": classic.save(self._env),
+            "observation": np.asarray(self._observation, np.float32).reshape(-1).tolist(),
+        }
+        return values, self.computer.parameters.cpu().numpy().copy()
+
+
+def work(send: Callable[[Any], None], job: WorkerJob) -> None:
+    """The loop of a process: its workers take turns until a limit is reached or the parent says stop."""
+    torch.set_num_threads(1)
+    config, shared = job.config, job.shared
+    assert isinstance(config.algo, A3CConfig)
+    theta = torch.from_numpy(shared.parameters_view())
+    statistics = [torch.from_numpy(view) for view in shared.statistics_views()]
+    assert all(shared.holds(tensor.data_ptr()) for tensor in (theta, *statistics)), "not in shared memory"
+    optimizer = make_optimizer(config.optimizer, theta, statistics)
+
+    def beat() -> None:
+        shared.beat(job.process)
+
+    workers = []
+    for index in job.workers:
+        resumed = job.resumed.get(index)
+        worker = Worker(index, config, job.spec, resumed, job.starts)
+        if resumed:
+            worker.pull(torch.from_numpy(resumed.tensors["parameters"]), resumed.state["pulled_at"])
+        else:
+            worker.pull(theta, shared.counters().updates)
+        workers.append(worker)
+    evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
+    turn, paused_for, reached_limit = job.turn, 0, False
+
+    while shared.command == Command.run:
+        beat()
+        if shared.pauses_asked > paused_for:
+            paused_for = shared.pauses_asked
+            send(_process_state(workers, turn, evaluator))
+            while shared.pauses_released < paused_for and shared.command == Command.run:
+                beat()
+                time.sleep(PAUSE_POLL_S)
+            continue
+        worker = workers[turn]
+        turn = (turn + 1) % len(workers)
+
+        before = shared.counters()
+        limit = max(1, config.total_steps - before.steps) if config.total_steps else config.algo.t_max
+        trajectory, episode = worker.collect(limit, beat)
+        loss, metrics = worker.computer.compute(trajectory)
+        gradient, grad_norm = _checked(worker, loss, before, config.algo.max_grad_norm)
+        steps, episodes = len(trajectory.rewards), int(episode is not None)
+        staleness, counters = _push(
+            worker, optimizer, gradient, theta, shared, steps, episodes, config.algo.lock_updates
+        )
+
+        if episode is not None:
+            send(episode._replace(global_step=counters.steps, wall_time_s=shared.wall_time_s()))
+        if counters.updates % config.log_interval == 0:
+            losses = (float(metrics.policy_loss), float(metrics.value_loss), float(metrics.entropy))
+            send(
+                UpdateRecord(
+                    counters.updates, counters.steps, shared.wall_time_s(), *losses, grad_norm, staleness,
+                    config.optimizer.lr,
+                )  # fmt: skip
+            )
+        reached_limit = bool(
+            (config.max_episodes and counters.episodes >= config.max_episodes)
+            or (config.total_steps and counters.steps >= config.total_steps)
+        )
+        if evaluator and _evaluation_due(config.evaluation.every_steps, before, counters, reached_limit):
+            send(evaluator.evaluate(shared.parameters_view().copy(), counters, shared.wall_time_s()))
+        if reached_limit:
+            shared.command = Command.stop
+    send(_process_state(workers, turn, evaluator))
+
+
+def _checked(
+    worker: Worker, loss: torch.Tensor, before: Counters, max_grad_norm: float | None
+) -> tuple[torch.Tensor, float]:
+    """The worker's gradient on the CPU, clipped, and its norm before that. Nothing but finite numbers may be pushed."""
+    gradient = worker.computer.gradient.cpu()
+    grad_norm = float(torch.linalg.vector_norm(gradient))
+    if not (math.isfinite(grad_norm) and math.isfinite(float(loss))):
+        raise ChildFailed(
+            f"diverged: loss {float(loss)}, gradient norm {grad_norm} at update {before.updates + 1} "
+            f"(worker {worker.index})"
+        )
+    if max_grad_norm is not None and grad_norm > max_grad_norm:
+        gradient.mul_(max_grad_norm / grad_norm)
+    return gradient, grad_norm
+
+
+def _push(
+    worker: Worker,
+    optimizer: Optimizer,
+    gradient: torch.Tensor,
+    theta: torch.Tensor,
+    shared: SharedState,
+    steps: int,
+    episodes: int,
+    lock: bool,
+) -> tuple[int, Counters]:
+    """Count the update, step the shared parameters, pull them. Returns the push's staleness and the totals."""
+    with shared.locked_update() if lock else contextlib.nullcontext():
+        counters = shared.count(steps, episodes)
+        staleness = counters.updates - 1 - worker.pulled_at
+        optimizer.step(gradient, counters.updates)
+        worker.pull(theta, shared.counters().updates)
+    return staleness, counters
+
+
+def _evaluation_due(every_steps: int | None, before: Counters, after: Counters, last: bool) -> bool:
+    if every_steps is None:
+        return False
+    return last or after.steps // every_steps > before.steps // every_steps
+
+
+def _process_state(workers: list[Worker], turn: int, evaluator: Evaluator | None) -> ProcessState:
+    states = {worker.index: worker.state() for worker in workers}
+    return ProcessState(
+        {
+            "turn": turn,
+            "evaluations_done": evaluator.done if evaluator else None,
+            "workers": {str(index): values for index, (values, _) in states.items()},
+        },
+        {f"worker.{index}.parameters": parameters for index, (_, parameters) in states.items()},
+    )

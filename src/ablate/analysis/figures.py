@@ -1,0 +1,171 @@
+"""Figures of one run, drawn from its files alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
+from scipy import stats
+
+from ablate.analysis.load import Run
+
+DPI = 150
+MAX_POINTS = 4000  # episodes drawn as points; more of them would only be a slower blot
+COLOURS = sns.color_palette("colorblind")  # told apart by the colour-blind, too
+STYLE = {
+    **sns.axes_style("whitegrid"),
+    **sns.plotting_context("notebook"),
+    "axes.edgecolor": "0.6",
+    "grid.color": "0.9",
+    "agg.path.chunksize": 20_000,  # Agg refuses a line of many points in one piece
+}
+
+
+def learning_curve(run: Run, path: Path) -> None:
+    """Write the run's learning curve as a PNG; the file is whole or not there, its folder is made.
+
+    Raises ConfigError if the manifest lacks what the title says, OSError if the file cannot be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with mpl.rc_context(STYLE):
+            draw_learning_curve(run).savefig(temporary, format="png", dpi=DPI)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def draw_learning_curve(run: Run) -> Figure:
+    """Average reward per step, of each episode and as moving average, against episodes and environment steps.
+
+    The right panel has the evaluations: mean and 95 % confidence interval over an evaluation's episodes."""
+    with mpl.rc_context(STYLE):
+        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03)
+        figure = Figure(figsize=(11, 4.8), layout=layout)
+        left, right = figure.subplots(1, 2, sharey=True)
+        tests = evaluation_means(run.evaluations)
+        _episodes(left, run.episodes, "episode")
+        _episodes(right, run.episodes, "global_step")
+        _evaluations(right, tests)
+        left.set(xlabel="episode", ylabel="average reward per step")
+        right.set(xlabel="environment steps")
+        for ax in (left, right):
+            _finish_x(ax)
+        if limits := _y_limits(run.episodes["mean_step_reward"], tests):
+            left.set_ylim(*limits)
+        handles, labels = right.get_legend_handles_labels()
+        if handles:
+            legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+            for handle in legend.legend_handles:
+                if isinstance(handle, Line2D) and handle.get_label() == "episode":
+                    handle.set(markersize=5, alpha=0.7)  # a lone point as small as in the panels is not seen
+        else:
+            left.set_yticks([])
+        figure.suptitle(title(run), fontsize="medium")
+        sns.despine(fig=figure)
+        return figure
+
+
+def title(run: Run) -> str:
+    """What was run, in a line: A3C · Pendulum-v1 · 4 workers · async · manual · seed 1."""
+    workers = run.setting("workers") or run.manifest.get("machine", {}).get("cpus")  # null: one per CPU
+    crew = "a worker per CPU" if workers is None else f"{workers} worker{'s' * (workers != 1)}"
+    parts = (
+        str(run.setting("algo.name")).upper(), run.setting("env.id"), crew, run.setting("schedule"),
+        run.setting("backend"), f"seed {run.setting('seed')}",
+    )  # fmt: skip
+    return " · ".join(map(str, parts))
+
+
+def evaluation_means(evaluations: pd.DataFrame) -> pd.DataFrame:
+    """A row an evaluation: global_step, mean and half_width, of the reward per step over its episodes.
+
+    half_width is that of the mean's 95 % confidence interval (Student's t); NaN for a single episode."""
+    rewards = evaluations["episodic_return"] / evaluations["episodic_length"]
+    groups = rewards.groupby(evaluations["evaluation"])
+    count = groups.count()
+    half_width = stats.t.ppf(0.975, count - 1) * groups.std() / np.sqrt(count)
+    steps = evaluations.groupby("evaluation")["global_step"].max()
+    means = pd.DataFrame({"global_step": steps, "mean": groups.mean(), "half_width": half_width})
+    return means[np.isfinite(means["mean"])]
+
+
+def _episodes(ax: Axes, episodes: pd.DataFrame, x: str) -> None:
+    if episodes.empty:
+        return
+    few = len(episodes) <= MAX_POINTS // 10
+    drawn = episodes.iloc[_thinned(len(episodes))]
+    ax.plot(drawn[x], drawn["mean_step_reward"], linestyle="none", marker="o", markersize=4 if few else 2.5,
+            markeredgewidth=0, color=COLOURS[0], alpha=0.5 if few else 0.35, label="episode")  # fmt: skip
+    ax.plot(episodes[x], episodes["moving_average"], color=COLOURS[0], linewidth=2.2,
+            marker="o" if len(episodes) == 1 else None, label="moving average")  # fmt: skip
+
+
+def _evaluations(ax: Axes, tests: pd.DataFrame) -> None:
+    if tests.empty:
+        return
+    step, mean, half_width = tests["global_step"], tests["mean"], tests["half_width"]
+    ax.plot(step, mean, color=COLOURS[1], linewidth=1.6, marker="D", markersize=5, markeredgecolor="white",
+            label="evaluation")  # fmt: skip
+    band: dict[str, Any] = {"color": COLOURS[1], "alpha": 0.25, "label": "95 % confidence interval"}
+    if half_width.isna().all():
+        return
+    if len(tests) == 1:  # a band would have no width
+        ax.vlines(step, mean - half_width, mean + half_width, linewidth=5, **band)
+    else:
+        ax.fill_between(step, mean - half_width, mean + half_width, linewidth=0, **band)
+
+
+def _finish_x(ax: Axes) -> None:
+    """The axis from 0 to the last point, with whole numbers: 0, 200k, 400k."""
+    end = ax.dataLim.xmax
+    if not np.isfinite(end):  # no row, or no finite one
+        ax.set_xticks([])
+        ax.text(
+            0.5, 0.5, "no finished episode yet", transform=ax.transAxes, ha="center", va="center", color="0.4"
+        )
+        return
+    ax.set_xlim(0, end * 1.02)
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.xaxis.set_major_formatter(EngFormatter(sep="") if end >= 10_000 else StrMethodFormatter("{x:,.0f}"))
+
+
+def _thinned(n: int) -> np.ndarray:
+    """Up to MAX_POINTS of n row numbers, evenly spread.
+
+    Each is drawn at random within its stretch: a fixed stride could keep meeting the same worker."""
+    if n <= MAX_POINTS:
+        return np.arange(n)
+    stretches = np.arange(MAX_POINTS) + np.random.default_rng(0).random(MAX_POINTS)
+    return (stretches * (n / MAX_POINTS)).astype(int)
+
+
+def _y_limits(rewards: pd.Series, tests: pd.DataFrame) -> tuple[float, float] | None:
+    """Limits that hold all ordinary values. None where there is nothing to show, or nothing but one value.
+
+    An outlier is far from its neighbours in time, so the steep start of a long run is none. Where outliers
+    are frequent (rare successes, say) they are what the task is like, and nothing is cut off."""
+    rewards = rewards[np.isfinite(rewards)]
+    window = rewards.rolling(101, center=True, min_periods=1)
+    low, high = window.quantile(0.05), window.quantile(0.95)
+    ordinary = rewards.between(low - 1.5 * (high - low), high + 1.5 * (high - low))
+    if (~ordinary).sum() <= max(1, len(rewards) // 200):
+        rewards = rewards[ordinary]
+    shown = np.concatenate([rewards, tests["mean"]])
+    if shown.size == 0 or shown.min() == shown.max():
+        return None
+    # An interval of two episodes may be huge: one that is wider than all else is cut off.
+    sure = tests[tests["half_width"] <= shown.max() - shown.min()]
+    shown = np.concatenate([shown, sure["mean"] - sure["half_width"], sure["mean"] + sure["half_width"]])
+    margin = 0.05 * (shown.max() - shown.min())
+    return float(shown.min() - margin), float(shown.max() + margin)

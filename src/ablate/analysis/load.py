@@ -1,0 +1,97 @@
+"""A run's folder as tables. Reads what a killed process left, and what a living one is still writing."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ablate.config import ConfigError
+from ablate.records.schema import COLUMNS, EPISODES, EVALUATIONS, MANIFEST, STATUS, UPDATES
+
+# Columns not named here are float64. `horizon` is empty where an evaluation episode is not cut.
+DTYPES: dict[str, str] = {
+    **dict.fromkeys(("episode", "worker", "global_step", "episodic_length", "update", "evaluation"), "int64"),
+    **dict.fromkeys(("terminated", "truncated"), "bool"),
+    "horizon": "Int64",
+    "protocol": "str",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run's folder says. The tables have the columns of `records.schema`, even without a row."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    status: dict[str, Any]  # empty if the run ended before it wrote one
+    episodes: pd.DataFrame
+    updates: pd.DataFrame
+    evaluations: pd.DataFrame
+    torn: int  # last lines that were cut short, and left out
+
+    def setting(self, key: str) -> Any:
+        """The value of a dotted key of the run's resolved configuration.
+
+        Raises ConfigError if the manifest has no such key."""
+        value: Any = self.manifest.get("config")
+        for part in key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise ConfigError(f"{self.folder / MANIFEST}: no {key} in its config")
+            value = value[part]
+        return value
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run's folder.
+
+    Raises ConfigError if it is not a run's or a file in it is damaged, OSError if one cannot be read."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder")
+    if missing := [name for name in (MANIFEST, EPISODES) if not (folder / name).is_file()]:
+        raise ConfigError(f"{folder}: not a run's folder; it has no {' and no '.join(missing)}")
+    episodes, updates, evaluations = (_read_table(folder / name) for name in (EPISODES, UPDATES, EVALUATIONS))
+    return Run(
+        folder=folder,
+        manifest=_read_object(folder / MANIFEST),
+        status=_read_object(folder / STATUS) if (folder / STATUS).exists() else {},
+        episodes=episodes[0],
+        updates=updates[0],
+        evaluations=evaluations[0],
+        torn=episodes[1] + updates[1] + evaluations[1],
+    )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: a JSON object is needed, not a {type(value).__name__}")
+    return value
+
+
+def _read_table(path: Path) -> tuple[pd.DataFrame, int]:
+    """The table's whole rows, and how many torn lines (0 or 1, the last) were left out."""
+    columns = COLUMNS[path.name]
+    header = ",".join(columns)
+    content = path.read_bytes() if path.exists() else b""
+    whole, newline, rest = content.rpartition(b"\n")  # a row without its newline is torn, or under way
+    if not newline:
+        whole = header.encode()
+    found = whole.partition(b"\n")[0].decode(errors="replace")
+    if found != header:
+        raise ConfigError(f"{path}: its header is {found!r}; {header!r} is needed")
+    try:
+        table = pd.read_csv(
+            io.BytesIO(whole),
+            dtype={name: DTYPES.get(name, "float64") for name in columns},
+        )
+    except ValueError as error:  # pandas' ParserError is one
+        raise ConfigError(f"{path}: damaged: {' '.join(str(error).split())}") from error
+    return table, int(rest != b"")

@@ -1,0 +1,127 @@
+"""What the processes of a run share: parameters, the optimizer's statistics, counters, commands and heartbeats.
+
+Anonymous shared memory (`RawArray`: its file is unlinked as soon as it is made, so that nothing stays in /dev/shm
+whoever is killed). Torch and numpy see it through views of the same bytes; nothing here imports torch."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import time
+from enum import IntEnum
+
+import numpy as np
+
+from ablate.types import Counters
+
+LOCK_TIMEOUT_S = 30.0
+
+
+class Command(IntEnum):
+    """What the parent asks of the processes."""
+
+    run = 0
+    stop = 1  # workers: send the last state and end; the test process waits for one of the next two
+    finish = 2  # test process: one last evaluation, then end
+    abandon = 3  # test process: end at once
+
+
+class SharedState:
+    """Travels to the processes when they are spawned; the `*_view`s are made where they are used.
+
+    size: number of parameters. statistics: number of vectors that the optimizer keeps. processes: heartbeats to hold."""
+
+    def __init__(self, size: int, statistics: int, processes: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._parameters = context.RawArray(ctypes.c_float, size)
+        self._statistics = [context.RawArray(ctypes.c_float, size) for _ in range(statistics)]
+        self._counters = context.RawArray(ctypes.c_int64, len(Counters._fields))
+        self._control = context.RawArray(ctypes.c_int64, 3)  # command, pauses asked for, pauses released
+        self._heartbeats = context.RawArray(ctypes.c_double, processes)
+        self._counter_lock = context.Lock()
+        self.update_lock = context.Lock()
+        self.started = time.monotonic()  # CLOCK_MONOTONIC is the same for all processes of a machine
+        self.elapsed_before = 0.0  # seconds of training before this start of the run
+
+    def parameters_view(self) -> np.ndarray:
+        """(P,) float32, the shared memory itself."""
+        return np.frombuffer(self._parameters, np.float32)
+
+    def statistics_views(self) -> list[np.ndarray]:
+        return [np.frombuffer(array, np.float32) for array in self._statistics]
+
+    def holds(self, address: int) -> bool:
+        """Whether this address lies in the shared parameters or statistics: asserted before it is relied on."""
+        arrays = [self._parameters, *self._statistics]
+        return any(0 <= address - ctypes.addressof(array) < ctypes.sizeof(array) for array in arrays)
+
+    def wall_time_s(self) -> float:
+        return self.elapsed_before + time.monotonic() - self.started
+
+    # Counters. All three change together, under a lock that is held for a microsecond.
+
+    def counters(self) -> Counters:
+        return Counters(*self._counters)
+
+    def set_counters(self, counters: Counters) -> None:
+        self._counters[:] = counters
+
+    def count(self, steps: int, episodes: int) -> Counters:
+        """Count one update, its steps and ended episodes; the totals after it. `updates` is this update's number."""
+        with _held(self._counter_lock):
+            counters = Counters(
+                self._counters[0] + 1, self._counters[1] + steps, self._counters[2] + episodes
+            )
+            self._counters[:] = counters
+        return counters
+
+    def locked_update(self) -> _held:
+        """Hold off the other workers' updates (algo.lock_updates=true)."""
+        return _held(self.update_lock)
+
+    # Commands, and pauses for a consistent checkpoint: the parent asks for pause n, each worker sends its state and
+    # waits until pause n is released. Counting them keeps a slow worker from missing a release.
+
+    @property
+    def command(self) -> Command:
+        return Command(self._control[0])
+
+    @command.setter
+    def command(self, command: Command) -> None:
+        self._control[0] = command
+
+    @property
+    def pauses_asked(self) -> int:
+        return self._control[1]
+
+    @property
+    def pauses_released(self) -> int:
+        return self._control[2]
+
+    def ask_pause(self) -> None:
+        self._control[1] += 1
+
+    def release_pause(self) -> None:
+        self._control[2] = self._control[1]
+
+    def beat(self, process: int) -> None:
+        """A sign of life, at every environment step."""
+        self._heartbeats[process] = time.monotonic()
+
+    def silent_for_s(self, process: int) -> float:
+        """Seconds since the process's last sign of life, or since the start."""
+        return time.monotonic() - max(self._heartbeats[process], self.started)
+
+
+class _held:
+    """A lock held with a timeout: a killed holder would otherwise keep it for ever."""
+
+    def __init__(self, lock: multiprocessing.synchronize.Lock) -> None:  # type: ignore[name-defined]
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=LOCK_TIMEOUT_S):
+            raise RuntimeError(f"a shared lock was not free within {LOCK_TIMEOUT_S} s: its holder died or hangs")
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()

@@ -1,0 +1,168 @@
+"""Starting, watching and ending the processes of a run. A process that dies, raises or hangs fails the run by name."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
+
+from ablate.parallel.shared import Command, SharedState
+
+GRACE_S = 5.0  # for a child whose pipe has ended to end too
+ABANDON_S = 1.0  # between asking the children to end and killing them
+# Set before torch is imported in the child: many small matrix products side by side, one thread each.
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+
+
+class ChildFailed(Exception):
+    """A process of the run died, raised or hangs. The message says which and how."""
+
+
+class Child(NamedTuple):
+    """A process to start. It calls `function(send, *arguments)` of `module`, where send(message) reaches the parent.
+
+    The module is imported in the child only, so that the parent never imports torch."""
+
+    name: str
+    module: str
+    function: str
+    arguments: tuple[Any, ...]
+
+
+class _Done(NamedTuple):
+    """A child's last message: an exit without it is a failure, whatever its code."""
+
+
+class Supervisor:
+    """Runs children and hands their messages to the parent, one at a time and in each child's order.
+
+    Use as a context manager: whatever happens, no child is left when it exits."""
+
+    def __init__(self, children: list[Child], shared: SharedState, hang_timeout_s: float) -> None:
+        self._children = children
+        self._shared = shared
+        self._hang_timeout_s = hang_timeout_s
+        self._processes: dict[str, BaseProcess] = {}
+        self._pipes: dict[str, Connection] = {}
+        self._done: set[str] = set()
+
+    def __enter__(self) -> Supervisor:
+        context = multiprocessing.get_context("spawn")
+        with _environment(ONE_THREAD):
+            for child in self._children:
+                receiving, sending = context.Pipe(duplex=False)
+                process = context.Process(target=_run_child, args=(child, sending), name=child.name, daemon=True)
+                try:
+                    process.start()
+                except BaseException:
+                    self.kill()
+                    raise
+                sending.close()  # the child's copy is the only one: the pipe ends when the child does
+                self._processes[child.name] = process
+                self._pipes[child.name] = receiving
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.kill()
+
+    @property
+    def running(self) -> set[str]:
+        """Names of the children that have not ended."""
+        return set(self._pipes)
+
+    def messages(self, timeout_s: float) -> Iterator[tuple[str, Any]]:
+        """(child's name, message) for what arrives within the timeout; returns early when nothing runs any more.
+
+        Raises ChildFailed as soon as a child dies by a signal or with a non-zero code, raises, or shows no sign of
+        life for hang_timeout_s."""
+        names = {pipe: name for name, pipe in self._pipes.items()}
+        for pipe in wait(list(names), timeout_s):
+            name = names[pipe]  # type: ignore[index]
+            try:
+                while pipe.poll():  # type: ignore[union-attr]
+                    message = pipe.recv()  # type: ignore[union-attr]
+                    if isinstance(message, ChildFailed):
+                        raise message
+                    if isinstance(message, _Done):
+                        self._done.add(name)
+                    else:
+                        yield name, message
+            except (EOFError, OSError):
+                self._ended(name)
+        for index, child in enumerate(self._children):
+            silent = self._shared.silent_for_s(index)
+            if child.name in self._pipes and silent > self._hang_timeout_s:
+                raise ChildFailed(f"{child.name} hangs: no step for {silent:.0f} s (hang_timeout_s)")
+
+    def _ended(self, name: str) -> None:
+        self._pipes.pop(name).close()
+        process = self._processes[name]
+        process.join(GRACE_S)
+        if process.exitcode is None:
+            raise ChildFailed(f"{name} closed its pipe but does not end")
+        if process.exitcode < 0:
+            raise ChildFailed(f"{name} was killed by {signal.Signals(-process.exitcode).name}")
+        if process.exitcode > 0 or name not in self._done:
+            raise ChildFailed(f"{name} exited with code {process.exitcode}")
+
+    def kill(self) -> None:
+        """End every child that still runs: ask, then kill."""
+        alive = [process for process in self._processes.values() if process.is_alive()]
+        self._shared.command = Command.abandon
+        deadline = time.monotonic() + ABANDON_S
+        for process in alive:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+        for pipe in self._pipes.values():
+            pipe.close()
+        self._pipes.clear()
+
+
+def _run_child(child: Child, sending: Connection) -> None:
+    """A child's life. Ctrl-C reaches the whole terminal group, a cluster's SIGTERM the whole job; the parent alone
+    decides what they mean."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    try:
+        getattr(importlib.import_module(child.module), child.function)(sending.send, *child.arguments)
+        sending.send(_Done())
+    except ChildFailed as failure:
+        sending.send(failure)
+    except Exception as error:
+        # A child's exception would reach the parent as exit code 1 only: ship its traceback.
+        sending.send(ChildFailed(f"{child.name} raised {type(error).__name__}: {error}\n{traceback.format_exc()}"))
+
+
+def _exit_with_parent() -> None:
+    """A parent that was killed cannot end its children: each watches it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """The variables set while children are spawned: they inherit them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,239 @@
+"""How a run goes, in the terminal: a live table, or a line now and then. It has no clock but `Progress`."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ablate.config import Display
+
+REFRESH_EVERY_S = 0.25
+STEP_WINDOW_S = 10.0
+EPISODE_WINDOW_S = 60.0  # an episode may take longer than STEP_WINDOW_S
+UNKNOWN = "–"
+
+
+class Progress(NamedTuple):
+    """How far a run is."""
+
+    episodes: int
+    steps: int
+    updates: int
+    elapsed_s: float  # seconds of training, with those before a resume
+    moving_average: float | None  # reward per step
+    evaluation: float | None  # mean episodic return of the last evaluation
+    staleness: float | None  # updates
+
+
+class Rate:
+    """How fast a counter grows, over a sliding window."""
+
+    def __init__(self, window_s: float) -> None:
+        self._window_s = window_s
+        self._samples: deque[tuple[float, int]] = deque()  # (time_s, count); the first: before the window
+
+    def add(self, time_s: float, count: int) -> None:
+        self._samples.append((time_s, count))
+        while len(self._samples) > 1 and self._samples[1][0] <= time_s - self._window_s:
+            self._samples.popleft()
+
+    @property
+    def per_second(self) -> float | None:
+        """None until two moments are known."""
+        if not self._samples or self._samples[-1][0] <= self._samples[0][0]:
+            return None
+        (start_s, start), (end_s, end) = self._samples[0], self._samples[-1]
+        return (end - start) / (end_s - start_s)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would exit; ProgressDisplay knows better
+
+
+class ProgressDisplay:
+    """Shows a run's progress on stdout while it is entered; `update` may be called often.
+
+    mode: live, plain, off, or auto (live on a terminal, else plain). Quiet once stdout is gone (`| head`)."""
+
+    def __init__(
+        self,
+        mode: str,
+        print_every_seconds: float,
+        title: str,
+        max_episodes: int | None,
+        total_steps: int | None,
+    ) -> None:
+        self._mode = resolve_mode(Display(mode))
+        self._print_every_s = print_every_seconds
+        self._title = title
+        self._max_episodes = max_episodes
+        self._total_steps = total_steps
+        self._step_rate = Rate(STEP_WINDOW_S)
+        self._episode_rate = Rate(EPISODE_WINDOW_S)
+        self._progress: Progress | None = None
+        self._shown_s: float | None = None  # elapsed_s of what was last shown
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # "·" and "–" on an ASCII terminal
+        if self._mode == Display.live:
+            # Refreshed by `update`: without a thread there is nobody else to meet a broken pipe.
+            # A stderr that goes to a file must not be drawn into the terminal.
+            self._live = Live(console=_Console(), auto_refresh=False, redirect_stderr=sys.stderr.isatty())
+            with self._quiet_if_stdout_is_gone():
+                self._live.start()
+        else:
+            self.line(self._title)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._quiet_if_stdout_is_gone():
+            if self._progress is not None and self._shown_s != self._progress.elapsed_s:
+                self._show(self._progress)
+        if self._live is not None:  # whatever happened: the cursor comes back
+            with self._quiet_if_stdout_is_gone():
+                self._live.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Take note of how far the run is, and show it if it is time to."""
+        first = self._progress is None
+        self._progress = progress
+        self._step_rate.add(progress.elapsed_s, progress.steps)
+        self._episode_rate.add(progress.elapsed_s, progress.episodes)
+        if first and self._mode == Display.plain:
+            self._shown_s = progress.elapsed_s  # a line says something once there is a rate
+        every_s = REFRESH_EVERY_S if self._mode == Display.live else self._print_every_s
+        if self._shown_s is None or progress.elapsed_s - self._shown_s >= every_s:
+            with self._quiet_if_stdout_is_gone():
+                self._show(progress)
+
+    def line(self, text: str) -> None:
+        """Print a message: above the live table, or as a plain line; nothing if the display is off."""
+        with self._quiet_if_stdout_is_gone():
+            if self._mode == Display.live and self._live is not None:
+                self._live.console.print(Text(text), soft_wrap=True)
+            elif self._mode != Display.off:
+                print(text, flush=True)
+
+    @property
+    def steps_per_second(self) -> float | None:
+        return self._step_rate.per_second
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until the nearer of the two limits at the current rates; None if neither is in sight."""
+        if self._progress is None:
+            return None
+        seconds = [
+            max(0, limit - done) / rate.per_second
+            for limit, done, rate in (
+                (self._max_episodes, self._progress.episodes, self._episode_rate),
+                (self._total_steps, self._progress.steps, self._step_rate),
+            )
+            if limit is not None and rate.per_second
+        ]
+        return min(seconds, default=None)
+
+    @contextmanager
+    def _quiet_if_stdout_is_gone(self) -> Iterator[None]:
+        """Training goes on without a reader (BrokenPipeError) or a terminal (EIO), only quieter."""
+        try:
+            yield
+        except OSError:
+            self._mode = Display.off
+            # What is still in buffers must go somewhere, or Python complains of it when it exits.
+            with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+    def _show(self, progress: Progress) -> None:
+        self._shown_s = progress.elapsed_s
+        if self._mode == Display.live and self._live is not None:
+            self._live.update(self._table(progress), refresh=True)
+        elif self._mode == Display.plain:
+            print(self._plain(progress), flush=True)
+
+    def _plain(self, progress: Progress) -> str:
+        parts = [
+            duration(progress.elapsed_s),
+            f"episodes {_of(progress.episodes, self._max_episodes)}",
+            f"steps {_of(progress.steps, self._total_steps)}",
+            f"steps/s {_number(self.steps_per_second, ',.0f')}",
+            f"reward/step {_number(progress.moving_average)}",
+            f"evaluation {_number(progress.evaluation)}",
+            f"staleness {_number(progress.staleness, '.1f')}",
+            f"ETA {duration(self.eta_s)}",
+        ]
+        return "  ".join(parts)
+
+    def _table(self, progress: Progress) -> RenderableType:
+        cells = (
+            ("episodes", _of(progress.episodes, self._max_episodes)),
+            ("reward/step", _number(progress.moving_average)),
+            ("steps", _of(progress.steps, self._total_steps)),
+            ("evaluation", _number(progress.evaluation)),
+            ("updates", f"{progress.updates:,}"),
+            ("staleness", _number(progress.staleness, ".1f")),
+            ("steps/s", _number(self.steps_per_second, ",.0f")),
+            ("", ""),
+            ("elapsed", duration(progress.elapsed_s)),
+            ("ETA", duration(self.eta_s)),
+        )
+        numbers = Table.grid(padding=(0, 2), expand=True)
+        for column in range(4):
+            is_label = column % 2 == 0
+            numbers.add_column(
+                style="dim" if is_label else "bold", justify="left" if is_label else "right", no_wrap=True
+            )
+        for (name, value), (other_name, other_value) in zip(cells[::2], cells[1::2], strict=True):
+            numbers.add_row(name, value, other_name, other_value)
+        table = Table.grid(expand=True)
+        table.add_row(numbers)
+        table.add_row(ProgressBar(total=1.0, completed=self._fraction(progress)))
+        return Panel(table, title=Text(self._title), width=72, border_style="dim")
+
+    def _fraction(self, progress: Progress) -> float:
+        """How much of the nearer limit is done."""
+        limits = ((progress.episodes, self._max_episodes), (progress.steps, self._total_steps))
+        return max((min(1.0, done / limit) for done, limit in limits if limit), default=0.0)
+
+
+def resolve_mode(mode: Display) -> Display:
+    """What `auto` means here: live on a terminal that can move its cursor, outside of CI, else plain."""
+    if mode != Display.auto:
+        return mode
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    can_move = os.environ.get("TERM", "") not in ("dumb", "unknown")
+    return Display.live if is_terminal and can_move and not os.environ.get("CI") else Display.plain
+
+
+def duration(seconds: float | None) -> str:
+    """h:mm:ss, or – for None."""
+    if seconds is None:
+        return UNKNOWN
+    minutes, second = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
+
+
+def _of(done: int, limit: int | None) -> str:
+    return f"{done:,}" if limit is None else f"{done:,} / {limit:,}"
+
+
+def _number(value: float | None, form: str = ".4g") -> str:
+    return UNKNOWN if value is None else format(value, form)

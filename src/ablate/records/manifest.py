@@ -1,0 +1,93 @@
+"""What a run is (manifest.json, written once) and how it stands (status.json, replaced atomically)."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from ablate.config import Config, ConfigError, config_hash, to_dict
+from ablate.records.files import read_json, write_json
+from ablate.records.schema import MANIFEST, SCHEMA_VERSION, STATES, STATUS
+from ablate.types import Counters
+
+PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "pandas")
+
+
+def write_manifest(folder: Path, config: Config, command: list[str], overrides: list[str], root: Path) -> None:
+    """Provenance: enough to know what was run, on what, and to run it again."""
+    write_json(
+        folder / MANIFEST,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "command": command,
+            "overrides": overrides,
+            "config": to_dict(config),
+            "config_hash": config_hash(config),
+            "git": _git(root),
+            "python": sys.version.split()[0],
+            "versions": {name: metadata.version(name) for name in PACKAGES},
+            "machine": {"platform": platform.platform(), "cpu": _cpu(), "cpus": len(os.sched_getaffinity(0))},
+            "started": _now(),
+        },
+    )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Raises ConfigError if the folder does not hold a run."""
+    try:
+        return read_json(folder / MANIFEST)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: not a run's folder (no readable {MANIFEST})") from error
+
+
+def lock_run(folder: Path) -> IO[str]:
+    """Hold the run's folder for this process, until the file is closed or the process dies.
+
+    Raises ConfigError if another process trains in it."""
+    file = (folder / MANIFEST).open()
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise ConfigError(f"{folder}: another process is training in this folder") from error
+    return file
+
+
+def write_status(folder: Path, state: str, reason: str, counters: Counters) -> None:
+    """state: running, completed, interrupted or failed. After a kill -9 of the run itself it stays `running`, with a
+    heartbeat that grows old and a pid that is gone."""
+    assert state in STATES, state
+    write_json(
+        folder / STATUS,
+        {"state": state, "reason": reason, **counters._asdict(), "heartbeat": _now(), "pid": os.getpid()},
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _git(root: Path) -> dict[str, Any] | None:
+    """The commit of the code and whether it was changed since; None outside a repository."""
+    command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), None)
+    return {"commit": commit, "dirty": any(not line.startswith("#") for line in lines)}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

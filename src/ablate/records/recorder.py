@@ -1,0 +1,88 @@
+"""The parent's hand on a run's CSV files and TensorBoard: what the workers report, written in the order it arrives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ablate.records.csv_writer import CsvWriter, trim
+from ablate.records.schema import EPISODES, EVALUATIONS, UPDATES
+from ablate.records.tensorboard import TensorBoard
+from ablate.types import EpisodeRecord, EvaluationSummary, UpdateRecord
+
+MOVING_AVERAGE_DECAY = 0.99
+
+
+class Recorder:
+    """Writes episodes.csv and updates.csv. `episodes` counts the rows; rows beyond `max_episodes` are not written."""
+
+    def __init__(self, folder: Path, tensorboard: bool, max_episodes: int | None) -> None:
+        self._episodes_csv = CsvWriter(folder / EPISODES)
+        self._updates_csv = CsvWriter(folder / UPDATES)
+        self._tensorboard = TensorBoard(folder) if tensorboard else None
+        self._max_episodes = max_episodes
+        self.episodes = 0
+        self.moving_average: float | None = None
+        self.mean_evaluation: float | None = None
+        self.staleness: float | None = None
+
+    def episode(self, record: EpisodeRecord) -> None:
+        if self._max_episodes is not None and self.episodes >= self._max_episodes:
+            return  # in flight when the last one ended
+        self.episodes += 1
+        mean = record.episodic_return / record.episodic_length
+        old = self.moving_average
+        decay = MOVING_AVERAGE_DECAY
+        self.moving_average = mean if old is None else decay * old + (1 - decay) * mean
+        worker, step, wall_time_s, episodic_return, length, terminated, truncated = record
+        self._episodes_csv.write(
+            (self.episodes, worker, step, f"{wall_time_s:.3f}", episodic_return, length, mean)
+            + (self.moving_average, terminated, truncated)
+        )
+        if self._tensorboard:
+            self._tensorboard.write(
+                step,
+                charts__episodic_return=episodic_return,
+                charts__episodic_length=length,
+                charts__mean_step_reward=mean,
+                charts__SPS=step / max(wall_time_s, 1e-9),
+            )
+
+    def update(self, record: UpdateRecord) -> None:
+        self.staleness = record.staleness
+        self._updates_csv.write(record._replace(wall_time_s=f"{record.wall_time_s:.3f}"))  # type: ignore[arg-type]
+        if self._tensorboard:
+            self._tensorboard.write(
+                record.global_step,
+                losses__policy_loss=record.policy_loss,
+                losses__value_loss=record.value_loss,
+                losses__entropy=record.entropy,
+                losses__grad_norm=record.grad_norm,
+                charts__staleness=record.staleness,
+                charts__learning_rate=record.learning_rate,
+            )
+
+    def evaluation(self, summary: EvaluationSummary) -> None:
+        """Its rows are written where it was played; here it is shown."""
+        self.mean_evaluation = summary.mean_return
+        if self._tensorboard:
+            self._tensorboard.write(summary.global_step, charts__evaluation_return=summary.mean_return)
+
+    def flush(self) -> None:
+        """Bring all rows to the disk: before a checkpoint that counts them."""
+        self._episodes_csv.flush()
+        self._updates_csv.flush()
+
+    def close(self) -> None:
+        self._episodes_csv.close()
+        self._updates_csv.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+
+def trim_to_checkpoint(folder: Path, episodes: int, updates: int, evaluations: int) -> int:
+    """Drop the rows that came after a checkpoint with these counts, and torn ones. Returns how many rows."""
+    return (
+        trim(folder / EPISODES, lambda row: int(row[0]) <= episodes)
+        + trim(folder / UPDATES, lambda row: int(row[0]) <= updates)
+        + trim(folder / EVALUATIONS, lambda row: int(row[0]) <= evaluations)
+    )
