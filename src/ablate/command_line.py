@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from ablate.experiment import RunFailed, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS = ROOT / "outputs"
+SHOW_TRACEBACKS = "ABLATE_SHOW_TRACEBACKS"
 
 
 def register() -> None:
@@ -155,18 +157,12 @@ def _all_keys() -> list[str]:
     return sorted(keys)
 
 
-def main(program: Callable[[], Any]) -> int:
-    """Run a Hydra program and turn what it raises into an exit code: 0, 1 failed, 2 refused, 128+n signal n.
-
-    HYDRA_FULL_ERROR=1 in the environment shows tracebacks as in any Hydra program."""
-    full_errors = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions come here instead of being printed by Hydra
-    register()
+def exit_code(program: Callable[[], Any]) -> int:
+    """Run a program and turn what it raises into one line and an exit code: 0, 1 failed, 2 refused, 128+n signal n."""
     try:
-        sys.argv[1:] = complete_arguments(sys.argv[1:])
         program()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        if full_errors:
+        if os.environ.get(SHOW_TRACEBACKS):
             raise
         print(explain(error), file=sys.stderr)
         return 2
@@ -174,5 +170,21 @@ def main(program: Callable[[], Any]) -> int:
         print(f"failed: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        return 128 + getattr(interrupt, "signal", 2)
+        return 128 + getattr(interrupt, "signal", signal.SIGINT)
     return 0
+
+
+def main(program: Callable[[], Any]) -> int:
+    """`exit_code` for a Hydra program, with the schema registered and the arguments checked.
+
+    HYDRA_FULL_ERROR=1 in the environment shows tracebacks, as in any Hydra program."""
+    if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
+        os.environ[SHOW_TRACEBACKS] = "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions come here instead of being printed by Hydra
+
+    def checked() -> None:
+        register()
+        sys.argv[1:] = complete_arguments(sys.argv[1:])
+        program()
+
+    return exit_code(checked)

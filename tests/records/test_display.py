@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -31,9 +32,8 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """stdout is a terminal that records what is sent to it."""
+def make_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """From here on stdout is a recorded terminal. (What a fixture sets, pytest's capturing undoes.)"""
     stream = Terminal()
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -61,7 +61,7 @@ def test_plain_does_not_say_the_last_line_twice(capsys: pytest.CaptureFixture[st
 
 
 def test_plain_says_where_a_failed_run_got_to(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyboardInterrupt), display("plain") as shown:
+    with suppress(KeyboardInterrupt), display("plain") as shown:
         shown.update(progress(1.0))
         shown.update(progress(2.0, steps=77))
         raise KeyboardInterrupt
@@ -148,13 +148,15 @@ def test_there_is_no_eta_while_nothing_moves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "–"), (0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (360_000, "100:00:00")]
-)  # fmt: skip
+    ("seconds", "text"),
+    [(None, "–"), (0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (360_000, "100:00:00")],
+)
 def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_auto_is_live_on_a_terminal_only(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_live_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_terminal(monkeypatch)
     assert resolve_mode(Display.auto) == "live"
     monkeypatch.setenv("TERM", "dumb")
     assert resolve_mode(Display.auto) == "plain"
@@ -176,7 +178,8 @@ def visible(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
-def test_live_shows_the_table_and_messages_above_it(terminal: Terminal) -> None:
+def test_live_shows_the_table_and_messages_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = make_terminal(monkeypatch)
     with display("auto", max_episodes=10, total_steps=None) as shown:
         shown.update(progress(1.0, 2, 400))
         shown.line("[saved] " + "x" * 200)
@@ -189,15 +192,17 @@ def test_live_shows_the_table_and_messages_above_it(terminal: Terminal) -> None:
     assert last.count("━") >= 60  # the bar
 
 
-def test_live_is_not_drawn_more_often_than_an_eye_can_see(terminal: Terminal) -> None:
+def test_live_is_not_drawn_more_often_than_an_eye_can_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = make_terminal(monkeypatch)
     with display("live") as shown:
         for hundredth in range(1000):
             shown.update(progress(hundredth / 100))
     assert 30 <= visible(terminal.getvalue()).count("A3C · Pendulum-v1") <= 42  # 10 s, 4 a second
 
 
-def test_live_gives_the_terminal_back_whatever_happens(terminal: Terminal) -> None:
-    with pytest.raises(RuntimeError), display("live") as shown:
+def test_live_gives_the_terminal_back_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = make_terminal(monkeypatch)
+    with suppress(RuntimeError), display("live") as shown:
         shown.update(progress(1.0))
         raise RuntimeError
     text = terminal.getvalue()

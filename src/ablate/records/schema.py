@@ -9,6 +9,8 @@ STATUS = "status.json"
 EPISODES = "episodes.csv"
 UPDATES = "updates.csv"
 EVALUATIONS = "evaluations.csv"
+SCORES = "scores.csv"  # what src/evaluate.py played
+VIDEOS = "videos"
 LAST_CHECKPOINT = "checkpoints/last.safetensors"
 BEST_CHECKPOINT = "checkpoints/best.safetensors"
 LEARNING_CURVE = "figures/learning_curve.png"
@@ -27,6 +29,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "evaluation", "global_step", "update", "wall_time_s", "episode", "episodic_return", "episodic_length",
         "horizon", "protocol",
     ),
+    SCORES: ("episode", "episodic_return", "episodic_length", "horizon", "protocol"),
 }  # fmt: skip
 WALL_CLOCK_COLUMNS = ("wall_time_s",)  # what may differ between two runs of the same interleaved configuration
 STATES = ("running", "completed", "interrupted", "failed")

@@ -1,0 +1,35 @@
+# Two commands do everything on a fresh machine: make run, make test.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS ?= dev,video,box2d
+
+.PHONY: run test test-slow check install benchmark clean
+
+run: install  ## train A3C on Pendulum; prints where the CSVs, the checkpoint and the figure are
+	$(BIN)/python src/run.py algo=a3c env=pendulum workers=4
+
+test: check  ## ruff, mypy and the quick tests
+	$(BIN)/python -m pytest
+
+test-slow: install  ## the tests that train or kill for minutes
+	$(BIN)/python -m pytest -m slow
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: install  ## speed, next to a plain loop
+	$(BIN)/python src/benchmark.py
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
