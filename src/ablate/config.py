@@ -264,7 +264,7 @@ def _walk(node: DictConfig, prefix: str) -> Iterator[tuple[str, bool]]:
     if not is_dataclass(object_type):
         return
     known = {f.name for f in fields(object_type)}
-    for key in node:
+    for key in map(str, node):
         yield f"{prefix}{key}", key in known
         if key in known and not OmegaConf.is_missing(node, key):
             child = node._get_node(key)
@@ -282,9 +282,9 @@ def _refuse_unknown(composed: DictConfig) -> None:
 
 def _build(node: DictConfig, prefix: str) -> Any:
     """The checked dataclass of one structured node, children first, so that an error can name the whole key."""
-    object_type = OmegaConf.get_type(node)
+    object_type: Any = OmegaConf.get_type(node)
     values: dict[str, Any] = {}
-    for item in fields(object_type):  # type: ignore[arg-type]
+    for item in fields(object_type):
         key = f"{prefix}{item.name}"
         if OmegaConf.is_missing(node, item.name):
             raise ConfigError(f"{key}: no value; give {key}=<value>")

@@ -73,11 +73,10 @@ class Evaluator:
         self._policy.rng = rng
         scores = list(play(self._policy, self._env, self._config.evaluation.episodes, rng, self._beat))
         self.done += 1
+        at = (self.done, counters.steps, counters.updates, f"{wall_time_s:.3f}")
+        protocol = (self._horizon, str(self._config.evaluation.action))
         for episode, score in enumerate(scores, start=1):
-            self._csv.write(
-                (self.done, counters.steps, counters.updates, f"{wall_time_s:.3f}", episode, *score)
-                + (self._horizon, str(self._config.evaluation.action))
-            )
+            self._csv.write((*at, episode, *score, *protocol))
         self._csv.flush()
         mean_return = float(np.mean([score.episodic_return for score in scores]))
         if mean_return > self._best:

@@ -1,4 +1,6 @@
-"""One run: its folder, its processes, its records and how it ends. Knows no algorithm's inside and never imports torch."""
+"""One run: its folder, its processes, its records and how it ends.
+
+Runs in the parent process, which knows no algorithm's inside and does not import torch (but to look for a GPU)."""
 
 from __future__ import annotations
 
@@ -20,7 +22,6 @@ from ablate.config import (
     evaluation_horizon,
     from_dict,
     number_of_workers,
-    suggest,
     to_dict,
 )
 from ablate.envs.make import spec_of
@@ -104,8 +105,8 @@ def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str])
         name = key.partition(".")[0]
         if name not in CHANGEABLE_ON_RESUME:
             raise ConfigError(
-                f"{key}: a resumed run keeps its configuration; beside resume= only {', '.join(CHANGEABLE_ON_RESUME[1:])} "
-                "may be given (load= starts a new run from saved parameters)"
+                f"{key}: a resumed run keeps its configuration; beside resume= only "
+                f"{', '.join(CHANGEABLE_ON_RESUME[1:])} may be given (load= starts a new run from saved parameters)"
             )
         changed[name] = getattr(given, name)
     return replace(from_dict(stored), **changed)
@@ -227,9 +228,13 @@ class Training:
     def run(self) -> None:
         """Train until a limit, a signal or a failure. Afterwards no process of the run is left."""
         config = self._config
-        title = f"{config.algo.name} · {config.env.id} · {config.workers} workers · {config.schedule} · {config.backend}"
+        how = f"{config.workers} workers · {config.schedule} · {config.backend}"
         display = ProgressDisplay(
-            str(config.logger.display), config.logger.print_every_seconds, title, config.max_episodes, config.total_steps
+            mode=str(config.logger.display),
+            print_every_seconds=config.logger.print_every_seconds,
+            title=f"{config.algo.name} · {config.env.id} · {how}",
+            max_episodes=config.max_episodes,
+            total_steps=config.total_steps,
         )
         write_status(self.folder, "running", "", self._counters())
         with display, Signals() as signals:
@@ -249,10 +254,12 @@ class Training:
             return
         counters = self.shared.counters()
         display.line(
-            f"resumed  at step {counters.steps}, episode {counters.episodes}; {self._dropped} later rows dropped from the CSVs"
+            f"resumed  at step {counters.steps}, episode {counters.episodes}; "
+            f"{self._dropped} later rows dropped from the CSVs"
         )
         if any(state["env"] is None for state in resumed.state["workers"].values()) and counters.steps:
-            display.line(f"note     the state of {self._config.env.id} cannot be saved: each worker starts a new episode")
+            env = self._config.env.id
+            display.line(f"note     the state of {env} cannot be saved: each worker starts a new episode")
 
     def _loop(self, supervisor: Supervisor, display: ProgressDisplay, signals: Signals) -> None:
         config, shared = self._config, self.shared

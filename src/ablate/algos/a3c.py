@@ -21,7 +21,7 @@ from ablate.envs.make import make_env
 from ablate.evaluation import Evaluator
 from ablate.nn.adam import Optimizer, make_optimizer
 from ablate.nn.distributions import make_distribution
-from ablate.nn.gradients import LossSettings, make_gradient_computer
+from ablate.nn.gradients import BACKENDS, LossSettings
 from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.supervisor import ChildFailed
 from ablate.policy import architecture_of
@@ -41,8 +41,7 @@ class Worker:
         self._algo = config.algo
         self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale
         self._distribution = make_distribution(spec.action)
-        self.computer = make_gradient_computer(
-            str(config.backend),
+        self.computer = BACKENDS[str(config.backend)](
             architecture_of(config, spec),
             self._distribution,
             LossSettings.of(config.algo),
@@ -73,7 +72,7 @@ class Worker:
         self.pulled_at = updates
 
     def collect(self, limit: int, beat: Callable[[], None]) -> tuple[Trajectory, EpisodeRecord | None]:
-        """Act for t_max steps (or `limit`) or to the episode's end; the record of an episode that ended lacks step and time."""
+        """Act for t_max steps (or `limit`) or to the episode's end. The record of an ended one lacks step and time."""
         rollout, gamma = self._rollout, self._algo.gamma
         rollout.start(self._observation)
         for t in range(min(self._algo.t_max, limit)):
@@ -160,13 +159,9 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
         if episode is not None:
             send(episode._replace(global_step=counters.steps, wall_time_s=shared.wall_time_s()))
         if counters.updates % config.log_interval == 0:
-            losses = (float(metrics.policy_loss), float(metrics.value_loss), float(metrics.entropy))
-            send(
-                UpdateRecord(
-                    counters.updates, counters.steps, shared.wall_time_s(), *losses, grad_norm, staleness,
-                    config.optimizer.lr,
-                )  # fmt: skip
-            )
+            losses = (metrics.policy_loss.item(), metrics.value_loss.item(), metrics.entropy.item())
+            at = (counters.updates, counters.steps, shared.wall_time_s())
+            send(UpdateRecord(*at, *losses, grad_norm, staleness, config.optimizer.lr))
         reached_limit = bool(
             (config.max_episodes and counters.episodes >= config.max_episodes)
             or (config.total_steps and counters.steps >= config.total_steps)

@@ -1,4 +1,4 @@
-"""Saving and restoring gymnasium's classic control environments in the middle of an episode, so that a run can be resumed exactly."""
+"""Saving and restoring gymnasium's classic control environments in mid-episode: a run can be resumed exactly."""
 
 from __future__ import annotations
 

@@ -1,9 +1,13 @@
-"""From a rollout to the gradient of A3C's loss: by autograd, or by hand. One function, `make_gradient_computer`."""
+"""From a rollout to the gradient of A3C's loss: by autograd, or by hand. `BACKENDS` has both."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +15,7 @@ from torch import Tensor
 
 from ablate.config import A3CConfig
 from ablate.nn.architecture import MlpArchitecture
-from ablate.nn.distributions import Distribution, NumpyOutputs
+from ablate.nn.distributions import Distribution, NumpyOutputs, Outputs
 from ablate.nn.networks import ManualMlp, TorchMlp
 from ablate.rl.losses import A3CMetrics, a3c_loss, a3c_loss_backward
 from ablate.rl.returns import generalised_advantages, n_step_returns
@@ -32,150 +36,103 @@ class LossSettings:
         return cls(algo.gae_lambda, algo.value_loss_coef, algo.entropy_coef, str(algo.loss_reduction))
 
 
-class Batch(NamedTuple):
-    """A rollout on the device: what both backends start from."""
+class GradientComputer(ABC):
+    """A local network over one flat vector: it acts, and turns rollouts into gradients.
 
-    observations: Tensor  # (T+1, observation)
-    actions: Tensor  # (T, A) or (T,)
+    parameters: (P,) the local ones, to be pulled into. gradient: (P,) of the last rollout, and of nothing else."""
 
-
-class GradientComputer(Protocol):
-    """A local network over one flat vector: it acts, and turns rollouts into gradients."""
-
-    parameters: Tensor  # (P,) the local parameters, to be pulled into
-    gradient: Tensor  # (P,) of the last rollout, and of nothing else
-
-    def policy(self, observation: np.ndarray) -> NumpyOutputs:
-        """The policy's outputs for one observation (1, observation), without the leading 1."""
-        ...
-
-    def compute(self, trajectory: Trajectory) -> tuple[Tensor, A3CMetrics]:
-        """Overwrite `gradient` with this rollout's; returns the loss and its parts."""
-        ...
-
-
-def make_gradient_computer(
-    backend: str,
-    architecture: MlpArchitecture,
-    distribution: Distribution,
-    settings: LossSettings,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> GradientComputer:
-    """The gradient computer of `backend` (autograd or manual), its parameters still all zero."""
-    computer = {"autograd": AutogradComputer, "manual": ManualComputer}[backend]
-    return computer(architecture, distribution, settings, device, dtype)
-
-
-class _Computer:
-    """What the two have in common: the vectors, the batch on the device, the targets."""
+    _network: TorchMlp | ManualMlp
+    _mode: Callable[[], AbstractContextManager[object]]  # what torch is to track during the forward pass
 
     def __init__(
         self,
         architecture: MlpArchitecture,
         distribution: Distribution,
         settings: LossSettings,
-        device: str,
-        dtype: torch.dtype,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         size = architecture.layout().size
         self.parameters = torch.zeros(size, dtype=dtype, device=device)
         self.gradient = torch.zeros(size, dtype=dtype, device=device)
         self._distribution = distribution
-        self._settings = settings
+        self._gae_lambda = settings.gae_lambda
+        c_v, beta, reduction = settings.value_loss_coef, settings.entropy_coef, settings.reduction
+        self._loss = partial(a3c_loss, value_loss_coef=c_v, entropy_coef=beta, reduction=reduction)
+        self._loss_backward = partial(a3c_loss_backward, value_loss_coef=c_v, entropy_coef=beta, reduction=reduction)
         self._on_cpu = device == "cpu"
+
+    @torch.inference_mode()
+    def policy(self, observation: np.ndarray) -> NumpyOutputs:
+        """The policy's outputs for one observation (1, observation), without the leading 1."""
+        outputs = self._network.policy(self._to_device(observation))
+        return tuple(output[0].cpu().numpy() for output in outputs)
+
+    def compute(self, trajectory: Trajectory) -> tuple[Tensor, A3CMetrics]:
+        """Overwrite `gradient` with this rollout's; returns the loss and its parts."""
+        with self._mode():
+            observations = self._to_device(trajectory.observations)  # (T+1, observation)
+            actions = self._to_device(trajectory.actions)  # (T, A) or (T,)
+            values = self._network.value(observations)  # (T+1,)
+            outputs = self._network.policy(observations[:-1])
+            advantage_t, return_t = self._targets(trajectory, values.detach())
+            log_prob_t = self._distribution.log_prob(outputs, actions)
+            entropy_t = self._distribution.entropy(outputs)
+            loss, metrics = self._loss(log_prob_t, entropy_t, values[:-1], advantage_t, return_t)
+            self._backward(loss, outputs, actions, values[:-1], advantage_t, return_t)
+        return loss.detach(), metrics
+
+    @abstractmethod
+    def _backward(
+        self, loss: Tensor, outputs: Outputs, actions: Tensor, v_t: Tensor, advantage_t: Tensor, return_t: Tensor
+    ) -> None:
+        """From the loss to `gradient`."""
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor if self._on_cpu else tensor.to(self.parameters.device)
-
-    def _batch(self, trajectory: Trajectory) -> Batch:
-        return Batch(self._to_device(trajectory.observations), self._to_device(trajectory.actions))
 
     def _targets(self, trajectory: Trajectory, values: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages and returns, each (T,), from values (T+1,), as constants."""
         v = values.tolist()
         r_t, discount_t = trajectory.rewards.tolist(), trajectory.discounts.tolist()
         return_t = n_step_returns(r_t, discount_t, v[-1])
-        advantage_t = generalised_advantages(r_t, discount_t, v, self._settings.gae_lambda)
+        advantage_t = generalised_advantages(r_t, discount_t, v, self._gae_lambda)
         targets = values.new_tensor((advantage_t, return_t))
         return targets[0], targets[1]
 
-    @staticmethod
-    def _numpy(outputs: tuple[Tensor, ...]) -> NumpyOutputs:
-        return tuple(output[0].cpu().numpy() for output in outputs)
 
-
-class AutogradComputer(_Computer):
+class AutogradComputer(GradientComputer):
     """backend=autograd: torch.nn and loss.backward()."""
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self._network = TorchMlp(args[0], self.parameters, self.gradient)  # type: ignore[arg-type]
+    _mode = torch.enable_grad
 
-    @torch.no_grad()
-    def policy(self, observation: np.ndarray) -> NumpyOutputs:
-        return self._numpy(self._network.policy(self._to_device(observation)))
+    def __init__(self, architecture: MlpArchitecture, *args: Any, **kwargs: Any) -> None:
+        super().__init__(architecture, *args, **kwargs)
+        self._network = TorchMlp(architecture, self.parameters, self.gradient)
 
-    def compute(self, trajectory: Trajectory) -> tuple[Tensor, A3CMetrics]:
-        # backward() adds to .grad, and Module.zero_grad() would unhook .grad from the flat vector (torch 2 sets None)
+    def _backward(self, loss: Tensor, *_: object) -> None:
+        # backward() adds to .grad; Module.zero_grad() would unhook .grad from the flat vector (torch 2 sets None)
         self.gradient.zero_()
-        observations, actions = self._batch(trajectory)
-        values = self._network.value(observations)
-        outputs = self._network.policy(observations[:-1])
-        advantage_t, return_t = self._targets(trajectory, values.detach())
-        loss, metrics = a3c_loss(
-            self._distribution.log_prob(outputs, actions),
-            self._distribution.entropy(outputs),
-            values[:-1],
-            advantage_t,
-            return_t,
-            value_loss_coef=self._settings.value_loss_coef,
-            entropy_coef=self._settings.entropy_coef,
-            reduction=self._settings.reduction,
-        )
         loss.backward()
-        return loss.detach(), metrics
 
 
-class ManualComputer(_Computer):
-    """backend=manual: forward, the loss's gradient and backward by hand."""
+class ManualComputer(GradientComputer):
+    """backend=manual: the loss's gradient and the backward pass by hand."""
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self._network = ManualMlp(args[0], self.parameters, self.gradient)  # type: ignore[arg-type]
+    _mode = torch.inference_mode
 
-    @torch.inference_mode()
-    def policy(self, observation: np.ndarray) -> NumpyOutputs:
-        return self._numpy(self._network.policy(self._to_device(observation)))
+    def __init__(self, architecture: MlpArchitecture, *args: Any, **kwargs: Any) -> None:
+        super().__init__(architecture, *args, **kwargs)
+        self._network: ManualMlp = ManualMlp(architecture, self.parameters, self.gradient)
 
-    @torch.inference_mode()
-    def compute(self, trajectory: Trajectory) -> tuple[Tensor, A3CMetrics]:
-        observations, actions = self._batch(trajectory)
-        values = self._network.value(observations)
-        outputs = self._network.policy(observations[:-1])
-        advantage_t, return_t = self._targets(trajectory, values)
-        settings = self._settings
-        loss, metrics = a3c_loss(
-            self._distribution.log_prob(outputs, actions),
-            self._distribution.entropy(outputs),
-            values[:-1],
-            advantage_t,
-            return_t,
-            value_loss_coef=settings.value_loss_coef,
-            entropy_coef=settings.entropy_coef,
-            reduction=settings.reduction,
-        )
-        d_log_prob, d_entropy, d_values = a3c_loss_backward(
-            values[:-1],
-            advantage_t,
-            return_t,
-            value_loss_coef=settings.value_loss_coef,
-            entropy_coef=settings.entropy_coef,
-            reduction=settings.reduction,
-        )
-        self._network.policy_backward(
-            self._distribution.backward(outputs, actions, d_log_prob, d_entropy)
-        )
+    def _backward(
+        self, loss: Tensor, outputs: Outputs, actions: Tensor, v_t: Tensor, advantage_t: Tensor, return_t: Tensor
+    ) -> None:
+        d_log_prob, d_entropy, d_values = self._loss_backward(v_t, advantage_t, return_t)
+        d_outputs = self._distribution.backward(outputs, actions, d_log_prob, d_entropy)
+        self._network.policy_backward(d_outputs)
         self._network.value_backward(d_values)
-        return loss, metrics
+
+
+BACKENDS: dict[str, type[GradientComputer]] = {"autograd": AutogradComputer, "manual": ManualComputer}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import multiprocessing.synchronize
 import time
 from enum import IntEnum
 
@@ -45,10 +46,10 @@ class SharedState:
 
     def parameters_view(self) -> np.ndarray:
         """(P,) float32, the shared memory itself."""
-        return np.frombuffer(self._parameters, np.float32)
+        return _view(self._parameters)
 
     def statistics_views(self) -> list[np.ndarray]:
-        return [np.frombuffer(array, np.float32) for array in self._statistics]
+        return [_view(array) for array in self._statistics]
 
     def holds(self, address: int) -> bool:
         """Whether this address lies in the shared parameters or statistics: asserted before it is relied on."""
@@ -64,7 +65,7 @@ class SharedState:
         return Counters(*self._counters)
 
     def set_counters(self, counters: Counters) -> None:
-        self._counters[:] = counters
+        self._counters[:] = list(counters)
 
     def count(self, steps: int, episodes: int) -> Counters:
         """Count one update, its steps and ended episodes; the totals after it. `updates` is this update's number."""
@@ -72,7 +73,7 @@ class SharedState:
             counters = Counters(
                 self._counters[0] + 1, self._counters[1] + steps, self._counters[2] + episodes
             )
-            self._counters[:] = counters
+            self._counters[:] = list(counters)
         return counters
 
     def locked_update(self) -> _held:
@@ -113,10 +114,14 @@ class SharedState:
         return time.monotonic() - max(self._heartbeats[process], self.started)
 
 
+def _view(array: ctypes.Array) -> np.ndarray:
+    return np.frombuffer(memoryview(array).cast("B"), np.float32)
+
+
 class _held:
     """A lock held with a timeout: a killed holder would otherwise keep it for ever."""
 
-    def __init__(self, lock: multiprocessing.synchronize.Lock) -> None:  # type: ignore[name-defined]
+    def __init__(self, lock: multiprocessing.synchronize.Lock) -> None:
         self._lock = lock
 
     def __enter__(self) -> None:

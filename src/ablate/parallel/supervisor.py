@@ -84,12 +84,11 @@ class Supervisor:
 
         Raises ChildFailed as soon as a child dies by a signal or with a non-zero code, raises, or shows no sign of
         life for hang_timeout_s."""
-        names = {pipe: name for name, pipe in self._pipes.items()}
-        for pipe in wait(list(names), timeout_s):
-            name = names[pipe]  # type: ignore[index]
+        ready = wait(list(self._pipes.values()), timeout_s)
+        for name, pipe in [item for item in self._pipes.items() if item[1] in ready]:
             try:
-                while pipe.poll():  # type: ignore[union-attr]
-                    message = pipe.recv()  # type: ignore[union-attr]
+                while pipe.poll():
+                    message = pipe.recv()
                     if isinstance(message, ChildFailed):
                         raise message
                     if isinstance(message, _Done):

@@ -33,11 +33,9 @@ class Recorder:
         old = self.moving_average
         decay = MOVING_AVERAGE_DECAY
         self.moving_average = mean if old is None else decay * old + (1 - decay) * mean
-        worker, step, wall_time_s, episodic_return, length, terminated, truncated = record
-        self._episodes_csv.write(
-            (self.episodes, worker, step, f"{wall_time_s:.3f}", episodic_return, length, mean)
-            + (self.moving_average, terminated, truncated)
-        )
+        worker, step, wall_time_s, episodic_return, length, *ended = record
+        at = (self.episodes, worker, step, f"{wall_time_s:.3f}")
+        self._episodes_csv.write((*at, episodic_return, length, mean, self.moving_average, *ended))
         if self._tensorboard:
             self._tensorboard.write(
                 step,
