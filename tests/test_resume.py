@@ -41,11 +41,16 @@ def same(a: Path, b: Path) -> None:
 
 CASES = [
     pytest.param(("env=pendulum", "max_episodes=20"), 1),
-    pytest.param(("env=pendulum", "max_episodes=60", "backend=autograd", "optimizer.amsgrad=true"), 3, marks=pytest.mark.slow),
-    pytest.param(("env=cartpole", "max_episodes=400"), 2, marks=pytest.mark.slow),
-    pytest.param(("env=acrobot", "max_episodes=null", "total_steps=12000", "optimizer=rmsprop"), 2, marks=pytest.mark.slow),
-    pytest.param(("env=mountain_car_continuous", "max_episodes=10"), 2, marks=pytest.mark.slow),
-]  # fmt: skip
+    *(
+        pytest.param(overrides, kills, marks=pytest.mark.slow)
+        for overrides, kills in [
+            (("env=pendulum", "max_episodes=60", "backend=autograd", "optimizer.amsgrad=true"), 3),
+            (("env=cartpole", "max_episodes=400"), 2),
+            (("env=acrobot", "max_episodes=null", "total_steps=12000", "optimizer=rmsprop"), 2),
+            (("env=mountain_car_continuous", "max_episodes=10"), 2),
+        ]
+    ),
+]
 
 
 @pytest.mark.parametrize(("overrides", "kills"), CASES)
@@ -77,7 +82,7 @@ def test_a_completed_run_goes_on_when_its_limit_is_raised_and_a_new_one_starts_f
 ) -> None:
     quick = ("workers=1", "env.max_ep_step=50", "figures=false", "logger.display=off", "schedule=interleaved")
     run_folder(tmp_path / "run", *quick, "max_episodes=3")
-    subprocess.run(command(f"resume={tmp_path / 'run'}", "max_episodes=5"), check=True, timeout=120, capture_output=True)
+    subprocess.run(command(f"resume={tmp_path / 'run'}", "max_episodes=5"), check=True, timeout=120)
     assert list(pd.read_csv(tmp_path / "run" / EPISODES)["episode"]) == [1, 2, 3, 4, 5]
     run_folder(tmp_path / "new", *quick, "max_episodes=1", f"load={tmp_path / 'run'}", "optimizer.lr=1e-30")
     old, new = (read_checkpoint(tmp_path / name / LAST_CHECKPOINT).tensors["parameters"] for name in ("run", "new"))
@@ -88,7 +93,5 @@ def test_an_environment_that_cannot_be_saved_starts_a_new_episode_and_says_so(tm
     pytest.importorskip("Box2D")
     options = ("env=lunar_lander", "workers=1", "schedule=interleaved", "figures=false", "logger.display=plain")
     run_folder(tmp_path / "run", *options, "max_episodes=null", "total_steps=300", "evaluation.every_steps=null")
-    output = subprocess.run(
-        command(f"resume={tmp_path / 'run'}", "total_steps=600"), check=True, timeout=120, capture_output=True, text=True
-    )
-    assert "cannot be saved" in output.stdout
+    again = command(f"resume={tmp_path / 'run'}", "total_steps=600")
+    assert "cannot be saved" in subprocess.run(again, check=True, timeout=120, capture_output=True, text=True).stdout

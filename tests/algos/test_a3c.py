@@ -1,4 +1,4 @@
-"""The worker loop in this process: what is pushed, how stale it is, when it ends, and that the same seed is the same run."""
+"""The worker loop in this process: what is pushed, how stale it is, when it ends, and what a seed fixes."""
 
 from pathlib import Path
 from typing import Any
@@ -95,8 +95,8 @@ def test_the_run_ends_exactly_at_its_limit(overrides: tuple[str, ...], tmp_path:
 def test_each_push_is_the_gradient_of_this_rollout(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the real loop, with three workers: what reaches the optimizer is the gradient of the rollout just collected, at
-    the parameters that the worker had pulled, as a fresh autograd network computes it."""
+    """What reaches the optimizer is the gradient of the rollout just collected, at the parameters that its worker had
+    pulled, as a fresh autograd network computes it: the trap of torch 2 in well-known programs."""
     config = interleaved("workers=3", f"backend={backend}", "max_episodes=3", "env.max_ep_step=25")
     spec = spec_of(config.env)
     settings = LossSettings.of(config.algo)  # type: ignore[arg-type]
@@ -170,8 +170,13 @@ def test_recorded_returns_are_raw_and_training_sees_them_scaled(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "overrides",
-    [("env=cartpole", "optimizer=rmsprop"), ("env=acrobot",), ("env=mountain_car_continuous",), ("env=cartpole", "optimizer.amsgrad=true")],
-)  # fmt: skip
+    [
+        ("env=cartpole", "optimizer=rmsprop"),
+        ("env=acrobot",),
+        ("env=mountain_car_continuous",),
+        ("env=cartpole", "optimizer.amsgrad=true"),
+    ],
+)
 def test_other_environments_and_optimizers_train(overrides: tuple[str, ...], tmp_path: Path) -> None:
     config = interleaved(*overrides, "workers=2", "max_episodes=null", "total_steps=400", "algo.max_grad_norm=0.5")
     messages, parameters, _ = train(config, tmp_path)

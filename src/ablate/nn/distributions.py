@@ -58,7 +58,7 @@ class Gaussian:
 
     def sample(self, outputs: NumpyOutputs, rng: np.random.Generator) -> np.ndarray:
         mu, sigma = outputs
-        return mu + sigma * rng.standard_normal(len(mu))
+        return (mu + sigma * rng.standard_normal(len(mu))).astype(mu.dtype)
 
     def mode(self, outputs: NumpyOutputs) -> np.ndarray:
         return outputs[0]

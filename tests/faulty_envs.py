@@ -1,0 +1,112 @@
+"""Environments that go wrong after a number of steps, each in its own way: `env.id=faulty_envs:Raises-v0`.
+
+With tests/ on PYTHONPATH, gymnasium imports this module by the part of the id before the colon. Arguments, as
+`+env.kwargs.after=300`:
+  after         steps of one environment, over all its episodes, before the fault (from then on at every step)
+  process       only in processes whose name contains it: "worker-1", "test process"; "" is any
+  episode_steps length of an episode, which ends by termination
+  step_s        seconds that the Slow environment sleeps in a step
+With FAULTY_ENVS_DISARMED in the environment of the process, all behave: the fault was mended, the run can be resumed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+DISARMED = "FAULTY_ENVS_DISARMED"
+
+
+class Faulty(gymnasium.Env[np.ndarray, Any]):
+    """A point on a line is pushed about, and pays for its distance from 0. Observation (3,): position, speed, time."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, after: int = 300, process: str = "", episode_steps: int = 20, step_s: float = 0.3) -> None:
+        here = process in multiprocessing.current_process().name
+        self._armed = here and not os.environ.get(DISARMED)
+        self._after, self._episode_steps, self.step_s = after, episode_steps, step_s
+        self._steps = 0  # of this environment, over all its episodes
+        self._position, self._speed, self._time = 0.0, 0.0, 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._position, self._speed, self._time = float(self.np_random.uniform(-1, 1)), 0.0, 0
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        push = float(np.asarray(action, np.float64).reshape(-1)[0])
+        if isinstance(self.action_space, spaces.Discrete):
+            push = 2.0 * push - 1.0
+        self._speed = 0.9 * self._speed + 0.1 * push
+        self._position += self._speed
+        self._steps, self._time = self._steps + 1, self._time + 1
+        reward = -abs(self._position)
+        if self._armed and self._steps > self._after:
+            reward = self.fault(reward)
+        return self._observation(), reward, self._time >= self._episode_steps, False, {}
+
+    def fault(self, reward: float) -> float:
+        """What goes wrong in a step; the reward that it gives if it comes back."""
+        return reward
+
+    def _observation(self) -> np.ndarray:
+        return np.array([self._position, self._speed, self._time / self._episode_steps], np.float32)
+
+
+class Raises(Faulty):
+    def fault(self, reward: float) -> float:
+        raise ValueError("the environment is broken\nand says so over two lines")
+
+
+class Hangs(Faulty):
+    def fault(self, reward: float) -> float:
+        while True:
+            time.sleep(3600)
+
+
+class SysExit0(Faulty):
+    def fault(self, reward: float) -> float:
+        sys.exit(0)
+
+
+class OsExit0(Faulty):
+    def fault(self, reward: float) -> float:
+        os._exit(0)
+
+
+class OsExit3(Faulty):
+    def fault(self, reward: float) -> float:
+        os._exit(3)
+
+
+class NanReward(Faulty):
+    """With two discrete actions, so that a categorical policy meets the fault as well."""
+
+    action_space = spaces.Discrete(2)
+
+    def fault(self, reward: float) -> float:
+        return float("nan")
+
+
+class Slow(Faulty):
+    """No fault of the program's: each step takes long, so that a run takes long to come to a stop."""
+
+    def fault(self, reward: float) -> float:
+        time.sleep(self.step_s)
+        return reward
+
+
+ENVIRONMENTS: tuple[type[Faulty], ...] = (Faulty, Raises, Hangs, SysExit0, OsExit0, OsExit3, NanReward, Slow)
+for environment in ENVIRONMENTS:
+    gymnasium.register(id=f"{environment.__name__}-v0", entry_point=environment)

@@ -1,0 +1,127 @@
+"""Files that survive: checkpoints, CSVs, status."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import config_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ablate.config import ConfigError, from_dict, to_dict
+from ablate.records import files
+from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, write_checkpoint
+from ablate.records.csv_writer import CsvWriter, read_rows, trim
+from ablate.records.files import read_json, replace_atomically
+from ablate.records.manifest import lock_run, write_manifest, write_status
+from ablate.records.schema import COLUMNS, EPISODES, STATUS
+from ablate.types import Counters
+
+TENSORS = {"parameters": np.arange(5, dtype=np.float32), "exp_avg": np.zeros((2, 3), np.float32)}
+
+
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints/last.safetensors"
+    state = {"config": to_dict(config_of()), "random": {"state": 2**127 + 1}, "moving_average": 0.1 + 0.2}
+    write_checkpoint(path, Checkpoint(TENSORS, state))
+    tensors, read = read_checkpoint(path)
+    assert tensors.keys() == TENSORS.keys()
+    for name in TENSORS:
+        np.testing.assert_array_equal(tensors[name], TENSORS[name])
+    assert {**state, "version": 1} == read
+    assert from_dict(read["config"]) == config_of()
+
+
+def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    write_checkpoint(path, Checkpoint(TENSORS, {"counters": 1}))
+    whole = path.read_bytes()
+    for i in range(len(whole)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
+        try:
+            tensors, state = read_checkpoint(path)
+        except (ConfigError, ValueError, KeyError):
+            continue
+        # padding in the header may change without a change of what is read
+        assert state["counters"] == 1
+        for name in TENSORS:
+            np.testing.assert_array_equal(tensors[name], TENSORS[name])
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 200])
+def test_what_is_no_checkpoint_is_one_line(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="not a whole checkpoint"):
+        read_checkpoint(path)
+    with pytest.raises(ConfigError, match="no such checkpoint"):
+        find_checkpoint(tmp_path / "nowhere")
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        replace_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def row(episode: int) -> tuple:
+    return (episode, 0, 10 * episode, "0.100", -0.1 - 0.2, 10, -0.03, -0.03, False, True)
+
+
+def test_rows_survive_a_torn_end_and_are_trimmed(tmp_path: Path) -> None:
+    path = tmp_path / EPISODES
+    writer = CsvWriter(path)
+    for episode in range(1, 6):
+        writer.write(row(episode))
+    writer.close()
+    with path.open("a") as file:
+        file.write("6,0,60,0.1")
+    rows, torn = read_rows(path)
+    assert [r[0] for r in rows] == ["1", "2", "3", "4", "5"]
+    assert torn == 1
+    assert float(rows[0][4]) == -0.1 - 0.2  # all digits are kept
+    assert trim(path, lambda r: int(r[0]) <= 3) == 3
+    assert path.read_text().count("\n") == 4
+    writer = CsvWriter(path)
+    writer.write(row(4))
+    writer.close()
+    assert path.read_text().splitlines()[0] == ",".join(COLUMNS[EPISODES])
+    assert [r[0] for r in read_rows(path)[0]] == ["1", "2", "3", "4"]
+
+
+@given(cut=st.integers(0, 400))
+def test_a_file_cut_anywhere_gives_whole_rows_only(cut: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("cut") / EPISODES
+    writer = CsvWriter(path)
+    for episode in range(1, 6):
+        writer.write(row(episode))
+    writer.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: max(len(",".join(COLUMNS[EPISODES])) + 1, len(whole) - cut)])
+    rows, torn = read_rows(path)
+    assert [int(r[0]) for r in rows] == list(range(1, len(rows) + 1))
+    assert torn <= 1
+
+
+def test_another_header_is_refused(tmp_path: Path) -> None:
+    (tmp_path / EPISODES).write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="header"):
+        read_rows(tmp_path / EPISODES)
+
+
+def test_status_and_the_lock_of_a_folder(tmp_path: Path) -> None:
+    write_manifest(tmp_path, config_of(), ["run.py"], [], tmp_path)
+    write_status(tmp_path, "running", "", Counters(1, 2, 3))
+    assert read_json(tmp_path / STATUS)["steps"] == 2
+    with lock_run(tmp_path), pytest.raises(ConfigError, match="another process"):
+        lock_run(tmp_path)
+    lock_run(tmp_path).close()

@@ -1,0 +1,90 @@
+"""The house's import rules (CONTRIBUTING.md): each module imports only from floors below its own."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+PACKAGE = ROOT / "src/ablate"
+# From the ground up. A room may import from rooms before it and from itself.
+ORDER = (
+    "types", "config", "seeding",
+    "rl", "nn", "envs", "replay", "records", "parallel",
+    "policy", "evaluation", "algos",
+    "analysis",
+    "experiment",
+    "command_line",
+)  # fmt: skip
+GROUND = {"types", "config", "seeding"}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of the package that a file imports, anywhere in it, without the leading `ablate.`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {name.removeprefix("ablate.") for name in names if name.startswith("ablate.")}
+    return {name for name in found if name in MODULES}
+
+
+def outside_imports_of(path: Path) -> set[str]:
+    nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Import | ast.ImportFrom)]
+    return {
+        name.split(".")[0]
+        for node in nodes
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+    }
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_only_from_below(module: str) -> None:
+    room = module.split(".")[0]
+    assert room in ORDER, f"{room} has no floor: add it to the plan in CONTRIBUTING.md and here"
+    for imported in imports_of(MODULES[module]):
+        other = imported.split(".")[0]
+        assert ORDER.index(other) <= ORDER.index(room), f"{module} imports {imported}, which lies above it"
+
+
+def test_no_circles() -> None:
+    left = {module: imports_of(path) for module, path in MODULES.items()}
+    while left:
+        free = [module for module, imports in left.items() if not imports & left.keys()]
+        assert free, f"a circle among {sorted(left)}"
+        for module in free:
+            del left[module]
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if m.startswith("analysis")))
+def test_analysis_reads_only_files(module: str) -> None:
+    rooms = {i if i == "records.schema" else i.split(".")[0] for i in imports_of(MODULES[module])}
+    assert rooms <= GROUND | {"analysis", "records.schema"}
+    assert "torch" not in outside_imports_of(MODULES[module])
+
+
+def test_only_parallel_imports_multiprocessing() -> None:
+    users = {m for m, path in MODULES.items() if "multiprocessing" in outside_imports_of(path)}
+    assert users == {"parallel.shared", "parallel.supervisor"}
+
+
+def test_src_is_no_package() -> None:
+    assert not (ROOT / "src/__init__.py").exists()
+
+
+def test_the_parent_process_does_without_torch() -> None:
+    code = "import ablate.command_line, ablate.analysis.figures, sys; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,62 @@
+"""A saved policy as outside programs use it, and what evaluation plays."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import config_of
+
+import ablate
+from ablate.config import to_dict
+from ablate.envs.make import make_env, spec_of
+from ablate.evaluation import play
+from ablate.policy import Policy, architecture_of
+from ablate.records.checkpoint import Checkpoint, write_checkpoint
+from ablate.seeding import Role, generator
+
+
+@pytest.fixture(params=["env=pendulum", "env=cartpole"])
+def saved(request: pytest.FixtureRequest, tmp_path):  # type: ignore[no-untyped-def]
+    config = config_of(request.param)
+    spec = spec_of(config.env)
+    layout = architecture_of(config, spec).layout()
+    parameters = np.zeros(layout.size, np.float32)
+    layout.initialise(parameters, generator(1, Role.parameters), 0.5)
+    env_spec = {"observation_size": spec.observation_size, "action": vars(spec.action)}
+    path = tmp_path / "run/checkpoints/last.safetensors"
+    write_checkpoint(path, Checkpoint({"parameters": parameters}, {"config": to_dict(config), "env_spec": env_spec}))
+    return config, layout.views(torch.from_numpy(parameters)), path
+
+
+def test_the_mode_is_the_networks(saved) -> None:  # type: ignore[no-untyped-def]
+    config, p, path = saved
+    policy = ablate.Policy.load(path.parents[1])
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        observation = rng.standard_normal(p["actor.0.weight"].shape[1]).astype(np.float32)
+        hidden = torch.nn.functional.relu6(p["actor.0.weight"] @ torch.from_numpy(observation) + p["actor.0.bias"])
+        z = p["actor.1.weight"] @ hidden + p["actor.1.bias"]
+        action = policy.act(observation)
+        if config.env.id == "CartPole-v1":
+            assert action == int(z.argmax())
+        else:
+            np.testing.assert_allclose(action, 2 * np.tanh(z[:1].numpy()), rtol=1e-5)
+
+
+def test_actions_are_the_environments(saved) -> None:  # type: ignore[no-untyped-def]
+    config, _, path = saved
+    env = make_env(config.env)
+    policy = Policy.load(path, sample=True, seed=3)
+    observation, _ = env.reset(seed=0)
+    for _ in range(30):
+        action = policy.act(observation)
+        assert env.action_space.contains(action)
+        observation = env.step(action)[0]
+
+
+def test_the_same_stream_plays_the_same_episodes(saved) -> None:  # type: ignore[no-untyped-def]
+    config, _, path = saved
+    env = make_env(config.env, 30)
+    scores = [list(play(Policy.load(path), env, 3, np.random.default_rng(7))) for _ in range(2)]
+    assert scores[0] == scores[1]
+    assert len({score.episodic_return for score in scores[0]}) > 1 or config.env.id == "CartPole-v1"
+    assert all(score.episodic_length <= 30 for score in scores[0])

@@ -1,0 +1,365 @@
+"""The table of faults: whatever happens to a run, it ends as it should, says why, leaves nothing behind and can go on.
+
+Each row starts a run, waits until it has a checkpoint and some rows, lets the fault happen (the environments' faults are
+in faulty_envs.py), looks at what is left, and resumes the run with the fault mended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from faulty_envs import DISARMED
+
+from ablate.analysis.load import load_run
+from ablate.records.checkpoint import read_checkpoint
+from ablate.records.schema import EPISODES, EVALUATIONS, LAST_CHECKPOINT, STATUS
+
+ROOT = Path(__file__).resolve().parents[1]
+TEST_ID = "ABLATE_TEST_ID"  # in the environment of every process that a test starts, and so of their children
+START_S = 60.0  # torch is imported in every child, on a machine that others use too
+GONE_S = 10.0
+HANG_TIMEOUT_S = 3.0
+SETTINGS = (
+    "workers=2", "max_episodes=100000", "env=gymnasium", "env.max_ep_step=20", "log_interval=10", "figures=false",
+    "checkpoint_every_seconds=0.5", "evaluation.every_seconds=0.5", "evaluation.every_steps=500", "evaluation.episodes=1",
+    "logger.display=plain",
+)  # fmt: skip
+
+
+# What the tests see of a run: its folder and /proc.
+
+
+class Run:
+    """A run as a subprocess, in a process group of its own as a terminal's command is."""
+
+    def __init__(self, folder: Path, *arguments: str, program: tuple[str, ...] = ("src/run.py",), **env: str) -> None:
+        self.folder, self.id = folder, uuid.uuid4().hex
+        self._output = folder.parent / f"{self.id}.out"
+        self._errors = folder.parent / f"{self.id}.err"
+        environment = {**os.environ, "PYTHONPATH": "tests", "PYTHONUNBUFFERED": "1", TEST_ID: self.id, **env}
+        with self._output.open("wb") as output, self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, *program, *arguments],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text(errors="replace")
+
+    @property
+    def errors(self) -> str:
+        return self._errors.read_text(errors="replace")
+
+    def processes(self) -> list[int]:
+        """Every living process of this run, orphans too, in the order in which they were started."""
+        return sorted(filter(self._is_mine, map(int, filter(str.isdigit, os.listdir("/proc")))), key=_started)
+
+    def child(self, index: int) -> int:
+        """The worker or (the last) the test process: what multiprocessing spawned, in this order."""
+        spawned = [pid for pid in self.processes() if b"--multiprocessing-fork" in _proc(pid, "cmdline")]
+        return spawned[index]
+
+    def _is_mine(self, pid: int) -> bool:
+        return f"{TEST_ID}={self.id}".encode() in _proc(pid, "environ").split(b"\0")
+
+    def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float = START_S) -> None:
+        """Poll while the run lives. Fails with what the run said."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert self.process.poll() is None, f"ended before {what}: {self.output}\n{self.errors}"
+            assert time.monotonic() < deadline, f"not {what} within {timeout_s} s: {self.output}\n{self.errors}"
+            time.sleep(0.02)
+
+    def exit_code(self, timeout_s: float = START_S) -> int:
+        return self.process.wait(timeout_s)
+
+    def rows(self, name: str = EPISODES) -> int:
+        path = self.folder / name
+        return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
+
+    def status(self) -> dict[str, Any]:
+        return json.loads((self.folder / STATUS).read_text())
+
+    def temporary_files(self) -> list[str]:
+        return [path.name for path in self.folder.rglob("*.tmp")]
+
+    def kill(self) -> None:
+        for pid in self.processes():
+            _kill(pid, signal.SIGKILL)
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(30)
+
+
+def _proc(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:  # it ended, or it is not ours
+        return b""
+
+
+def _started(pid: int) -> tuple[int, int]:
+    after_name = _proc(pid, "stat").rpartition(b")")[2].split()  # field 3 of proc(5) and on
+    return (int(after_name[19]) if len(after_name) > 19 else 0, pid)
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _shared_memory() -> set[str]:
+    return set(os.listdir("/dev/shm"))
+
+
+def _left_in_shared_memory(before: set[str], run: Run) -> set[str]:
+    """Files that are new in /dev/shm and that no process of somebody else holds: other programs run here too."""
+    new = _shared_memory() - before
+    mine = set(run.processes())
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if new else ():
+        if pid not in mine:
+            maps = _proc(pid, "maps").decode(errors="replace")
+            new -= {name for name in new if f"/dev/shm/{name}" in maps}
+    return new
+
+
+def _eventually(condition: Callable[[], object], timeout_s: float = GONE_S) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return bool(condition())
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Start runs in tmp_path/run; none outlives the test."""
+    runs: list[Run] = []
+
+    def started(*arguments: str, **options: Any) -> Run:
+        runs.append(Run(tmp_path / "run", *arguments, **options))
+        return runs[-1]
+
+    yield started
+    for run in runs:
+        run.kill()
+
+
+def new_run(start: Callable[..., Run], tmp_path: Path, *arguments: str, **options: Any) -> Run:
+    return start(f"hydra.run.dir={tmp_path / 'run'}", *SETTINGS, *arguments, **options)
+
+
+def wait_until_it_trains(run: Run, evaluations: int = 1, rows: int = 5) -> None:
+    run.wait_until(
+        lambda: (run.folder / LAST_CHECKPOINT).exists() and run.rows() >= rows and run.rows(EVALUATIONS) >= evaluations,
+        "training with a checkpoint and rows",
+    )
+
+
+# The faults.
+
+
+def kill_child(index: int) -> Callable[[Run], None]:
+    return lambda run: kill_between_two_writes(run, run.child(index))
+
+
+def kill_parent(run: Run) -> None:
+    kill_between_two_writes(run, run.process.pid)
+
+
+def kill_between_two_writes(run: Run, pid: int) -> None:
+    """kill -9 while no temporary file is there: one that dies with the pen in its hand is another test's matter."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        if not run.temporary_files():
+            return os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.01)
+
+
+def signal_to_group(number: signal.Signals) -> Callable[[Run], None]:
+    return lambda run: os.killpg(run.process.pid, number)
+
+
+def signal_to_parent(number: signal.Signals) -> Callable[[Run], None]:
+    return lambda run: os.kill(run.process.pid, number)
+
+
+def two_interrupts(run: Run) -> None:
+    """The second while the workers, in the middle of slow steps, have not come to a stop."""
+    run.wait_until(lambda: run.rows() >= 26, "slow")  # 13 episodes of 15 steps each, and the 200th step is reached
+    os.killpg(run.process.pid, signal.SIGINT)
+    run.wait_until(lambda: "stopping" in run.output, "stopping")
+    os.killpg(run.process.pid, signal.SIGINT)
+
+
+def wait_for_it(run: Run) -> None:
+    """The fault is in the environment: it comes by itself."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row of the table. reason: a regular expression, in which WORKER is the name of a worker process."""
+
+    name: str
+    happen: Callable[[Run], None]
+    state: str
+    reason: str
+    exit_code: int
+    env: str = "Faulty-v0"
+    settings: tuple[str, ...] = ()
+    schedules: tuple[str, ...] = ("async", "interleaved")
+    quick: tuple[str, ...] = ()  # the schedules that are tested in every run of the tests
+    finishes: bool = field(default=False)  # with a checkpoint of its last state
+
+
+BROKEN = "+env.kwargs.after=1500"
+FAULTS = (
+    Fault("kill -9 of a worker", kill_child(0), "failed", "^WORKER was killed by SIGKILL$", 1, quick=("async",)),
+    Fault(
+        "kill -9 of the test process", kill_child(2), "failed", "^test process was killed by SIGKILL$", 1,
+        schedules=("async",),
+    ),
+    Fault(
+        "exception in an environment step", wait_for_it, "failed",
+        "^WORKER raised ValueError: the environment is broken$", 1, "Raises-v0", (BROKEN,), quick=("interleaved",),
+    ),
+    Fault(
+        "exception in the test process", wait_for_it, "failed",
+        "^test process raised ValueError: the environment is broken$", 1, "Raises-v0",
+        ("+env.kwargs.after=30", "+env.kwargs.process=test process"), schedules=("async",),
+    ),
+    Fault(
+        "hang in an environment step", wait_for_it, "failed", r"^WORKER hangs: no step for \d+ s", 1, "Hangs-v0",
+        (BROKEN, f"hang_timeout_s={HANG_TIMEOUT_S}"), quick=("async",),
+    ),
+    Fault(
+        "hang in the test process", wait_for_it, "failed", r"^test process hangs: no step for \d+ s", 1, "Hangs-v0",
+        ("+env.kwargs.after=30", "+env.kwargs.process=test process", f"hang_timeout_s={HANG_TIMEOUT_S}"),
+        schedules=("async",),
+    ),
+    Fault(
+        "sys.exit(0) in an environment step", wait_for_it, "failed", "^WORKER exited with code 0$", 1, "SysExit0-v0",
+        (BROKEN,),
+    ),
+    Fault(
+        "os._exit(0) in an environment step", wait_for_it, "failed", "^WORKER exited with code 0$", 1, "OsExit0-v0",
+        (BROKEN,), schedules=("async",),
+    ),
+    Fault(
+        "os._exit(3) in an environment step", wait_for_it, "failed", "^WORKER exited with code 3$", 1, "OsExit3-v0",
+        (BROKEN,), schedules=("async",),
+    ),
+    Fault(
+        "Ctrl-C", signal_to_group(signal.SIGINT), "interrupted", "^SIGINT$", 130, quick=("async",), finishes=True,
+    ),
+    Fault("SIGTERM to the parent", signal_to_parent(signal.SIGTERM), "interrupted", "^SIGTERM$", 143, finishes=True),
+    Fault("SIGTERM to the group", signal_to_group(signal.SIGTERM), "interrupted", "^SIGTERM$", 143, finishes=True),
+    Fault(
+        "two Ctrl-C", two_interrupts, "interrupted", "^SIGINT a second time: stopped at once", 130, "Slow-v0",
+        ("+env.kwargs.after=200", "evaluation.every_seconds=0.1", "+env.kwargs.process=worker"), ("async",),
+    ),
+    Fault(
+        "two Ctrl-C", two_interrupts, "interrupted", "^SIGINT a second time: stopped at once", 130, "Slow-v0",
+        ("+env.kwargs.after=200", "evaluation.every_steps=100"), ("interleaved",),
+    ),
+    Fault("kill -9 of the parent", kill_parent, "running", "^$", -signal.SIGKILL, quick=("async",)),
+    Fault(
+        "NaN reward", wait_for_it, "failed", r"^diverged: loss nan.* at update \d+ \(worker \d\)$", 1, "NanReward-v0",
+        (BROKEN,),
+    ),
+)  # fmt: skip
+TABLE = [
+    pytest.param(
+        fault, schedule, id=f"{fault.name}, {schedule}", marks=[] if schedule in fault.quick else pytest.mark.slow
+    )
+    for fault in FAULTS
+    for schedule in fault.schedules
+]
+
+
+@pytest.mark.parametrize(("fault", "schedule"), TABLE)
+def test_fault(fault: Fault, schedule: str, start: Callable[..., Run], tmp_path: Path) -> None:
+    shared_memory = _shared_memory()
+    run = new_run(start, tmp_path, f"schedule={schedule}", f"env.id=faulty_envs:{fault.env}", *fault.settings)
+    if fault.happen is not wait_for_it:
+        wait_until_it_trains(run)
+    fault.happen(run)
+
+    assert run.exit_code() == fault.exit_code, run.errors
+    worker = r"worker-\d" if schedule == "async" else "worker-0-1"
+    status = run.status()
+    assert status["state"] == fault.state, run.errors
+    assert re.search(fault.reason.replace("WORKER", worker), status["reason"])
+    assert status["pid"] == run.process.pid
+    if fault.state == "failed":
+        assert f"failed: {status['reason']}" in run.errors
+    else:
+        assert "Traceback" not in run.errors
+    assert_nothing_is_left(run, shared_memory)
+    assert_it_can_go_on(run, start, fault.finishes)
+
+
+def assert_nothing_is_left(run: Run, shared_memory: set[str]) -> None:
+    assert _eventually(lambda: not run.processes()), [_proc(pid, "cmdline") for pid in run.processes()]
+    assert _eventually(lambda: not _left_in_shared_memory(shared_memory, run)), _left_in_shared_memory(
+        shared_memory, run
+    )
+    assert run.temporary_files() == []
+
+
+def assert_it_can_go_on(run: Run, start: Callable[..., Run], whole: bool = False) -> None:
+    """Its tables and its checkpoint can be read, and resume= brings it to its end with every episode recorded once.
+
+    whole: its last checkpoint is of its last state, all its episodes counted."""
+    tables = load_run(run.folder)
+    episodes = len(tables.episodes)
+    assert tables.episodes["episode"].tolist() == list(range(1, episodes + 1))
+    assert tables.torn <= 1
+    counted = 0
+    if (run.folder / LAST_CHECKPOINT).exists():
+        checkpoint = read_checkpoint(run.folder / LAST_CHECKPOINT)
+        assert all(np.isfinite(tensor).all() for tensor in checkpoint.tensors.values())
+        counted = checkpoint.state["counters"]["episodes"]
+        assert counted <= episodes
+    if whole:
+        assert counted == episodes
+        assert tables.torn == 0
+
+    end = episodes + 40
+    resumed = start(f"resume={run.folder}", f"max_episodes={end}", **{DISARMED: "1"})
+    assert resumed.exit_code() == 0, resumed.errors
+    assert "resumed  at step" in resumed.output or not counted
+    status = resumed.status()
+    assert (status["state"], status["reason"]) == ("completed", f"max_episodes={end} reached")
+    after = load_run(run.folder)
+    assert after.torn == 0
+    assert after.episodes["episode"].tolist() == list(range(1, end + 1))
+    assert after.episodes["global_step"].is_monotonic_increasing or after.setting("schedule") == "async"
+    assert after.updates["update"].is_unique
+    assert not after.evaluations.duplicated(["evaluation", "episode"]).any()
+    kept = min(counted, episodes)
+    assert after.episodes.head(kept).equals(tables.episodes.head(kept))
+    assert _eventually(lambda: not resumed.processes())
+    assert resumed.temporary_files() == []
