@@ -30,7 +30,7 @@ class Faulty(gymnasium.Env[np.ndarray, Any]):
     observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
     action_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def __init__(self, after: int = 300, process: str = "", episode_steps: int = 20, step_s: float = 0.3) -> None:
+    def __init__(self, after: int = 300, process: str = "", episode_steps: int = 15, step_s: float = 0.3) -> None:
         here = process in multiprocessing.current_process().name
         self._armed = here and not os.environ.get(DISARMED)
         self._after, self._episode_steps, self.step_s = after, episode_steps, step_s

@@ -15,6 +15,7 @@ ORDER = (
     "rl", "nn", "envs", "replay", "records", "parallel",
     "policy", "evaluation", "algos",
     "analysis",
+    "training",
     "experiment",
     "command_line",
 )  # fmt: skip

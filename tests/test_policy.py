@@ -9,7 +9,8 @@ import ablate
 from ablate.config import to_dict
 from ablate.envs.make import make_env, spec_of
 from ablate.evaluation import play
-from ablate.policy import Policy, architecture_of
+from ablate.nn.architecture import architecture_of
+from ablate.policy import Policy
 from ablate.records.checkpoint import Checkpoint, write_checkpoint
 from ablate.seeding import Role, generator
 
@@ -18,7 +19,7 @@ from ablate.seeding import Role, generator
 def saved(request: pytest.FixtureRequest, tmp_path):  # type: ignore[no-untyped-def]
     config = config_of(request.param)
     spec = spec_of(config.env)
-    layout = architecture_of(config, spec).layout()
+    layout = architecture_of(config.model, spec).layout()
     parameters = np.zeros(layout.size, np.float32)
     layout.initialise(parameters, generator(1, Role.parameters), 0.5)
     env_spec = {"observation_size": spec.observation_size, "action": vars(spec.action)}

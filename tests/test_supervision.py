@@ -1,10 +1,11 @@
-"""The table of faults: whatever happens to a run, it ends as it should, says why, leaves nothing behind and can go on.
+"""The table of faults: whatever happens to a run, it ends as it should, says why, leaves nothing behind, can go on.
 
-Each row starts a run, waits until it has a checkpoint and some rows, lets the fault happen (the environments' faults are
-in faulty_envs.py), looks at what is left, and resumes the run with the fault mended."""
+Each row starts a run, waits until it has a checkpoint and some rows, lets the fault happen (the environments' faults
+are in faulty_envs.py), looks at what is left, and resumes the run with the fault mended."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -33,8 +34,8 @@ GONE_S = 10.0
 HANG_TIMEOUT_S = 3.0
 SETTINGS = (
     "workers=2", "max_episodes=100000", "env=gymnasium", "env.max_ep_step=20", "log_interval=10", "figures=false",
-    "checkpoint_every_seconds=0.5", "evaluation.every_seconds=0.5", "evaluation.every_steps=500", "evaluation.episodes=1",
-    "logger.display=plain",
+    "checkpoint_every_seconds=0.5", "evaluation.every_seconds=0.5",
+    "evaluation.episodes=1", "logger.display=plain",
 )  # fmt: skip
 
 
@@ -122,17 +123,15 @@ def _started(pid: int) -> tuple[int, int]:
 
 
 def _kill(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _shared_memory() -> set[str]:
     return set(os.listdir("/dev/shm"))
 
 
-def _left_in_shared_memory(before: set[str], run: Run) -> set[str]:
+def left_in_shared_memory(before: set[str], run: Run) -> set[str]:
     """Files that are new in /dev/shm and that no process of somebody else holds: other programs run here too."""
     new = _shared_memory() - before
     mine = set(run.processes())
@@ -234,9 +233,13 @@ class Fault:
     finishes: bool = field(default=False)  # with a checkpoint of its last state
 
 
+ALONE = "evaluation.every_seconds=null"  # schedule=async without a test process
 BROKEN = "+env.kwargs.after=1500"
 FAULTS = (
-    Fault("kill -9 of a worker", kill_child(0), "failed", "^WORKER was killed by SIGKILL$", 1, quick=("async",)),
+    Fault(
+        "kill -9 of a worker", kill_child(0), "failed", "^WORKER was killed by SIGKILL$", 1,
+        settings=(ALONE,), quick=("async",),
+    ),
     Fault(
         "kill -9 of the test process", kill_child(2), "failed", "^test process was killed by SIGKILL$", 1,
         schedules=("async",),
@@ -252,7 +255,7 @@ FAULTS = (
     ),
     Fault(
         "hang in an environment step", wait_for_it, "failed", r"^WORKER hangs: no step for \d+ s", 1, "Hangs-v0",
-        (BROKEN, f"hang_timeout_s={HANG_TIMEOUT_S}"), quick=("async",),
+        (BROKEN, ALONE, f"hang_timeout_s={HANG_TIMEOUT_S}"), quick=("interleaved",),
     ),
     Fault(
         "hang in the test process", wait_for_it, "failed", r"^test process hangs: no step for \d+ s", 1, "Hangs-v0",
@@ -292,7 +295,7 @@ FAULTS = (
 )  # fmt: skip
 TABLE = [
     pytest.param(
-        fault, schedule, id=f"{fault.name}, {schedule}", marks=[] if schedule in fault.quick else pytest.mark.slow
+        fault, schedule, id=f"{fault.name}, {schedule}", marks=() if schedule in fault.quick else pytest.mark.slow
     )
     for fault in FAULTS
     for schedule in fault.schedules
@@ -302,9 +305,11 @@ TABLE = [
 @pytest.mark.parametrize(("fault", "schedule"), TABLE)
 def test_fault(fault: Fault, schedule: str, start: Callable[..., Run], tmp_path: Path) -> None:
     shared_memory = _shared_memory()
-    run = new_run(start, tmp_path, f"schedule={schedule}", f"env.id=faulty_envs:{fault.env}", *fault.settings)
+    every_steps = "evaluation.every_steps=500" if schedule == "interleaved" else "evaluation.every_steps=null"
+    chosen = (f"schedule={schedule}", f"env.id=faulty_envs:{fault.env}", every_steps, *fault.settings)
+    run = new_run(start, tmp_path, *chosen)
     if fault.happen is not wait_for_it:
-        wait_until_it_trains(run)
+        wait_until_it_trains(run, evaluations=int(ALONE not in fault.settings or schedule == "interleaved"))
     fault.happen(run)
 
     assert run.exit_code() == fault.exit_code, run.errors
@@ -323,9 +328,7 @@ def test_fault(fault: Fault, schedule: str, start: Callable[..., Run], tmp_path:
 
 def assert_nothing_is_left(run: Run, shared_memory: set[str]) -> None:
     assert _eventually(lambda: not run.processes()), [_proc(pid, "cmdline") for pid in run.processes()]
-    assert _eventually(lambda: not _left_in_shared_memory(shared_memory, run)), _left_in_shared_memory(
-        shared_memory, run
-    )
+    assert _eventually(lambda: not left_in_shared_memory(shared_memory, run)), left_in_shared_memory(shared_memory, run)
     assert run.temporary_files() == []
 
 

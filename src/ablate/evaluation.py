@@ -13,7 +13,7 @@ import numpy as np
 
 from ablate.config import Config, evaluation_horizon, to_dict
 from ablate.envs.make import make_env
-from ablate.nn.architecture import mlp_architecture
+from ablate.nn.architecture import architecture_of
 from ablate.parallel.shared import Command, SharedState
 from ablate.policy import Policy
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -58,7 +58,7 @@ class Evaluator:
         self._horizon = evaluation_horizon(config)
         self._env = make_env(config.env, self._horizon)
         sample = config.evaluation.action == "sample"
-        self._policy = Policy(mlp_architecture(config.model, spec), spec, sample)  # type: ignore[arg-type]
+        self._policy = Policy(architecture_of(config.model, spec), spec, sample)
         self._csv = CsvWriter(folder / EVALUATIONS)
         self._beat = beat
         self._best = -np.inf

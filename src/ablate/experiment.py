@@ -1,66 +1,28 @@
-"""One run: its folder, its processes, its records and how it ends.
-
-Runs in the parent process, which knows no algorithm's inside and does not import torch (but to look for a GPU)."""
+"""One run from a configuration: checked first, then trained in its folder, and how it ended."""
 
 from __future__ import annotations
 
-import signal
 import sys
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+import gymnasium
 import numpy as np
 
-from ablate.algos.job import WorkerJob
-from ablate.config import (
-    CHANGEABLE_ON_RESUME,
-    Config,
-    ConfigError,
-    evaluation_horizon,
-    from_dict,
-    number_of_workers,
-    to_dict,
-)
+from ablate.config import CHANGEABLE_ON_RESUME, Config, ConfigError, evaluation_horizon, from_dict, number_of_workers
 from ablate.envs.make import spec_of
-from ablate.nn.architecture import mlp_architecture
-from ablate.parallel.shared import Command, SharedState
-from ablate.parallel.supervisor import Child, ChildFailed, Supervisor
-from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, write_checkpoint
-from ablate.records.display import Progress, ProgressDisplay
-from ablate.records.manifest import lock_run, read_manifest, write_manifest, write_status
-from ablate.records.recorder import Recorder, trim_to_checkpoint
-from ablate.records.schema import EPISODES, EVALUATIONS, LAST_CHECKPOINT, LEARNING_CURVE, MANIFEST, UPDATES
+from ablate.nn.architecture import architecture_of
+from ablate.parallel.supervisor import ChildFailed
+from ablate.records.checkpoint import find_checkpoint, read_checkpoint
+from ablate.records.manifest import lock_run, read_manifest, write_manifest
+from ablate.records.schema import LAST_CHECKPOINT, MANIFEST
 from ablate.seeding import Role, generator
-from ablate.types import Counters, EnvSpec, EpisodeRecord, EvaluationSummary, ProcessState, UpdateRecord
-
-POLL_S = 0.1
-HEARTBEAT_S = 2.0
+from ablate.training import Interrupted, Plan, Training
 
 
 class RunFailed(Exception):
     """The run ended before its time. The message is the reason in status.json."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal ended the run; `signal` is its number."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.signal = number
-
-
-@dataclass
-class Plan:
-    """A run that can start: everything that could be wrong with it was looked at."""
-
-    config: Config
-    spec: EnvSpec
-    parameters: np.ndarray  # (P,) float32, the first ones
-    resumed: Checkpoint | None  # None also where a run is resumed that had no checkpoint yet: it starts again
-    new: bool  # not resumed: the folder must not hold a run
 
 
 def plan(config: Config, overrides: list[str]) -> Plan:
@@ -83,7 +45,7 @@ def plan(config: Config, overrides: list[str]) -> Plan:
         raise ConfigError(
             f"env.max_ep_step=null: {config.env.id} has no time limit of its own; give one, or evaluation.horizon"
         )
-    layout = mlp_architecture(config.model, spec).layout()  # type: ignore[arg-type]
+    layout = architecture_of(config.model, spec).layout()
     parameters = np.zeros(layout.size, np.float32)
     layout.initialise(parameters, generator(config.seed, Role.parameters), config.model.init_std)  # type: ignore[attr-defined]
     source = resumed or (read_checkpoint(find_checkpoint(Path(config.load))) if config.load else None)
@@ -115,7 +77,7 @@ def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str])
 def _check_device(device: str) -> None:
     if device == "cpu":
         return
-    import torch
+    import torch  # the parent process otherwise does without it
 
     index = int(device.partition(":")[2] or 0)
     if index >= torch.cuda.device_count():
@@ -123,8 +85,6 @@ def _check_device(device: str) -> None:
 
 
 def _has_time_limit(config: Config) -> bool:
-    import gymnasium
-
     return gymnasium.spec(config.env.id).max_episode_steps is not None
 
 
@@ -156,256 +116,3 @@ def run(plan: Plan, folder: Path, overrides: list[str], root: Path) -> None:
         training.report()
     if training.interrupted_by is not None:
         raise Interrupted(training.interrupted_by)
-
-
-class Training:
-    """The parent's side of a run while it trains: messages to records, checkpoints, status, signals."""
-
-    def __init__(self, plan: Plan, folder: Path) -> None:
-        config, resumed = plan.config, plan.resumed
-        self.plan, self.folder, self._config = plan, folder, config
-        self.interrupted_by: int | None = None
-        workers = range(config.workers or 1)
-        groups = [(k,) for k in workers] if config.schedule == "async" else [tuple(workers)]
-        self._has_test_process = config.schedule == "async" and (
-            config.evaluation.every_seconds is not None or config.evaluation.every_steps is not None
-        )
-        self.shared = SharedState(
-            plan.parameters.size, len(config.optimizer.statistics), len(groups) + self._has_test_process
-        )
-        self.shared.parameters_view()[:] = plan.parameters
-        self._starts = 0
-        self._evaluations_done = 0
-        if resumed:
-            self._restore(resumed)
-        self._names = ["worker-" + "-".join(map(str, group[:: max(1, len(group) - 1)])) for group in groups]
-        self._children = [self._worker(i, group) for i, group in enumerate(groups)]
-        if self._has_test_process:
-            arguments = (config, plan.spec, folder, self.shared, len(groups), self._evaluations_done)
-            self._children.append(Child("test process", "ablate.evaluation", "test_process", arguments))
-        self._states: dict[str, ProcessState] = {}  # the last that each worker process sent
-        self._pausing: set[str] | None = None  # worker processes whose state a checkpoint waits for
-        counters = self.shared.counters()
-        self._dropped = trim_to_checkpoint(folder, counters.episodes, counters.updates, self._evaluations_done)
-        self._recorder = Recorder(folder, config.logger.tensorboard, config.max_episodes)
-        self._recorder.episodes = counters.episodes
-        self._recorder.moving_average = resumed.state["moving_average"] if resumed else None
-
-    def _restore(self, resumed: Checkpoint) -> None:
-        state = resumed.state
-        self.shared.set_counters(Counters(**state["counters"]))
-        self.shared.elapsed_before = state["wall_time_s"]
-        for name, view in zip(self._config.optimizer.statistics, self.shared.statistics_views(), strict=True):
-            view[:] = resumed.tensors[name]
-        self._starts = state["starts"] + 1
-        self._evaluations_done = state["evaluations_done"]
-
-    def _worker(self, process: int, group: tuple[int, ...]) -> Child:
-        config, resumed = self._config, self.plan.resumed
-        states: dict[int, ProcessState] = {}
-        turn = 0
-        if resumed:
-            turn = resumed.state["turns"][process]
-            for k in group:
-                tensors = {"parameters": resumed.tensors[f"worker.{k}.parameters"]}
-                states[k] = ProcessState(resumed.state["workers"][str(k)], tensors)
-        evaluates = config.schedule == "interleaved" and config.evaluation.every_steps is not None
-        job = WorkerJob(
-            config=config,
-            spec=self.plan.spec,
-            folder=self.folder,
-            shared=self.shared,
-            process=process,
-            workers=group,
-            evaluates=evaluates,
-            resumed=states,
-            turn=turn,
-            evaluations_done=self._evaluations_done,
-            starts=self._starts,
-        )
-        return Child(self._names[process], f"ablate.algos.{config.algo.name}", "work", (job,))
-
-    def run(self) -> None:
-        """Train until a limit, a signal or a failure. Afterwards no process of the run is left."""
-        config = self._config
-        how = f"{config.workers} workers · {config.schedule} · {config.backend}"
-        display = ProgressDisplay(
-            mode=str(config.logger.display),
-            print_every_seconds=config.logger.print_every_seconds,
-            title=f"{config.algo.name} · {config.env.id} · {how}",
-            max_episodes=config.max_episodes,
-            total_steps=config.total_steps,
-        )
-        write_status(self.folder, "running", "", self._counters())
-        with display, Signals() as signals:
-            self._announce(display)
-            with Supervisor(self._children, self.shared, config.hang_timeout_s) as supervisor:
-                self._loop(supervisor, display, signals)
-        self.interrupted_by = signals.received
-        self._write_checkpoint()
-        self._recorder.close()
-        reason = f"{signal.Signals(signals.received).name}" if signals.received else self._limit_reached()
-        self.end("interrupted" if signals.received else "completed", reason)
-
-    def _announce(self, display: ProgressDisplay) -> None:
-        resumed = self.plan.resumed
-        display.line(f"run      {shown(self.folder)}")
-        if resumed is None:
-            return
-        counters = self.shared.counters()
-        display.line(
-            f"resumed  at step {counters.steps}, episode {counters.episodes}; "
-            f"{self._dropped} later rows dropped from the CSVs"
-        )
-        if any(state["env"] is None for state in resumed.state["workers"].values()) and counters.steps:
-            env = self._config.env.id
-            display.line(f"note     the state of {env} cannot be saved: each worker starts a new episode")
-
-    def _loop(self, supervisor: Supervisor, display: ProgressDisplay, signals: Signals) -> None:
-        config, shared = self._config, self.shared
-        heartbeat = time.monotonic()
-        checkpointed = -config.checkpoint_every_seconds  # the first one as soon as the workers are up
-        while supervisor.running:
-            for name, message in supervisor.messages(POLL_S):
-                self._handle(name, message)
-            now = time.monotonic()
-            if signals.received is not None and shared.command == Command.run:
-                display.line("stopping: a checkpoint is being written (a second signal stops at once)")
-                shared.command = Command.stop
-            if not supervisor.running & set(self._names):
-                shared.command = Command.abandon if signals.received is not None else Command.finish
-            elif self._pausing is not None and not self._pausing:
-                self._pausing, checkpointed = None, now
-                checkpoint = self._checkpoint()
-                shared.release_pause()
-                self._recorder.flush()
-                write_checkpoint(self.folder / LAST_CHECKPOINT, checkpoint)
-            elif self._pausing is None and (
-                now - checkpointed > config.checkpoint_every_seconds and shared.command == Command.run
-            ):
-                self._pausing = set(self._names)
-                shared.ask_pause()
-            if now - heartbeat > HEARTBEAT_S:
-                heartbeat = now
-                write_status(self.folder, "running", "", self._counters())
-            display.update(self._progress())
-
-    def _handle(self, name: str, message: Any) -> None:
-        match message:
-            case EpisodeRecord():
-                self._recorder.episode(message)
-            case UpdateRecord():
-                self._recorder.update(message)
-            case EvaluationSummary():
-                self._evaluations_done = message.evaluations
-                self._recorder.evaluation(message)
-            case ProcessState():
-                self._states[name] = message
-                if self._pausing is not None:
-                    self._pausing.discard(name)
-
-    def _counters(self) -> Counters:
-        """The totals, with the episodes that were recorded."""
-        return self.shared.counters()._replace(episodes=self._recorder.episodes)
-
-    def _progress(self) -> Progress:
-        updates, steps, episodes = self._counters()
-        recorder = self._recorder
-        return Progress(
-            episodes=episodes,
-            steps=steps,
-            updates=updates,
-            elapsed_s=self.shared.wall_time_s(),
-            moving_average=recorder.moving_average,
-            evaluation=recorder.mean_evaluation,
-            staleness=recorder.staleness,
-        )
-
-    def _checkpoint(self) -> Checkpoint:
-        """Everything as it stands, copied: all worker processes wait or have ended."""
-        statistics = zip(self._config.optimizer.statistics, self.shared.statistics_views(), strict=True)
-        tensors = {"parameters": self.shared.parameters_view().copy()}
-        tensors |= {name: view.copy() for name, view in statistics}
-        workers: dict[str, Any] = {}
-        for state in self._states.values():
-            tensors |= state.tensors
-            workers |= state.state["workers"]
-        return Checkpoint(
-            tensors,
-            {
-                "config": to_dict(self._config),
-                "env_spec": asdict(self.plan.spec),
-                "counters": self._counters()._asdict(),
-                "wall_time_s": self.shared.wall_time_s(),
-                "moving_average": self._recorder.moving_average,
-                "evaluations_done": self._evaluations_done,
-                "starts": self._starts,
-                "turns": [self._states[name].state["turn"] for name in self._names],
-                "workers": workers,
-            },
-        )
-
-    def _write_checkpoint(self) -> None:
-        self._recorder.flush()
-        write_checkpoint(self.folder / LAST_CHECKPOINT, self._checkpoint())
-
-    def _limit_reached(self) -> str:
-        counters, config = self._counters(), self._config
-        if config.max_episodes is not None and counters.episodes >= config.max_episodes:
-            return f"max_episodes={config.max_episodes} reached"
-        return f"total_steps={config.total_steps} reached"
-
-    def end(self, state: str, reason: str) -> None:
-        """Leave the last status; on a full disk the old one stays."""
-        try:
-            write_status(self.folder, state, reason, self._counters())
-        except OSError as error:
-            print(f"status.json could not be written: {error}", file=sys.stderr)
-
-    def report(self) -> None:
-        """Draw the figure, and say what was done and where it is."""
-        counters, elapsed = self._counters(), self.shared.wall_time_s()
-        state = "interrupted" if self.interrupted_by is not None else "completed"
-        print(
-            f"{state}: {counters.episodes} episodes, {counters.steps} steps, {counters.updates} updates "
-            f"in {elapsed:.1f} s ({counters.steps / elapsed:.0f} steps/s)"
-        )
-        files = [EPISODES, UPDATES, EVALUATIONS, LAST_CHECKPOINT]
-        if self._config.figures:
-            from ablate.analysis.figures import learning_curve
-            from ablate.analysis.load import load_run
-
-            learning_curve(load_run(self.folder), self.folder / LEARNING_CURVE)
-            files.append(LEARNING_CURVE)
-        for name in files:
-            if (self.folder / name).exists():
-                print(f"  {shown(self.folder / name)}")
-        if self.interrupted_by is not None:
-            print(f"go on with: python src/run.py resume={shown(self.folder)}")
-
-
-class Signals:
-    """While it is entered, the first SIGINT or SIGTERM is noted in `received`; a second raises Interrupted."""
-
-    received: int | None = None
-
-    def __enter__(self) -> Signals:
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            raise Interrupted(number)
-        self.received = number
-
-
-def shown(path: Path) -> str:
-    """A path as the user would type it: relative to the current folder where that is shorter."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

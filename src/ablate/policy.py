@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ablate.config import Config, from_dict
-from ablate.nn.architecture import MlpArchitecture, mlp_architecture
+from ablate.config import from_dict
+from ablate.nn.architecture import MlpArchitecture, architecture_of
 from ablate.nn.distributions import make_distribution
 from ablate.nn.networks import ManualMlp
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint
@@ -37,7 +37,7 @@ class Policy:
         Raises ConfigError if there is no whole checkpoint."""
         checkpoint = read_checkpoint(find_checkpoint(Path(path)))
         spec = EnvSpec.from_dict(checkpoint.state["env_spec"])
-        architecture = architecture_of(from_dict(checkpoint.state["config"]), spec)
+        architecture = architecture_of(from_dict(checkpoint.state["config"]).model, spec)
         policy = cls(architecture, spec, sample, seed)
         policy.set_parameters(checkpoint.tensors["parameters"])
         return policy
@@ -52,8 +52,3 @@ class Policy:
         outputs = tuple(output[0].numpy() for output in self._network.policy(torch.from_numpy(self._observation)))
         choose = self._distribution.sample(outputs, self.rng) if self._sample else self._distribution.mode(outputs)
         return self._distribution.to_env(choose)
-
-
-def architecture_of(config: Config, spec: EnvSpec) -> MlpArchitecture:
-    """The network of a configuration for an environment."""
-    return mlp_architecture(config.model, spec)  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ class EnvSpec:
 
 
 class Trajectory(NamedTuple):
-    """Up to t_max steps of one worker, and the observation to bootstrap from. Row t is (s_tm1, a_tm1, r_t, discount_t)."""
+    """Up to t_max steps of one worker, and the observation to bootstrap from. A row: (s_tm1, a_tm1, r_t, discount_t)."""
 
     observations: np.ndarray  # (T+1, observation_size): s_0 ... s_T
     actions: np.ndarray  # (T, A) float, or (T,) int64

@@ -12,10 +12,10 @@ from ablate.algos import a3c
 from ablate.algos.job import WorkerJob
 from ablate.config import Config
 from ablate.envs.make import spec_of
+from ablate.nn.architecture import architecture_of
 from ablate.nn.distributions import make_distribution
 from ablate.nn.gradients import BACKENDS, LossSettings
 from ablate.parallel.shared import Command, SharedState
-from ablate.policy import architecture_of
 from ablate.seeding import Role, generator
 from ablate.types import EpisodeRecord, ProcessState, Trajectory, UpdateRecord
 
@@ -23,7 +23,7 @@ from ablate.types import EpisodeRecord, ProcessState, Trajectory, UpdateRecord
 def train(config: Config, folder: Path, evaluates: bool = False) -> tuple[list[Any], np.ndarray, SharedState]:
     """Run the interleaved loop to its end: messages, final parameters, shared state."""
     spec = spec_of(config.env)
-    layout = architecture_of(config, spec).layout()
+    layout = architecture_of(config.model, spec).layout()
     shared = SharedState(layout.size, len(config.optimizer.statistics), 1)
     layout.initialise(shared.parameters_view(), generator(config.seed, Role.parameters), 0.1)
     job = WorkerJob(config, spec, folder, shared, 0, tuple(range(config.workers or 1)), evaluates, {}, 0, 0, 0)
@@ -116,7 +116,8 @@ def test_each_push_is_the_gradient_of_this_rollout(
         class Checking:
             def step(self, gradient: torch.Tensor, update: int) -> None:
                 trajectory, parameters = collected[-1]
-                fresh = BACKENDS["autograd"](architecture_of(config, spec), make_distribution(spec.action), settings)
+                architecture = architecture_of(config.model, spec)
+                fresh = BACKENDS["autograd"](architecture, make_distribution(spec.action), settings)
                 fresh.parameters.copy_(parameters)
                 fresh.compute(trajectory)
                 torch.testing.assert_close(gradient, fresh.gradient, rtol=1e-3, atol=1e-5)

@@ -20,11 +20,11 @@ from ablate.envs import classic
 from ablate.envs.make import make_env
 from ablate.evaluation import Evaluator
 from ablate.nn.adam import Optimizer, make_optimizer
+from ablate.nn.architecture import architecture_of
 from ablate.nn.distributions import make_distribution
 from ablate.nn.gradients import BACKENDS, LossSettings
 from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.supervisor import ChildFailed
-from ablate.policy import architecture_of
 from ablate.replay.accumulator import RolloutAccumulator
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
 from ablate.types import Counters, EnvSpec, EpisodeRecord, ProcessState, Trajectory, UpdateRecord
@@ -42,7 +42,7 @@ class Worker:
         self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale
         self._distribution = make_distribution(spec.action)
         self.computer = BACKENDS[str(config.backend)](
-            architecture_of(config, spec),
+            architecture_of(config.model, spec),
             self._distribution,
             LossSettings.of(config.algo),
             config.device,

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ablate.config import AdamConfig, OptimizerConfig, RMSpropConfig
 
-
 ROUNDING = 1.001  # room for rounding in the bounds of the quotients
 
 

@@ -1,4 +1,6 @@
-"""A network as data: what the configuration and the environment make of it. No torch: the parent process reads it too."""
+"""A network as data: what the configuration and the environment make of it.
+
+No torch here: the parent process reads it too."""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
 
-from ablate.config import ConfigError, MlpConfig
+from ablate.config import ConfigError, MlpConfig, ModelConfig
 from ablate.nn.params import ParameterLayout
 from ablate.types import ActionSpec, EnvSpec
 
@@ -34,8 +36,9 @@ class MlpArchitecture:
         )
 
 
-def mlp_architecture(model: MlpConfig, env: EnvSpec) -> MlpArchitecture:
+def architecture_of(model: ModelConfig, env: EnvSpec) -> MlpArchitecture:
     """The network that `model` describes, with the inputs and outputs of `env`."""
+    assert isinstance(model, MlpConfig), model
     action = env.action
     outputs = action.n if action.n is not None else 2 * len(action.low)
     centre, scale = ((), ()) if action.is_discrete else _mu_range(model.mu_scale, action)

@@ -1,7 +1,8 @@
 """Policies as distributions over actions: log-probability and entropy, their gradients by hand, and drawing.
 
 `outputs` is what a network's policy part gives: (mu, sigma), each (T, A), or (logits,), (T, n).
-Drawing works on numpy outputs of one observation, without the T axis, and takes one number per dimension from the stream."""
+Drawing works on numpy outputs of one observation, without the T axis; it takes one number per dimension of the action
+from the stream, so that every backend can draw the same."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ class Gaussian:
         return (0.5 + self._half_log_2_pi + outputs[1].log()).sum(-1)
 
     def backward(self, outputs: Outputs, action: Tensor, d_log_prob: Tensor, d_entropy: float) -> Outputs:
-        """∂/∂mu = (a - mu) / sigma² · d_log_prob; ∂/∂sigma = (((a - mu)/sigma)² - 1) / sigma · d_log_prob + d_entropy / sigma."""
+        """With z = (a - mu) / sigma: ∂/∂mu = d_log_prob · z / sigma, ∂/∂sigma = (d_log_prob (z² - 1) + d_entropy) / sigma."""
         mu, sigma = outputs
         inverse = sigma.reciprocal()
         z = (action - mu) * inverse

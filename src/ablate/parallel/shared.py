@@ -30,7 +30,7 @@ class Command(IntEnum):
 class SharedState:
     """Travels to the processes when they are spawned; the `*_view`s are made where they are used.
 
-    size: number of parameters. statistics: number of vectors that the optimizer keeps. processes: heartbeats to hold."""
+    size: number of parameters. statistics: vectors that the optimizer keeps. processes: heartbeats to hold."""
 
     def __init__(self, size: int, statistics: int, processes: int) -> None:
         context = multiprocessing.get_context("spawn")

@@ -15,7 +15,7 @@ LAST_CHECKPOINT = "checkpoints/last.safetensors"
 BEST_CHECKPOINT = "checkpoints/best.safetensors"
 LEARNING_CURVE = "figures/learning_curve.png"
 
-# Returns and rewards are raw (unshifted, unscaled, unclipped); times are seconds of training since the run's first start.
+# Returns and rewards are raw (unshifted, unscaled, unclipped); times are seconds of training since the first start.
 COLUMNS: dict[str, tuple[str, ...]] = {
     EPISODES: (
         "episode", "worker", "global_step", "wall_time_s", "episodic_return", "episodic_length",
