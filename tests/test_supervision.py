@@ -32,6 +32,7 @@ TEST_ID = "ABLATE_TEST_ID"  # in the environment of every process that a test st
 START_S = 60.0  # torch is imported in every child, on a machine that others use too
 GONE_S = 10.0
 HANG_TIMEOUT_S = 3.0
+SLOW_AFTER_ROWS = 26  # with +env.kwargs.after=200: 13 episodes of 15 steps for each of two workers
 SETTINGS = (
     "workers=2", "max_episodes=100000", "env=gymnasium", "env.max_ep_step=20", "log_interval=10", "figures=false",
     "checkpoint_every_seconds=0.5", "evaluation.every_seconds=0.5",
@@ -127,13 +128,13 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _shared_memory() -> set[str]:
+def shared_memory_files() -> set[str]:
     return set(os.listdir("/dev/shm"))
 
 
 def left_in_shared_memory(before: set[str], run: Run) -> set[str]:
     """Files that are new in /dev/shm and that no process of somebody else holds: other programs run here too."""
-    new = _shared_memory() - before
+    new = shared_memory_files() - before
     mine = set(run.processes())
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if new else ():
         if pid not in mine:
@@ -187,6 +188,11 @@ def kill_parent(run: Run) -> None:
     kill_between_two_writes(run, run.process.pid)
 
 
+def kill_parent_of_hung(run: Run) -> None:
+    run.wait_until(lambda: run.rows() >= SLOW_AFTER_ROWS, "hanging")
+    kill_parent(run)
+
+
 def kill_between_two_writes(run: Run, pid: int) -> None:
     """kill -9 while no temporary file is there: one that dies with the pen in its hand is another test's matter."""
     while True:
@@ -207,7 +213,7 @@ def signal_to_parent(number: signal.Signals) -> Callable[[Run], None]:
 
 def two_interrupts(run: Run) -> None:
     """The second while the workers, in the middle of slow steps, have not come to a stop."""
-    run.wait_until(lambda: run.rows() >= 26, "slow")  # 13 episodes of 15 steps each, and the 200th step is reached
+    run.wait_until(lambda: run.rows() >= SLOW_AFTER_ROWS, "slow")
     os.killpg(run.process.pid, signal.SIGINT)
     run.wait_until(lambda: "stopping" in run.output, "stopping")
     os.killpg(run.process.pid, signal.SIGINT)
@@ -287,6 +293,10 @@ FAULTS = (
         "two Ctrl-C", two_interrupts, "interrupted", "^SIGINT a second time: stopped at once", 130, "Slow-v0",
         ("+env.kwargs.after=200", "evaluation.every_steps=100"), ("interleaved",),
     ),
+    Fault(
+        "kill -9 of the parent of hung workers", kill_parent_of_hung, "running", "^$", -signal.SIGKILL, "Hangs-v0",
+        ("+env.kwargs.after=200", ALONE), ("async",),
+    ),
     Fault("kill -9 of the parent", kill_parent, "running", "^$", -signal.SIGKILL, quick=("async",)),
     Fault(
         "NaN reward", wait_for_it, "failed", r"^diverged: loss nan.* at update \d+ \(worker \d\)$", 1, "NanReward-v0",
@@ -304,7 +314,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("fault", "schedule"), TABLE)
 def test_fault(fault: Fault, schedule: str, start: Callable[..., Run], tmp_path: Path) -> None:
-    shared_memory = _shared_memory()
+    shared_memory = shared_memory_files()
     every_steps = "evaluation.every_steps=500" if schedule == "interleaved" else "evaluation.every_steps=null"
     chosen = (f"schedule={schedule}", f"env.id=faulty_envs:{fault.env}", every_steps, *fault.settings)
     run = new_run(start, tmp_path, *chosen)
@@ -366,3 +376,101 @@ def assert_it_can_go_on(run: Run, start: Callable[..., Run], whole: bool = False
     assert after.episodes.head(kept).equals(tables.episodes.head(kept))
     assert _eventually(lambda: not resumed.processes())
     assert resumed.temporary_files() == []
+
+
+# Moments that are hard to hit.
+
+SIGNALLED_AT_THE_END = """
+import multiprocessing, os, runpy, signal, sys
+sys.path.insert(0, "src")
+from ablate.records import checkpoint
+write = checkpoint.write_checkpoint
+def write_and_signal(path, content):
+    if not multiprocessing.active_children():  # the last checkpoint: the workers have ended
+        os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
+    write(path, content)
+checkpoint.write_checkpoint = write_and_signal
+sys.argv[0] = "src/run.py"
+runpy.run_path("src/run.py", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+def test_signal_during_the_last_checkpoint(
+    number: signal.Signals, first: bool, start: Callable[..., Run], tmp_path: Path
+) -> None:
+    """first: the run has reached its limit. Otherwise it is writing its checkpoint after a Ctrl-C."""
+    settings = ("schedule=interleaved", "env.id=faulty_envs:Faulty-v0", f"max_episodes={20 if first else 100000}")
+    run = new_run(start, tmp_path, *settings, program=("-c", SIGNALLED_AT_THE_END), SIGNAL=number.name)
+    if not first:
+        wait_until_it_trains(run, evaluations=0)
+        os.kill(run.process.pid, signal.SIGINT)
+    code, state = run.exit_code(), run.status()["state"]
+    allowed = {("interrupted", 130), ("interrupted", 128 + number)}
+    if first:
+        allowed |= {("completed", 0), ("completed", 128 + number)}
+    assert (state, code) in allowed, f"{run.status()} {run.errors}"
+    assert run.temporary_files() == []
+    assert_it_can_go_on(run, start)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_signal_while_the_workers_start(number: signal.Signals, start: Callable[..., Run], tmp_path: Path) -> None:
+    shared_memory = shared_memory_files()
+    run = new_run(start, tmp_path, "schedule=async", "env.id=faulty_envs:Faulty-v0")
+    run.wait_until(lambda: (run.folder / STATUS).exists(), "started")
+    os.killpg(run.process.pid, number)
+    assert run.exit_code() == 128 + number, run.errors
+    assert (run.status()["state"], run.status()["reason"]) == ("interrupted", number.name)
+    assert_nothing_is_left(run, shared_memory)
+    assert_it_can_go_on(run, start, whole=True)
+
+
+@pytest.mark.slow
+def test_a_third_interrupt_leaves_no_process(start: Callable[..., Run], tmp_path: Path) -> None:
+    """Workers hang, the user is impatient: the third Ctrl-C comes while the children are being ended."""
+    shared_memory = shared_memory_files()
+    settings = ("schedule=async", ALONE, "env.id=faulty_envs:Hangs-v0", "+env.kwargs.after=200")
+    run = new_run(start, tmp_path, *settings)
+    run.wait_until(lambda: run.rows() >= SLOW_AFTER_ROWS, "hanging")
+    os.killpg(run.process.pid, signal.SIGINT)
+    run.wait_until(lambda: "stopping" in run.output, "stopping")
+    for _ in range(2):
+        os.killpg(run.process.pid, signal.SIGINT)
+        time.sleep(0.2)  # within the second that children are given to end by themselves
+    assert run.exit_code(GONE_S) == 130, run.errors
+    assert run.status()["state"] == "interrupted"
+    assert_nothing_is_left(run, shared_memory)
+    assert_it_can_go_on(run, start)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["async", "interleaved"])
+def test_starting_is_no_hang(schedule: str, start: Callable[..., Run], tmp_path: Path) -> None:
+    """To import torch and make an environment takes longer than a step may."""
+    settings = (f"schedule={schedule}", "env.id=faulty_envs:Faulty-v0", "max_episodes=20", "hang_timeout_s=0.8")
+    run = new_run(start, tmp_path, *settings)
+    assert run.exit_code() == 0, run.errors
+    assert run.status()["state"] == "completed"
+
+
+@pytest.mark.slow
+def test_resume_of_a_completed_run_adds_nothing_and_tidies_up(start: Callable[..., Run], tmp_path: Path) -> None:
+    """A kill -9 in the middle of a write leaves a temporary file: the next start removes it."""
+    settings = ("schedule=interleaved", "env.id=Pendulum-v1", "max_episodes=20", "evaluation.every_seconds=null")
+    run = new_run(start, tmp_path, *settings)
+    assert run.exit_code() == 0, run.errors
+    before, status = read_checkpoint(run.folder / LAST_CHECKPOINT), run.status()
+    episodes = load_run(run.folder).episodes
+    (run.folder / LAST_CHECKPOINT).with_name(".last.safetensors.1.tmp").write_bytes(b"half a checkpoint")
+    resumed = start(f"resume={run.folder}")
+    assert resumed.exit_code() == 0, resumed.errors
+    assert run.temporary_files() == []
+    assert load_run(run.folder).episodes.equals(episodes)
+    for key in ("state", "reason", "episodes", "steps", "updates"):
+        assert resumed.status()[key] == status[key], key
+    after = read_checkpoint(run.folder / LAST_CHECKPOINT)
+    assert np.array_equal(after.tensors["parameters"], before.tensors["parameters"])

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ablate.config import SCHEMAS, Config, ConfigError, config_hash, known_keys, suggest, validate
-from ablate.experiment import RunFailed, plan
+from ablate.experiment import RunFailed, plan, refuse_used
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS = ROOT / "outputs"
@@ -82,7 +82,9 @@ class ValidateFirst(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            plan(validate(_without_hydra(config)), list(config.hydra.overrides.task))
+            checked = plan(validate(_without_hydra(config)), list(config.hydra.overrides.task))
+            if checked.new:
+                refuse_used(Path(config.hydra.run.dir))
         except ConfigError as error:
             _refuse(error)
 

@@ -18,7 +18,7 @@ from ablate.records.checkpoint import find_checkpoint, read_checkpoint
 from ablate.records.manifest import lock_run, read_manifest, write_manifest
 from ablate.records.schema import LAST_CHECKPOINT, MANIFEST
 from ablate.seeding import Role, generator
-from ablate.training import Interrupted, Plan, Training
+from ablate.training import Interrupted, Plan, Training, limit_reached
 
 
 class RunFailed(Exception):
@@ -88,15 +88,23 @@ def _has_time_limit(config: Config) -> bool:
     return gymnasium.spec(config.env.id).max_episode_steps is not None
 
 
+def refuse_used(folder: Path) -> None:
+    """Raise ConfigError if the folder holds a run: a new one would overwrite it."""
+    if (folder / MANIFEST).exists():
+        raise ConfigError(f"{folder}: it holds a run already; resume={folder} goes on with it")
+
+
 def run(plan: Plan, folder: Path, overrides: list[str], root: Path) -> None:
     """Train to the end and leave the run's files in `folder`.
 
     Raises RunFailed if a process fails or the records cannot be written, Interrupted after a signal."""
     if plan.new:
-        if (folder / MANIFEST).exists():
-            raise ConfigError(f"{folder}: it holds a run already; resume={folder} goes on with it")
+        refuse_used(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_manifest(folder, plan.config, sys.argv, overrides, root)
+    if plan.resumed is not None and (reached := limit_reached(plan.config, plan.resumed.state["counters"])):
+        print(f"nothing to do: {reached}; a larger limit beside resume= trains further")
+        return
     with lock_run(folder):
         training = Training(plan, folder)
         try:

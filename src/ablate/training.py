@@ -118,11 +118,11 @@ class Training:
     def run(self) -> None:
         """Train until a limit, a signal or a failure. Afterwards no process of the run is left."""
         config = self._config
-        how = f"{config.workers} workers · {config.schedule} · {config.backend}"
+        workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
         display = ProgressDisplay(
             mode=str(config.logger.display),
             print_every_seconds=config.logger.print_every_seconds,
-            title=f"{config.algo.name} · {config.env.id} · {how}",
+            title=f"{config.algo.name} · {config.env.id} · {workers} · {config.schedule} · {config.backend}",
             max_episodes=config.max_episodes,
             total_steps=config.total_steps,
         )
@@ -134,8 +134,10 @@ class Training:
         self.interrupted_by = signals.received
         self._write_checkpoint()
         self._recorder.close()
-        reason = f"{signal.Signals(signals.received).name}" if signals.received else self._limit_reached()
-        self.end("interrupted" if signals.received else "completed", reason)
+        if signals.received is not None:
+            self.end("interrupted", signal.Signals(signals.received).name)
+        else:
+            self.end("completed", limit_reached(config, self._counters()._asdict()))
 
     def _announce(self, display: ProgressDisplay) -> None:
         resumed = self.plan.resumed
@@ -239,12 +241,6 @@ class Training:
         self._recorder.flush()
         write_checkpoint(self.folder / LAST_CHECKPOINT, self._checkpoint())
 
-    def _limit_reached(self) -> str:
-        counters, config = self._counters(), self._config
-        if config.max_episodes is not None and counters.episodes >= config.max_episodes:
-            return f"max_episodes={config.max_episodes} reached"
-        return f"total_steps={config.total_steps} reached"
-
     def end(self, state: str, reason: str) -> None:
         """Leave the last status; on a full disk the old one stays."""
         try:
@@ -272,6 +268,15 @@ class Training:
                 print(f"  {shown(self.folder / name)}")
         if self.interrupted_by is not None:
             print(f"go on with: python src/run.py resume={shown(self.folder)}")
+
+
+def limit_reached(config: Config, counters: dict[str, int]) -> str:
+    """Which limit the counters have reached, in words; empty if none."""
+    for limit, count in (("max_episodes", counters["episodes"]), ("total_steps", counters["steps"])):
+        value = getattr(config, limit)
+        if value is not None and count >= value:
+            return f"{limit}={value} reached"
+    return ""
 
 
 class Signals:

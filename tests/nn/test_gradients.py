@@ -9,7 +9,8 @@ from helpers import computers, config_of, random_rollout
 
 from ablate.nn.adam import make_optimizer
 from ablate.nn.architecture import MlpArchitecture
-from ablate.nn.gradients import LossSettings
+from ablate.nn.distributions import make_distribution
+from ablate.nn.gradients import BACKENDS, LossSettings
 from ablate.types import ActionSpec, Trajectory
 
 BOX = ActionSpec(low=(-2.0,), high=(2.0,))
@@ -112,3 +113,17 @@ def test_policy_outputs_of_both_backends() -> None:
     assert np.all(np.abs(mu - [0.0, 0.0, 1.5]) <= [1.0, 2.0, 1.5])
     assert np.all(sigma > 1e-4)
     assert math.isfinite(float(sigma.sum()))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("backend", ["autograd", "manual"])
+def test_on_a_gpu(backend: str) -> None:
+    arch = architecture(BOX)
+    rollout = random_rollout(np.random.default_rng(0), 3, BOX, 10, terminated=False)
+    cpu = computers(arch, BOX, S1, torch.float64)[backend]
+    gpu = BACKENDS[backend](arch, make_distribution(BOX), S1, "cuda", torch.float64)
+    gpu.parameters.copy_(cpu.parameters)
+    cpu.compute(rollout)
+    gpu.compute(rollout)
+    torch.testing.assert_close(gpu.gradient.cpu(), cpu.gradient, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(gpu.policy(rollout.observations[:1])[0], cpu.policy(rollout.observations[:1])[0])

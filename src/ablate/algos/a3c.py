@@ -138,7 +138,7 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
         beat()
         if shared.pauses_asked > paused_for:
             paused_for = shared.pauses_asked
-            send(_process_state(workers, turn, evaluator))
+            send(_process_state(workers, turn))
             while shared.pauses_released < paused_for and shared.command == Command.run:
                 beat()
                 time.sleep(PAUSE_POLL_S)
@@ -170,7 +170,7 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
             send(evaluator.evaluate(shared.parameters_view().copy(), counters, shared.wall_time_s()))
         if reached_limit:
             shared.command = Command.stop
-    send(_process_state(workers, turn, evaluator))
+    send(_process_state(workers, turn))
 
 
 def _checked(
@@ -214,13 +214,9 @@ def _evaluation_due(every_steps: int | None, before: Counters, after: Counters, 
     return last or after.steps // every_steps > before.steps // every_steps
 
 
-def _process_state(workers: list[Worker], turn: int, evaluator: Evaluator | None) -> ProcessState:
+def _process_state(workers: list[Worker], turn: int) -> ProcessState:
     states = {worker.index: worker.state() for worker in workers}
     return ProcessState(
-        {
-            "turn": turn,
-            "evaluations_done": evaluator.done if evaluator else None,
-            "workers": {str(index): values for index, (values, _) in states.items()},
-        },
+        {"turn": turn, "workers": {str(index): values for index, (values, _) in states.items()}},
         {f"worker.{index}.parameters": parameters for index, (_, parameters) in states.items()},
     )

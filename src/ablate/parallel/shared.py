@@ -109,9 +109,10 @@ class SharedState:
         """A sign of life, at every environment step."""
         self._heartbeats[process] = time.monotonic()
 
-    def silent_for_s(self, process: int) -> float:
-        """Seconds since the process's last sign of life, or since the start."""
-        return time.monotonic() - max(self._heartbeats[process], self.started)
+    def silent_for_s(self, process: int) -> float | None:
+        """Seconds since the process's last sign of life; None before its first."""
+        last = self._heartbeats[process]
+        return time.monotonic() - last if last else None
 
 
 def _view(array: ctypes.Array) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from ablate.parallel.shared import Command, SharedState
 
+STARTUP_S = 120.0  # for a child to import torch and to make its environment, on a crowded machine
 GRACE_S = 5.0  # for a child whose pipe has ended to end too
 ABANDON_S = 1.0  # between asking the children to end and killing them
 # Set before torch is imported in the child: many small matrix products side by side, one thread each.
@@ -98,9 +99,13 @@ class Supervisor:
             except (EOFError, OSError):
                 self._ended(name)
         for index, child in enumerate(self._children):
+            if child.name not in self._pipes:
+                continue
             silent = self._shared.silent_for_s(index)
-            if child.name in self._pipes and silent > self._hang_timeout_s:
+            if silent is not None and silent > self._hang_timeout_s:
                 raise ChildFailed(f"{child.name} hangs: no step for {silent:.0f} s (hang_timeout_s)")
+            if silent is None and time.monotonic() - self._shared.started > max(self._hang_timeout_s, STARTUP_S):
+                raise ChildFailed(f"{child.name} hangs: no first step after {STARTUP_S:.0f} s")
 
     def _ended(self, name: str) -> None:
         self._pipes.pop(name).close()
