@@ -81,11 +81,11 @@ def main() -> int:
         parser.error("--seconds, --repeats and each of --workers must be positive numbers")
     os.environ.update(ONE_THREAD)  # for the processes to come; torch is in this one already
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill cleans up like Ctrl-C
-    console = Console()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a kill cleans up like Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     try:
         header()
-        BENCHMARKS[options.what](console, options.seconds, options.repeats, workers)
+        BENCHMARKS[options.what](Console(), options.seconds, options.repeats, workers)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -39,11 +39,11 @@ class EnvSpec:
 
 
 class Trajectory(NamedTuple):
-    """Up to t_max steps of one worker, and the observation to bootstrap from. A row: (s_tm1, a_tm1, r_t, discount_t)."""
+    """Up to t_max steps of one worker, and the observation to bootstrap from."""
 
     observations: np.ndarray  # (T+1, observation_size): s_0 ... s_T
-    actions: np.ndarray  # (T, A) float, or (T,) int64
-    rewards: np.ndarray  # (T,) as training sees them: shifted and scaled
+    actions: np.ndarray  # (T, A) float, or (T,) int64: a_0 ... a_{T-1}
+    rewards: np.ndarray  # (T,) r_1 ... r_T as training sees them: shifted and scaled
     discounts: np.ndarray  # (T,) γ, or 0 where nothing follows
 
 

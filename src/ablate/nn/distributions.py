@@ -48,7 +48,7 @@ class Gaussian:
         return (0.5 + self._half_log_2_pi + outputs[1].log()).sum(-1)
 
     def backward(self, outputs: Outputs, action: Tensor, d_log_prob: Tensor, d_entropy: float) -> Outputs:
-        """With z = (a - mu) / sigma: ∂/∂mu = d_log_prob · z / sigma, ∂/∂sigma = (d_log_prob (z² - 1) + d_entropy) / sigma."""
+        """z = (a - mu) / sigma: d_mu = d_log_prob · z / sigma, d_sigma = (d_log_prob (z² - 1) + d_entropy) / sigma."""
         mu, sigma = outputs
         inverse = sigma.reciprocal()
         z = (action - mu) * inverse

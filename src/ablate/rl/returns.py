@@ -20,7 +20,7 @@ def n_step_returns(r_t: Sequence[float], discount_t: Sequence[float], bootstrap_
 def generalised_advantages(
     r_t: Sequence[float], discount_t: Sequence[float], values: Sequence[float], gae_lambda: float
 ) -> list[float]:
-    """gae_tm1 = δ_t + discount_t · λ · gae_t, δ_t = r_t + discount_t · V(s_t) - V(s_tm1) (Schulman et al. 2016, eq. 16).
+    """gae_tm1 = δ_t + discount_t · λ · gae_t; δ_t = r_t + discount_t · V(s_t) - V(s_tm1) (Schulman et al. 2016).
 
     r_t, discount_t: (T,); values: (T+1,), V(s_0) ... V(s_T). λ = 1 gives the n-step return less V. Returns (T,)."""
     advantages = [0.0] * len(r_t)
