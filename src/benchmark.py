@@ -231,13 +231,12 @@ def program_loop(clock: Clock, backend: str) -> Callable[[], int]:
     worker = a3c.Worker(0, config, plan.spec, None, 0)
     worker.pull(theta, 0)
     clock.wrap("environment", worker._env, "step", "reset")
-    clock.wrap("network", worker.computer, "policy")
-    clock.wrap("network", worker._distribution, "sample")
+    clock.wrap("network", worker._actor, "sample")
 
     def update(trajectory: Trajectory, episodes: int) -> None:
         loss, _ = worker.computer.compute(trajectory)
-        gradient, _ = a3c._checked(worker, loss, shared.counters(), algo.max_grad_norm)
-        a3c._push(worker, optimizer, gradient, theta, shared, len(trajectory.rewards), episodes, algo.lock_updates)
+        gradient, _ = a3c.checked_gradient(worker, loss, shared.counters(), algo.max_grad_norm)
+        a3c.push(worker, optimizer, gradient, theta, shared, len(trajectory.rewards), episodes, algo.lock_updates)
 
     timed_update = clock.timed("update", update)
 
@@ -258,7 +257,7 @@ def split_table(console: Console, seconds: float, repeats: int) -> Table:
         for name, loop in loops.items():
             with console.status(f"repeat {repeat + 1} of {repeats}: parts of a step, {name}"):
                 samples[name].append(split(loop, seconds))
-    clocks_s = 3 * seconds_per_call(Clock().timed("update", lambda: None), 0.1)  # of env.step, policy and sample
+    clocks_s = 2 * seconds_per_call(Clock().timed("update", lambda: None), 0.1)  # of env.step and acting
     table = table_of(
         "One environment step in training, one process, µs",
         f"network: acting; update: gradient, optimizer, pull; the clocks cost about {1e6 * clocks_s:.1f} of it",

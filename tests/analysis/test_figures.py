@@ -129,9 +129,7 @@ def test_evaluations_are_shown_before_the_first_episode_ends(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 450])
 @pytest.mark.parametrize("evaluations", [[], [[-3.0]], [[-3.0, -2.0]], [[-3.0], [-2.0]]])
-def test_short_runs_are_drawn_without_a_warning(
-    tmp_path: Path, n: int, evaluations: list[list[float]]
-) -> None:
+def test_short_runs_are_drawn_without_a_warning(tmp_path: Path, n: int, evaluations: list[list[float]]) -> None:
     run = make_run(noisy_curve(n), evaluations)
     learning_curve(run, tmp_path / "curve.png")
     figure = draw_learning_curve(run)

@@ -67,9 +67,7 @@ def test_adam_equals_torch(
         eps=eps,
         weight_decay=weight_decay,
     )
-    reference = torch.optim.Adam(
-        [theta], lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad
-    )
+    reference = torch.optim.Adam([theta], lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
     check_against_torch(optimizer, parameters, reference, theta)
     state = reference.state[theta]
     torch.testing.assert_close(moments[0], state["exp_avg"])

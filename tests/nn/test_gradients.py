@@ -1,7 +1,5 @@
 """backend=manual against backend=autograd, and both against torch.autograd.grad of the report's equation."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -97,22 +95,10 @@ def test_gradient_is_the_reports_and_of_this_rollout_only(backend: str) -> None:
     rng = np.random.default_rng(3)
     for i in range(5):
         rollout = random_rollout(rng, 3, BOX, 10, terminated=i == 3)
-        computer.policy(rollout.observations[:1])  # acting in between must not matter
         computer.compute(rollout)
         expected = report_gradient(computer.parameters, arch, rollout)
         torch.testing.assert_close(computer.gradient, expected, rtol=1e-9, atol=1e-11)
         computer.parameters.add_(0.01 * computer.gradient)
-
-
-def test_policy_outputs_of_both_backends() -> None:
-    both = computers(architecture(BOX3), BOX3, S1, torch.float64)
-    observation = np.random.default_rng(0).standard_normal((1, 3))
-    for manual, autograd in zip(*(c.policy(observation) for c in both.values()), strict=True):
-        np.testing.assert_allclose(manual, autograd, rtol=1e-12)
-    mu, sigma = both["manual"].policy(observation)
-    assert np.all(np.abs(mu - [0.0, 0.0, 1.5]) <= [1.0, 2.0, 1.5])
-    assert np.all(sigma > 1e-4)
-    assert math.isfinite(float(sigma.sum()))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -126,4 +112,3 @@ def test_on_a_gpu(backend: str) -> None:
     cpu.compute(rollout)
     gpu.compute(rollout)
     torch.testing.assert_close(gpu.gradient.cpu(), cpu.gradient, rtol=1e-9, atol=1e-11)
-    np.testing.assert_allclose(gpu.policy(rollout.observations[:1])[0], cpu.policy(rollout.observations[:1])[0])

@@ -59,9 +59,7 @@ def check_conv2d(
     assert_close(y, reference(x, weight, bias))
     assert_close(layers.conv2d(x, weight, None, stride, padding), y - bias[:, None, None])
     d_y = randn(*y.shape, seed=3)
-    assert_close(
-        layers.conv2d_backward(d_y, x, weight, stride, padding), autograd(reference, d_y, x, weight, bias)
-    )
+    assert_close(layers.conv2d_backward(d_y, x, weight, stride, padding), autograd(reference, d_y, x, weight, bias))
     return y
 
 
@@ -216,9 +214,7 @@ def check_categorical(logits: Tensor) -> None:
     d_logits = layers.log_prob_backward(d_h, p, action)
     assert_close(
         d_logits,
-        autograd(
-            lambda z: F.log_softmax(z, dim=-1).gather(-1, action.unsqueeze(-1)).squeeze(-1), d_h, logits
-        )[0],
+        autograd(lambda z: F.log_softmax(z, dim=-1).gather(-1, action.unsqueeze(-1)).squeeze(-1), d_h, logits)[0],
     )
 
 
@@ -275,9 +271,7 @@ def test_lstm_cell_matches_torch(batch: int, n_in: int, hidden: int, scale: floa
     assert_close((h, c), (h_reference.detach(), c_reference.detach()))
 
     d_h, d_c = randn(batch, hidden, seed=3), randn(batch, hidden, seed=4)
-    expected = torch.autograd.grad(
-        [h_reference, c_reference], [x, h_tm1, c_tm1, *cell.parameters()], [d_h, d_c]
-    )
+    expected = torch.autograd.grad([h_reference, c_reference], [x, h_tm1, c_tm1, *cell.parameters()], [d_h, d_c])
     *actual, d_b = layers.lstm_cell_backward(d_h, d_c, cache, w_ih, w_hh)
     assert_close((*actual, d_b, d_b), expected)
 

@@ -19,6 +19,7 @@ from ablate.config import A3CConfig, Config
 from ablate.envs import classic
 from ablate.envs.make import make_env
 from ablate.evaluation import Evaluator
+from ablate.nn.acting import Actor
 from ablate.nn.adam import Optimizer, make_optimizer
 from ablate.nn.architecture import architecture_of
 from ablate.nn.distributions import make_distribution
@@ -40,16 +41,13 @@ class Worker:
         self.index = index
         self._algo = config.algo
         self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale
-        self._distribution = make_distribution(spec.action)
+        architecture = architecture_of(config.model, spec)
         self.computer = BACKENDS[str(config.backend)](
-            architecture_of(config.model, spec),
-            self._distribution,
-            LossSettings.of(config.algo),
-            config.device,
+            architecture, make_distribution(spec.action), LossSettings.of(config.algo), config.device
         )
-        self._rollout = RolloutAccumulator(
-            config.algo.t_max, spec.observation_size, spec.action, np.dtype(np.float32)
-        )
+        self._acting_parameters = np.zeros(architecture.layout().size, np.float32)
+        self._actor = Actor(architecture, spec.action, self._acting_parameters)
+        self._rollout = RolloutAccumulator(config.algo.t_max, spec.observation_size, spec.action, np.dtype(np.float32))
         self._action_rng = generator(config.seed, Role.action, index)
         self._env = make_env(config.env)
         self._episodic_return, self._episodic_length = 0.0, 0
@@ -69,17 +67,17 @@ class Worker:
     def pull(self, shared_parameters: torch.Tensor, updates: int) -> None:
         """θ' ← θ."""
         self.computer.parameters.copy_(shared_parameters)
+        self._acting_parameters[:] = self.computer.parameters.cpu()
         self.pulled_at = updates
 
     def collect(self, limit: int, beat: Callable[[], None]) -> tuple[Trajectory, EpisodeRecord | None]:
         """Act for t_max steps (or `limit`) or to the episode's end. The record of an ended one lacks step and time."""
-        rollout, gamma = self._rollout, self._algo.gamma
+        actor, rollout, gamma = self._actor, self._rollout, self._algo.gamma
         rollout.start(self._observation)
         for t in range(min(self._algo.t_max, limit)):
             beat()
-            outputs = self.computer.policy(rollout.observations[t : t + 1])
-            action = self._distribution.sample(outputs, self._action_rng)
-            observation, reward, terminated, truncated, _ = self._env.step(self._distribution.to_env(action))
+            action = actor.sample(rollout.observations[t], self._action_rng)
+            observation, reward, terminated, truncated, _ = self._env.step(actor.to_env(action))
             reward = float(reward)
             self._episodic_return += reward
             self._episodic_length += 1
@@ -106,7 +104,7 @@ class Worker:
             "env": classic.save(self._env),
             "observation": np.asarray(self._observation, np.float32).reshape(-1).tolist(),
         }
-        return values, self.computer.parameters.cpu().numpy().copy()
+        return values, self._acting_parameters.copy()
 
 
 def work(send: Callable[[Any], None], job: WorkerJob) -> None:
@@ -150,9 +148,9 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
         limit = max(1, config.total_steps - before.steps) if config.total_steps else config.algo.t_max
         trajectory, episode = worker.collect(limit, beat)
         loss, metrics = worker.computer.compute(trajectory)
-        gradient, grad_norm = _checked(worker, loss, before, config.algo.max_grad_norm)
+        gradient, grad_norm = checked_gradient(worker, loss, before, config.algo.max_grad_norm)
         steps, episodes = len(trajectory.rewards), int(episode is not None)
-        staleness, counters = _push(
+        staleness, counters = push(
             worker, optimizer, gradient, theta, shared, steps, episodes, config.algo.lock_updates
         )
 
@@ -173,7 +171,7 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
     send(_process_state(workers, turn))
 
 
-def _checked(
+def checked_gradient(
     worker: Worker, loss: torch.Tensor, before: Counters, max_grad_norm: float | None
 ) -> tuple[torch.Tensor, float]:
     """The worker's gradient on the CPU, clipped, and its norm before that. Nothing but finite numbers may be pushed."""
@@ -189,7 +187,7 @@ def _checked(
     return gradient, grad_norm
 
 
-def _push(
+def push(
     worker: Worker,
     optimizer: Optimizer,
     gradient: torch.Tensor,

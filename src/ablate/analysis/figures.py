@@ -131,9 +131,7 @@ def _finish_x(ax: Axes) -> None:
     end = ax.dataLim.xmax
     if not np.isfinite(end):  # no row, or no finite one
         ax.set_xticks([])
-        ax.text(
-            0.5, 0.5, "no finished episode yet", transform=ax.transAxes, ha="center", va="center", color="0.4"
-        )
+        ax.text(0.5, 0.5, "no finished episode yet", transform=ax.transAxes, ha="center", va="center", color="0.4")
         return
     ax.set_xlim(0, end * 1.02)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))

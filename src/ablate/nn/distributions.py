@@ -1,15 +1,12 @@
-"""Policies as distributions over actions: log-probability and entropy, their gradients by hand, and drawing.
+"""Policies as distributions over actions: log-probability and entropy, and their gradients by hand.
 
-`outputs` is what a network's policy part gives: (mu, sigma), each (T, A), or (logits,), (T, n).
-Drawing works on numpy outputs of one observation, without the T axis; it takes one number per dimension of the action
-from the stream, so that every backend can draw the same."""
+`outputs` is what a network's policy part gives: (mu, sigma), each (T, A), or (logits,), (T, n)."""
 
 from __future__ import annotations
 
 import math
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,26 +14,18 @@ from ablate.nn import layers
 from ablate.types import ActionSpec
 
 Outputs = tuple[Tensor, ...]
-NumpyOutputs = tuple[np.ndarray, ...]
 
 
 class Distribution(Protocol):
     def log_prob(self, outputs: Outputs, action: Tensor) -> Tensor: ...  # (T,)
     def entropy(self, outputs: Outputs) -> Tensor: ...  # (T,)
     def backward(self, outputs: Outputs, action: Tensor, d_log_prob: Tensor, d_entropy: float) -> Outputs: ...
-    def sample(self, outputs: NumpyOutputs, rng: np.random.Generator) -> np.ndarray | int: ...
-    def mode(self, outputs: NumpyOutputs) -> np.ndarray | int: ...
-    def to_env(self, action: np.ndarray | int) -> np.ndarray | int: ...
 
 
 class Gaussian:
-    """Independent normals, a ~ Normal(mu, sigma); the environment gets the action clipped to its bounds."""
+    """Independent normals, a ~ Normal(mu, sigma)."""
 
     _half_log_2_pi = 0.5 * math.log(2 * math.pi)
-
-    def __init__(self, action: ActionSpec) -> None:
-        self._low = np.asarray(action.low, np.float32)
-        self._high = np.asarray(action.high, np.float32)
 
     def log_prob(self, outputs: Outputs, action: Tensor) -> Tensor:
         """Σ_A -(a - mu)² / 2 sigma² - log sigma - log √(2π)."""
@@ -57,22 +46,9 @@ class Gaussian:
         d_sigma = inverse * (d_log_prob * (z * z - 1.0) + d_entropy)
         return d_mu, d_sigma
 
-    def sample(self, outputs: NumpyOutputs, rng: np.random.Generator) -> np.ndarray:
-        mu, sigma = outputs
-        return (mu + sigma * rng.standard_normal(len(mu))).astype(mu.dtype)
-
-    def mode(self, outputs: NumpyOutputs) -> np.ndarray:
-        return outputs[0]
-
-    def to_env(self, action: np.ndarray | int) -> np.ndarray:
-        return np.minimum(np.maximum(action, self._low), self._high)
-
 
 class Categorical:
     """One of n actions, with probabilities softmax(logits)."""
-
-    def __init__(self, action: ActionSpec) -> None:
-        self._start = action.start
 
     def log_prob(self, outputs: Outputs, action: Tensor) -> Tensor:
         """log p_a."""
@@ -90,18 +66,6 @@ class Categorical:
         d_h = torch.full_like(d_log_prob, d_entropy)
         return (layers.log_prob_backward(d_log_prob, p, action) + layers.entropy_backward(d_h, p, log_p),)
 
-    def sample(self, outputs: NumpyOutputs, rng: np.random.Generator) -> int:
-        """The inverse of the cumulative distribution at one uniform draw."""
-        logits = outputs[0].astype(np.float64)
-        cumulative = np.cumsum(np.exp(logits - logits.max()))
-        return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-
-    def mode(self, outputs: NumpyOutputs) -> int:
-        return int(np.argmax(outputs[0]))
-
-    def to_env(self, action: np.ndarray | int) -> int:
-        return int(action) + self._start
-
 
 def make_distribution(action: ActionSpec) -> Distribution:
-    return Categorical(action) if action.is_discrete else Gaussian(action)
+    return Categorical() if action.is_discrete else Gaussian()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ablate.config import A3CConfig
 from ablate.nn.architecture import MlpArchitecture
-from ablate.nn.distributions import Distribution, NumpyOutputs, Outputs
+from ablate.nn.distributions import Distribution, Outputs
 from ablate.nn.networks import ManualMlp, TorchMlp
 from ablate.rl.losses import A3CMetrics, a3c_loss, a3c_loss_backward
 from ablate.rl.returns import generalised_advantages, n_step_returns
@@ -37,7 +37,7 @@ class LossSettings:
 
 
 class GradientComputer(ABC):
-    """A local network over one flat vector: it acts, and turns rollouts into gradients.
+    """A local network over one flat vector that turns rollouts into gradients.
 
     parameters: (P,) the local ones, to be pulled into. gradient: (P,) of the last rollout, and of nothing else."""
 
@@ -61,12 +61,6 @@ class GradientComputer(ABC):
         self._loss = partial(a3c_loss, value_loss_coef=c_v, entropy_coef=beta, reduction=reduction)
         self._loss_backward = partial(a3c_loss_backward, value_loss_coef=c_v, entropy_coef=beta, reduction=reduction)
         self._on_cpu = device == "cpu"
-
-    @torch.inference_mode()
-    def policy(self, observation: np.ndarray) -> NumpyOutputs:
-        """The policy's outputs for one observation (1, observation), without the leading 1."""
-        outputs = self._network.policy(self._to_device(observation))
-        return tuple(output[0].cpu().numpy() for output in outputs)
 
     def compute(self, trajectory: Trajectory) -> tuple[Tensor, A3CMetrics]:
         """Overwrite `gradient` with this rollout's; returns the loss and its parts."""

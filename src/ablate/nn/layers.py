@@ -39,9 +39,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padd
     return F.conv2d(x, weight, bias, stride, padding)
 
 
-def conv2d_backward(
-    d_y: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def conv2d_backward(d_y: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of conv2d, each a convolution too, with g = d_y.
 
     ∂W[o, c, i, j] = Σ_{n,u,v} g[n, o, u, v] · x[n, c, u s + i - p, v s + j - p]: x convolved with g dilated.
@@ -61,9 +59,7 @@ def conv2d_backward(
     d_weight = d_weight[:, :, :kernel_height, :kernel_width].transpose(0, 1)
 
     # Sizes H, H + 1, ... H + stride - 1 all give the same H'; the output padding says which of them x had.
-    d_x = F.conv_transpose2d(
-        d_y, weight, stride=stride, padding=padding, output_padding=(rest_height, rest_width)
-    )
+    d_x = F.conv_transpose2d(d_y, weight, stride=stride, padding=padding, output_padding=(rest_height, rest_width))
     return d_x, d_weight, d_y.sum(dim=(0, 2, 3))
 
 

@@ -70,9 +70,7 @@ class SharedState:
     def count(self, steps: int, episodes: int) -> Counters:
         """Count one update, its steps and ended episodes; the totals after it. `updates` is this update's number."""
         with _held(self._counter_lock):
-            counters = Counters(
-                self._counters[0] + 1, self._counters[1] + steps, self._counters[2] + episodes
-            )
+            counters = Counters(self._counters[0] + 1, self._counters[1] + steps, self._counters[2] + episodes)
             self._counters[:] = list(counters)
         return counters
 

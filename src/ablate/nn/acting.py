@@ -1,0 +1,84 @@
+"""The actor for one observation, and drawing from it, in numpy.
+
+At batch size 1 a torch call costs more than its arithmetic; and a saved policy can be played without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ablate.nn.architecture import MlpArchitecture
+from ablate.types import ActionSpec
+
+Action = np.ndarray | int
+
+
+class Actor:
+    """The policy part of an MlpArchitecture over a flat vector (P,), which may change between two calls.
+
+    Every backend acts through it, and it takes one number per dimension of the action from the stream: the same
+    parameters and stream give the same actions whoever computes the gradients."""
+
+    def __init__(self, architecture: MlpArchitecture, action: ActionSpec, parameters: np.ndarray) -> None:
+        views = architecture.layout().views(parameters)
+        depth = len(architecture.actor_sizes) - 1
+        self._linears = [(views[f"actor.{i}.weight"], views[f"actor.{i}.bias"]) for i in range(depth)]
+        self._activation = _ACTIVATIONS[architecture.activation]
+        self._discrete = action.is_discrete
+        self._start = action.start
+        self._low, self._high = np.asarray(action.low, np.float32), np.asarray(action.high, np.float32)
+        self._dimensions = len(action.low)
+        self._mu_centre = np.asarray(architecture.mu_centre, parameters.dtype)
+        self._mu_scale = np.asarray(architecture.mu_scale, parameters.dtype)
+        self._sigma_min = architecture.sigma_min
+
+    def outputs(self, observation: np.ndarray) -> tuple[np.ndarray, ...]:
+        """(observation,) -> mu (A,) and sigma (A,), or logits (n,)."""
+        x = observation
+        for weight, bias in self._linears[:-1]:
+            x = self._activation(weight.dot(x) + bias)
+        weight, bias = self._linears[-1]
+        z = weight.dot(x) + bias
+        if self._discrete:
+            return (z,)
+        mu = self._mu_centre + self._mu_scale * np.tanh(z[: self._dimensions])
+        return mu, np.logaddexp(0.0, z[self._dimensions :], dtype=z.dtype) + self._sigma_min
+
+    def sample(self, observation: np.ndarray, rng: np.random.Generator) -> Action:
+        """An action drawn from the policy, as training sees it: not yet clipped, counted from 0."""
+        outputs = self.outputs(observation)
+        if self._discrete:
+            return draw_categorical(outputs[0], rng)
+        return draw_gaussian(outputs[0], outputs[1], rng)
+
+    def mode(self, observation: np.ndarray) -> Action:
+        """The most likely action."""
+        outputs = self.outputs(observation)
+        return int(np.argmax(outputs[0])) if self._discrete else outputs[0]
+
+    def to_env(self, action: Action) -> Action:
+        """The action as the environment takes it: clipped to its bounds, or counted from its first action."""
+        if self._discrete:
+            return int(action) + self._start
+        return np.minimum(np.maximum(action, self._low), self._high)
+
+
+def draw_gaussian(mu: np.ndarray, sigma: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """a ~ Normal(mu, sigma), each (A,)."""
+    return (mu + sigma * rng.standard_normal(len(mu))).astype(mu.dtype)
+
+
+def draw_categorical(logits: np.ndarray, rng: np.random.Generator) -> int:
+    """a ~ softmax(logits) (n,): the inverse of the cumulative distribution at one uniform draw."""
+    z = logits.astype(np.float64)
+    cumulative = np.cumsum(np.exp(z - z.max()))
+    return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+
+
+_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.minimum(np.maximum(x, 0), 6),
+    "tanh": np.tanh,
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+}

@@ -1,0 +1,63 @@
+"""The numpy actor against the torch networks, and its draws against the analytic distribution."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from ablate.nn.acting import Actor, draw_categorical, draw_gaussian
+from ablate.nn.architecture import MlpArchitecture
+from ablate.nn.networks import ManualMlp, TorchMlp
+from ablate.types import ActionSpec
+
+BOX = ActionSpec(low=(-2.0, 0.0), high=(2.0, 3.0))
+DISCRETE = ActionSpec(n=4, start=3)
+
+
+@pytest.mark.parametrize("action", [BOX, DISCRETE])
+@pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "elu"])
+@pytest.mark.parametrize("hidden", [(), (200,), (16, 8)])
+def test_outputs_are_those_of_both_networks(action: ActionSpec, activation: str, hidden: tuple[int, ...]) -> None:
+    sizes = (3, *hidden, 4)
+    gaussian = not action.is_discrete
+    architecture = MlpArchitecture(sizes, (3, 1), activation, gaussian, (0.0, 1.5), (2.0, 1.5), 1e-4)
+    flat = np.random.default_rng(0).standard_normal(architecture.layout().size)
+    actor = Actor(architecture, action, flat)
+    observations = 3 * np.random.default_rng(1).standard_normal((50, 3))
+    for network in (TorchMlp, ManualMlp):
+        made = network(architecture, torch.from_numpy(flat), torch.zeros(flat.size, dtype=torch.float64))
+        with torch.no_grad():
+            expected = made.policy(torch.from_numpy(observations))
+        got = [actor.outputs(observation) for observation in observations]
+        for i, output in enumerate(expected):
+            np.testing.assert_allclose([row[i] for row in got], output.numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_categorical_draws_follow_the_probabilities() -> None:
+    logits = np.array([0.3, -1.0, 2.0, 0.0])
+    p = np.exp(logits) / np.exp(logits).sum()
+    rng = np.random.default_rng(0)
+    draws = [draw_categorical(logits, rng) for _ in range(20_000)]
+    assert stats.chisquare(np.bincount(draws, minlength=4), p * len(draws)).pvalue > 1e-3
+
+
+def test_an_impossible_action_is_never_drawn() -> None:
+    rng = np.random.default_rng(0)
+    logits = np.array([-1e30, 0.0, -1e30, -1e30], np.float32)
+    assert {draw_categorical(logits, rng) for _ in range(1000)} == {1}
+
+
+def test_gaussian_draws_follow_the_normal_distribution() -> None:
+    rng = np.random.default_rng(0)
+    mu, sigma = np.array([0.5, -1.0]), np.array([2.0, 0.3])
+    draws = np.array([draw_gaussian(mu, sigma, rng) for _ in range(5000)])
+    for i in range(2):
+        assert stats.kstest(draws[:, i], "norm", (mu[i], sigma[i])).pvalue > 1e-3
+
+
+def test_what_the_environment_gets() -> None:
+    architecture = MlpArchitecture((3, 4), (3, 1), "relu", True, (0.0, 1.5), (2.0, 1.5), 1e-4)
+    flat = np.zeros(architecture.layout().size, np.float32)
+    clipped = Actor(architecture, BOX, flat).to_env(np.array([5.0, -0.5], np.float32))
+    np.testing.assert_array_equal(clipped, [2.0, 0.0])
+    assert Actor(architecture, DISCRETE, flat).to_env(2) == 5
