@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from ablate.experiment import RunFailed, plan, refuse_used
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS = ROOT / "outputs"
 SHOW_TRACEBACKS = "ABLATE_SHOW_TRACEBACKS"
+REFUSALS = (ConfigError, HydraException, OmegaConfBaseException)  # what the user can mend, told in a line
 
 
 def register() -> None:
@@ -85,7 +87,7 @@ class ValidateFirst(Callback):
             checked = plan(validate(_without_hydra(config)), list(config.hydra.overrides.task))
             if checked.new:
                 refuse_used(Path(config.hydra.run.dir))
-        except ConfigError as error:
+        except Exception as error:
             _refuse(error)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -96,12 +98,19 @@ class ValidateFirst(Callback):
             overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
             for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
                 for job in batch:
-                    plan(validate(_without_hydra(loader.load_sweep_config(config, list(job)))), list(job))
-        except (ConfigError, HydraException, OmegaConfBaseException) as error:
+                    checked = validate(_without_hydra(loader.load_sweep_config(config, list(job))))
+                    if checked.resume:
+                        raise ConfigError(f"resume={checked.resume}: a sweep starts new runs; resume one run at a time")
+                    plan(checked, list(job))
+        except Exception as error:
             _refuse(error)
 
 
 def _refuse(error: Exception) -> None:
+    """Hydra would only warn of what a callback raises, and go on."""
+    if not isinstance(error, REFUSALS):
+        traceback.print_exception(error)
+        raise SystemExit(1)
     print(explain(error), file=sys.stderr)
     raise SystemExit(2)
 
@@ -110,15 +119,25 @@ def complete_arguments(arguments: list[str]) -> list[str]:
     """The arguments as Hydra should see them.
 
     `env.id=<id>` without an `env=` means the environment file for any id, not another id under Pendulum's settings.
-    Raises ConfigError where `_target_` is named: code is chosen by names from the schema, never from outside."""
+    Raises ConfigError for what is no override, and where `_target_` is named: code is chosen by names from the schema,
+    never from outside."""
+    parser = OverridesParser.create()
     for argument in arguments:
         if "_target_" in argument:
             raise ConfigError(
                 f"{argument}: _target_ is not allowed; code is chosen by a group's option, such as algo=a3c"
             )
+        if argument.startswith("="):
+            raise ConfigError(f"{argument}: no key before the =")
+        if "=" in argument and not argument.startswith("-"):
+            try:
+                parser.parse_override(argument)
+            except HydraException as error:
+                raise ConfigError(f"{argument}: not of the form key=value ({str(error).splitlines()[0]})") from error
     keys = [argument.partition("=")[0] for argument in arguments]
     if "env.id" in keys and not {"env", "experiment", "resume"} & set(keys):
-        return ["env=gymnasium", *arguments]
+        at = keys.index("env.id")  # beside it: argparse wants all overrides in one piece
+        return [*arguments[:at], "env=gymnasium", *arguments[at:]]
     return arguments
 
 
@@ -127,7 +146,7 @@ def explain(error: BaseException) -> str:
     text = str(error)
     cause = str(error.__cause__ or "")
     overrides = {a.lstrip("+~").partition("=")[0]: a for a in sys.argv[1:] if "=" in a}
-    if found := re.match(r"(?:Could not override|Key) '([^']+)'", text):
+    if found := re.match(r"(?:Could not override|Could not delete from config\.|Key) '([^']+)'", text):
         key = found[1].rpartition("@")[0] or found[1]
         return f"{overrides.get(key, key)}: no such key{suggest(key, _all_keys())}"
     if found := re.match(r"Error merging override (.+)", text):
@@ -163,7 +182,7 @@ def exit_code(program: Callable[[], Any]) -> int:
     """Run a program and turn what it raises into one line and an exit code: 0, 1 failed, 2 refused, 128+n signal n."""
     try:
         program()
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+    except REFUSALS as error:
         if os.environ.get(SHOW_TRACEBACKS):
             raise
         print(explain(error), file=sys.stderr)
@@ -171,6 +190,9 @@ def exit_code(program: Callable[[], Any]) -> int:
     except RunFailed as failure:
         print(f"failed: {failure}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `--help | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt as interrupt:
         return 128 + getattr(interrupt, "signal", signal.SIGINT)
     return 0

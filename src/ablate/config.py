@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, field, fields, is_dataclass
 from enum import StrEnum
@@ -64,8 +65,9 @@ class Display(StrEnum):
     off = "off"
 
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -75,7 +77,7 @@ Count = Annotated[int, Field(ge=1)]
 class EnvConfig:
     id: str = MISSING
     max_ep_step: Annotated[int | None, Field(ge=1)] = None
-    reward_shift: float = MISSING
+    reward_shift: Finite = MISSING
     reward_scale: Positive = MISSING
     kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -94,7 +96,7 @@ class A3CConfig(AlgoConfig):
     entropy_coef: NonNegative = MISSING
     value_loss_coef: NonNegative = MISSING
     loss_reduction: LossReduction = MISSING
-    max_grad_norm: Annotated[float | None, Field(gt=0)] = None
+    max_grad_norm: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     bootstrap_truncated: bool = MISSING
     lock_updates: bool = MISSING
 
@@ -110,7 +112,7 @@ class MlpConfig(ModelConfig):
     actor_hidden: list[Count] = MISSING
     critic_hidden: list[Count] = MISSING
     activation: Activation = MISSING
-    mu_scale: Annotated[float | None, Field(gt=0)] = None
+    mu_scale: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     sigma_min: Positive = MISSING
     init_std: NonNegative = MISSING
 
@@ -151,7 +153,7 @@ class RMSpropConfig(OptimizerConfig):
 
 @dataclass
 class EvaluationConfig:
-    every_seconds: Annotated[float | None, Field(gt=0)] = None
+    every_seconds: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     every_steps: Annotated[int | None, Field(ge=1)] = None
     episodes: Count = MISSING
     horizon: Annotated[int | None, Field(ge=1)] = None
@@ -181,11 +183,11 @@ class Config:
     resume: str | None = None
     load: str | None = None
     algo: AlgoConfig = MISSING
-    env: EnvConfig = MISSING
+    env: EnvConfig = field(default_factory=EnvConfig)
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
-    evaluation: EvaluationConfig = MISSING
-    logger: LoggerConfig = MISSING
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
 
 
 # The schema of each option of a group, by the option's `name`; groups not listed have one schema.
@@ -247,7 +249,10 @@ def evaluation_horizon(config: Config) -> int | None:
 
 def suggest(word: str, known: list[str]) -> str:
     """`; did you mean X?` for the nearest known word, or nothing."""
-    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    group = word.rpartition(".")[0]
+    neighbours = [name for name in known if name.rpartition(".")[0] == group]
+    nearest = difflib.get_close_matches(word, neighbours, n=1, cutoff=0.6)
+    nearest = nearest or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if not nearest:  # a right name in the wrong place: gamma for algo.gamma
         nearest = [name for name in known if name.rpartition(".")[2] == word.rpartition(".")[2]][:1]
     return f"; did you mean {nearest[0]}?" if nearest else ""
@@ -276,8 +281,7 @@ def _refuse_unknown(composed: DictConfig) -> None:
     for key, known in _walk(composed, ""):
         if not known:
             value = OmegaConf.select(composed, key)
-            shown = f"={value}" if not OmegaConf.is_config(value) else ""
-            raise ConfigError(f"{key}{shown}: no such key{suggest(key, known_keys(composed))}")
+            raise ConfigError(f"{key}={value}: no such key{suggest(key, known_keys(composed))}")
 
 
 def _build(node: DictConfig, prefix: str) -> Any:
@@ -318,7 +322,8 @@ def _refuse_contradictions(config: Config) -> None:
         raise ConfigError(
             "algo.lock_updates=true: nothing races under schedule=interleaved; drop it or use schedule=async"
         )
-    if not (config.device == "cpu" or config.device.partition(":")[0] == "cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", config.device):
         raise ConfigError(f"device={config.device}: not a device; use cpu, cuda or cuda:<index>")
     if "max_episode_steps" in config.env.kwargs:
-        raise ConfigError("env.kwargs.max_episode_steps: the time limit's home is env.max_ep_step")
+        limit = config.env.kwargs["max_episode_steps"]
+        raise ConfigError(f"env.kwargs.max_episode_steps={limit}: the time limit's home is env.max_ep_step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -33,10 +34,14 @@ def plan(config: Config, overrides: list[str]) -> Plan:
     resumed, new = None, True
     if config.resume:
         folder = Path(config.resume).expanduser()
-        stored = read_manifest(folder)["config"]
-        if (folder / LAST_CHECKPOINT).exists():
-            resumed = read_checkpoint(folder / LAST_CHECKPOINT)
-            stored = resumed.state["config"]
+        try:
+            stored = read_manifest(folder)["config"]
+            lock_run(folder).close()
+            if (folder / LAST_CHECKPOINT).exists():
+                resumed = read_checkpoint(folder / LAST_CHECKPOINT)
+                stored = resumed.state["config"]
+        except ConfigError as error:
+            raise ConfigError(f"resume={config.resume}: {error}") from error
         new, config = False, _resumed_config(config, stored, overrides)
     config = replace(config, workers=number_of_workers(config))
     _check_device(config.device)
@@ -48,7 +53,12 @@ def plan(config: Config, overrides: list[str]) -> Plan:
     layout = architecture_of(config.model, spec).layout()
     parameters = np.zeros(layout.size, np.float32)
     layout.initialise(parameters, generator(config.seed, Role.parameters), config.model.init_std)  # type: ignore[attr-defined]
-    source = resumed or (read_checkpoint(find_checkpoint(Path(config.load))) if config.load else None)
+    source = resumed
+    if config.load:
+        try:
+            source = read_checkpoint(find_checkpoint(Path(config.load)))
+        except ConfigError as error:
+            raise ConfigError(f"load={config.load}: {error}") from error
     if source is not None:
         if source.tensors["parameters"].shape != parameters.shape:
             raise ConfigError(
@@ -61,13 +71,12 @@ def plan(config: Config, overrides: list[str]) -> Plan:
 
 def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str]) -> Config:
     """The run's own configuration, with what may change (how long, what is shown) taken from the command line."""
-    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
     changed = {}
-    for key in keys:
-        name = key.partition(".")[0]
+    for override in overrides:
+        name = re.split(r"[.=]", override.lstrip("+~"))[0]
         if name not in CHANGEABLE_ON_RESUME:
             raise ConfigError(
-                f"{key}: a resumed run keeps its configuration; beside resume= only "
+                f"{override}: a resumed run keeps its configuration; beside resume= only "
                 f"{', '.join(CHANGEABLE_ON_RESUME[1:])} may be given (load= starts a new run from saved parameters)"
             )
         changed[name] = getattr(given, name)
@@ -79,7 +88,7 @@ def _check_device(device: str) -> None:
         return
     import torch  # the parent process otherwise does without it
 
-    index = int(device.partition(":")[2] or 0)
+    index = int(device.removeprefix("cuda").removeprefix(":") or 0)
     if index >= torch.cuda.device_count():
         raise ConfigError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices here; use device=cpu")
 

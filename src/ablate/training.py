@@ -20,6 +20,7 @@ from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.supervisor import Child, Supervisor
 from ablate.records.checkpoint import Checkpoint, write_checkpoint
 from ablate.records.display import Progress, ProgressDisplay
+from ablate.records.files import remove_temporaries
 from ablate.records.manifest import write_status
 from ablate.records.recorder import Recorder, trim_to_checkpoint
 from ablate.records.schema import EPISODES, EVALUATIONS, LAST_CHECKPOINT, LEARNING_CURVE, UPDATES
@@ -76,6 +77,7 @@ class Training:
         self._states: dict[str, ProcessState] = {}  # the last that each worker process sent
         self._pausing: set[str] | None = None  # worker processes whose state a checkpoint waits for
         counters = self.shared.counters()
+        remove_temporaries(folder)
         self._dropped = trim_to_checkpoint(folder, counters.episodes, counters.updates, self._evaluations_done)
         self._recorder = Recorder(folder, config.logger.tensorboard, config.max_episodes)
         self._recorder.episodes = counters.episodes
@@ -131,13 +133,14 @@ class Training:
             self._announce(display)
             with Supervisor(self._children, self.shared, config.hang_timeout_s) as supervisor:
                 self._loop(supervisor, display, signals)
-        self.interrupted_by = signals.received
-        self._write_checkpoint()
-        self._recorder.close()
-        if signals.received is not None:
-            self.end("interrupted", signal.Signals(signals.received).name)
-        else:
-            self.end("completed", limit_reached(config, self._counters()._asdict()))
+            self._write_checkpoint()
+            self._recorder.close()
+            if reached := limit_reached(config, self._counters()._asdict()):
+                self.end("completed", reached)
+            else:  # nothing but a signal stops a run before its limit
+                assert signals.received is not None
+                self.interrupted_by = signals.received
+                self.end("interrupted", signal.Signals(signals.received).name)
 
     def _announce(self, display: ProgressDisplay) -> None:
         resumed = self.plan.resumed
@@ -280,7 +283,9 @@ def limit_reached(config: Config, counters: dict[str, int]) -> str:
 
 
 class Signals:
-    """While it is entered, the first SIGINT or SIGTERM is noted in `received`; a second raises Interrupted."""
+    """While it is entered, the first SIGINT or SIGTERM is noted in `received`; a second raises Interrupted.
+
+    Further ones are ignored: what the second started, ending the children, takes a second and must not be cut short."""
 
     received: int | None = None
 
@@ -294,6 +299,8 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
+            for ignored in self._before:
+                signal.signal(ignored, signal.SIG_IGN)
             raise Interrupted(number)
         self.received = number
 

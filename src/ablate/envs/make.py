@@ -28,10 +28,10 @@ def make_env(env: EnvConfig, max_ep_step: int | None = None, **kwargs: Any) -> g
                 **{**env.kwargs, **kwargs},
             )
     except Exception as error:  # whatever the environment's own constructor may raise
-        known = sorted(gymnasium.registry)
-        unknown = isinstance(error, gymnasium.error.UnregisteredEnv | ModuleNotFoundError)
-        hint = suggest(env.id, known) if unknown else ""
-        raise ConfigError(f"env.id={env.id}: {' '.join(str(error).split())}{hint}") from error
+        message = " ".join(str(error).split()).partition(" Did you mean")[0]
+        unknown = isinstance(error, gymnasium.error.UnregisteredEnv)
+        hint = suggest(env.id, sorted(gymnasium.registry)) if unknown else ""
+        raise ConfigError(f"env.id={env.id}: {message}{hint}") from error
     if isinstance(made.observation_space, spaces.Box) and len(made.observation_space.shape) != 1:
         made = gymnasium.wrappers.FlattenObservation(made)
     return made

@@ -20,6 +20,7 @@ from ablate.parallel.shared import Command, SharedState
 STARTUP_S = 120.0  # for a child to import torch and to make its environment, on a crowded machine
 GRACE_S = 5.0  # for a child whose pipe has ended to end too
 ABANDON_S = 1.0  # between asking the children to end and killing them
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # for the parent to understand, for the children to ignore
 # Set before torch is imported in the child: many small matrix products side by side, one thread each.
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
@@ -58,7 +59,7 @@ class Supervisor:
 
     def __enter__(self) -> Supervisor:
         context = multiprocessing.get_context("spawn")
-        with _environment(ONE_THREAD):
+        with _environment(ONE_THREAD), _signals_blocked():
             for child in self._children:
                 receiving, sending = context.Pipe(duplex=False)
                 process = context.Process(target=_run_child, args=(child, sending), name=child.name, daemon=True)
@@ -136,8 +137,9 @@ class Supervisor:
 def _run_child(child: Child, sending: Connection) -> None:
     """A child's life. Ctrl-C reaches the whole terminal group, a cluster's SIGTERM the whole job; the parent alone
     decides what they mean."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         getattr(importlib.import_module(child.module), child.function)(sending.send, *child.arguments)
@@ -155,6 +157,16 @@ def _exit_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A child inherits the block: one that is still starting must not die of what it will ignore."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

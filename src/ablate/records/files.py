@@ -24,6 +24,12 @@ def replace_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def remove_temporaries(folder: Path) -> None:
+    """What a process that was killed in `replace_atomically` left in a folder that nobody else writes to."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink()
+
+
 def write_json(path: Path, value: Any) -> None:
     replace_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
