@@ -459,7 +459,7 @@ def test_a_third_interrupt_leaves_no_process(start: Callable[..., Run], tmp_path
 @pytest.mark.slow
 def test_starting_is_no_hang(start: Callable[..., Run], tmp_path: Path) -> None:
     """To import torch and make an environment takes longer than a step may."""
-    settings = ("schedule=async", "env.id=faulty_envs:Faulty-v0", "max_episodes=20", "hang_timeout_s=0.8")
+    settings = ("schedule=async", "env.id=faulty_envs:Faulty-v0", "max_episodes=20", "hang_timeout_s=2")
     run = new_run(start, tmp_path, *settings)
     assert run.exit_code() == 0, run.errors
     assert run.status()["state"] == "completed"

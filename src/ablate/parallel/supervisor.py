@@ -141,14 +141,21 @@ def _run_child(child: Child, sending: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+    def send(message: Any) -> None:
+        try:
+            sending.send(message)
+        except BrokenPipeError:
+            os._exit(1)  # the parent is gone
+
     try:
-        getattr(importlib.import_module(child.module), child.function)(sending.send, *child.arguments)
-        sending.send(_Done())
+        getattr(importlib.import_module(child.module), child.function)(send, *child.arguments)
+        send(_Done())
     except ChildFailed as failure:
-        sending.send(failure)
+        send(failure)
     except Exception as error:
         # A child's exception would reach the parent as exit code 1 only: ship its traceback.
-        sending.send(ChildFailed(f"{child.name} raised {type(error).__name__}: {error}\n{traceback.format_exc()}"))
+        send(ChildFailed(f"{child.name} raised {type(error).__name__}: {error}\n{traceback.format_exc()}"))
 
 
 def _exit_with_parent() -> None:
