@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import os
 import sys
 import warnings
 from dataclasses import dataclass, fields
@@ -15,35 +16,47 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ablate import command_line
-from ablate.config import ActionChoice, ConfigError, EnvConfig, evaluation_horizon, from_dict, suggest
+from ablate.config import ActionChoice, ConfigError, EnvConfig, evaluation_horizon, from_dict, locate, suggest
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint
 from ablate.records.files import replace_atomically
 from ablate.records.schema import COLUMNS, MANIFEST, SCORES, VIDEOS
 from ablate.seeding import Role, generator
 
+HELP = """Play a saved run:  python src/evaluate.py run=<folder or checkpoint> [key=value ...]
+
+  run=<path>        a run's folder (its last checkpoint), or a file: <run>/checkpoints/best.safetensors
+  episodes=20       how many to play
+  horizon=null      steps after which an episode is cut; null: as in the run's own evaluations
+  action=mode       mode: the most likely action; sample: a draw from the policy
+  seed=0            of the starts, and of the draws
+  video=false       true: an mp4 of the first episode, in <run>/videos (extra [video])
+  render=null       human: watch it in a window
+
+The scores are written to <run>/scores.csv, in place of the last ones."""
+
 
 @dataclass
 class Options:
-    """What may be given as key=value."""
+    """What may be given as key=value: see HELP."""
 
-    run: str = ""  # needed: a run's folder (its last checkpoint), or a .safetensors file
+    run: str = ""
     episodes: int = 20
-    horizon: int | None = None  # steps after which an episode is cut; null: the run's evaluation.horizon
-    action: ActionChoice = ActionChoice.mode  # mode or sample
+    horizon: int | None = None
+    action: ActionChoice = ActionChoice.mode
     seed: int = 0
-    video: bool = False  # an mp4 of the first episode, in <run>/videos (extra [video])
-    render: str | None = None  # human: watch it in a window
+    video: bool = False
+    render: str | None = None
 
 
 def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__, *(f"  {field.name}={field.default}" for field in fields(Options)), sep="\n")
+        print(HELP)
         return
     options = read_options(sys.argv[1:])
     from ablate.evaluation import play  # imports torch, which a wrong option need not wait for
     from ablate.policy import Policy
 
-    path = find_checkpoint(Path(options.run))
+    path = find_checkpoint(locate(options.run))
     config = from_dict(read_checkpoint(path).state["config"])
     folder = next((f for f in path.parents[:2] if (f / MANIFEST).exists()), path.parent)
     horizon = options.horizon or evaluation_horizon(config)
@@ -75,6 +88,8 @@ def read_options(arguments: list[str]) -> Options:
     """key=value arguments as Options. Raises ConfigError for what is not one of them or out of range."""
     schema = OmegaConf.structured(Options)
     known = [field.name for field in fields(Options)]
+    if arguments and "=" not in arguments[0]:  # a bare path, as src/plot.py takes it
+        arguments = [f"run={arguments[0]}", *arguments[1:]]
     for argument in arguments:
         key, equals, _ = argument.partition("=")
         if not equals or key not in known:
@@ -110,9 +125,11 @@ def make_rendered_env(env_config: EnvConfig, horizon: int | None, options: Optio
         return make_env(env_config, horizon, render_mode=options.render)
     if not options.video:
         return make_env(env_config, horizon)
-    videos.mkdir(exist_ok=True)
-    (videos / "evaluation-episode-0.mp4").unlink(missing_ok=True)
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws frames without a screen
     env = make_env(env_config, horizon, render_mode="rgb_array")
+    if "rgb_array" not in env.metadata.get("render_modes", ()):
+        raise ConfigError(f"video=true: {env_config.id} cannot draw its frames (render_mode rgb_array)")
+    (videos / "evaluation-episode-0.mp4").unlink(missing_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other videos in the folder
         return RecordVideo(env, str(videos), lambda i: i == 0, name_prefix="evaluation", disable_logger=True)

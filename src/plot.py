@@ -2,11 +2,10 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from ablate.analysis.figures import learning_curve
 from ablate.analysis.load import load_run
-from ablate.config import ConfigError
+from ablate.config import ConfigError, locate
 from ablate.records.schema import LEARNING_CURVE
 
 
@@ -16,7 +15,7 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", metavar="folder", help="a run's folder (or run=<folder>)")
     failed = False
     for argument in parser.parse_args().folders:
-        folder = Path(argument.removeprefix("run=")).expanduser()
+        folder = locate(argument.removeprefix("run="))
         try:
             learning_curve(load_run(folder), folder / LEARNING_CURVE)
             print(folder / LEARNING_CURVE)

@@ -107,6 +107,12 @@ class Slow(Faulty):
         return reward
 
 
-ENVIRONMENTS: tuple[type[Faulty], ...] = (Faulty, Raises, Hangs, SysExit0, OsExit0, OsExit3, NanReward, Slow)
+class Unbounded(Faulty):
+    """No fault either: an action without bounds."""
+
+    action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+
+ENVIRONMENTS = (Faulty, Raises, Hangs, SysExit0, OsExit0, OsExit3, NanReward, Slow, Unbounded)
 for environment in ENVIRONMENTS:
     gymnasium.register(id=f"{environment.__name__}-v0", entry_point=environment)

@@ -5,7 +5,6 @@ own. The selected cases run two at a time, before the first of them is looked at
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -19,7 +18,8 @@ from queue import SimpleQueue
 import pytest
 import yaml
 
-from ablate.records.schema import EPISODES, LAST_CHECKPOINT, MANIFEST
+from ablate.records.manifest import lock_run
+from ablate.records.schema import EPISODES, LAST_CHECKPOINT
 
 ROOT = Path(__file__).resolve().parents[1]
 AT_ONCE = 2
@@ -255,8 +255,7 @@ def test_a_new_run_leaves_the_run_that_is_in_its_folder_alone(program: Program, 
 
 def test_a_run_that_is_under_way_is_not_resumed(program: Program, run: Path) -> None:
     before = written(run)
-    with (run / MANIFEST).open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as the run's parent process holds it
+    with lock_run(run):  # as the run's parent process holds it
         assert_refused(program(f"resume={run}", "max_episodes=2"), str(run))
     assert written(run) == before
 

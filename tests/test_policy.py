@@ -1,5 +1,7 @@
 """A saved policy as outside programs use it, and what evaluation plays."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -22,9 +24,9 @@ def saved(request: pytest.FixtureRequest, tmp_path):  # type: ignore[no-untyped-
     layout = architecture_of(config.model, spec).layout()
     parameters = np.zeros(layout.size, np.float32)
     layout.initialise(parameters, generator(1, Role.parameters), 0.5)
-    env_spec = {"observation_size": spec.observation_size, "action": vars(spec.action)}
     path = tmp_path / "run/checkpoints/last.safetensors"
-    write_checkpoint(path, Checkpoint({"parameters": parameters}, {"config": to_dict(config), "env_spec": env_spec}))
+    state = {"config": to_dict(config), "env_spec": asdict(spec)}
+    write_checkpoint(path, Checkpoint({"parameters": parameters}, state))
     return config, layout.views(torch.from_numpy(parameters)), path
 
 

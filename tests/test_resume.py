@@ -13,7 +13,16 @@ import pytest
 from helpers import ROOT
 
 from ablate.records.checkpoint import read_checkpoint
-from ablate.records.schema import COLUMNS, EPISODES, EVALUATIONS, LAST_CHECKPOINT, UPDATES, WALL_CLOCK_COLUMNS
+from ablate.records.files import read_json
+from ablate.records.schema import (
+    COLUMNS,
+    EPISODES,
+    EVALUATIONS,
+    LAST_CHECKPOINT,
+    MANIFEST,
+    UPDATES,
+    WALL_CLOCK_COLUMNS,
+)
 
 
 def command(*overrides: str) -> list[str]:
@@ -40,14 +49,14 @@ def same(a: Path, b: Path) -> None:
 
 
 CASES = [
-    pytest.param(("env=pendulum", "max_episodes=20"), 1),
+    pytest.param(("env=pendulum", "max_episodes=200"), 1),
     *(
         pytest.param(overrides, kills, marks=pytest.mark.slow)
         for overrides, kills in [
-            (("env=pendulum", "max_episodes=60", "backend=autograd", "optimizer.amsgrad=true"), 3),
-            (("env=cartpole", "max_episodes=400"), 2),
-            (("env=acrobot", "max_episodes=null", "total_steps=12000", "optimizer=rmsprop"), 2),
-            (("env=mountain_car_continuous", "max_episodes=10"), 2),
+            (("env=pendulum", "max_episodes=500", "backend=autograd", "optimizer.amsgrad=true"), 3),
+            (("env=cartpole", "max_episodes=2000"), 2),
+            (("env=acrobot", "max_episodes=null", "total_steps=60000", "optimizer=rmsprop"), 2),
+            (("env=mountain_car_continuous", "max_episodes=60"), 2),
         ]
     ),
 ]
@@ -82,7 +91,11 @@ def test_a_completed_run_goes_on_when_its_limit_is_raised_and_a_new_one_starts_f
 ) -> None:
     quick = ("workers=1", "env.max_ep_step=50", "figures=false", "logger.display=off", "schedule=interleaved")
     run_folder(tmp_path / "run", *quick, "max_episodes=3")
-    subprocess.run(command(f"resume={tmp_path / 'run'}", "max_episodes=5"), check=True, timeout=120)
+    same_as_it_was = ("workers=1", "env.max_ep_step=50")  # the old command with resume= in front is fine
+    subprocess.run(command(f"resume={tmp_path / 'run'}", *same_as_it_was, "max_episodes=5"), check=True, timeout=120)
+    manifest = read_json(tmp_path / "run" / MANIFEST)
+    assert manifest["config"]["max_episodes"] == 5
+    assert [resume["from"]["episodes"] for resume in manifest["resumes"]] == [3]
     assert list(pd.read_csv(tmp_path / "run" / EPISODES)["episode"]) == [1, 2, 3, 4, 5]
     run_folder(tmp_path / "new", *quick, "max_episodes=1", f"load={tmp_path / 'run'}", "optimizer.lr=1e-30")
     old, new = (read_checkpoint(tmp_path / name / LAST_CHECKPOINT).tensors["parameters"] for name in ("run", "new"))

@@ -24,10 +24,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ablate.config import SCHEMAS, Config, ConfigError, config_hash, known_keys, suggest, validate
+from ablate.config import ROOT, SCHEMAS, Config, ConfigError, config_hash, known_keys, locate, suggest, validate
 from ablate.experiment import RunFailed, plan, refuse_used
 
-ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS = ROOT / "outputs"
 SHOW_TRACEBACKS = "ABLATE_SHOW_TRACEBACKS"
 REFUSALS = (ConfigError, HydraException, OmegaConfBaseException)  # what the user can mend, told in a line
@@ -56,7 +55,7 @@ def _without_hydra(composed: DictConfig) -> DictConfig:
 def _run_dir(*, _root_: DictConfig) -> str:
     """The folder of a run: the one that is resumed, or outputs/runs/<algo>-<env>/<date>_<time>_<hash>/."""
     if _root_.resume:
-        return str(Path(_root_.resume).expanduser().resolve())
+        return str(locate(_root_.resume))
     choices = _root_.hydra.runtime.choices
     env = choices.env if choices.env != "gymnasium" else _root_.env.id
     pair = re.sub(r"[^\w.-]+", "-", f"{_root_.algo.name}-{env}").lower()
@@ -135,6 +134,8 @@ def complete_arguments(arguments: list[str]) -> list[str]:
             except HydraException as error:
                 raise ConfigError(f"{argument}: not of the form key=value ({str(error).splitlines()[0]})") from error
     keys = [argument.partition("=")[0] for argument in arguments]
+    if "algo_env" in keys:  # Hydra would ignore an option that does not exist, as the group is optional
+        raise ConfigError(f"{arguments[keys.index('algo_env')]}: chosen by algo= and env=, not to be given")
     if "env.id" in keys and not {"env", "experiment", "resume"} & set(keys):
         at = keys.index("env.id")  # beside it: argparse wants all overrides in one piece
         return [*arguments[:at], "env=gymnasium", *arguments[at:]]
@@ -148,6 +149,8 @@ def explain(error: BaseException) -> str:
     overrides = {a.lstrip("+~").partition("=")[0]: a for a in sys.argv[1:] if "=" in a}
     if found := re.match(r"(?:Could not override|Could not delete from config\.|Key) '([^']+)'", text):
         key = found[1].rpartition("@")[0] or found[1]
+        if key.startswith("env.kwargs."):
+            return f"{overrides.get(key, key)}: a new argument of the environment is written +{overrides.get(key, key)}"
         return f"{overrides.get(key, key)}: no such key{suggest(key, _all_keys())}"
     if found := re.match(r"Error merging override (.+)", text):
         return f"{found[1]}: {_sentence(cause or text.partition(chr(10))[2])}"
@@ -180,6 +183,7 @@ def _all_keys() -> list[str]:
 
 def exit_code(program: Callable[[], Any]) -> int:
     """Run a program and turn what it raises into one line and an exit code: 0, 1 failed, 2 refused, 128+n signal n."""
+    sys.path.append(os.getcwd())  # env.id=<module>:<Name>-v0 of the user's own
     try:
         program()
     except REFUSALS as error:

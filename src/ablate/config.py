@@ -15,12 +15,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, field, fields, is_dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class ConfigError(Exception):
@@ -237,6 +240,12 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:8]
 
 
+def locate(path: str) -> Path:
+    """A user's path: from the current folder, or else from the repository's root, where runs are written."""
+    given = Path(path).expanduser()
+    return ROOT / given if not given.exists() and (ROOT / given).exists() else given.absolute()
+
+
 def number_of_workers(config: Config) -> int:
     """`workers`, or the number of CPUs that this process may use."""
     return config.workers or len(os.sched_getaffinity(0))
@@ -249,12 +258,13 @@ def evaluation_horizon(config: Config) -> int | None:
 
 def suggest(word: str, known: list[str]) -> str:
     """`; did you mean X?` for the nearest known word, or nothing."""
+    namesakes = [name for name in known if name.rpartition(".")[2] == word.rpartition(".")[2]]
+    if namesakes:  # a right name in the wrong place: gamma for algo.gamma
+        return f"; did you mean {namesakes[0]}?"
     group = word.rpartition(".")[0]
     neighbours = [name for name in known if name.rpartition(".")[0] == group]
     nearest = difflib.get_close_matches(word, neighbours, n=1, cutoff=0.6)
     nearest = nearest or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if not nearest:  # a right name in the wrong place: gamma for algo.gamma
-        nearest = [name for name in known if name.rpartition(".")[2] == word.rpartition(".")[2]][:1]
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 

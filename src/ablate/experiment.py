@@ -8,18 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 
-from ablate.config import CHANGEABLE_ON_RESUME, Config, ConfigError, evaluation_horizon, from_dict, number_of_workers
+from ablate.config import (
+    CHANGEABLE_ON_RESUME,
+    Config,
+    ConfigError,
+    from_dict,
+    locate,
+    number_of_workers,
+    to_dict,
+)
 from ablate.envs.make import spec_of
 from ablate.nn.architecture import architecture_of
 from ablate.parallel.supervisor import ChildFailed
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint
-from ablate.records.manifest import lock_run, read_manifest, write_manifest
+from ablate.records.manifest import lock_run, note_resume, read_manifest, write_manifest
 from ablate.records.schema import LAST_CHECKPOINT, MANIFEST
 from ablate.seeding import Role, generator
-from ablate.training import Interrupted, Plan, Training, limit_reached
+from ablate.training import Interrupted, Plan, Training, limit_reached, resume_command
+from ablate.types import Counters
 
 
 class RunFailed(Exception):
@@ -33,10 +41,11 @@ def plan(config: Config, overrides: list[str]) -> Plan:
     Raises ConfigError."""
     resumed, new = None, True
     if config.resume:
-        folder = Path(config.resume).expanduser()
+        folder = locate(config.resume)
         try:
             stored = read_manifest(folder)["config"]
-            lock_run(folder).close()
+            with lock_run(folder):  # nobody trains in it now
+                pass
             if (folder / LAST_CHECKPOINT).exists():
                 resumed = read_checkpoint(folder / LAST_CHECKPOINT)
                 stored = resumed.state["config"]
@@ -46,17 +55,15 @@ def plan(config: Config, overrides: list[str]) -> Plan:
     config = replace(config, workers=number_of_workers(config))
     _check_device(config.device)
     spec = spec_of(config.env)
-    if evaluation_horizon(config) is None and not _has_time_limit(config):
-        raise ConfigError(
-            f"env.max_ep_step=null: {config.env.id} has no time limit of its own; give one, or evaluation.horizon"
-        )
+    # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
+    config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))
     layout = architecture_of(config.model, spec).layout()
     parameters = np.zeros(layout.size, np.float32)
     layout.initialise(parameters, generator(config.seed, Role.parameters), config.model.init_std)  # type: ignore[attr-defined]
     source = resumed
-    if config.load:
+    if config.load and resumed is None:
         try:
-            source = read_checkpoint(find_checkpoint(Path(config.load)))
+            source = read_checkpoint(find_checkpoint(locate(config.load)))
         except ConfigError as error:
             raise ConfigError(f"load={config.load}: {error}") from error
     if source is not None:
@@ -74,13 +81,14 @@ def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str])
     changed = {}
     for override in overrides:
         name = re.split(r"[.=]", override.lstrip("+~"))[0]
-        if name not in CHANGEABLE_ON_RESUME:
+        if name in CHANGEABLE_ON_RESUME:
+            changed[name] = getattr(given, name)
+        elif name not in stored or to_dict(given)[name] != stored[name]:
             raise ConfigError(
                 f"{override}: a resumed run keeps its configuration; beside resume= only "
-                f"{', '.join(CHANGEABLE_ON_RESUME[1:])} may be given (load= starts a new run from saved parameters)"
+                f"{', '.join(CHANGEABLE_ON_RESUME[1:])} may change (load= starts a new run from saved parameters)"
             )
-        changed[name] = getattr(given, name)
-    return replace(from_dict(stored), **changed)
+    return replace(from_dict(stored), **{**changed, "resume": None})
 
 
 def _check_device(device: str) -> None:
@@ -93,28 +101,27 @@ def _check_device(device: str) -> None:
         raise ConfigError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices here; use device=cpu")
 
 
-def _has_time_limit(config: Config) -> bool:
-    return gymnasium.spec(config.env.id).max_episode_steps is not None
-
-
 def refuse_used(folder: Path) -> None:
     """Raise ConfigError if the folder holds a run: a new one would overwrite it."""
     if (folder / MANIFEST).exists():
         raise ConfigError(f"{folder}: it holds a run already; resume={folder} goes on with it")
 
 
-def run(plan: Plan, folder: Path, overrides: list[str], root: Path) -> None:
+def run(plan: Plan, folder: Path, overrides: list[str]) -> None:
     """Train to the end and leave the run's files in `folder`.
 
     Raises RunFailed if a process fails or the records cannot be written, Interrupted after a signal."""
     if plan.new:
         refuse_used(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_manifest(folder, plan.config, sys.argv, overrides, root)
+        write_manifest(folder, plan.config, sys.argv, overrides)
     if plan.resumed is not None and (reached := limit_reached(plan.config, plan.resumed.state["counters"])):
         print(f"nothing to do: {reached}; a larger limit beside resume= trains further")
         return
     with lock_run(folder):
+        if not plan.new:
+            counters = plan.resumed.state["counters"] if plan.resumed else {}
+            note_resume(folder, plan.config, sys.argv, Counters(**counters))
         training = Training(plan, folder)
         try:
             training.run()
@@ -123,7 +130,7 @@ def run(plan: Plan, folder: Path, overrides: list[str], root: Path) -> None:
             raise
         except ChildFailed as failure:
             training.end("failed", str(failure).splitlines()[0])
-            raise RunFailed(str(failure)) from failure
+            raise RunFailed(f"{failure}\ngo on with: {resume_command(folder)}") from failure
         except OSError as error:
             training.end("failed", f"the records could not be written: {error}")
             raise RunFailed(f"the records could not be written: {error}") from error

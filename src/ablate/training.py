@@ -23,7 +23,7 @@ from ablate.records.display import Progress, ProgressDisplay
 from ablate.records.files import remove_temporaries
 from ablate.records.manifest import write_status
 from ablate.records.recorder import Recorder, trim_to_checkpoint
-from ablate.records.schema import EPISODES, EVALUATIONS, LAST_CHECKPOINT, LEARNING_CURVE, UPDATES
+from ablate.records.schema import BEST_CHECKPOINT, EPISODES, EVALUATIONS, LAST_CHECKPOINT, LEARNING_CURVE, UPDATES
 from ablate.types import Counters, EnvSpec, EpisodeRecord, EvaluationSummary, ProcessState, UpdateRecord
 
 POLL_S = 0.1
@@ -145,13 +145,13 @@ class Training:
     def _announce(self, display: ProgressDisplay) -> None:
         resumed = self.plan.resumed
         display.line(f"run      {shown(self.folder)}")
+        if self._config.load and resumed is None:
+            display.line(f"loaded   {self._config.load}")
         if resumed is None:
             return
         counters = self.shared.counters()
-        display.line(
-            f"resumed  at step {counters.steps}, episode {counters.episodes}; "
-            f"{self._dropped} later rows dropped from the CSVs"
-        )
+        dropped = f"; {self._dropped} later rows dropped from the CSVs" if self._dropped else ""
+        display.line(f"resumed  at step {counters.steps}, episode {counters.episodes}{dropped}")
         if any(state["env"] is None for state in resumed.state["workers"].values()) and counters.steps:
             env = self._config.env.id
             display.line(f"note     the state of {env} cannot be saved: each worker starts a new episode")
@@ -168,6 +168,8 @@ class Training:
                 display.line("stopping: a checkpoint is being written (a second signal stops at once)")
                 shared.command = Command.stop
             if not supervisor.running & set(self._names):
+                if shared.command == Command.stop and supervisor.running:
+                    display.line("trained; the last evaluation is under way (Ctrl-C skips it)")
                 shared.command = Command.abandon if signals.received is not None else Command.finish
             elif self._pausing is not None and not self._pausing:
                 self._pausing, checkpointed = None, now
@@ -212,6 +214,7 @@ class Training:
             updates=updates,
             elapsed_s=self.shared.wall_time_s(),
             moving_average=recorder.moving_average,
+            episodic_return=recorder.episodic_return,
             evaluation=recorder.mean_evaluation,
             staleness=recorder.staleness,
         )
@@ -259,7 +262,7 @@ class Training:
             f"{state}: {counters.episodes} episodes, {counters.steps} steps, {counters.updates} updates "
             f"in {elapsed:.1f} s ({counters.steps / elapsed:.0f} steps/s)"
         )
-        files = [EPISODES, UPDATES, EVALUATIONS, LAST_CHECKPOINT]
+        files = [EPISODES, UPDATES, EVALUATIONS, LAST_CHECKPOINT, BEST_CHECKPOINT]
         if self._config.figures:
             from ablate.analysis.figures import learning_curve
             from ablate.analysis.load import load_run
@@ -270,7 +273,7 @@ class Training:
             if (self.folder / name).exists():
                 print(f"  {shown(self.folder / name)}")
         if self.interrupted_by is not None:
-            print(f"go on with: python src/run.py resume={shown(self.folder)}")
+            print(f"go on with: {resume_command(self.folder)}")
 
 
 def limit_reached(config: Config, counters: dict[str, int]) -> str:
@@ -303,6 +306,10 @@ class Signals:
                 signal.signal(ignored, signal.SIG_IGN)
             raise Interrupted(number)
         self.received = number
+
+
+def resume_command(folder: Path) -> str:
+    return f"python src/run.py resume={shown(folder)}"
 
 
 def shown(path: Path) -> str:

@@ -28,6 +28,7 @@ class EnvSpec:
 
     observation_size: int  # the observation, flattened
     action: ActionSpec
+    time_limit: int | None = None  # steps after which an episode is cut
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EnvSpec:
@@ -35,6 +36,7 @@ class EnvSpec:
         return cls(
             values["observation_size"],
             ActionSpec(action["n"], tuple(action["low"]), tuple(action["high"]), action["start"]),
+            values["time_limit"],
         )
 
 

@@ -119,9 +119,10 @@ def test_another_header_is_refused(tmp_path: Path) -> None:
 
 
 def test_status_and_the_lock_of_a_folder(tmp_path: Path) -> None:
-    write_manifest(tmp_path, config_of(), ["run.py"], [], tmp_path)
+    write_manifest(tmp_path, config_of(), ["run.py"], [])
     write_status(tmp_path, "running", "", Counters(1, 2, 3))
     assert read_json(tmp_path / STATUS)["steps"] == 2
-    with lock_run(tmp_path), pytest.raises(ConfigError, match="another process"):
-        lock_run(tmp_path)
-    lock_run(tmp_path).close()
+    with lock_run(tmp_path), pytest.raises(ConfigError, match="another process"), lock_run(tmp_path):
+        pass
+    with lock_run(tmp_path):
+        pass

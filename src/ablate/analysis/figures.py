@@ -48,20 +48,30 @@ def learning_curve(run: Run, path: Path) -> None:
 def draw_learning_curve(run: Run) -> Figure:
     """Average reward per step, of each episode and as moving average, against episodes and environment steps.
 
+    Where episodes terminate by themselves their length is part of the score: then the episodic return, instead.
     The right panel has the evaluations: mean and 95 % confidence interval over an evaluation's episodes."""
     with mpl.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03)
         figure = Figure(figsize=(11, 4.8), layout=layout)
         left, right = figure.subplots(1, 2, sharey=True)
-        tests = evaluation_means(run.evaluations)
-        _episodes(left, run.episodes, "episode")
-        _episodes(right, run.episodes, "global_step")
+        per_step = not run.episodes["terminated"].any()
+        scores = pd.DataFrame(
+            {
+                "episode": run.episodes["episode"],
+                "global_step": run.episodes["global_step"],
+                "score": run.episodes["mean_step_reward" if per_step else "episodic_return"],
+            }
+        )
+        scores["moving_average"] = scores["score"].ewm(alpha=0.01, adjust=False).mean()
+        tests = evaluation_means(run.evaluations, per_step)
+        _episodes(left, scores, "episode")
+        _episodes(right, scores, "global_step")
         _evaluations(right, tests)
-        left.set(xlabel="episode", ylabel="average reward per step")
+        left.set(xlabel="episode", ylabel="average reward per step" if per_step else "episodic return")
         right.set(xlabel="environment steps")
         for ax in (left, right):
             _finish_x(ax)
-        if limits := _y_limits(run.episodes["mean_step_reward"], tests):
+        if limits := _y_limits(scores["score"], tests):
             left.set_ylim(*limits)
         handles, labels = right.get_legend_handles_labels()
         if handles:
@@ -87,12 +97,12 @@ def title(run: Run) -> str:
     return " · ".join(map(str, parts))
 
 
-def evaluation_means(evaluations: pd.DataFrame) -> pd.DataFrame:
-    """A row an evaluation: global_step, mean and half_width, of the reward per step over its episodes.
+def evaluation_means(evaluations: pd.DataFrame, per_step: bool = True) -> pd.DataFrame:
+    """A row an evaluation: global_step, mean and half_width, of its episodes' reward per step (or return).
 
     half_width is that of the mean's 95 % confidence interval (Student's t); NaN for a single episode."""
-    rewards = evaluations["episodic_return"] / evaluations["episodic_length"]
-    groups = rewards.groupby(evaluations["evaluation"])
+    scores = evaluations["episodic_return"] / (evaluations["episodic_length"] if per_step else 1)
+    groups = scores.groupby(evaluations["evaluation"])
     count = groups.count()
     half_width = stats.t.ppf(0.975, count - 1) * groups.std() / np.sqrt(count)
     steps = evaluations.groupby("evaluation")["global_step"].max()
@@ -100,15 +110,15 @@ def evaluation_means(evaluations: pd.DataFrame) -> pd.DataFrame:
     return means[np.isfinite(means["mean"])]
 
 
-def _episodes(ax: Axes, episodes: pd.DataFrame, x: str) -> None:
-    if episodes.empty:
+def _episodes(ax: Axes, scores: pd.DataFrame, x: str) -> None:
+    if scores.empty:
         return
-    few = len(episodes) <= MAX_POINTS // 10
-    drawn = episodes.iloc[_thinned(len(episodes))]
-    ax.plot(drawn[x], drawn["mean_step_reward"], linestyle="none", marker="o", markersize=4 if few else 2.5,
+    few = len(scores) <= MAX_POINTS // 10
+    drawn = scores.iloc[_thinned(len(scores))]
+    ax.plot(drawn[x], drawn["score"], linestyle="none", marker="o", markersize=4 if few else 2.5,
             markeredgewidth=0, color=COLOURS[0], alpha=0.5 if few else 0.35, label="episode")  # fmt: skip
-    ax.plot(episodes[x], episodes["moving_average"], color=COLOURS[0], linewidth=2.2,
-            marker="o" if len(episodes) == 1 else None, label="moving average")  # fmt: skip
+    ax.plot(scores[x], scores["moving_average"], color=COLOURS[0], linewidth=2.2,
+            marker="o" if len(scores) == 1 else None, label="moving average")  # fmt: skip
 
 
 def _evaluations(ax: Axes, tests: pd.DataFrame) -> None:

@@ -50,6 +50,7 @@ def spec_of(env_config: EnvConfig) -> EnvSpec:
             spec = ActionSpec(low=tuple(action.low.tolist()), high=tuple(action.high.tolist()))
         else:
             raise ConfigError(f"env.id={env_config.id}: its action is {action}; a Discrete or a flat Box is needed")
-        return EnvSpec(int(np.prod(observation.shape)), spec)
+        limit = env.spec.max_episode_steps if env.spec else None
+        return EnvSpec(int(np.prod(observation.shape)), spec, limit)
     finally:
         env.close()

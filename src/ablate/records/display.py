@@ -34,8 +34,9 @@ class Progress(NamedTuple):
     updates: int
     elapsed_s: float  # seconds of training, with those before a resume
     moving_average: float | None  # reward per step
+    episodic_return: float | None  # of the last episodes
     evaluation: float | None  # mean episodic return of the last evaluation
-    staleness: float | None  # updates
+    staleness: float | None  # updates, of the last rows
 
 
 class Rate:
@@ -176,6 +177,7 @@ class ProgressDisplay:
             f"steps {_of(progress.steps, self._total_steps)}",
             f"steps/s {_number(self.steps_per_second, ',.0f')}",
             f"reward/step {_number(progress.moving_average)}",
+            f"return {_number(progress.episodic_return)}",
             f"evaluation {_number(progress.evaluation)}",
             f"staleness {_number(progress.staleness, '.1f')}",
             f"ETA {duration(self.eta_s)}",
@@ -187,11 +189,11 @@ class ProgressDisplay:
             ("episodes", _of(progress.episodes, self._max_episodes)),
             ("reward/step", _number(progress.moving_average)),
             ("steps", _of(progress.steps, self._total_steps)),
-            ("evaluation", _number(progress.evaluation)),
+            ("return", _number(progress.episodic_return)),
             ("updates", f"{progress.updates:,}"),
-            ("staleness", _number(progress.staleness, ".1f")),
+            ("evaluation", _number(progress.evaluation)),
             ("steps/s", _number(self.steps_per_second, ",.0f")),
-            ("", ""),
+            ("staleness", _number(progress.staleness, ".1f")),
             ("elapsed", duration(progress.elapsed_s)),
             ("ETA", duration(self.eta_s)),
         )

@@ -1,18 +1,20 @@
-"""What a run is (manifest.json, written once) and how it stands (status.json, replaced atomically)."""
+"""What a run is (manifest.json; a resume is added to it) and how it stands (status.json, replaced atomically)."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from ablate.config import Config, ConfigError, config_hash, to_dict
+from ablate.config import ROOT, Config, ConfigError, config_hash, to_dict
 from ablate.records.files import read_json, write_json
 from ablate.records.schema import MANIFEST, SCHEMA_VERSION, STATES, STATUS
 from ablate.types import Counters
@@ -20,7 +22,7 @@ from ablate.types import Counters
 PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "pandas")
 
 
-def write_manifest(folder: Path, config: Config, command: list[str], overrides: list[str], root: Path) -> None:
+def write_manifest(folder: Path, config: Config, command: list[str], overrides: list[str]) -> None:
     """Provenance: enough to know what was run, on what, and to run it again."""
     write_json(
         folder / MANIFEST,
@@ -30,13 +32,21 @@ def write_manifest(folder: Path, config: Config, command: list[str], overrides: 
             "overrides": overrides,
             "config": to_dict(config),
             "config_hash": config_hash(config),
-            "git": _git(root),
+            "git": _git(),
             "python": sys.version.split()[0],
             "versions": {name: metadata.version(name) for name in PACKAGES},
             "machine": {"platform": platform.platform(), "cpu": _cpu(), "cpus": len(os.sched_getaffinity(0))},
             "started": _now(),
         },
     )
+
+
+def note_resume(folder: Path, config: Config, command: list[str], counters: Counters) -> None:
+    """Add to the manifest that the run went on, from where, and with which configuration."""
+    manifest = read_manifest(folder)
+    resumes = [*manifest.get("resumes", []), {"command": command, "started": _now(), "from": counters._asdict()}]
+    changed = {"config": to_dict(config), "config_hash": config_hash(config), "resumes": resumes}
+    write_json(folder / MANIFEST, {**manifest, **changed})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -47,17 +57,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder}: not a run's folder (no readable {MANIFEST})") from error
 
 
-def lock_run(folder: Path) -> IO[str]:
-    """Hold the run's folder for this process, until the file is closed or the process dies.
+@contextlib.contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Hold the run's folder for this process, until the context ends or the process dies.
 
     Raises ConfigError if another process trains in it."""
-    file = (folder / MANIFEST).open()
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        file.close()
+        os.close(descriptor)
         raise ConfigError(f"{folder}: another process is training in this folder") from error
-    return file
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_status(folder: Path, state: str, reason: str, counters: Counters) -> None:
@@ -74,9 +88,9 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _git(root: Path) -> dict[str, Any] | None:
+def _git() -> dict[str, Any] | None:
     """The commit of the code and whether it was changed since; None outside a repository."""
-    command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    command = ["git", "-C", str(ROOT), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
         lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):

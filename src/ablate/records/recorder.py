@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
+from statistics import fmean
 
 from ablate.records.csv_writer import CsvWriter, trim
 from ablate.records.schema import EPISODES, EVALUATIONS, UPDATES
@@ -10,6 +12,7 @@ from ablate.records.tensorboard import TensorBoard
 from ablate.types import EpisodeRecord, EvaluationSummary, UpdateRecord
 
 MOVING_AVERAGE_DECAY = 0.99
+SHOWN = 20  # episodes, and rows of updates.csv, in what the display shows
 
 
 class Recorder:
@@ -22,13 +25,26 @@ class Recorder:
         self._max_episodes = max_episodes
         self.episodes = 0
         self.moving_average: float | None = None
+        # for the display alone
         self.mean_evaluation: float | None = None
-        self.staleness: float | None = None
+        self._returns: deque[float] = deque(maxlen=SHOWN)
+        self._staleness: deque[int] = deque(maxlen=SHOWN)
+
+    @property
+    def episodic_return(self) -> float | None:
+        """Mean over the last episodes."""
+        return fmean(self._returns) if self._returns else None
+
+    @property
+    def staleness(self) -> float | None:
+        """Mean over the last rows of updates.csv."""
+        return fmean(self._staleness) if self._staleness else None
 
     def episode(self, record: EpisodeRecord) -> None:
         if self._max_episodes is not None and self.episodes >= self._max_episodes:
             return  # in flight when the last one ended
         self.episodes += 1
+        self._returns.append(record.episodic_return)
         mean = record.episodic_return / record.episodic_length
         old = self.moving_average
         decay = MOVING_AVERAGE_DECAY
@@ -46,7 +62,7 @@ class Recorder:
             )
 
     def update(self, record: UpdateRecord) -> None:
-        self.staleness = record.staleness
+        self._staleness.append(record.staleness)
         self._updates_csv.write(record._replace(wall_time_s=f"{record.wall_time_s:.3f}"))  # type: ignore[arg-type]
         if self._tensorboard:
             self._tensorboard.write(
