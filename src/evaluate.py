@@ -17,6 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ablate import command_line
 from ablate.config import ActionChoice, ConfigError, EnvConfig, evaluation_horizon, from_dict, locate, suggest
+from ablate.evaluation import play
+from ablate.policy import Policy
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint
 from ablate.records.files import replace_atomically
 from ablate.records.schema import COLUMNS, MANIFEST, SCORES, VIDEOS
@@ -53,9 +55,6 @@ def main() -> None:
         print(HELP)
         return
     options = read_options(sys.argv[1:])
-    from ablate.evaluation import play  # imports torch, which a wrong option need not wait for
-    from ablate.policy import Policy
-
     path = find_checkpoint(locate(options.run))
     config = from_dict(read_checkpoint(path).state["config"])
     folder = next((f for f in path.parents[:2] if (f / MANIFEST).exists()), path.parent)

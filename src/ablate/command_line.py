@@ -133,7 +133,7 @@ def complete_arguments(arguments: list[str]) -> list[str]:
                 parser.parse_override(argument)
             except HydraException as error:
                 raise ConfigError(f"{argument}: not of the form key=value ({str(error).splitlines()[0]})") from error
-    keys = [argument.partition("=")[0] for argument in arguments]
+    keys = [argument.partition("=")[0].lstrip("+") for argument in arguments]
     if "algo_env" in keys:  # Hydra would ignore an option that does not exist, as the group is optional
         raise ConfigError(f"{arguments[keys.index('algo_env')]}: chosen by algo= and env=, not to be given")
     if "env.id" in keys and not {"env", "experiment", "resume"} & set(keys):

@@ -212,7 +212,7 @@ def validate(composed: DictConfig) -> Config:
     Raises ConfigError for unknown keys, missing values, types, ranges and contradictions."""
     _refuse_unknown(composed)
     config: Config = _build(composed, "")
-    _refuse_contradictions(config)
+    refuse_contradictions(config)
     return config
 
 
@@ -321,7 +321,8 @@ def _build(node: DictConfig, prefix: str) -> Any:
         raise ConfigError(f"{prefix}{name}={values.get(name)}: {message}") from error
 
 
-def _refuse_contradictions(config: Config) -> None:
+def refuse_contradictions(config: Config) -> None:
+    """Raise ConfigError for settings that do not go together."""
     if config.resume and config.load:
         raise ConfigError(
             f"load={config.load}: resume= goes on with a run, load= starts a new one from its parameters; give one"

@@ -63,7 +63,9 @@ class Evaluator:
         self._beat = beat
         self._best = -np.inf
         if self._best_path.exists():
-            self._best = read_checkpoint(self._best_path).state["mean_return"]
+            best = read_checkpoint(self._best_path).state
+            if best["evaluation"] <= done:  # else it was made after the checkpoint that the run goes on from
+                self._best = best["mean_return"]
         self.done = done
 
     def evaluate(self, parameters: np.ndarray, counters: Counters, wall_time_s: float) -> EvaluationSummary:
@@ -85,6 +87,7 @@ class Evaluator:
                 "config": to_dict(self._config),
                 "env_spec": asdict(self._spec),
                 "counters": counters._asdict(),
+                "evaluation": self.done,
                 "mean_return": mean_return,
             }
             write_checkpoint(self._best_path, Checkpoint({"parameters": parameters}, state))

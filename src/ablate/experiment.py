@@ -17,16 +17,18 @@ from ablate.config import (
     from_dict,
     locate,
     number_of_workers,
+    refuse_contradictions,
     to_dict,
 )
 from ablate.envs.make import spec_of
 from ablate.nn.architecture import architecture_of
 from ablate.parallel.supervisor import ChildFailed
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint
+from ablate.records.files import read_json
 from ablate.records.manifest import lock_run, note_resume, read_manifest, write_manifest
-from ablate.records.schema import LAST_CHECKPOINT, MANIFEST
+from ablate.records.schema import LAST_CHECKPOINT, MANIFEST, STATUS
 from ablate.seeding import Role, generator
-from ablate.training import Interrupted, Plan, Training, limit_reached, resume_command
+from ablate.training import Interrupted, Plan, Signals, Training, limit_reached, resume_command
 from ablate.types import Counters
 
 
@@ -78,17 +80,23 @@ def plan(config: Config, overrides: list[str]) -> Plan:
 
 def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str]) -> Config:
     """The run's own configuration, with what may change (how long, what is shown) taken from the command line."""
-    changed = {}
+    own = from_dict(stored)
+    changed: dict[str, Any] = {}
     for override in overrides:
         name = re.split(r"[.=]", override.lstrip("+~"))[0]
         if name in CHANGEABLE_ON_RESUME:
+            _, _, inner = override.lstrip("+~").partition("=")[0].partition(".")
             changed[name] = getattr(given, name)
+            if inner:  # logger.display=off leaves the rest of the logger as it was
+                changed[name] = replace(getattr(own, name), **{inner: getattr(changed[name], inner)})
         elif name not in stored or to_dict(given)[name] != stored[name]:
             raise ConfigError(
                 f"{override}: a resumed run keeps its configuration; beside resume= only "
                 f"{', '.join(CHANGEABLE_ON_RESUME[1:])} may change (load= starts a new run from saved parameters)"
             )
-    return replace(from_dict(stored), **{**changed, "resume": None})
+    config = replace(own, **{**changed, "resume": None})
+    refuse_contradictions(config)
+    return config
 
 
 def _check_device(device: str) -> None:
@@ -113,30 +121,37 @@ def run(plan: Plan, folder: Path, overrides: list[str]) -> None:
     Raises RunFailed if a process fails or the records cannot be written, Interrupted after a signal."""
     if plan.new:
         refuse_used(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_manifest(folder, plan.config, sys.argv, overrides)
-    if plan.resumed is not None and (reached := limit_reached(plan.config, plan.resumed.state["counters"])):
-        print(f"nothing to do: {reached}; a larger limit beside resume= trains further")
-        return
-    with lock_run(folder):
-        if not plan.new:
-            counters = plan.resumed.state["counters"] if plan.resumed else {}
-            note_resume(folder, plan.config, sys.argv, Counters(**counters))
-        training = Training(plan, folder)
-        try:
-            training.run()
-        except Interrupted as interrupt:
-            training.end("interrupted", f"{interrupt} a second time: stopped at once, the last checkpoint stays")
-            raise
-        except ChildFailed as failure:
-            training.end("failed", str(failure).splitlines()[0])
-            raise RunFailed(f"{failure}\ngo on with: {resume_command(folder)}") from failure
-        except OSError as error:
-            training.end("failed", f"the records could not be written: {error}")
-            raise RunFailed(f"the records could not be written: {error}") from error
-        except BaseException as error:
-            training.end("failed", f"{type(error).__name__}: {error}")
-            raise
-        training.report()
+    try:
+        with Signals() as signals:
+            if plan.new:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_manifest(folder, plan.config, sys.argv, overrides)
+            with lock_run(folder):
+                training = _resume(plan, folder) if plan.resumed else Training(plan, folder)
+                if training is None:
+                    return
+                training.run(signals)
+                training.report()
+    except ChildFailed as failure:
+        raise RunFailed(f"{failure}\ngo on with: {resume_command(folder)}") from failure
+    except OSError as error:
+        raise RunFailed(f"the records could not be written: {error}") from error
     if training.interrupted_by is not None:
         raise Interrupted(training.interrupted_by)
+
+
+def _resume(plan: Plan, folder: Path) -> Training | None:
+    """The training that goes on; None if the run is at its end already."""
+    assert plan.resumed is not None
+    counters = Counters(**plan.resumed.state["counters"])
+    reached = limit_reached(plan.config, counters)
+    if not reached:
+        note_resume(folder, plan.config, sys.argv, counters)
+        return Training(plan, folder)
+    if read_json(folder / STATUS)["state"] == "completed":
+        print(f"nothing to do: {reached}; a larger limit beside resume= trains further")
+    else:  # killed between its last checkpoint and its last status
+        training = Training(plan, folder)
+        training.end("completed", reached)
+        training.report()
+    return None

@@ -4,6 +4,7 @@ Knows no algorithm's inside and does not import torch."""
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -17,8 +18,9 @@ import numpy as np
 from ablate.algos.job import WorkerJob
 from ablate.config import Config, to_dict
 from ablate.parallel.shared import Command, SharedState
-from ablate.parallel.supervisor import Child, Supervisor
+from ablate.parallel.supervisor import Child, ChildFailed, Supervisor
 from ablate.records.checkpoint import Checkpoint, write_checkpoint
+from ablate.records.csv_writer import CsvWriter
 from ablate.records.display import Progress, ProgressDisplay
 from ablate.records.files import remove_temporaries
 from ablate.records.manifest import write_status
@@ -79,6 +81,7 @@ class Training:
         counters = self.shared.counters()
         remove_temporaries(folder)
         self._dropped = trim_to_checkpoint(folder, counters.episodes, counters.updates, self._evaluations_done)
+        CsvWriter(folder / EVALUATIONS).close()  # its header; the rest is written where evaluations are played
         self._recorder = Recorder(folder, config.logger.tensorboard, config.max_episodes)
         self._recorder.episodes = counters.episodes
         self._recorder.moving_average = resumed.state["moving_average"] if resumed else None
@@ -117,8 +120,24 @@ class Training:
         )
         return Child(self._names[process], f"ablate.algos.{config.algo.name}", "work", (job,))
 
-    def run(self) -> None:
-        """Train until a limit, a signal or a failure. Afterwards no process of the run is left."""
+    def run(self, signals: Signals) -> None:
+        """Train until a limit, a signal or a failure, and say so in status.json. No process of the run is left then."""
+        try:
+            self._train(signals)
+        except Interrupted as interrupt:
+            self.end("interrupted", f"{interrupt} a second time: stopped at once, the last checkpoint stays")
+            raise
+        except ChildFailed as failure:
+            self.end("failed", str(failure).splitlines()[0])
+            raise
+        except OSError as error:
+            self.end("failed", f"the records could not be written: {error}")
+            raise
+        except BaseException as error:
+            self.end("failed", f"{type(error).__name__}: {error}")
+            raise
+
+    def _train(self, signals: Signals) -> None:
         config = self._config
         workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
         display = ProgressDisplay(
@@ -128,14 +147,13 @@ class Training:
             max_episodes=config.max_episodes,
             total_steps=config.total_steps,
         )
-        write_status(self.folder, "running", "", self._counters())
-        with display, Signals() as signals:
+        with display:
             self._announce(display)
             with Supervisor(self._children, self.shared, config.hang_timeout_s) as supervisor:
                 self._loop(supervisor, display, signals)
             self._write_checkpoint()
             self._recorder.close()
-            if reached := limit_reached(config, self._counters()._asdict()):
+            if reached := limit_reached(config, self._counters()):
                 self.end("completed", reached)
             else:  # nothing but a signal stops a run before its limit
                 assert signals.received is not None
@@ -161,16 +179,18 @@ class Training:
         heartbeat = time.monotonic()
         checkpointed = -config.checkpoint_every_seconds  # the first one as soon as the workers are up
         while supervisor.running:
-            for name, message in supervisor.messages(POLL_S):
-                self._handle(name, message)
+            self._handle_all(supervisor)
             now = time.monotonic()
             if signals.received is not None and shared.command == Command.run:
                 display.line("stopping: a checkpoint is being written (a second signal stops at once)")
                 shared.command = Command.stop
             if not supervisor.running & set(self._names):
+                if signals.received is not None:
+                    return  # without waiting for the test process
                 if shared.command == Command.stop and supervisor.running:
+                    self._write_checkpoint()  # what happens to the last evaluation does not touch it
                     display.line("trained; the last evaluation is under way (Ctrl-C skips it)")
-                shared.command = Command.abandon if signals.received is not None else Command.finish
+                shared.command = Command.finish
             elif self._pausing is not None and not self._pausing:
                 self._pausing, checkpointed = None, now
                 checkpoint = self._checkpoint()
@@ -186,6 +206,15 @@ class Training:
                 heartbeat = now
                 write_status(self.folder, "running", "", self._counters())
             display.update(self._progress())
+
+    def _handle_all(self, supervisor: Supervisor) -> None:
+        """What the workers sent since the last look, in the order in which it happened; also before a failure."""
+        batch: list[tuple[str, Any]] = []
+        try:
+            batch.extend(supervisor.messages(POLL_S))
+        finally:
+            for name, message in sorted(batch, key=_step_of):
+                self._handle(name, message)
 
     def _handle(self, name: str, message: Any) -> None:
         match message:
@@ -267,8 +296,11 @@ class Training:
             from ablate.analysis.figures import learning_curve
             from ablate.analysis.load import load_run
 
-            learning_curve(load_run(self.folder), self.folder / LEARNING_CURVE)
-            files.append(LEARNING_CURVE)
+            try:
+                learning_curve(load_run(self.folder), self.folder / LEARNING_CURVE)
+                files.append(LEARNING_CURVE)
+            except OSError as error:
+                print(f"the figure could not be written: {error}", file=sys.stderr)
         for name in files:
             if (self.folder / name).exists():
                 print(f"  {shown(self.folder / name)}")
@@ -276,9 +308,14 @@ class Training:
             print(f"go on with: {resume_command(self.folder)}")
 
 
-def limit_reached(config: Config, counters: dict[str, int]) -> str:
+def _step_of(named: tuple[str, Any]) -> float:
+    """A message's place in time; what has none comes last, as its sender sent it after the others."""
+    return getattr(named[1], "global_step", math.inf)
+
+
+def limit_reached(config: Config, counters: Counters) -> str:
     """Which limit the counters have reached, in words; empty if none."""
-    for limit, count in (("max_episodes", counters["episodes"]), ("total_steps", counters["steps"])):
+    for limit, count in (("max_episodes", counters.episodes), ("total_steps", counters.steps)):
         value = getattr(config, limit)
         if value is not None and count >= value:
             return f"{limit}={value} reached"

@@ -146,7 +146,10 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
 
         before = shared.counters()
         limit = max(1, config.total_steps - before.steps) if config.total_steps else config.algo.t_max
-        trajectory, episode = worker.collect(limit, beat)
+        try:
+            trajectory, episode = worker.collect(limit, beat)
+        except FloatingPointError as error:
+            raise diverged(str(error), before, worker) from error
         loss, metrics = worker.computer.compute(trajectory)
         gradient, grad_norm = checked_gradient(worker, loss, before, config.algo.max_grad_norm)
         steps, episodes = len(trajectory.rewards), int(episode is not None)
@@ -178,13 +181,14 @@ def checked_gradient(
     gradient = worker.computer.gradient.cpu()
     grad_norm = float(torch.linalg.vector_norm(gradient))
     if not (math.isfinite(grad_norm) and math.isfinite(float(loss))):
-        raise ChildFailed(
-            f"diverged: loss {float(loss)}, gradient norm {grad_norm} at update {before.updates + 1} "
-            f"(worker {worker.index})"
-        )
+        raise diverged(f"loss {float(loss)}, gradient norm {grad_norm}", before, worker)
     if max_grad_norm is not None and grad_norm > max_grad_norm:
         gradient.mul_(max_grad_norm / grad_norm)
     return gradient, grad_norm
+
+
+def diverged(what: str, before: Counters, worker: Worker) -> ChildFailed:
+    return ChildFailed(f"diverged: {what} at update {before.updates + 1} (worker {worker.index})")
 
 
 def push(
@@ -198,7 +202,7 @@ def push(
     lock: bool,
 ) -> tuple[int, Counters]:
     """Count the update, step the shared parameters, pull them. Returns the push's staleness and the totals."""
-    with shared.locked_update() if lock else contextlib.nullcontext():
+    with shared.update_lock if lock else contextlib.nullcontext():
         counters = shared.count(steps, episodes)
         staleness = counters.updates - 1 - worker.pulled_at
         optimizer.step(gradient, counters.updates)

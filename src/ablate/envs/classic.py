@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -13,18 +14,19 @@ from gymnasium.envs.classic_control import (
     MountainCarEnv,
     PendulumEnv,
 )
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import FlattenObservation, OrderEnforcing, TimeLimit
 
 from ablate import seeding
 
 # All that these keep between two steps is `state`, the random stream and the time limit's count.
+STATELESS = (TimeLimit, OrderEnforcing, FlattenObservation)  # TimeLimit's count is saved
 SAVEABLE = (PendulumEnv, CartPoleEnv, AcrobotEnv, MountainCarEnv, Continuous_MountainCarEnv)
 
 
 def save(env: gymnasium.Env) -> dict[str, Any] | None:
     """The environment's state as JSON values, or None for an environment whose state cannot be saved."""
     inner = env.unwrapped
-    if type(inner) not in SAVEABLE:
+    if type(inner) not in SAVEABLE or any(type(wrapper) not in STATELESS for wrapper in _wrappers(env)):
         return None
     state = np.asarray(inner.state)  # type: ignore[attr-defined]
     return {
@@ -46,9 +48,10 @@ def restore(env: gymnasium.Env, saved: dict[str, Any]) -> None:
 
 
 def _time_limits(env: gymnasium.Env) -> list[TimeLimit]:
-    found = []
+    return [wrapper for wrapper in _wrappers(env) if isinstance(wrapper, TimeLimit)]
+
+
+def _wrappers(env: gymnasium.Env) -> Iterator[gymnasium.Wrapper]:
     while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, TimeLimit):
-            found.append(env)
+        yield env
         env = env.env
-    return found

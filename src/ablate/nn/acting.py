@@ -4,6 +4,7 @@ At batch size 1 a torch call costs more than its arithmetic; and a saved policy 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -70,9 +71,13 @@ def draw_gaussian(mu: np.ndarray, sigma: np.ndarray, rng: np.random.Generator) -
 
 
 def draw_categorical(logits: np.ndarray, rng: np.random.Generator) -> int:
-    """a ~ softmax(logits) (n,): the inverse of the cumulative distribution at one uniform draw."""
+    """a ~ softmax(logits) (n,): the inverse of the cumulative distribution at one uniform draw.
+
+    Raises FloatingPointError for logits that are no numbers."""
     z = logits.astype(np.float64)
     cumulative = np.cumsum(np.exp(z - z.max()))
+    if not math.isfinite(cumulative[-1]):
+        raise FloatingPointError(f"logits {logits}")
     return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
 
 

@@ -22,10 +22,7 @@ class Optimizer(Protocol):
     """What a learner needs of an optimizer."""
 
     def step(self, gradient: Tensor, update: int) -> None:
-        """Apply gradient (P,), which is only read, as update number `update`, counted from 1.
-
-        lr, where given, takes the place of the constructor's.
-        """
+        """Apply gradient (P,), which is only read, as update number `update`, counted from 1."""
         ...
 
 

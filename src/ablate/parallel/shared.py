@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
-import multiprocessing.synchronize
+import os
 import time
 from enum import IntEnum
 
@@ -39,8 +39,8 @@ class SharedState:
         self._counters = context.RawArray(ctypes.c_int64, len(Counters._fields))
         self._control = context.RawArray(ctypes.c_int64, 3)  # command, pauses asked for, pauses released
         self._heartbeats = context.RawArray(ctypes.c_double, processes)
-        self._counter_lock = context.Lock()
-        self.update_lock = context.Lock()
+        self._counter_lock = TokenLock()
+        self.update_lock = TokenLock()  # held by a worker in its update if algo.lock_updates
         self.started = time.monotonic()  # CLOCK_MONOTONIC is the same for all processes of a machine
         self.elapsed_before = 0.0  # seconds of training before this start of the run
 
@@ -69,14 +69,10 @@ class SharedState:
 
     def count(self, steps: int, episodes: int) -> Counters:
         """Count one update, its steps and ended episodes; the totals after it. `updates` is this update's number."""
-        with _held(self._counter_lock):
+        with self._counter_lock:
             counters = Counters(self._counters[0] + 1, self._counters[1] + steps, self._counters[2] + episodes)
             self._counters[:] = list(counters)
         return counters
-
-    def locked_update(self) -> _held:
-        """Hold off the other workers' updates (algo.lock_updates=true)."""
-        return _held(self.update_lock)
 
     # Commands, and pauses for a consistent checkpoint: the parent asks for pause n, each worker sends its state and
     # waits until pause n is released. Counting them keeps a slow worker from missing a release.
@@ -117,15 +113,20 @@ def _view(array: ctypes.Array) -> np.ndarray:
     return np.frombuffer(memoryview(array).cast("B"), np.float32)
 
 
-class _held:
-    """A lock held with a timeout: a killed holder would otherwise keep it for ever."""
+class TokenLock:
+    """A lock between processes: whoever has taken the one byte out of the pipe holds it.
 
-    def __init__(self, lock: multiprocessing.synchronize.Lock) -> None:
-        self._lock = lock
+    A named semaphore would stay in /dev/shm if the whole group of processes is killed."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = multiprocessing.get_context("spawn").Pipe(duplex=False)
+        self.__exit__()
 
     def __enter__(self) -> None:
-        if not self._lock.acquire(timeout=LOCK_TIMEOUT_S):
+        """Raises RuntimeError after LOCK_TIMEOUT_S: a killed holder would otherwise keep it for ever."""
+        if not self._reader.poll(LOCK_TIMEOUT_S):
             raise RuntimeError(f"a shared lock was not free within {LOCK_TIMEOUT_S} s: its holder died or hangs")
+        os.read(self._reader.fileno(), 1)  # waits if another was quicker
 
     def __exit__(self, *exception: object) -> None:
-        self._lock.release()
+        os.write(self._writer.fileno(), b"x")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -18,9 +20,11 @@ from typing import Any, NamedTuple
 from ablate.parallel.shared import Command, SharedState
 
 STARTUP_S = 120.0  # for a child to import torch and to make its environment, on a crowded machine
+ASLEEP_S = 1.0  # a pause in watching that says nothing about the children
 GRACE_S = 5.0  # for a child whose pipe has ended to end too
 ABANDON_S = 1.0  # between asking the children to end and killing them
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # for the parent to understand, for the children to ignore
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Set before torch is imported in the child: many small matrix products side by side, one thread each.
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
@@ -56,6 +60,7 @@ class Supervisor:
         self._processes: dict[str, BaseProcess] = {}
         self._pipes: dict[str, Connection] = {}
         self._done: set[str] = set()
+        self._watched = self._awake_since = time.monotonic()
 
     def __enter__(self) -> Supervisor:
         context = multiprocessing.get_context("spawn")
@@ -87,6 +92,10 @@ class Supervisor:
         Raises ChildFailed as soon as a child dies by a signal or with a non-zero code, raises, or shows no sign of
         life for hang_timeout_s."""
         ready = wait(list(self._pipes.values()), timeout_s)
+        now = time.monotonic()
+        if now - self._watched > timeout_s + ASLEEP_S:
+            self._awake_since = now  # this process was stopped (Ctrl-Z), and the children with it
+        self._watched = now
         for name, pipe in [item for item in self._pipes.items() if item[1] in ready]:
             try:
                 while pipe.poll():
@@ -103,6 +112,8 @@ class Supervisor:
             if child.name not in self._pipes:
                 continue
             silent = self._shared.silent_for_s(index)
+            if silent is not None:
+                silent = min(silent, now - self._awake_since)
             if silent is not None and silent > self._hang_timeout_s:
                 raise ChildFailed(f"{child.name} hangs: no step for {silent:.0f} s (hang_timeout_s)")
             if silent is None and time.monotonic() - self._shared.started > max(self._hang_timeout_s, STARTUP_S):
@@ -135,11 +146,15 @@ class Supervisor:
 
 
 def _run_child(child: Child, sending: Connection) -> None:
-    """A child's life. Ctrl-C reaches the whole terminal group, a cluster's SIGTERM the whole job; the parent alone
+    """A child's life. It ends with its parent: by a thread, and on Linux by the kernel, where the thread cannot run.
+
+    Ctrl-C reaches the whole terminal group, a cluster's SIGTERM the whole job; the parent alone
     decides what they mean."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
     def send(message: Any) -> None:
