@@ -11,6 +11,7 @@ With FAULTY_ENVS_DISARMED in the environment of the process, all behave: the fau
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import sys
@@ -75,6 +76,14 @@ class Hangs(Faulty):
             time.sleep(3600)
 
 
+class HangsInC(Faulty):
+    """Holding the interpreter's lock, so that no thread of Python's runs."""
+
+    def fault(self, reward: float) -> float:
+        ctypes.PyDLL(None).sleep(60)
+        return reward
+
+
 class SysExit0(Faulty):
     def fault(self, reward: float) -> float:
         sys.exit(0)
@@ -113,6 +122,6 @@ class Unbounded(Faulty):
     action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
 
-ENVIRONMENTS = (Faulty, Raises, Hangs, SysExit0, OsExit0, OsExit3, NanReward, Slow, Unbounded)
+ENVIRONMENTS = (Faulty, Raises, Hangs, SysExit0, OsExit0, OsExit3, NanReward, Slow, Unbounded, HangsInC)
 for environment in ENVIRONMENTS:
     gymnasium.register(id=f"{environment.__name__}-v0", entry_point=environment)

@@ -50,8 +50,9 @@ def test_every_environment_file_composes(env: str) -> None:
     assert isinstance(config, Config)
 
 
-def test_an_id_alone_does_not_inherit_pendulums_settings() -> None:
-    config = config_of("env.id=CartPole-v1")
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_an_id_alone_does_not_inherit_pendulums_settings(plus: str) -> None:
+    config = config_of(f"{plus}env.id=CartPole-v1")
     assert (config.env.max_ep_step, config.env.reward_shift, config.env.reward_scale) == (None, 0.0, 1.0)
 
 

@@ -97,6 +97,8 @@ def test_a_completed_run_goes_on_when_its_limit_is_raised_and_a_new_one_starts_f
     assert manifest["config"]["max_episodes"] == 5
     assert [resume["from"]["episodes"] for resume in manifest["resumes"]] == [3]
     assert list(pd.read_csv(tmp_path / "run" / EPISODES)["episode"]) == [1, 2, 3, 4, 5]
+    for refused in (("max_episodes=null",), ("algo.gamma=0.5",)):
+        assert subprocess.run(command(f"resume={tmp_path / 'run'}", *refused), timeout=120).returncode == 2
     run_folder(tmp_path / "new", *quick, "max_episodes=1", f"load={tmp_path / 'run'}", "optimizer.lr=1e-30")
     old, new = (read_checkpoint(tmp_path / name / LAST_CHECKPOINT).tensors["parameters"] for name in ("run", "new"))
     np.testing.assert_allclose(old, new, atol=1e-12)

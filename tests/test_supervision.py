@@ -492,3 +492,50 @@ def test_resume_removes_the_temporary_files_of_a_killed_process(start: Callable[
     for path in (run.folder / LAST_CHECKPOINT, run.folder / STATUS):
         path.with_name(f".{path.name}.{run.process.pid}.tmp").write_bytes(b"half")
     assert_it_can_go_on(run, start)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_by_ctrl_z_goes_on(start: Callable[..., Run], tmp_path: Path) -> None:
+    """All of it is stopped for longer than hang_timeout_s: nothing hangs."""
+    run = new_run(start, tmp_path, "schedule=async", "env.id=faulty_envs:Faulty-v0", "hang_timeout_s=2")
+    wait_until_it_trains(run, evaluations=0)
+    os.killpg(run.process.pid, signal.SIGSTOP)
+    time.sleep(4)
+    os.killpg(run.process.pid, signal.SIGCONT)
+    rows = run.rows()
+    run.wait_until(lambda: run.rows() > rows + 20, "training again")
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.exit_code() == 130
+
+
+@pytest.mark.slow
+def test_a_child_that_holds_the_interpreter_dies_with_its_parent(start: Callable[..., Run], tmp_path: Path) -> None:
+    run = new_run(start, tmp_path, "schedule=interleaved", "env.id=faulty_envs:HangsInC-v0")
+    run.wait_until(lambda: run.rows() > 0, "training")
+    time.sleep(2)  # until the worker hangs
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.exit_code()
+    assert _eventually(lambda: not run.processes())
+
+
+@pytest.mark.slow
+def test_kill_9_of_all_leaves_nothing_in_shared_memory(start: Callable[..., Run], tmp_path: Path) -> None:
+    before = shared_memory_files()
+    run = new_run(start, tmp_path, "schedule=async", "env.id=faulty_envs:Faulty-v0")
+    wait_until_it_trains(run, evaluations=0)
+    os.killpg(run.process.pid, signal.SIGKILL)
+    run.exit_code()
+    assert _eventually(lambda: not run.processes())
+    assert shared_memory_files() - before == set()
+
+
+@pytest.mark.slow
+def test_ctrl_c_does_not_wait_for_a_test_process_that_hangs(start: Callable[..., Run], tmp_path: Path) -> None:
+    settings = ("schedule=async", "env.id=faulty_envs:Hangs-v0", "+env.kwargs.process=test process",
+                "+env.kwargs.after=5", "hang_timeout_s=100", "evaluation.every_seconds=0.2")  # fmt: skip
+    run = new_run(start, tmp_path, *settings)
+    wait_until_it_trains(run, evaluations=0)
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.exit_code(20) == 130
+    assert run.status()["state"] == "interrupted"
+    assert_it_can_go_on(run, start, whole=True)

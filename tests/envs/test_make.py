@@ -75,3 +75,5 @@ def test_an_environment_that_cannot_be_saved_says_so() -> None:
         """A subclass may keep more than `state`."""
 
     assert classic.save(Mine()) is None
+    inside = gymnasium.wrappers.DelayObservation(gymnasium.make("Pendulum-v1"), 3)  # it keeps observations
+    assert classic.save(inside) is None

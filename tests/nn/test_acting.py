@@ -47,6 +47,11 @@ def test_an_impossible_action_is_never_drawn() -> None:
     assert {draw_categorical(logits, rng) for _ in range(1000)} == {1}
 
 
+def test_logits_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(FloatingPointError):
+        draw_categorical(np.array([0.0, np.nan]), np.random.default_rng(0))
+
+
 def test_gaussian_draws_follow_the_normal_distribution() -> None:
     rng = np.random.default_rng(0)
     mu, sigma = np.array([0.5, -1.0]), np.array([2.0, 0.3])
