@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -83,13 +82,14 @@ def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str])
     own = from_dict(stored)
     changed: dict[str, Any] = {}
     for override in overrides:
-        name = re.split(r"[.=]", override.lstrip("+~"))[0]
+        key = override.lstrip("+~").partition("=")[0]
+        name, _, inner = key.partition(".")
         if name in CHANGEABLE_ON_RESUME:
-            _, _, inner = override.lstrip("+~").partition("=")[0].partition(".")
-            changed[name] = getattr(given, name)
+            value = getattr(given, name)
             if inner:  # logger.display=off leaves the rest of the logger as it was
-                changed[name] = replace(getattr(own, name), **{inner: getattr(changed[name], inner)})
-        elif name not in stored or to_dict(given)[name] != stored[name]:
+                value = replace(changed.get(name, getattr(own, name)), **{inner: getattr(value, inner)})
+            changed[name] = value
+        elif _at(stored, key) is None or _at(stored, key) != _at(to_dict(given), key):
             raise ConfigError(
                 f"{override}: a resumed run keeps its configuration; beside resume= only "
                 f"{', '.join(CHANGEABLE_ON_RESUME[1:])} may change (load= starts a new run from saved parameters)"
@@ -97,6 +97,14 @@ def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str])
     config = replace(own, **{**changed, "resume": None})
     refuse_contradictions(config)
     return config
+
+
+def _at(config: dict[str, Any], key: str) -> Any:
+    """The value of a dotted key, or None."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _check_device(device: str) -> None:
