@@ -122,6 +122,7 @@ class Training:
 
     def run(self, signals: Signals) -> None:
         """Train until a limit, a signal or a failure, and say so in status.json. No process of the run is left then."""
+        write_status(self.folder, "running", "", self._counters())
         try:
             self._train(signals)
         except Interrupted as interrupt:
