@@ -1,0 +1,41 @@
+"""The README: its commands compose, its files exist, its table has every group and option."""
+
+import re
+import shlex
+
+import pytest
+from helpers import ROOT, config_of
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    shlex.split(line.partition("#")[0])[2:]
+    for line in re.findall(r"^python src/run\.py.*$", README, re.MULTILINE)
+    if "<" not in line and "-m" not in line and "--" not in line
+]
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) > 5
+
+
+@pytest.mark.parametrize("overrides", COMMANDS, ids=" ".join)
+def test_a_command_composes(overrides: list[str]) -> None:
+    config_of(*overrides)
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\((?!#|http)([^)]+)\)", README))
+def test_a_link_leads_somewhere(path: str) -> None:
+    assert (ROOT / path).is_file()
+
+
+@pytest.mark.parametrize("group", sorted(p.name for p in (ROOT / "conf").iterdir() if p.is_dir() and p.name != "hydra"))
+def test_the_table_has_every_option(group: str) -> None:
+    row = next(line for line in README.splitlines() if line.startswith(f"| `{group}` |"))
+    for option in (ROOT / "conf" / group).glob("*.yaml"):
+        assert f"`{option.stem}`" in row
+
+
+def test_every_top_level_key_is_named() -> None:
+    keys = re.findall(r"^(\w+):", (ROOT / "conf/config.yaml").read_text(), re.MULTILINE)
+    for key in set(keys) - {"defaults"}:
+        assert re.search(rf"\b{key}\b", README), key
