@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -64,6 +65,7 @@ class Supervisor:
 
     def __enter__(self) -> Supervisor:
         context = multiprocessing.get_context("spawn")
+        resource_tracker.ensure_running()  # spawning starts it otherwise, and then unblocks the signals
         with _environment(ONE_THREAD), _signals_blocked():
             for child in self._children:
                 receiving, sending = context.Pipe(duplex=False)
