@@ -56,10 +56,11 @@ def main() -> None:
         return
     options = read_options(sys.argv[1:])
     path = find_checkpoint(locate(options.run))
-    config = from_dict(read_checkpoint(path).state["config"])
+    checkpoint = read_checkpoint(path)
+    config = from_dict(checkpoint.state["config"])
     folder = next((f for f in path.parents[:2] if (f / MANIFEST).exists()), path.parent)
     horizon = options.horizon or evaluation_horizon(config)
-    policy = Policy.load(path, options.action == "sample", options.seed)
+    policy = Policy.of(checkpoint, options.action == "sample", options.seed)
     env = make_rendered_env(config.env, horizon, options, folder / VIDEOS)
     rng = generator(options.seed, Role.evaluation)
     try:

@@ -110,3 +110,12 @@ def test_an_environment_that_cannot_be_saved_starts_a_new_episode_and_says_so(tm
     run_folder(tmp_path / "run", *options, "max_episodes=null", "total_steps=300", "evaluation.every_steps=null")
     again = command(f"resume={tmp_path / 'run'}", "total_steps=600")
     assert "cannot be saved" in subprocess.run(again, check=True, timeout=120, capture_output=True, text=True).stdout
+
+
+def test_a_run_without_a_checkpoint_yet_starts_again_and_its_manifest_says_so(tmp_path: Path) -> None:
+    quick = ("workers=1", "env.max_ep_step=50", "figures=false", "logger.display=off", "schedule=interleaved")
+    run_folder(tmp_path / "run", *quick, "max_episodes=2")
+    (tmp_path / "run" / LAST_CHECKPOINT).unlink()
+    run_folder(tmp_path / "run", f"resume={tmp_path / 'run'}")
+    assert list(pd.read_csv(tmp_path / "run" / EPISODES)["episode"]) == [1, 2]
+    assert [resume["from"]["updates"] for resume in read_json(tmp_path / "run" / MANIFEST)["resumes"]] == [0]

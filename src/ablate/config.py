@@ -23,6 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from ablate.types import Counters
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -79,7 +81,7 @@ Count = Annotated[int, Field(ge=1)]
 @dataclass
 class EnvConfig:
     id: str = MISSING
-    max_ep_step: Annotated[int | None, Field(ge=1)] = None
+    max_ep_step: Count | None = None
     reward_shift: Finite = MISSING
     reward_scale: Positive = MISSING
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -99,7 +101,7 @@ class A3CConfig(AlgoConfig):
     entropy_coef: NonNegative = MISSING
     value_loss_coef: NonNegative = MISSING
     loss_reduction: LossReduction = MISSING
-    max_grad_norm: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    max_grad_norm: Positive | None = None
     bootstrap_truncated: bool = MISSING
     lock_updates: bool = MISSING
 
@@ -115,7 +117,7 @@ class MlpConfig(ModelConfig):
     actor_hidden: list[Count] = MISSING
     critic_hidden: list[Count] = MISSING
     activation: Activation = MISSING
-    mu_scale: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    mu_scale: Positive | None = None
     sigma_min: Positive = MISSING
     init_std: NonNegative = MISSING
 
@@ -156,10 +158,10 @@ class RMSpropConfig(OptimizerConfig):
 
 @dataclass
 class EvaluationConfig:
-    every_seconds: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
-    every_steps: Annotated[int | None, Field(ge=1)] = None
+    every_seconds: Positive | None = None
+    every_steps: Count | None = None
     episodes: Count = MISSING
-    horizon: Annotated[int | None, Field(ge=1)] = None
+    horizon: Count | None = None
     action: ActionChoice = MISSING
 
 
@@ -173,12 +175,12 @@ class LoggerConfig:
 @dataclass
 class Config:
     seed: Annotated[int, Field(ge=0)] = MISSING
-    workers: Annotated[int | None, Field(ge=1)] = None
+    workers: Count | None = None
     device: str = MISSING
     backend: Backend = MISSING
     schedule: Schedule = MISSING
-    max_episodes: Annotated[int | None, Field(ge=1)] = None
-    total_steps: Annotated[int | None, Field(ge=1)] = None
+    max_episodes: Count | None = None
+    total_steps: Count | None = None
     log_interval: Count = MISSING
     checkpoint_every_seconds: Positive = MISSING
     hang_timeout_s: Positive = MISSING
@@ -249,6 +251,15 @@ def locate(path: str) -> Path:
 def number_of_workers(config: Config) -> int:
     """`workers`, or the number of CPUs that this process may use."""
     return config.workers or len(os.sched_getaffinity(0))
+
+
+def limit_reached(config: Config, counters: Counters) -> str:
+    """Which limit the counters have reached, in words; empty if none."""
+    for limit, count in (("max_episodes", counters.episodes), ("total_steps", counters.steps)):
+        value = getattr(config, limit)
+        if value is not None and count >= value:
+            return f"{limit}={value} reached"
+    return ""
 
 
 def evaluation_horizon(config: Config) -> int | None:

@@ -46,6 +46,11 @@ def play(
         yield Score(episodic_return, length)
 
 
+def due(every_steps: int | None, before: int, after: int) -> bool:
+    """Whether a multiple of every_steps lies between two counts of steps."""
+    return every_steps is not None and after // every_steps > before // every_steps
+
+
 class Evaluator:
     """Evaluates parameters as training goes on: rows to evaluations.csv, the best parameters to best.safetensors.
 
@@ -119,11 +124,11 @@ def test_process(
             beat()
             command, counters = shared.command, shared.counters()
             if every_s is not None:
-                due = time.monotonic() - last_time >= every_s
+                now_due = time.monotonic() - last_time >= every_s
             else:
-                due = every_steps is not None and counters.steps // every_steps > last_steps // every_steps
+                now_due = due(every_steps, last_steps, counters.steps)
             finish = command == Command.finish
-            if (due and command == Command.run) or (finish and counters.steps != evaluated_steps):
+            if (now_due and command == Command.run) or (finish and counters.steps != evaluated_steps):
                 last_time, last_steps, evaluated_steps = time.monotonic(), counters.steps, counters.steps
                 send(evaluator.evaluate(parameters.copy(), counters, shared.wall_time_s()))
             if finish:

@@ -14,6 +14,7 @@ from ablate.config import (
     Config,
     ConfigError,
     from_dict,
+    limit_reached,
     locate,
     number_of_workers,
     refuse_contradictions,
@@ -27,7 +28,7 @@ from ablate.records.files import read_json
 from ablate.records.manifest import lock_run, note_resume, read_manifest, write_manifest
 from ablate.records.schema import LAST_CHECKPOINT, MANIFEST, STATUS
 from ablate.seeding import Role, generator
-from ablate.training import Interrupted, Plan, Signals, Training, limit_reached, resume_command
+from ablate.training import Interrupted, Plan, Signals, Training, resume_command
 from ablate.types import Counters
 
 
@@ -135,7 +136,7 @@ def run(plan: Plan, folder: Path, overrides: list[str]) -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_manifest(folder, plan.config, sys.argv, overrides)
             with lock_run(folder):
-                training = _resume(plan, folder) if plan.resumed else Training(plan, folder)
+                training = Training(plan, folder) if plan.new else _resume(plan, folder)
                 if training is None:
                     return
                 training.run(signals)
@@ -150,8 +151,7 @@ def run(plan: Plan, folder: Path, overrides: list[str]) -> None:
 
 def _resume(plan: Plan, folder: Path) -> Training | None:
     """The training that goes on; None if the run is at its end already."""
-    assert plan.resumed is not None
-    counters = Counters(**plan.resumed.state["counters"])
+    counters = Counters(**plan.resumed.state["counters"]) if plan.resumed else Counters()
     reached = limit_reached(plan.config, counters)
     if not reached:
         note_resume(folder, plan.config, sys.argv, counters)

@@ -9,7 +9,7 @@ import numpy as np
 from ablate.config import from_dict, locate
 from ablate.nn.acting import Action, Actor
 from ablate.nn.architecture import MlpArchitecture, architecture_of
-from ablate.records.checkpoint import find_checkpoint, read_checkpoint
+from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from ablate.seeding import Role, generator
 from ablate.types import EnvSpec
 
@@ -32,7 +32,11 @@ class Policy:
         """From a checkpoint or a run's folder (its last checkpoint). sample: draw actions instead of the most likely.
 
         Raises ConfigError if there is no whole checkpoint."""
-        checkpoint = read_checkpoint(find_checkpoint(locate(str(path))))
+        return cls.of(read_checkpoint(find_checkpoint(locate(str(path)))), sample, seed)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, sample: bool = False, seed: int = 0) -> Policy:
+        """From a checkpoint that was read already."""
         spec = EnvSpec.from_dict(checkpoint.state["env_spec"])
         policy = cls(architecture_of(from_dict(checkpoint.state["config"]).model, spec), spec, sample, seed)
         policy.set_parameters(checkpoint.tensors["parameters"])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ablate.algos.job import WorkerJob
-from ablate.config import Config, to_dict
+from ablate.config import Config, limit_reached, to_dict
 from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.supervisor import Child, ChildFailed, Supervisor
 from ablate.records.checkpoint import Checkpoint, write_checkpoint
@@ -60,11 +60,11 @@ class Training:
         self.interrupted_by: int | None = None
         workers = range(config.workers or 1)
         groups = [(k,) for k in workers] if config.schedule == "async" else [tuple(workers)]
-        self._has_test_process = config.schedule == "async" and (
+        has_test_process = config.schedule == "async" and (
             config.evaluation.every_seconds is not None or config.evaluation.every_steps is not None
         )
         self.shared = SharedState(
-            plan.parameters.size, len(config.optimizer.statistics), len(groups) + self._has_test_process
+            plan.parameters.size, len(config.optimizer.statistics), len(groups) + has_test_process
         )
         self.shared.parameters_view()[:] = plan.parameters
         self._starts = 0
@@ -73,7 +73,7 @@ class Training:
             self._restore(resumed)
         self._names = ["worker-" + "-".join(map(str, group[:: max(1, len(group) - 1)])) for group in groups]
         self._children = [self._worker(i, group) for i, group in enumerate(groups)]
-        if self._has_test_process:
+        if has_test_process:
             arguments = (config, plan.spec, folder, self.shared, len(groups), self._evaluations_done)
             self._children.append(Child("test process", "ablate.evaluation", "test_process", arguments))
         self._states: dict[str, ProcessState] = {}  # the last that each worker process sent
@@ -312,15 +312,6 @@ class Training:
 def _step_of(named: tuple[str, Any]) -> float:
     """A message's place in time; what has none comes last, as its sender sent it after the others."""
     return getattr(named[1], "global_step", math.inf)
-
-
-def limit_reached(config: Config, counters: Counters) -> str:
-    """Which limit the counters have reached, in words; empty if none."""
-    for limit, count in (("max_episodes", counters.episodes), ("total_steps", counters.steps)):
-        value = getattr(config, limit)
-        if value is not None and count >= value:
-            return f"{limit}={value} reached"
-    return ""
 
 
 class Signals:

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from ablate.algos.job import WorkerJob
-from ablate.config import A3CConfig, Config
+from ablate.config import A3CConfig, Config, limit_reached
 from ablate.envs import classic
 from ablate.envs.make import make_env
-from ablate.evaluation import Evaluator
+from ablate.evaluation import Evaluator, due
 from ablate.nn.acting import Actor
 from ablate.nn.adam import Optimizer, make_optimizer
 from ablate.nn.architecture import architecture_of
@@ -130,7 +130,7 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
             worker.pull(theta, shared.counters().updates)
         workers.append(worker)
     evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
-    turn, paused_for, reached_limit = job.turn, 0, False
+    turn, paused_for = job.turn, 0
 
     while shared.command == Command.run:
         beat()
@@ -163,11 +163,8 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
             losses = (metrics.policy_loss.item(), metrics.value_loss.item(), metrics.entropy.item())
             at = (counters.updates, counters.steps, shared.wall_time_s())
             send(UpdateRecord(*at, *losses, grad_norm, staleness, config.optimizer.lr))
-        reached_limit = bool(
-            (config.max_episodes and counters.episodes >= config.max_episodes)
-            or (config.total_steps and counters.steps >= config.total_steps)
-        )
-        if evaluator and _evaluation_due(config.evaluation.every_steps, before, counters, reached_limit):
+        reached_limit = bool(limit_reached(config, counters))
+        if evaluator and (reached_limit or due(config.evaluation.every_steps, before.steps, counters.steps)):
             send(evaluator.evaluate(shared.parameters_view().copy(), counters, shared.wall_time_s()))
         if reached_limit:
             shared.command = Command.stop
@@ -208,12 +205,6 @@ def push(
         optimizer.step(gradient, counters.updates)
         worker.pull(theta, shared.counters().updates)
     return staleness, counters
-
-
-def _evaluation_due(every_steps: int | None, before: Counters, after: Counters, last: bool) -> bool:
-    if every_steps is None:
-        return False
-    return last or after.steps // every_steps > before.steps // every_steps
 
 
 def _process_state(workers: list[Worker], turn: int) -> ProcessState:
