@@ -12,7 +12,7 @@ PACKAGE = ROOT / "src/ablate"
 # From the ground up. A room may import from rooms before it and from itself.
 ORDER = (
     "types", "config", "seeding",
-    "rl", "nn", "envs", "replay", "records", "parallel",
+    "rl", "nn", "envs", "replay", "compiled", "records", "parallel",
     "policy", "evaluation", "algos",
     "analysis",
     "training",
