@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numba
+from numba.extending import overload
 
 # nogil: the thread that watches the parent must run. fastmath without "nnan" and "ninf": the guard against numbers that
 # are not finite must see them. No reference counts (_nrt): views of arrays then cost nothing; kernels allocate nothing.
-OPTIONS = {
+OPTIONS: Any = {
     "nogil": True,
     "error_model": "numpy",
     "fastmath": {"reassoc", "nsz", "arcp", "contract"},
@@ -41,4 +44,22 @@ if CACHE is not None:
     numba.config.CACHE_DIR = str(CACHE)
 
 helper = numba.njit(**OPTIONS)  # called by kernels
+# The same for what gives a view of an array, which a function without reference counts cannot return.
+inlined = numba.njit(**OPTIONS, inline="always")
 kernel = numba.njit(**OPTIONS, cache=CACHE is not None)  # called from Python
+
+
+def implements(function: Callable[..., Any], parameters: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: what a call of `function` is in a kernel whose first argument is of the NamedTuple `parameters`.
+
+    To Numba each NamedTuple is a type of its own, so the choice is made when the kernel is compiled. (A kernel made by a
+    factory around other kernels would do the same, but would miss the cache on disk at every start.)"""
+
+    def register(implementation: Callable[..., Any]) -> Callable[..., Any]:
+        def choose(first: Any, *others: Any) -> Callable[..., Any] | None:
+            return implementation if getattr(first, "instance_class", None) is parameters else None
+
+        overload(function, jit_options=OPTIONS, strict=False)(choose)
+        return implementation
+
+    return register

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from ablate.config import AdamConfig, OptimizerConfig, RMSpropConfig
-
-ROUNDING = 1.001  # room for rounding in the bounds of the quotients
+from ablate.nn.bounds import adam_bound, rmsprop_bound
 
 
 class Optimizer(Protocol):
@@ -59,11 +58,7 @@ class Adam:
         self._beta1, self._beta2 = betas
         self._eps = eps
         self._weight_decay = weight_decay
-        # |m| ≤ largest · √v, by Cauchy-Schwarz over the gradients that both are sums of; no bound if β₁² ≥ β₂
-        beta1, beta2 = betas
-        bounded = beta1 * beta1 < beta2
-        self._largest = (1 - beta1) / math.sqrt((1 - beta2) * (1 - beta1 * beta1 / beta2)) if bounded else math.inf
-        self._largest *= ROUNDING
+        self._largest = adam_bound(*betas)
         self._quotient = torch.empty_like(parameters)  # (P,)
         self._decayed = torch.empty_like(parameters) if weight_decay else None  # (P,) g + weight_decay · θ
 
@@ -112,7 +107,7 @@ class RMSprop:
         self._alpha = alpha
         self._eps = eps
         self._weight_decay = weight_decay
-        self._largest = ROUNDING / math.sqrt(1 - alpha)  # v ≥ (1 - α) g², whose root bounds |g| / √v
+        self._largest = rmsprop_bound(alpha)
         self._quotient = torch.empty_like(parameters)  # (P,)
         self._decayed = torch.empty_like(parameters) if weight_decay else None  # (P,) g + weight_decay · θ
 

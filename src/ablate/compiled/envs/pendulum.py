@@ -9,6 +9,7 @@ import numpy as np
 
 IDS = ("Pendulum-v1",)
 STATE_SIZE = 2
+RESET_DRAWS = 2
 MAX_SPEED, MAX_TORQUE, DT = 8.0, 2.0, 0.05
 
 

@@ -1,0 +1,199 @@
+"""What a policy makes of the actor's outputs z inside kernels: a distribution, an action, and its part of the loss.
+
+Which kind of policy is chosen by the type, Gaussian or Categorical, when a kernel is compiled."""
+
+# mypy: disable-error-code="no-untyped-def"
+# ruff: noqa: F811 (the implementations have no names of their own)
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ablate.compiled.jit import implements
+from ablate.nn.architecture import MlpArchitecture
+from ablate.types import ActionSpec
+
+HALF_LOG_2_PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class Gaussian(NamedTuple):
+    """(mu, sigma) = (centre + scale · tanh(z[:A]), softplus(z[A:]) + sigma_min)."""
+
+    centre: np.ndarray  # (A,)
+    scale: np.ndarray  # (A,)
+    low: np.ndarray  # (A,) what the environment takes
+    high: np.ndarray  # (A,)
+    sigma_min: float
+
+
+class Categorical(NamedTuple):
+    """softmax(z) over n actions."""
+
+    n: int
+
+
+Head = Gaussian | Categorical
+
+
+def head_of(architecture: MlpArchitecture, action: ActionSpec, dtype: type) -> Head:
+    if action.n is not None:
+        return Categorical(action.n)
+    numbers = (architecture.mu_centre, architecture.mu_scale, action.low, action.high)
+    return Gaussian(*(np.asarray(each, dtype) for each in numbers), architecture.sigma_min)
+
+
+def draws(head: Any) -> int:
+    """How many random numbers an action takes."""
+    raise NotImplementedError
+
+
+def describe(head: Any, z: np.ndarray, described: np.ndarray) -> bool:
+    """From z to the distribution, as the other functions read it. False if z holds what is no number.
+
+    described: mu, sigma, ∂mu/∂z, ∂sigma/∂z, each (A,), in one row; or log p (n,)."""
+    raise NotImplementedError
+
+
+def draw(head: Any, described: np.ndarray, draws: np.ndarray, action: np.ndarray) -> None:
+    """An action (A,) from standard normal draws (A,), or its index, as a float, from one uniform draw (1,)."""
+    raise NotImplementedError
+
+
+def mode(head: Any, described: np.ndarray, action: np.ndarray) -> None:
+    """The most likely action."""
+    raise NotImplementedError
+
+
+def to_env(head: Any, action: np.ndarray, taken: np.ndarray) -> None:
+    """The action as the environment takes it: clipped to its bounds."""
+    raise NotImplementedError
+
+
+def policy_backward(
+    head: Any, described: np.ndarray, action: np.ndarray, d_log_prob: float, d_entropy: float, d_z: np.ndarray
+) -> tuple[float, float]:
+    """Write ∂L/∂z. Returns log π(a|s) and the entropy."""
+    raise NotImplementedError
+
+
+@implements(draws, Gaussian)
+def _(head):
+    return len(head.centre)
+
+
+@implements(draws, Categorical)
+def _(head):
+    return 1
+
+
+@implements(describe, Gaussian)
+def _(head, z, described):
+    n = len(head.centre)
+    one, zero = z.dtype.type(1), z.dtype.type(0)
+    for i in range(n):
+        tanh = np.tanh(z[i])
+        x = z[n + i]
+        e = np.exp(-abs(x))  # never overflows
+        described[i] = head.centre[i] + head.scale[i] * tanh
+        described[n + i] = max(x, zero) + np.log1p(e) + z.dtype.type(head.sigma_min)
+        described[2 * n + i] = head.scale[i] * (one - tanh * tanh)
+        described[3 * n + i] = (one if x >= zero else e) / (one + e)
+    return True  # what is no number shows in the loss
+
+
+@implements(describe, Categorical)
+def _(head, z, described):
+    """log p_j = z_j - max - log Σ exp(z - max)."""
+    largest = z[0]
+    for j in range(head.n):
+        largest = max(largest, z[j])
+    total = z.dtype.type(0)
+    for j in range(head.n):
+        total += np.exp(z[j] - largest)
+    log_total = np.log(total)
+    for j in range(head.n):
+        described[j] = z[j] - largest - log_total
+    return math.isfinite(log_total)
+
+
+@implements(draw, Gaussian)
+def _(head, described, draws, action):
+    n = len(head.centre)
+    for i in range(n):
+        action[i] = described[i] + described[n + i] * draws[i]
+
+
+@implements(draw, Categorical)
+def _(head, described, draws, action):
+    """The inverse of the cumulative distribution."""
+    total = 0.0
+    for j in range(head.n):
+        total += math.exp(described[j])
+    threshold, cumulative, j = draws[0] * total, 0.0, 0
+    while j < head.n - 1:
+        cumulative += math.exp(described[j])
+        if cumulative > threshold:
+            break
+        j += 1
+    action[0] = j
+
+
+@implements(mode, Gaussian)
+def _(head, described, action):
+    for i in range(len(head.centre)):
+        action[i] = described[i]
+
+
+@implements(mode, Categorical)
+def _(head, described, action):
+    best = 0
+    for j in range(head.n):
+        if described[j] > described[best]:
+            best = j
+    action[0] = best
+
+
+@implements(to_env, Gaussian)
+def _(head, action, taken):
+    for i in range(len(head.centre)):
+        taken[i] = min(max(action[i], head.low[i]), head.high[i])
+
+
+@implements(to_env, Categorical)
+def _(head, action, taken):
+    taken[0] = action[0]
+
+
+@implements(policy_backward, Gaussian)
+def _(head, described, action, d_log_prob, d_entropy, d_z):
+    """x = (a - mu) / sigma: ∂mu = ∂log π · x / sigma, ∂sigma = (∂log π (x² - 1) + ∂H) / sigma."""
+    n = len(head.centre)
+    one = d_z.dtype.type(1)
+    log_prob, entropy = 0.0, 0.0
+    for i in range(n):
+        inverse = one / described[n + i]
+        x = (action[i] - described[i]) * inverse
+        d_z[i] = described[2 * n + i] * d_log_prob * x * inverse
+        d_z[n + i] = described[3 * n + i] * inverse * (d_log_prob * (x * x - one) + d_entropy)
+        log_sigma = np.log(described[n + i])
+        log_prob -= 0.5 * x * x + log_sigma + HALF_LOG_2_PI
+        entropy += 0.5 + HALF_LOG_2_PI + log_sigma
+    return log_prob, entropy
+
+
+@implements(policy_backward, Categorical)
+def _(head, described, action, d_log_prob, d_entropy, d_z):
+    """∂z_j = ([j = a] - p_j) ∂log π - p_j (log p_j + H) ∂H."""
+    taken = int(action[0])
+    zero = d_z.dtype.type(0)
+    entropy = zero
+    for j in range(head.n):
+        entropy -= np.exp(described[j]) * described[j]
+    for j in range(head.n):
+        p = np.exp(described[j])
+        d_z[j] = -p * (d_log_prob + (described[j] + entropy) * d_entropy)
+    d_z[taken] += d_log_prob
+    return float(described[taken]), float(entropy)

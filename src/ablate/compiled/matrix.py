@@ -1,0 +1,213 @@
+"""Small matrix products inside kernels, over parts of flat vectors.
+
+BLAS is made for large matrices: at a rollout's sizes its calls cost more than the arithmetic, and it may start threads.
+Each loop below runs along numbers that lie side by side and takes several rows at a time, so that every number that is
+loaded is used often and LLVM can turn the loop into vector instructions."""
+
+# ruff: noqa: E741 (l is the index that a product sums over)
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ablate.compiled.jit import helper, inlined
+
+
+class Matrix(NamedTuple):
+    """Element (i, j) is flat[start + i · row + j · column]."""
+
+    flat: np.ndarray
+    start: int
+    row: int
+    column: int
+
+
+@inlined
+def transposed(m: Matrix) -> Matrix:
+    return Matrix(m.flat, m.start, m.column, m.row)
+
+
+@inlined
+def at(m: Matrix, i: int, j: int) -> float:
+    return m.flat[m.start + i * m.row + j * m.column]
+
+
+@inlined
+def row(m: Matrix, i: int, n: int) -> np.ndarray:
+    """The n numbers of row i, which must lie side by side."""
+    start = m.start + i * m.row
+    return m.flat[start : start + n]
+
+
+@helper
+def affine(y: np.ndarray, x: np.ndarray, w: Matrix, b: np.ndarray) -> None:
+    """y = b + x W, with x (k,), W (k, n), y and b (n,); the rows or the columns of W are contiguous."""
+    k, n = len(x), len(y)
+    if w.column != 1:
+        w_t = transposed(w)
+        j = 0
+        while j + 2 <= n:
+            s0, s1 = _dot_2(x, row(w_t, j, k), row(w_t, j + 1, k))
+            y[j] = b[j] + s0
+            y[j + 1] = b[j + 1] + s1
+            j += 2
+        if j < n:
+            y[j] = b[j] + _dot_1(x, row(w_t, j, k))
+        return
+    if k == 1:
+        _set_1(y, b, x[0], row(w, 0, n))
+    elif k == 2:
+        _set_2(y, b, x[0], x[1], row(w, 0, n), row(w, 1, n))
+    elif k == 3:
+        _set_3(y, b, x[0], x[1], x[2], row(w, 0, n), row(w, 1, n), row(w, 2, n))
+    else:
+        _set_4(y, b, x[0], x[1], x[2], x[3], row(w, 0, n), row(w, 1, n), row(w, 2, n), row(w, 3, n))
+        l = 4
+        while l + 4 <= k:
+            _add_4(y, x[l], x[l + 1], x[l + 2], x[l + 3], row(w, l, n), row(w, l + 1, n), row(w, l + 2, n), row(w, l + 3, n))
+            l += 4
+        while l < k:
+            _add_1(y, x[l], row(w, l, n))
+            l += 1
+
+
+@helper
+def add_product(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
+    """C += A B, with C (m, n), A (m, k), B (k, n).
+
+    C's rows or its columns are contiguous; so are B's (in the first case), or else A's."""
+    if c.column != 1:
+        c, a, b, m, n = transposed(c), transposed(b), transposed(a), n, m
+    if b.column == 1:
+        _add_rows(c, a, b, m, k, n)
+    else:
+        _add_dots(c, a, transposed(b), m, k, n)
+
+
+@helper
+def _add_rows(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
+    """C[i] += Σ_l A[i, l] B[l], two rows of C and four of B at a time."""
+    i = 0
+    while i + 2 <= m:
+        y, z = row(c, i, n), row(c, i + 1, n)
+        l = 0
+        while l + 4 <= k:
+            _add_4_to_2(
+                y, z,
+                at(a, i, l), at(a, i, l + 1), at(a, i, l + 2), at(a, i, l + 3),
+                at(a, i + 1, l), at(a, i + 1, l + 1), at(a, i + 1, l + 2), at(a, i + 1, l + 3),
+                row(b, l, n), row(b, l + 1, n), row(b, l + 2, n), row(b, l + 3, n),
+            )  # fmt: skip
+            l += 4
+        if l + 2 <= k:
+            _add_2_to_2(
+                y, z,
+                at(a, i, l), at(a, i, l + 1), at(a, i + 1, l), at(a, i + 1, l + 1),
+                row(b, l, n), row(b, l + 1, n),
+            )  # fmt: skip
+            l += 2
+        if l < k:
+            _add_1(y, at(a, i, l), row(b, l, n))
+            _add_1(z, at(a, i + 1, l), row(b, l, n))
+        i += 2
+    if i < m:
+        y = row(c, i, n)
+        l = 0
+        while l + 4 <= k:
+            _add_4(
+                y,
+                at(a, i, l), at(a, i, l + 1), at(a, i, l + 2), at(a, i, l + 3),
+                row(b, l, n), row(b, l + 1, n), row(b, l + 2, n), row(b, l + 3, n),
+            )  # fmt: skip
+            l += 4
+        while l < k:
+            _add_1(y, at(a, i, l), row(b, l, n))
+            l += 1
+
+
+@helper
+def _add_dots(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
+    """C[i, j] += A[i] · B[j]."""
+    for i in range(m):
+        x, y = row(a, i, k), row(c, i, n)
+        j = 0
+        while j + 2 <= n:
+            s0, s1 = _dot_2(x, row(b, j, k), row(b, j + 1, k))
+            y[j] += s0
+            y[j + 1] += s1
+            j += 2
+        if j < n:
+            y[j] += _dot_1(x, row(b, j, k))
+
+
+# p, q: numbers; r, y, z, b: rows of the same length.
+
+
+@helper
+def _set_4(y, b, p0, p1, p2, p3, r0, r1, r2, r3):
+    for j in range(len(y)):
+        y[j] = b[j] + p0 * r0[j] + p1 * r1[j] + p2 * r2[j] + p3 * r3[j]
+
+
+@helper
+def _set_3(y, b, p0, p1, p2, r0, r1, r2):
+    for j in range(len(y)):
+        y[j] = b[j] + p0 * r0[j] + p1 * r1[j] + p2 * r2[j]
+
+
+@helper
+def _set_2(y, b, p0, p1, r0, r1):
+    for j in range(len(y)):
+        y[j] = b[j] + p0 * r0[j] + p1 * r1[j]
+
+
+@helper
+def _set_1(y, b, p0, r0):
+    for j in range(len(y)):
+        y[j] = b[j] + p0 * r0[j]
+
+
+@helper
+def _add_4(y, p0, p1, p2, p3, r0, r1, r2, r3):
+    for j in range(len(y)):
+        y[j] += p0 * r0[j] + p1 * r1[j] + p2 * r2[j] + p3 * r3[j]
+
+
+@helper
+def _add_1(y, p0, r0):
+    for j in range(len(y)):
+        y[j] += p0 * r0[j]
+
+
+@helper
+def _add_4_to_2(y, z, p0, p1, p2, p3, q0, q1, q2, q3, r0, r1, r2, r3):
+    for j in range(len(y)):
+        y[j] += p0 * r0[j] + p1 * r1[j] + p2 * r2[j] + p3 * r3[j]
+        z[j] += q0 * r0[j] + q1 * r1[j] + q2 * r2[j] + q3 * r3[j]
+
+
+@helper
+def _add_2_to_2(y, z, p0, p1, q0, q1, r0, r1):
+    for j in range(len(y)):
+        y[j] += p0 * r0[j] + p1 * r1[j]
+        z[j] += q0 * r0[j] + q1 * r1[j]
+
+
+@helper
+def _dot_2(x, r0, r1):
+    s0, s1 = x.dtype.type(0), x.dtype.type(0)
+    for l in range(len(x)):
+        s0 += x[l] * r0[l]
+        s1 += x[l] * r1[l]
+    return s0, s1
+
+
+@helper
+def _dot_1(x, r0):
+    s = x.dtype.type(0)
+    for l in range(len(x)):
+        s += x[l] * r0[l]
+    return s

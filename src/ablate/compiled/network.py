@@ -1,0 +1,169 @@
+"""The actor-critic of MlpArchitecture inside kernels: forward by rows, backward over a rollout, by the chain rule.
+
+Activations lie in one flat vector, in blocks of (t_max + 1, n): first the observations, then each layer's output;
+`deltas` holds the gradients of the loss with respect to them, in the same places."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from ablate.compiled.jit import helper, inlined
+from ablate.compiled.matrix import Matrix, add_product, affine, row, transposed
+from ablate.nn.architecture import MlpArchitecture
+
+ACTIVATIONS = ("relu", "relu6", "tanh", "elu")
+RELU, RELU6, TANH, ELU = range(4)
+# The columns of a table of layers: sizes; where input, output, weight and bias start; the weight as a Matrix (in, out);
+# whether an activation follows; whether the input's gradient is wanted, and adds to what is there already.
+N_IN, N_OUT, X, Y, WEIGHT, ROW, COLUMN, BIAS, ACTIVATES, WANTS_DX, ADDS_DX = range(11)
+
+
+class Network(NamedTuple):
+    """Tables of layers, each (depth, 11) int64, and what their sizes add up to."""
+
+    torso: np.ndarray
+    actor: np.ndarray
+    critic: np.ndarray
+    activation: int
+    observation: int  # its size
+    outputs: int  # of the actor
+    z: int  # where the actor's outputs start
+    v: int  # where the critic's output starts
+    ones: np.ndarray  # (1,)
+
+
+def network_of(architecture: MlpArchitecture, t_max: int, dtype: type) -> tuple[Network, int]:
+    """The network for rollouts of up to t_max steps, and the size of its activations."""
+    layout = architecture.layout()
+    rows = t_max + 1
+    end = rows * architecture.torso_sizes[0]
+    tables: dict[str, np.ndarray] = {}
+    x = torso_y = 0
+    for part in ("torso", "actor", "critic"):
+        x = torso_y
+        sizes = getattr(architecture, f"{part}_sizes")
+        table = np.zeros((len(sizes) - 1, 11), np.int64)
+        for i, (n_in, n_out) in enumerate(pairwise(sizes)):
+            by_input = n_in < n_out  # see ParameterLayout
+            table[i] = (
+                n_in, n_out, x, end, layout.starts[f"{part}.{i}.weight"], n_out if by_input else 1,
+                1 if by_input else n_in, layout.starts[f"{part}.{i}.bias"],
+                part == "torso" or i < len(sizes) - 2, x > 0, part == "actor" and i == 0,
+            )  # fmt: skip
+            x = end
+            end += rows * n_out
+        tables[part] = table
+        if part == "torso":
+            torso_y = x
+    z, v = int(tables["actor"][-1, Y]), int(tables["critic"][-1, Y])
+    activation = ACTIVATIONS.index(architecture.activation)
+    network = Network(
+        **tables,
+        activation=activation,
+        observation=architecture.torso_sizes[0],
+        outputs=architecture.actor_sizes[-1],
+        z=z,
+        v=v,
+        ones=np.ones(1, dtype),
+    )
+    return network, end
+
+
+@helper
+def forward(layers: np.ndarray, activation: int, theta: np.ndarray, activations: np.ndarray, start: int, stop: int) -> None:
+    """The outputs of some layers for the rows `start` to `stop` of the rollout."""
+    for i in range(len(layers)):
+        layer = layers[i]
+        n_in, n_out = layer[N_IN], layer[N_OUT]
+        x, y = Matrix(activations, layer[X], n_in, 1), Matrix(activations, layer[Y], n_out, 1)
+        w = Matrix(theta, layer[WEIGHT], layer[ROW], layer[COLUMN])
+        b = theta[layer[BIAS] : layer[BIAS] + n_out]
+        for t in range(start, stop):
+            affine(row(y, t, n_out), row(x, t, n_in), w, b)
+        if layer[ACTIVATES]:
+            activate(activation, activations[layer[Y] + start * n_out : layer[Y] + stop * n_out])
+
+
+@helper
+def backward(
+    network: Network,
+    theta: np.ndarray,
+    gradient: np.ndarray,
+    activations: np.ndarray,
+    deltas: np.ndarray,
+    steps: int,
+) -> None:
+    """From the gradients of the last layers' outputs, in `deltas`, over `steps` rows, to that of all parameters (P,)."""
+    gradient[:] = 0
+    a = network.activation
+    layers_backward(network.critic, a, network.ones, theta, gradient, activations, deltas, steps)
+    layers_backward(network.actor, a, network.ones, theta, gradient, activations, deltas, steps)
+    layers_backward(network.torso, a, network.ones, theta, gradient, activations, deltas, steps)
+
+
+@helper
+def layers_backward(
+    layers: np.ndarray,
+    activation: int,
+    ones: np.ndarray,
+    theta: np.ndarray,
+    gradient: np.ndarray,
+    activations: np.ndarray,
+    deltas: np.ndarray,
+    steps: int,
+) -> None:
+    for i in range(len(layers) - 1, -1, -1):
+        layer = layers[i]
+        n_in, n_out = layer[N_IN], layer[N_OUT]
+        x, d_y = Matrix(activations, layer[X], n_in, 1), Matrix(deltas, layer[Y], n_out, 1)
+        if layer[ACTIVATES]:
+            outputs = slice(layer[Y], layer[Y] + steps * n_out)
+            activate_backward(activation, deltas[outputs], activations[outputs])
+        # ∂W = xᵀ ∂y, ∂b = Σ_t ∂y_t
+        d_w = Matrix(gradient, layer[WEIGHT], layer[ROW], layer[COLUMN])
+        add_product(d_w, transposed(x), d_y, n_in, steps, n_out)
+        add_product(Matrix(gradient, layer[BIAS], n_out, 1), Matrix(ones, 0, 0, 0), d_y, 1, steps, n_out)
+        if layer[WANTS_DX]:  # ∂x = ∂y Wᵀ
+            if not layer[ADDS_DX]:
+                deltas[layer[X] : layer[X] + steps * n_in] = 0
+            w = Matrix(theta, layer[WEIGHT], layer[ROW], layer[COLUMN])
+            add_product(Matrix(deltas, layer[X], n_in, 1), d_y, transposed(w), steps, n_out, n_in)
+
+
+@helper
+def activate(kind: int, y: np.ndarray) -> None:
+    """y ← activation(y)."""
+    zero, six = y.dtype.type(0), y.dtype.type(6)
+    if kind == RELU6:
+        for i in range(len(y)):
+            y[i] = min(max(y[i], zero), six)
+    elif kind == RELU:
+        for i in range(len(y)):
+            y[i] = max(y[i], zero)
+    elif kind == TANH:
+        for i in range(len(y)):
+            y[i] = np.tanh(y[i])
+    else:
+        for i in range(len(y)):
+            y[i] = y[i] if y[i] > zero else np.expm1(y[i])
+
+
+@helper
+def activate_backward(kind: int, d_y: np.ndarray, y: np.ndarray) -> None:
+    """∂ ← ∂ · activation', from the activation's output y."""
+    zero, one, six = y.dtype.type(0), y.dtype.type(1), y.dtype.type(6)
+    if kind == RELU6:
+        for i in range(len(y)):
+            d_y[i] = d_y[i] if (y[i] > zero) & (y[i] < six) else zero
+    elif kind == RELU:
+        for i in range(len(y)):
+            d_y[i] = d_y[i] if y[i] > zero else zero
+    elif kind == TANH:
+        for i in range(len(y)):
+            d_y[i] *= one - y[i] * y[i]
+    else:
+        for i in range(len(y)):
+            d_y[i] *= one if y[i] > zero else y[i] + one

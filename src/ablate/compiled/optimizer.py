@@ -1,0 +1,87 @@
+"""Adam, AMSGrad and RMSprop inside kernels, as in nn/adam.py, with the same bound against races."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ablate.compiled.jit import helper
+from ablate.config import AdamConfig, OptimizerConfig, RMSpropConfig
+from ablate.nn.bounds import adam_bound, rmsprop_bound
+
+ADAM, AMSGRAD, RMSPROP = range(3)
+
+
+class Optimizer(NamedTuple):
+    """Constants. decay_1, decay_2: of the first and second moment (RMSprop has the second only)."""
+
+    kind: int
+    lr: float
+    decay_1: float
+    decay_2: float
+    eps: float
+    weight_decay: float
+    largest: float  # what |quotient| cannot exceed without races
+
+
+def optimizer_of(config: OptimizerConfig) -> Optimizer:
+    if isinstance(config, AdamConfig):
+        kind = AMSGRAD if config.amsgrad else ADAM
+        return Optimizer(kind, config.lr, *config.betas, config.eps, config.weight_decay, adam_bound(*config.betas))
+    assert isinstance(config, RMSpropConfig)
+    largest = rmsprop_bound(config.alpha)
+    return Optimizer(RMSPROP, config.lr, 0.0, config.alpha, config.eps, config.weight_decay, largest)
+
+
+@helper
+def step_and_pull(
+    optimizer: Optimizer,
+    theta: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    largest_second: np.ndarray,
+    gradient: np.ndarray,
+    update: int,
+    local: np.ndarray,
+) -> None:
+    """Apply gradient (P,) as update number `update`, counted from 1, and copy the result: θ' ← θ.
+
+    first, second, largest_second: the moments (P,); RMSprop has the second only, only AMSGrad has the last."""
+    number = theta.dtype.type
+    decay_1, decay_2 = number(optimizer.decay_1), number(optimizer.decay_2)
+    rest_1, rest_2 = number(1.0 - optimizer.decay_1), number(1.0 - optimizer.decay_2)
+    weight_decay, bound = number(optimizer.weight_decay), number(optimizer.largest)
+    if optimizer.kind == RMSPROP:
+        lr, eps = number(optimizer.lr), number(optimizer.eps)
+        for i in range(len(theta)):
+            g = gradient[i] + weight_decay * theta[i]
+            v = decay_2 * second[i] + rest_2 * g * g
+            second[i] = v
+            local[i] = theta[i] - lr * min(max(g / (np.sqrt(v) + eps), -bound), bound)
+            theta[i] = local[i]
+        return
+    correction = math.sqrt(1.0 - optimizer.decay_2**update)
+    lr = number(optimizer.lr * correction / (1.0 - optimizer.decay_1**update))
+    eps = number(optimizer.eps * correction)
+    if optimizer.kind == ADAM:
+        for i in range(len(theta)):
+            g = gradient[i] + weight_decay * theta[i]
+            m = first[i] + rest_1 * (g - first[i])
+            v = decay_2 * second[i] + rest_2 * g * g
+            first[i] = m
+            second[i] = v
+            local[i] = theta[i] - lr * min(max(m / (np.sqrt(v) + eps), -bound), bound)
+            theta[i] = local[i]
+    else:
+        for i in range(len(theta)):
+            g = gradient[i] + weight_decay * theta[i]
+            m = first[i] + rest_1 * (g - first[i])
+            v = decay_2 * second[i] + rest_2 * g * g
+            largest = max(largest_second[i], v)
+            first[i] = m
+            second[i] = v
+            largest_second[i] = largest
+            local[i] = theta[i] - lr * min(max(m / (np.sqrt(largest) + eps), -bound), bound)
+            theta[i] = local[i]
