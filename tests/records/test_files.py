@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablate.config import ConfigError, from_dict, to_dict
-from ablate.records import files
-from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, write_checkpoint
+from ablate.records import checkpoint, files
+from ablate.records.checkpoint import CHECKPOINT_VERSION, Checkpoint, find_checkpoint, read_checkpoint, write_checkpoint
 from ablate.records.csv_writer import CsvWriter, read_rows, trim
 from ablate.records.files import read_json, replace_atomically
 from ablate.records.manifest import lock_run, write_manifest, write_status
@@ -29,8 +29,17 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     assert tensors.keys() == TENSORS.keys()
     for name in TENSORS:
         np.testing.assert_array_equal(tensors[name], TENSORS[name])
-    assert {**state, "version": 1} == read
+    assert {**state, "version": CHECKPOINT_VERSION} == read
     assert from_dict(read["config"]) == config_of()
+
+
+def test_another_version_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "CHECKPOINT_VERSION", 1)
+        write_checkpoint(path, Checkpoint(TENSORS, {}))
+    with pytest.raises(ConfigError, match=f"^{path}: checkpoint version 1, and .* reads version 2; .*train anew$"):
+        read_checkpoint(path)
 
 
 def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:

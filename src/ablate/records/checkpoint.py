@@ -17,7 +17,7 @@ from ablate.config import ConfigError
 from ablate.records.files import replace_atomically
 from ablate.records.schema import LAST_CHECKPOINT
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 
 class Checkpoint(NamedTuple):
@@ -52,7 +52,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ConfigError(f"{path}: damaged, its checksum does not fit its content")
     state = json.loads(metadata["state"])
     if state["version"] != CHECKPOINT_VERSION:
-        raise ConfigError(f"{path}: version {state['version']}; this program reads version {CHECKPOINT_VERSION}")
+        raise ConfigError(
+            f"{path}: checkpoint version {state['version']}, and this program reads version {CHECKPOINT_VERSION}; "
+            "use the release that wrote it, or train anew"
+        )
     return Checkpoint(tensors, state)
 
 

@@ -1,0 +1,51 @@
+"""The flat vector and its named views."""
+
+import numpy as np
+import pytest
+import torch
+
+from ablate.nn.params import ParameterLayout
+
+SHAPES = {
+    "tall": (4, 3), "bias": (4,), "wide": (2, 5), "square": (3, 3),
+    "column": (4, 1), "row": (1, 4), "conv": (4, 2, 3, 3),
+}  # fmt: skip
+LAYOUT = ParameterLayout(SHAPES.items())
+
+
+def hand_made() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Random parameters by name, and the flat vector that should hold them."""
+    rng = np.random.default_rng(0)
+    parameters = {name: rng.standard_normal(shape) for name, shape in SHAPES.items()}
+    parts = [parameters[name].T.ravel() if name == "tall" else parameters[name].ravel() for name in SHAPES]
+    return np.concatenate(parts), parameters
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_views_have_the_parameters_shapes_and_a_weights_longer_side_is_contiguous(library: str) -> None:
+    flat, parameters = hand_made()
+    views = LAYOUT.views(flat if library == "numpy" else torch.from_numpy(flat))
+    assert list(views) == list(SHAPES)
+    for name, view in views.items():
+        array, start = np.asarray(view), LAYOUT.starts[name]
+        assert array.shape == SHAPES[name]
+        np.testing.assert_array_equal(array, parameters[name])
+        np.testing.assert_array_equal(array.ravel("K"), flat[start : start + array.size])
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_writing_to_a_view_writes_to_the_vector(library: str) -> None:
+    expected, parameters = hand_made()
+    flat = np.zeros(LAYOUT.size)
+    for name, view in LAYOUT.views(flat if library == "numpy" else torch.from_numpy(flat)).items():
+        view[...] = parameters[name] if library == "numpy" else torch.from_numpy(parameters[name])
+    np.testing.assert_array_equal(flat, expected)
+
+
+def test_initial_parameters_are_drawn_by_name_however_they_lie() -> None:
+    flat = np.zeros(LAYOUT.size, np.float32)
+    LAYOUT.initialise(flat, np.random.default_rng(1), 0.1)
+    rng = np.random.default_rng(1)
+    for name, view in LAYOUT.views(flat).items():
+        drawn = np.zeros(4) if name == "bias" else 0.1 * rng.standard_normal(SHAPES[name])  # row by row of (out, in)
+        np.testing.assert_array_equal(view, drawn.astype(np.float32))
