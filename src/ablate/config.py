@@ -35,8 +35,10 @@ class ConfigError(Exception):
 class Backend(StrEnum):
     """Who computes gradients."""
 
+    auto = "auto"
     autograd = "autograd"
     manual = "manual"
+    compiled = "compiled"
 
 
 # Who runs when: real processes that race, or workers taking turns in one process.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Protocol
 
 import gymnasium
 import numpy as np
@@ -20,14 +20,9 @@ from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpo
 from ablate.records.csv_writer import CsvWriter
 from ablate.records.schema import BEST_CHECKPOINT, EVALUATIONS
 from ablate.seeding import Role, draw_seed, generator
-from ablate.types import Counters, EnvSpec, EvaluationSummary
+from ablate.types import Counters, EnvSpec, EvaluationSummary, Score
 
 POLL_S = 0.05
-
-
-class Score(NamedTuple):
-    episodic_return: float
-    episodic_length: int
 
 
 def play(
@@ -46,6 +41,36 @@ def play(
         yield Score(episodic_return, length)
 
 
+class Player(Protocol):
+    """Plays whole episodes with parameters (P,), each from a seed drawn from `rng`."""
+
+    def play(self, parameters: np.ndarray, episodes: int, rng: np.random.Generator) -> Iterator[Score]: ...
+
+
+class GymnasiumPlayer:
+    """In gymnasium's environment, through the policy in numpy."""
+
+    def __init__(self, config: Config, spec: EnvSpec, beat: Callable[[], None]) -> None:
+        self._env = make_env(config.env, evaluation_horizon(config))
+        sample = config.evaluation.action == "sample"
+        self._policy = Policy(architecture_of(config.model, spec), spec, sample)
+        self._beat = beat
+
+    def play(self, parameters: np.ndarray, episodes: int, rng: np.random.Generator) -> Iterator[Score]:
+        self._policy.set_parameters(parameters)
+        self._policy.rng = rng
+        return play(self._policy, self._env, episodes, rng, self._beat)
+
+
+def make_player(config: Config, spec: EnvSpec, beat: Callable[[], None]) -> Player:
+    """Kernels where the training has them: a test process must not be slower than the training."""
+    if config.backend != "compiled":
+        return GymnasiumPlayer(config, spec, beat)
+    from ablate.compiled.player import CompiledPlayer  # imports Numba
+
+    return CompiledPlayer(config, spec, beat)
+
+
 def due(every_steps: int | None, before: int, after: int) -> bool:
     """Whether a multiple of every_steps lies between two counts of steps."""
     return every_steps is not None and after // every_steps > before // every_steps
@@ -60,12 +85,8 @@ class Evaluator:
         self._config = config
         self._spec = spec
         self._best_path = folder / BEST_CHECKPOINT
-        self._horizon = evaluation_horizon(config)
-        self._env = make_env(config.env, self._horizon)
-        sample = config.evaluation.action == "sample"
-        self._policy = Policy(architecture_of(config.model, spec), spec, sample)
+        self._player = make_player(config, spec, beat)
         self._csv = CsvWriter(folder / EVALUATIONS)
-        self._beat = beat
         self._best = -np.inf
         if self._best_path.exists():
             best = read_checkpoint(self._best_path).state
@@ -76,12 +97,10 @@ class Evaluator:
     def evaluate(self, parameters: np.ndarray, counters: Counters, wall_time_s: float) -> EvaluationSummary:
         """One evaluation of parameters (P,) as they were at `counters`."""
         rng = generator(self._config.seed, Role.evaluation, self.done)
-        self._policy.set_parameters(parameters)
-        self._policy.rng = rng
-        scores = list(play(self._policy, self._env, self._config.evaluation.episodes, rng, self._beat))
+        scores = list(self._player.play(parameters, self._config.evaluation.episodes, rng))
         self.done += 1
         at = (self.done, counters.steps, counters.updates, f"{wall_time_s:.3f}")
-        protocol = (self._horizon, str(self._config.evaluation.action))
+        protocol = (evaluation_horizon(self._config), str(self._config.evaluation.action))
         for episode, score in enumerate(scores, start=1):
             self._csv.write((*at, episode, *score, *protocol))
         self._csv.flush()

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ablate.compiled.support import why_not
 from ablate.config import (
     CHANGEABLE_ON_RESUME,
+    Backend,
     Config,
     ConfigError,
     from_dict,
@@ -59,6 +61,7 @@ def plan(config: Config, overrides: list[str]) -> Plan:
     spec = spec_of(config.env)
     # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
     config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))
+    config, note = _resolve_backend(config)
     layout = architecture_of(config.model, spec).layout()
     parameters = np.zeros(layout.size, np.float32)
     layout.initialise(parameters, generator(config.seed, Role.parameters), config.model.init_std)  # type: ignore[attr-defined]
@@ -75,7 +78,7 @@ def plan(config: Config, overrides: list[str]) -> Plan:
                 f"the network of this configuration has {parameters.size}; model and env must be the same"
             )
         parameters = source.tensors["parameters"]
-    return Plan(config, spec, parameters, resumed, new)
+    return Plan(config, spec, parameters, resumed, new, note)
 
 
 def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str]) -> Config:
@@ -106,6 +109,17 @@ def _at(config: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def _resolve_backend(config: Config) -> tuple[Config, str]:
+    """The configuration with the backend that it will have, and why it is that one, if that was left open."""
+    obstacle = why_not(config)
+    if config.backend == Backend.compiled and obstacle:
+        raise ConfigError(f"backend=compiled: {obstacle}; use backend=auto, manual or autograd")
+    if config.backend != Backend.auto:
+        return config, ""
+    backend = Backend.manual if obstacle else Backend.compiled
+    return replace(config, backend=backend), f"{backend} ({obstacle or 'the fastest; all of it has kernels'})"
 
 
 def _check_device(device: str) -> None:

@@ -26,7 +26,7 @@ from ablate.records.files import remove_temporaries
 from ablate.records.manifest import write_status
 from ablate.records.recorder import Recorder, trim_to_checkpoint
 from ablate.records.schema import BEST_CHECKPOINT, EPISODES, EVALUATIONS, LAST_CHECKPOINT, LEARNING_CURVE, UPDATES
-from ablate.types import Counters, EnvSpec, EpisodeRecord, EvaluationSummary, ProcessState, UpdateRecord
+from ablate.types import Counters, EnvSpec, EpisodeRecord, EvaluationSummary, ProcessState, Records, UpdateRecord
 
 POLL_S = 0.1
 HEARTBEAT_S = 2.0
@@ -41,6 +41,7 @@ class Plan:
     parameters: np.ndarray  # (P,) float32, the first ones
     resumed: Checkpoint | None  # None also where a run is resumed that had no checkpoint yet: it starts again
     new: bool  # not resumed: the folder must not hold a run
+    backend: str  # which backend was chosen and why, if the configuration left it open
 
 
 class Interrupted(KeyboardInterrupt):
@@ -118,7 +119,8 @@ class Training:
             evaluations_done=self._evaluations_done,
             starts=self._starts,
         )
-        return Child(self._names[process], f"ablate.algos.{config.algo.name}", "work", (job,))
+        module = f"ablate.algos.{config.algo.name}" + ("_compiled" if config.backend == "compiled" else "")
+        return Child(self._names[process], module, "work", (job,))
 
     def run(self, signals: Signals) -> None:
         """Train until a limit, a signal or a failure, and say so in status.json. No process of the run is left then."""
@@ -164,6 +166,8 @@ class Training:
     def _announce(self, display: ProgressDisplay) -> None:
         resumed = self.plan.resumed
         display.line(f"run      {shown(self.folder)}")
+        if self.plan.backend and resumed is None:
+            display.line(f"backend  {self.plan.backend}")
         if self._config.load and resumed is None:
             display.line(f"loaded   {self._config.load}")
         if resumed is None:
@@ -212,7 +216,9 @@ class Training:
         """What the workers sent since the last look, in the order in which it happened; also before a failure."""
         batch: list[tuple[str, Any]] = []
         try:
-            batch.extend(supervisor.messages(POLL_S))
+            for name, message in supervisor.messages(POLL_S):
+                parts = [*message.episodes, *message.updates] if isinstance(message, Records) else [message]
+                batch.extend((name, part) for part in parts)
         finally:
             for name, message in sorted(batch, key=_step_of):
                 self._handle(name, message)

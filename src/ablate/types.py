@@ -83,6 +83,20 @@ class UpdateRecord(NamedTuple):
     learning_rate: float
 
 
+class Records(NamedTuple):
+    """What a worker process finished since it last said so, in its order."""
+
+    episodes: list[EpisodeRecord]
+    updates: list[UpdateRecord]
+
+
+class Score(NamedTuple):
+    """An episode that was played without learning, in raw rewards."""
+
+    episodic_return: float
+    episodic_length: int
+
+
 class EvaluationSummary(NamedTuple):
     """What the parent hears of an evaluation; its episodes are in evaluations.csv."""
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-from ablate.algos.job import WorkerJob
+from ablate.algos.job import WorkerJob, process_state, wait_for_release
 from ablate.config import A3CConfig, Config, limit_reached
 from ablate.envs import classic
 from ablate.envs.make import make_env
@@ -29,8 +28,6 @@ from ablate.parallel.supervisor import ChildFailed
 from ablate.replay.accumulator import RolloutAccumulator
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
 from ablate.types import Counters, EnvSpec, EpisodeRecord, ProcessState, Trajectory, UpdateRecord
-
-PAUSE_POLL_S = 0.001
 
 
 class Worker:
@@ -136,10 +133,8 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
         beat()
         if shared.pauses_asked > paused_for:
             paused_for = shared.pauses_asked
-            send(_process_state(workers, turn))
-            while shared.pauses_released < paused_for and shared.command == Command.run:
-                beat()
-                time.sleep(PAUSE_POLL_S)
+            send(_state(workers, turn))
+            wait_for_release(shared, paused_for, beat)
             continue
         worker = workers[turn]
         turn = (turn + 1) % len(workers)
@@ -168,7 +163,7 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
             send(evaluator.evaluate(shared.parameters_view().copy(), counters, shared.wall_time_s()))
         if reached_limit:
             shared.command = Command.stop
-    send(_process_state(workers, turn))
+    send(_state(workers, turn))
 
 
 def checked_gradient(
@@ -207,9 +202,5 @@ def push(
     return staleness, counters
 
 
-def _process_state(workers: list[Worker], turn: int) -> ProcessState:
-    states = {worker.index: worker.state() for worker in workers}
-    return ProcessState(
-        {"turn": turn, "workers": {str(index): values for index, (values, _) in states.items()}},
-        {f"worker.{index}.parameters": parameters for index, (_, parameters) in states.items()},
-    )
+def _state(workers: list[Worker], turn: int) -> ProcessState:
+    return process_state({worker.index: worker.state() for worker in workers}, turn)

@@ -1,12 +1,16 @@
-"""What the parent tells a worker process. No torch: the parent builds it."""
+"""What the parent tells a worker process and hears of it. No torch: the parent builds it."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ablate.config import Config
-from ablate.parallel.shared import SharedState
+from ablate.parallel.shared import Command, SharedState
 from ablate.types import EnvSpec, ProcessState
 
 
@@ -24,3 +28,21 @@ class WorkerJob(NamedTuple):
     turn: int
     evaluations_done: int
     starts: int  # how often the run was resumed
+
+
+PAUSE_POLL_S = 0.001
+
+
+def wait_for_release(shared: SharedState, pause: int, beat: Callable[[], None]) -> None:
+    """Stand still until the parent has what it needs for a checkpoint."""
+    while shared.pauses_released < pause and shared.command == Command.run:
+        beat()
+        time.sleep(PAUSE_POLL_S)
+
+
+def process_state(states: dict[int, tuple[dict[str, Any], np.ndarray]], turn: int) -> ProcessState:
+    """The last state of a process from each worker's JSON values and local parameters."""
+    return ProcessState(
+        {"turn": turn, "workers": {str(index): values for index, (values, _) in states.items()}},
+        {f"worker.{index}.parameters": parameters for index, (_, parameters) in states.items()},
+    )

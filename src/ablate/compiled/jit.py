@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +65,14 @@ def implements(function: Callable[..., Any], parameters: type) -> Callable[[Call
         return implementation
 
     return register
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Around a kernel's first call: of many processes that start together one compiles, the others find it on disk."""
+    if CACHE is None:
+        yield
+        return
+    with (CACHE / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -39,6 +39,7 @@ class SharedState:
         self._counters = context.RawArray(ctypes.c_int64, len(Counters._fields))
         self._control = context.RawArray(ctypes.c_int64, 3)  # command, pauses asked for, pauses released
         self._heartbeats = context.RawArray(ctypes.c_double, processes)
+        self._spin_lock = context.RawArray(ctypes.c_int64, 1)  # the same as update_lock, for kernels
         self._counter_lock = TokenLock()
         self.update_lock = TokenLock()  # held by a worker in its update if algo.lock_updates
         self.started = time.monotonic()  # CLOCK_MONOTONIC is the same for all processes of a machine
@@ -50,6 +51,14 @@ class SharedState:
 
     def statistics_views(self) -> list[np.ndarray]:
         return [_view(array) for array in self._statistics]
+
+    def counters_view(self) -> np.ndarray:
+        """(3,) int64, the counters themselves: kernels add to them indivisibly, without the lock."""
+        return np.frombuffer(memoryview(self._counters).cast("B"), np.int64)
+
+    def spin_lock_view(self) -> np.ndarray:
+        """(1,) int64."""
+        return np.frombuffer(memoryview(self._spin_lock).cast("B"), np.int64)
 
     def holds(self, address: int) -> bool:
         """Whether this address lies in the shared parameters or statistics: asserted before it is relied on."""

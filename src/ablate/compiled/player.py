@@ -1,0 +1,97 @@
+"""Playing a frozen policy inside kernels: the same episodes as evaluation.GymnasiumPlayer, from the same stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ablate.compiled import dynamics
+from ablate.compiled import head as policy
+from ablate.compiled.arguments import environment_of, policy_of
+from ablate.compiled.draws import Draws
+from ablate.compiled.envs import ENVIRONMENTS
+from ablate.compiled.head import Head
+from ablate.compiled.jit import kernel
+from ablate.compiled.loop import Scratch
+from ablate.compiled.network import Network, forward
+from ablate.config import Config, evaluation_horizon
+from ablate.nn.architecture import architecture_of
+from ablate.seeding import draw_seed
+from ablate.types import EnvSpec, Score
+
+STEPS_A_CALL = 10_000  # a few milliseconds
+
+
+class CompiledPlayer:
+    """Plays whole episodes with parameters (P,); `beat` is called every few milliseconds."""
+
+    def __init__(self, config: Config, spec: EnvSpec, beat: Callable[[], None]) -> None:
+        self._env, state_size = environment_of(config.env)
+        self._module = ENVIRONMENTS[config.env.id]
+        self._policy = policy_of(architecture_of(config.model, spec), spec.action, 1)
+        self._horizon = evaluation_horizon(config) or 0
+        self._sample = config.evaluation.action == "sample"
+        self._discrete = spec.action.is_discrete
+        self._state = np.zeros(state_size)
+        draws_a_step = 1 if self._discrete else len(spec.action.low)
+        self._draws = np.zeros(STEPS_A_CALL * draws_a_step if self._sample else 0)
+        self._beat = beat
+
+    def play(self, parameters: np.ndarray, episodes: int, rng: np.random.Generator) -> Iterator[Score]:
+        head, network, scratch = self._policy
+        used = np.zeros(1, np.int64)
+        for _ in range(episodes):
+            env_rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(draw_seed(rng))))
+            self._module.reset(self._env, self._state, env_rng.random(self._module.RESET_DRAWS))
+            stream = Draws(rng, rng.random if self._discrete else rng.standard_normal, self._draws, used)
+            episodic_return, length, over = 0.0, 0, False
+            while not over:
+                self._beat()
+                stream.refill()
+                rewards, steps, over = play(
+                    self._env, head, network, scratch, parameters, self._state, self._draws, used, self._sample,
+                    length, self._horizon,
+                )  # fmt: skip
+                episodic_return += rewards
+                length += steps
+            stream.settle()
+            yield Score(episodic_return, length)
+
+
+@kernel
+def play(
+    env: Any,
+    head: Head,
+    network: Network,
+    scratch: Scratch,
+    theta: np.ndarray,
+    state: np.ndarray,
+    draws: np.ndarray,
+    used: np.ndarray,
+    sample: bool,
+    length: int,
+    horizon: int,
+) -> tuple[float, int, bool]:
+    """Go on with an episode of `length` steps so far. Returns its further reward and steps, and whether it is over."""
+    rewards, steps = 0.0, 0
+    n_draws = policy.draws(head)
+    while steps < STEPS_A_CALL:
+        dynamics.observe(env, state, scratch.activations[: network.observation])
+        forward(network.torso, network.activation, theta, scratch.activations, 0, 1)
+        forward(network.actor, network.activation, theta, scratch.activations, 0, 1)
+        described, action = scratch.described[0], scratch.actions[0]
+        policy.describe(head, scratch.activations[network.z : network.z + network.outputs], described)
+        if sample:
+            policy.draw(head, described, draws[used[0] : used[0] + n_draws], action)
+            used[0] += n_draws
+        else:
+            policy.mode(head, described, action)
+        policy.to_env(head, action, scratch.taken)
+        reward, terminated = dynamics.step(env, state, scratch.taken)
+        rewards += reward
+        steps += 1
+        if terminated or (horizon > 0 and length + steps >= horizon):
+            return rewards, steps, True
+    return rewards, steps, False
