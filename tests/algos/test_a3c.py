@@ -174,6 +174,7 @@ def test_recorded_returns_are_raw_and_training_sees_them_scaled(tmp_path: Path) 
     [
         ("env=cartpole", "optimizer=rmsprop"),
         ("env=acrobot",),
+        ("env=mountain_car",),
         ("env=mountain_car_continuous",),
         ("env=cartpole", "optimizer.amsgrad=true"),
         ("model.torso_hidden=[64]", "model.actor_hidden=[]", "model.critic_hidden=[]"),
