@@ -14,8 +14,8 @@ def test_pendulum_report_is_the_report() -> None:
     algo, model, optimizer, env = config.algo, config.model, config.optimizer, config.env
     assert (env.id, env.max_ep_step, env.reward_shift, env.reward_scale) == ("Pendulum-v1", 4000, 8.1, 8.1)
     assert (config.workers, config.max_episodes, config.total_steps) == (12, 1000, None)
-    assert (model.actor_hidden, model.critic_hidden, model.activation) == ([200], [100], "relu6")  # type: ignore[attr-defined]
-    assert (model.mu_scale, model.sigma_min, model.init_std) == (1.0, 1e-4, 0.1)  # type: ignore[attr-defined]
+    assert (model.torso_hidden, model.actor_hidden, model.critic_hidden) == ([], [200], [100])  # type: ignore[attr-defined]
+    assert (model.activation, model.mu_scale, model.sigma_min, model.init_std) == ("relu6", 1.0, 1e-4, 0.1)  # type: ignore[attr-defined]
     assert (algo.t_max, algo.gamma, algo.gae_lambda, algo.entropy_coef) == (10, 0.9, 1.0, 0.005)  # type: ignore[attr-defined]
     assert (algo.value_loss_coef, algo.loss_reduction, algo.max_grad_norm) == (1.0, "mean", None)  # type: ignore[attr-defined]
     assert (algo.bootstrap_truncated, algo.lock_updates) == (False, False)  # type: ignore[attr-defined]

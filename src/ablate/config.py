@@ -116,6 +116,7 @@ class ModelConfig:
 @dataclass
 class MlpConfig(ModelConfig):
     name: Annotated[str, Field(pattern="^mlp$")] = "mlp"
+    torso_hidden: list[Count] = MISSING
     actor_hidden: list[Count] = MISSING
     critic_hidden: list[Count] = MISSING
     activation: Activation = MISSING

@@ -174,11 +174,13 @@ def test_recorded_returns_are_raw_and_training_sees_them_scaled(tmp_path: Path) 
     [
         ("env=cartpole", "optimizer=rmsprop"),
         ("env=acrobot",),
+        ("env=mountain_car",),
         ("env=mountain_car_continuous",),
         ("env=cartpole", "optimizer.amsgrad=true"),
+        ("model.torso_hidden=[64]", "model.actor_hidden=[]", "model.critic_hidden=[]"),
     ],
 )
-def test_other_environments_and_optimizers_train(overrides: tuple[str, ...], tmp_path: Path) -> None:
+def test_other_environments_optimizers_and_networks_train(overrides: tuple[str, ...], tmp_path: Path) -> None:
     config = interleaved(*overrides, "workers=2", "max_episodes=null", "total_steps=400", "algo.max_grad_norm=0.5")
     messages, parameters, _ = train(config, tmp_path)
     assert np.isfinite(parameters).all()

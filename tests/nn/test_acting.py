@@ -16,19 +16,23 @@ DISCRETE = ActionSpec(n=4, start=3)
 
 @pytest.mark.parametrize("action", [BOX, DISCRETE])
 @pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "elu"])
+@pytest.mark.parametrize("torso", [(3,), (3, 32), (3, 5, 5)])
 @pytest.mark.parametrize("hidden", [(), (200,), (16, 8)])
-def test_outputs_are_those_of_both_networks(action: ActionSpec, activation: str, hidden: tuple[int, ...]) -> None:
-    sizes = (3, *hidden, 4)
+def test_outputs_are_those_of_both_networks(
+    action: ActionSpec, activation: str, torso: tuple[int, ...], hidden: tuple[int, ...]
+) -> None:
+    actor, critic = (torso[-1], *hidden, 4), (torso[-1], 1)
     gaussian = not action.is_discrete
-    architecture = MlpArchitecture(sizes, (3, 1), activation, gaussian, (0.0, 1.5), (2.0, 1.5), 1e-4)
-    flat = np.random.default_rng(0).standard_normal(architecture.layout().size)
-    actor = Actor(architecture, action, flat)
-    observations = 3 * np.random.default_rng(1).standard_normal((50, 3))
+    architecture = MlpArchitecture(torso, actor, critic, activation, gaussian, (0.0, 1.5), (2.0, 1.5), 1e-4)
+    size = architecture.layout().size
+    flat = 0.3 * np.random.default_rng(0).standard_normal(size)  # torch's own softplus is exact up to z = 20
+    acting = Actor(architecture, action, flat)
+    observations = 3 * np.random.default_rng(1).standard_normal((51, 3))
     for network in (TorchMlp, ManualMlp):
-        made = network(architecture, torch.from_numpy(flat), torch.zeros(flat.size, dtype=torch.float64))
+        made = network(architecture, torch.from_numpy(flat), torch.zeros(size, dtype=torch.float64))
         with torch.no_grad():
-            expected = made.policy(torch.from_numpy(observations))
-        got = [actor.outputs(observation) for observation in observations]
+            expected, _ = made.forward(torch.from_numpy(observations))
+        got = [acting.outputs(observation) for observation in observations[:-1]]
         for i, output in enumerate(expected):
             np.testing.assert_allclose([row[i] for row in got], output.numpy(), rtol=1e-10, atol=1e-12)
 
@@ -61,7 +65,7 @@ def test_gaussian_draws_follow_the_normal_distribution() -> None:
 
 
 def test_what_the_environment_gets() -> None:
-    architecture = MlpArchitecture((3, 4), (3, 1), "relu", True, (0.0, 1.5), (2.0, 1.5), 1e-4)
+    architecture = MlpArchitecture((3,), (3, 4), (3, 1), "relu", True, (0.0, 1.5), (2.0, 1.5), 1e-4)
     flat = np.zeros(architecture.layout().size, np.float32)
     clipped = Actor(architecture, BOX, flat).to_env(np.array([5.0, -0.5], np.float32))
     np.testing.assert_array_equal(clipped, [2.0, 0.0])

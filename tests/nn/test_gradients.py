@@ -18,24 +18,23 @@ S1 = LossSettings(gae_lambda=1.0, value_loss_coef=1.0, entropy_coef=0.005, reduc
 S2 = LossSettings(gae_lambda=0.9, value_loss_coef=0.25, entropy_coef=0.01, reduction="sum")
 
 
-def architecture(action: ActionSpec, hidden: tuple[int, ...] = (200,), activation: str = "relu6") -> MlpArchitecture:
+def architecture(
+    action: ActionSpec,
+    actor: tuple[int, ...] = (200,),
+    critic: tuple[int, ...] = (100,),
+    activation: str = "relu6",
+    torso: tuple[int, ...] = (),
+) -> MlpArchitecture:
+    """An architecture for 3 observed numbers, from the widths of its hidden layers."""
+    shared = (3, *torso)
     outputs = action.n or 2 * len(action.low)
     scale = tuple((high - low) / 2 for low, high in zip(action.low, action.high, strict=True))
     centre = tuple((high + low) / 2 for low, high in zip(action.low, action.high, strict=True))
-    return MlpArchitecture((3, *hidden, outputs), (3, *hidden[:-1], 100, 1), activation, not action.is_discrete,
-                           centre, scale, 1e-4)  # fmt: skip
+    return MlpArchitecture(shared, (shared[-1], *actor, outputs), (shared[-1], *critic, 1), activation,
+                           not action.is_discrete, centre, scale, 1e-4)  # fmt: skip
 
 
-@pytest.mark.parametrize("settings", [S1, S2])
-@pytest.mark.parametrize("action", [BOX, BOX3, DISCRETE])
-@pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "elu"])
-@pytest.mark.parametrize("hidden", [(200,), (), (32, 16, 8)])
-def test_one_gradient(settings: LossSettings, action: ActionSpec, activation: str, hidden: tuple[int, ...]) -> None:
-    if hidden == ():
-        arch = MlpArchitecture((3, architecture(action).actor_sizes[-1]), (3, 1), activation, not action.is_discrete,
-                               architecture(action).mu_centre, architecture(action).mu_scale, 1e-4)  # fmt: skip
-    else:
-        arch = architecture(action, hidden, activation)
+def check_one_gradient(arch: MlpArchitecture, action: ActionSpec, settings: LossSettings) -> None:
     both = computers(arch, action, settings, torch.float64)
     rng = np.random.default_rng(1)
     for steps in (1, 10):
@@ -43,6 +42,26 @@ def test_one_gradient(settings: LossSettings, action: ActionSpec, activation: st
         losses = [float(computer.compute(rollout)[0]) for computer in both.values()]
         assert losses[0] == pytest.approx(losses[1], rel=1e-12)
         torch.testing.assert_close(both["manual"].gradient, both["autograd"].gradient, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("settings", [S1, S2])
+@pytest.mark.parametrize("action", [BOX, BOX3, DISCRETE])
+@pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "elu"])
+@pytest.mark.parametrize(("actor", "critic"), [((200,), (100,)), ((), ()), ((32, 16, 8), (32, 16, 100))])
+def test_one_gradient(
+    settings: LossSettings, action: ActionSpec, activation: str, actor: tuple[int, ...], critic: tuple[int, ...]
+) -> None:
+    check_one_gradient(architecture(action, actor, critic, activation), action, settings)
+
+
+@pytest.mark.parametrize("action", [BOX3, DISCRETE])
+@pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "elu"])
+@pytest.mark.parametrize("torso", [(32,), (2,), (16, 16), (4, 64, 8)])
+@pytest.mark.parametrize(("actor", "critic"), [((), ()), ((8,), ()), ((), (200,)), ((64, 2), (5, 5, 5))])
+def test_one_gradient_with_a_torso(
+    action: ActionSpec, activation: str, torso: tuple[int, ...], actor: tuple[int, ...], critic: tuple[int, ...]
+) -> None:
+    check_one_gradient(architecture(action, actor, critic, activation, torso), action, S2)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
@@ -69,17 +88,20 @@ def report_gradient(flat: torch.Tensor, arch: MlpArchitecture, rollout: Trajecto
     p = arch.layout().views(theta)
     s = torch.from_numpy(rollout.observations)
 
-    def part(name: str, x: torch.Tensor) -> torch.Tensor:
-        hidden = torch.nn.functional.relu6(x @ p[f"{name}.0.weight"].T + p[f"{name}.0.bias"])
-        return hidden @ p[f"{name}.1.weight"].T + p[f"{name}.1.bias"]
+    def linear(name: str, x: torch.Tensor) -> torch.Tensor:
+        return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
 
-    v = part("critic", s)[:, 0]
+    def part(name: str, x: torch.Tensor) -> torch.Tensor:
+        return linear(f"{name}.1", torch.nn.functional.relu6(linear(f"{name}.0", x)))
+
+    x = torch.nn.functional.relu6(linear("torso.0", s)) if "torso.0.weight" in p else s
+    v = part("critic", x)[:, 0]
     target = v[-1].item()
     targets = []
     for r, discount in zip(rollout.rewards[::-1], rollout.discounts[::-1], strict=True):
         target = r + discount * target
         targets.insert(0, target)
-    z = part("actor", s[:-1])
+    z = part("actor", x[:-1])
     policy = torch.distributions.Normal(2.0 * torch.tanh(z[:, :1]), torch.nn.functional.softplus(z[:, 1:]) + 1e-4)
     td = torch.tensor(targets, dtype=torch.float64) - v[:-1]
     log_prob = policy.log_prob(torch.from_numpy(rollout.actions))[:, 0]
@@ -88,9 +110,10 @@ def report_gradient(flat: torch.Tensor, arch: MlpArchitecture, rollout: Trajecto
 
 
 @pytest.mark.parametrize("backend", ["autograd", "manual"])
-def test_gradient_is_the_reports_and_of_this_rollout_only(backend: str) -> None:
+@pytest.mark.parametrize("torso", [(), (32,)])
+def test_gradient_is_the_reports_and_of_this_rollout_only(backend: str, torso: tuple[int, ...]) -> None:
     """The trap of torch 2: gradients of earlier rollouts left in .grad, or the first one used for ever."""
-    arch = architecture(BOX)
+    arch = architecture(BOX, torso=torso)
     computer = computers(arch, BOX, S1, torch.float64)[backend]
     rng = np.random.default_rng(3)
     for i in range(5):

@@ -23,8 +23,11 @@ class Actor:
 
     def __init__(self, architecture: MlpArchitecture, action: ActionSpec, parameters: np.ndarray) -> None:
         views = architecture.layout().views(parameters)
-        depth = len(architecture.actor_sizes) - 1
-        self._linears = [(views[f"actor.{i}.weight"], views[f"actor.{i}.bias"]) for i in range(depth)]
+        self._linears = [
+            (views[f"{part}.{i}.weight"], views[f"{part}.{i}.bias"])
+            for part, sizes in (("torso", architecture.torso_sizes), ("actor", architecture.actor_sizes))
+            for i in range(len(sizes) - 1)
+        ]
         self._activation = _ACTIVATIONS[architecture.activation]
         self._discrete = action.is_discrete
         self._start = action.start

@@ -15,12 +15,13 @@ from ablate.types import ActionSpec, EnvSpec
 
 @dataclass(frozen=True)
 class MlpArchitecture:
-    """Separate actor and critic; the last size of the actor holds all heads side by side.
+    """Actor and critic on a torso that they share, or on the observation; the actor's last size holds all heads.
 
     Gaussian head: (mu, sigma) = (centre + scale · tanh(z[:A]), softplus(z[A:]) + sigma_min). Categorical: logits z."""
 
-    actor_sizes: tuple[int, ...]  # (observation, hidden ..., 2A or number of actions)
-    critic_sizes: tuple[int, ...]  # (observation, hidden ..., 1)
+    torso_sizes: tuple[int, ...]  # (observation, hidden ...), an activation after every layer; (observation,): no torso
+    actor_sizes: tuple[int, ...]  # (the torso's last, hidden ..., 2A or number of actions)
+    critic_sizes: tuple[int, ...]  # (the torso's last, hidden ..., 1)
     activation: str
     gaussian: bool
     mu_centre: tuple[float, ...] = ()  # (A,)
@@ -30,7 +31,7 @@ class MlpArchitecture:
     def layout(self) -> ParameterLayout:
         return ParameterLayout(
             (f"{part}.{i}.{kind}", shape)
-            for part, sizes in (("actor", self.actor_sizes), ("critic", self.critic_sizes))
+            for part, sizes in (("torso", self.torso_sizes), ("actor", self.actor_sizes), ("critic", self.critic_sizes))
             for i, (n_in, n_out) in enumerate(pairwise(sizes))
             for kind, shape in (("weight", (n_out, n_in)), ("bias", (n_out,)))
         )
@@ -42,9 +43,11 @@ def architecture_of(model: ModelConfig, env: EnvSpec) -> MlpArchitecture:
     action = env.action
     outputs = action.n if action.n is not None else 2 * len(action.low)
     centre, scale = ((), ()) if action.is_discrete else _mu_range(model.mu_scale, action)
+    torso = (env.observation_size, *model.torso_hidden)
     return MlpArchitecture(
-        actor_sizes=(env.observation_size, *model.actor_hidden, outputs),
-        critic_sizes=(env.observation_size, *model.critic_hidden, 1),
+        torso_sizes=torso,
+        actor_sizes=(torso[-1], *model.actor_hidden, outputs),
+        critic_sizes=(torso[-1], *model.critic_hidden, 1),
         activation=str(model.activation),
         gaussian=not action.is_discrete,
         mu_centre=centre,

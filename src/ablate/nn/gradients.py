@@ -67,8 +67,7 @@ class GradientComputer(ABC):
         with self._mode():
             observations = self._to_device(trajectory.observations)  # (T+1, observation)
             actions = self._to_device(trajectory.actions)  # (T, A) or (T,)
-            values = self._network.value(observations)  # (T+1,)
-            outputs = self._network.policy(observations[:-1])
+            outputs, values = self._network.forward(observations)  # (T, ...), (T+1,)
             advantage_t, return_t = self._targets(trajectory, values.detach())
             log_prob_t = self._distribution.log_prob(outputs, actions)
             entropy_t = self._distribution.entropy(outputs)
@@ -125,8 +124,7 @@ class ManualComputer(GradientComputer):
     ) -> None:
         d_log_prob, d_entropy, d_values = self._loss_backward(v_t, advantage_t, return_t)
         d_outputs = self._distribution.backward(outputs, actions, d_log_prob, d_entropy)
-        self._network.policy_backward(d_outputs)
-        self._network.value_backward(d_values)
+        self._network.backward(d_outputs, d_values)
 
 
 BACKENDS: dict[str, type[GradientComputer]] = {"autograd": AutogradComputer, "manual": ManualComputer}

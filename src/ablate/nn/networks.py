@@ -1,7 +1,7 @@
 """The networks, each once on torch.nn and once on the hand-written layers, over the same flat parameter vector.
 
-Both write gradients into a flat vector that the caller hands in, laid out like the parameters. `policy` is what acting
-needs: the actor alone. N: rows of a batch, A: dimensions of an action."""
+Both write gradients into a flat vector that the caller hands in, laid out like the parameters. T: steps of a rollout,
+whose last observation only the critic needs; A: dimensions of an action."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ class TorchMlp(torch.nn.Module):
 
     def __init__(self, architecture: MlpArchitecture, parameters: Tensor, gradient: Tensor) -> None:
         super().__init__()
-        activation = {"relu": torch.nn.ReLU, "relu6": torch.nn.ReLU6, "tanh": torch.nn.Tanh, "elu": torch.nn.ELU}
-        self.actor = _sequential(architecture.actor_sizes, activation[architecture.activation])
-        self.critic = _sequential(architecture.critic_sizes, activation[architecture.activation])
+        activations = {"relu": torch.nn.ReLU, "relu6": torch.nn.ReLU6, "tanh": torch.nn.Tanh, "elu": torch.nn.ELU}
+        activation = activations[architecture.activation]
+        self.torso = torch.nn.Sequential(*_modules(architecture.torso_sizes, activation))
+        self.actor = torch.nn.Sequential(*_modules(architecture.actor_sizes, activation)[:-1])
+        self.critic = torch.nn.Sequential(*_modules(architecture.critic_sizes, activation)[:-1])
         self._architecture = architecture
         self._mu_centre, self._mu_scale = _mu_range(architecture, parameters)
         layout = architecture.layout()
         views, gradients = layout.views(parameters), layout.views(gradient)
-        linears = [m for m in (*self.actor, *self.critic) if isinstance(m, torch.nn.Linear)]
+        linears = [m for m in (*self.torso, *self.actor, *self.critic) if isinstance(m, torch.nn.Linear)]
         for i, name in enumerate(n for n in views if n.endswith("weight")):
             for kind in ("weight", "bias"):
                 view = name.replace("weight", kind)
@@ -37,18 +39,16 @@ class TorchMlp(torch.nn.Module):
                 parameter.grad = gradients[view]
                 setattr(linears[i], kind, parameter)
 
-    def policy(self, observations: Tensor) -> Outputs:
-        """(N, observation) -> ((N, A), (N, A)) or ((N, n),)."""
-        z = self.actor(observations)
+    def forward(self, observations: Tensor) -> tuple[Outputs, Tensor]:
+        """(T+1, observation) -> the policy's outputs, ((T, A), (T, A)) or ((T, n),), and values (T+1,)."""
+        x = self.torso(observations)
+        values = self.critic(x).squeeze(-1)
+        z = self.actor(x[:-1])
         if not self._architecture.gaussian:
-            return (z,)
+            return (z,), values
         z_mu, z_sigma = z.chunk(2, -1)
         mu = self._mu_centre + self._mu_scale * torch.tanh(z_mu)
-        return mu, F.softplus(z_sigma) + self._architecture.sigma_min
-
-    def value(self, observations: Tensor) -> Tensor:
-        """(N, observation) -> (N,)."""
-        return self.critic(observations).squeeze(-1)
+        return (mu, F.softplus(z_sigma) + self._architecture.sigma_min), values
 
 
 class ManualMlp:
@@ -57,43 +57,45 @@ class ManualMlp:
     def __init__(self, architecture: MlpArchitecture, parameters: Tensor, gradient: Tensor) -> None:
         layout = architecture.layout()
         views, gradients = layout.views(parameters), layout.views(gradient)
+        self._torso = _Stack("torso", architecture, views, gradients)
         self._actor = _Stack("actor", architecture, views, gradients)
         self._critic = _Stack("critic", architecture, views, gradients)
+        self._has_torso = len(architecture.torso_sizes) > 1
         self._architecture = architecture
         self._mu_centre, self._mu_scale = _mu_range(architecture, parameters)
 
-    def policy(self, observations: Tensor) -> Outputs:
-        """(N, observation) -> ((N, A), (N, A)) or ((N, n),); keeps what `policy_backward` needs."""
-        z = self._actor.forward(observations)
+    def forward(self, observations: Tensor) -> tuple[Outputs, Tensor]:
+        """(T+1, observation) -> the policy's outputs, ((T, A), (T, A)) or ((T, n),), and values (T+1,).
+
+        Keeps what `backward` needs."""
+        x = self._torso.forward(observations)
+        values = self._critic.forward(x).squeeze(-1)
+        z = self._actor.forward(x[:-1])
         if not self._architecture.gaussian:
-            return (z,)
+            return (z,), values
         z_mu, z_sigma = z.chunk(2, -1)
         self._tanh = layers.tanh(z_mu)
         self._softplus = layers.softplus(z_sigma)
         mu = torch.addcmul(self._mu_centre, self._mu_scale, self._tanh)
-        return mu, self._softplus + self._architecture.sigma_min
+        return (mu, self._softplus + self._architecture.sigma_min), values
 
-    def policy_backward(self, d_outputs: Outputs) -> None:
-        """From the gradients of the outputs to those of the actor's parameters."""
+    def backward(self, d_outputs: Outputs, d_values: Tensor) -> None:
+        """From d_outputs and d_values (T,) to the gradient; V(s_T), the bootstrap value, is a constant to it."""
         if self._architecture.gaussian:
             d_mu, d_sigma = d_outputs
             d_z_mu = layers.tanh_backward(self._mu_scale * d_mu, self._tanh)
             d_z_sigma = layers.softplus_backward(d_sigma, self._softplus)
-            self._actor.backward(torch.cat((d_z_mu, d_z_sigma), -1))
+            d_z = torch.cat((d_z_mu, d_z_sigma), -1)
         else:
-            self._actor.backward(d_outputs[0])
-
-    def value(self, observations: Tensor) -> Tensor:
-        """(N, observation) -> (N,); keeps what `value_backward` needs."""
-        return self._critic.forward(observations).squeeze(-1)
-
-    def value_backward(self, d_values: Tensor) -> None:
-        """d_values (M,) with M ≤ N: the gradient for the first M rows; the others have none."""
-        self._critic.backward(d_values.unsqueeze(-1))
+            d_z = d_outputs[0]
+        d_x_actor = self._actor.backward(d_z, to_input=self._has_torso)
+        d_x_critic = self._critic.backward(d_values.unsqueeze(-1), to_input=self._has_torso)
+        if self._has_torso:
+            self._torso.backward(d_x_actor + d_x_critic, to_input=False)
 
 
 class _Stack:
-    """Linear, activation, linear, ... linear: one part of a ManualMlp."""
+    """Linear layers, each with an activation but actor's and critic's last: one part of a ManualMlp."""
 
     def __init__(
         self, part: str, architecture: MlpArchitecture, views: dict[str, Tensor], gradients: dict[str, Tensor]
@@ -103,24 +105,32 @@ class _Stack:
         self._biases = [views[f"{part}.{i}.bias"] for i in range(depth)]
         self._d_weights = [gradients[f"{part}.{i}.weight"] for i in range(depth)]
         self._d_biases = [gradients[f"{part}.{i}.bias"] for i in range(depth)]
+        self._activated = depth if part == "torso" else depth - 1  # the first so many layers have an activation
         self._activation, self._activation_backward = _ACTIVATIONS[architecture.activation]
-        self._inputs: list[Tensor] = []
+        self._xs: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        self._inputs = [x]  # of each linear layer; from the second on, the output of an activation
-        for weight, bias in zip(self._weights[:-1], self._biases[:-1], strict=True):
-            x = self._activation(layers.linear(x, weight, bias))
-            self._inputs.append(x)
-        return layers.linear(x, self._weights[-1], self._biases[-1])
+        """(N, in) -> (N, out); without layers x itself."""
+        self._xs = [x]  # the input, and the output of each activation
+        for i, (weight, bias) in enumerate(zip(self._weights, self._biases, strict=True)):
+            x = layers.linear(x, weight, bias)
+            if i < self._activated:
+                x = self._activation(x)
+                self._xs.append(x)
+        return x
 
-    def backward(self, d_y: Tensor) -> None:
+    def backward(self, d_y: Tensor, *, to_input: bool) -> Tensor:
+        """d_y (M, out), M ≤ N, for the first M rows; the others have no gradient. -> d_x (M, in), if to_input."""
         rows = len(d_y)
+        xs = self._xs if rows == len(self._xs[0]) else [x[:rows] for x in self._xs]
         for i in range(len(self._weights) - 1, -1, -1):
-            x = self._inputs[i][:rows]
-            torch.mm(d_y.T, x, out=self._d_weights[i])
+            if i < self._activated:
+                d_y = self._activation_backward(d_y, xs[i + 1])
+            torch.mm(d_y.T, xs[i], out=self._d_weights[i])
             torch.sum(d_y, 0, out=self._d_biases[i])
-            if i > 0:
-                d_y = self._activation_backward(d_y @ self._weights[i], x)
+            if i > 0 or to_input:
+                d_y = d_y @ self._weights[i]
+        return d_y
 
 
 _ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
@@ -131,12 +141,12 @@ _ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tens
 }
 
 
-def _sequential(sizes: tuple[int, ...], activation: type[torch.nn.Module]) -> torch.nn.Sequential:
+def _modules(sizes: tuple[int, ...], activation: type[torch.nn.Module]) -> list[torch.nn.Module]:
     modules: list[torch.nn.Module] = []
     for n_in, n_out in pairwise(sizes):
         # on `meta` nothing is allocated or initialised: the parameters are views of the flat vector
         modules += [torch.nn.Linear(n_in, n_out, device="meta"), activation()]
-    return torch.nn.Sequential(*modules[:-1])
+    return modules
 
 
 def _mu_range(architecture: MlpArchitecture, like: Tensor) -> tuple[Tensor, Tensor]:
