@@ -11,7 +11,7 @@ from ablate.compiled.jit import implements
 
 
 def reset(env: Any, state: np.ndarray, uniforms: np.ndarray) -> None:
-    """A new episode's state (S,) float64 from numbers uniform in [0, 1), as many as the state has."""
+    """A new episode's state (S,) float64 from numbers uniform in [0, 1), RESET_DRAWS of them."""
     raise NotImplementedError
 
 
@@ -35,6 +35,8 @@ def _constant(value: int) -> Callable[[Any], int]:
 
 
 for module in set(ENVIRONMENTS.values()):
-    for function in (reset, step, observe):
-        implements(function, module.Parameters)(getattr(module, function.__name__))
+    # a fused multiply-add would miss gymnasium's first state by one bit
+    implements(reset, module.Parameters, fastmath=False)(module.reset)
+    implements(step, module.Parameters)(module.step)
+    implements(observe, module.Parameters)(module.observe)
     implements(reset_draws, module.Parameters)(_constant(module.RESET_DRAWS))

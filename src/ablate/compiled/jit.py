@@ -16,6 +16,7 @@ from numba.extending import overload
 
 # nogil: the thread that watches the parent must run. fastmath without "nnan" and "ninf": the guard against numbers that
 # are not finite must see them. No reference counts (_nrt): views of arrays then cost nothing; kernels allocate nothing.
+# Any: Numba's own type of its options lacks _nrt.
 OPTIONS: Any = {
     "nogil": True,
     "error_model": "numpy",
@@ -31,19 +32,19 @@ def cache_folder() -> Path | None:
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     given = os.environ.get("NUMBA_CACHE_DIR")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "ablate")
-    folder = (Path(given) if given else home) / f"kernels-{digest}"
     try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "ablate")
+        folder = (Path(given) if given else home) / f"kernels-{digest}"
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
         return None
     return folder
 
 
 CACHE = cache_folder()
 if CACHE is not None:
-    numba.config.CACHE_DIR = str(CACHE)
+    numba.config.CACHE_DIR = str(CACHE)  # type: ignore[attr-defined]
 
 helper = numba.njit(**OPTIONS)  # called by kernels
 # The same for what gives a view of an array, which a function without reference counts cannot return.
@@ -51,17 +52,21 @@ inlined = numba.njit(**OPTIONS, inline="always")
 kernel = numba.njit(**OPTIONS, cache=CACHE is not None)  # called from Python
 
 
-def implements(function: Callable[..., Any], parameters: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def implements(
+    function: Callable[..., Any], parameters: type, fastmath: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: what a call of `function` is in a kernel whose first argument is of the NamedTuple `parameters`.
 
     To Numba each NamedTuple is a type of its own, so the choice is made when the kernel is compiled. (A kernel made by a
     factory around other kernels would do the same, but would miss the cache on disk at every start.)"""
 
+    options = OPTIONS if fastmath else {**OPTIONS, "fastmath": False}
+
     def register(implementation: Callable[..., Any]) -> Callable[..., Any]:
         def choose(first: Any, *others: Any) -> Callable[..., Any] | None:
             return implementation if getattr(first, "instance_class", None) is parameters else None
 
-        overload(function, jit_options=OPTIONS, strict=False)(choose)
+        overload(function, jit_options=options, strict=False)(choose)
         return implementation
 
     return register

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 IDS = ("Pendulum-v1",)
-STATE_SIZE = 2
-RESET_DRAWS = 2
+STATE_SIZE = RESET_DRAWS = 2
 MAX_SPEED, MAX_TORQUE, DT = 8.0, 2.0, 0.05
 
 

@@ -1,0 +1,87 @@
+"""Where kernels' machine code is kept, and that they run where it cannot be kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ablate.compiled import jit
+
+COMPILED = Path(jit.__file__).parent
+PROGRAM = """
+import numpy as np
+from ablate.compiled import dynamics, jit
+from ablate.compiled.envs.pendulum import Parameters
+
+@jit.kernel
+def play(env, state, action):
+    return dynamics.step(env, state, action)
+
+play(Parameters(), np.zeros(2), np.ones(1))
+print(jit.CACHE is not None, sum(play.stats.cache_hits.values()))
+"""
+
+
+def run_program(folder: Path, cache: str) -> str:
+    """What PROGRAM prints in a process of its own: is there a cache, and kernels found there."""
+    script = folder / "program.py"
+    if not script.exists():
+        script.write_text(PROGRAM)
+    env = {**os.environ, "PYTHONPATH": str(COMPILED.parents[1]), "NUMBA_CACHE_DIR": cache}
+    return subprocess.check_output([sys.executable, script], env=env, timeout=60, text=True)
+
+
+def test_cache_lies_in_the_folder_that_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "asked"))
+    folder = jit.cache_folder()
+    assert folder is not None
+    assert folder.parent == tmp_path / "asked"
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "HOME"])
+def test_cache_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    folder = jit.cache_folder()
+    assert folder is not None
+    assert folder.parent == tmp_path / {"XDG_CACHE_HOME": "ablate", "HOME": ".cache/ablate"}[variable]
+
+
+def test_no_cache_where_none_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file/below"))
+    assert jit.cache_folder() is None
+
+
+def test_no_cache_for_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+    assert jit.cache_folder() is None
+
+
+def test_another_cache_when_a_source_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    original = jit.cache_folder()
+    copy = tmp_path / "compiled"
+    shutil.copytree(COMPILED, copy)
+    monkeypatch.setattr(jit, "__file__", str(copy / "jit.py"))
+    assert jit.cache_folder() == original
+    with (copy / "envs/pendulum.py").open("a") as source:
+        source.write("\n")
+    assert jit.cache_folder() not in (original, None)
+
+
+def test_a_kernel_is_compiled_once(tmp_path: Path) -> None:
+    assert [run_program(tmp_path, str(tmp_path / "cache")) for _ in range(2)] == ["True 0\n", "True 1\n"]
+
+
+def test_a_kernel_runs_without_a_cache(tmp_path: Path) -> None:
+    assert run_program(tmp_path, "/dev/null/x") == "False 0\n"
