@@ -30,6 +30,7 @@ from ablate.types import Counters, EnvSpec, EpisodeRecord, EvaluationSummary, Pr
 
 POLL_S = 0.1
 HEARTBEAT_S = 2.0
+COMPILATION_SHOWN_AFTER_S = 3.0
 
 
 @dataclass
@@ -182,6 +183,7 @@ class Training:
     def _loop(self, supervisor: Supervisor, display: ProgressDisplay, signals: Signals) -> None:
         config, shared = self._config, self.shared
         heartbeat = time.monotonic()
+        compilation_shown = config.backend != "compiled"
         checkpointed = -config.checkpoint_every_seconds  # the first one as soon as the workers are up
         while supervisor.running:
             self._handle_all(supervisor)
@@ -207,6 +209,9 @@ class Training:
             ):
                 self._pausing = set(self._names)
                 shared.ask_pause()
+            if not compilation_shown and not shared.began and now - shared.started > COMPILATION_SHOWN_AFTER_S:
+                compilation_shown = True
+                display.line("note     the kernels are being compiled, once for each kind of environment")
             if now - heartbeat > HEARTBEAT_S:
                 heartbeat = now
                 write_status(self.folder, "running", "", self._counters())
@@ -296,7 +301,7 @@ class Training:
         state = "interrupted" if self.interrupted_by is not None else "completed"
         print(
             f"{state}: {counters.episodes} episodes, {counters.steps} steps, {counters.updates} updates "
-            f"in {elapsed:.1f} s ({counters.steps / elapsed:.0f} steps/s)"
+            f"in {elapsed:.1f} s ({counters.steps / max(elapsed, 1e-9):.0f} steps/s)"
         )
         files = [EPISODES, UPDATES, EVALUATIONS, LAST_CHECKPOINT, BEST_CHECKPOINT]
         if self._config.figures:

@@ -128,6 +128,7 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
         workers.append(worker)
     evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
     turn, paused_for = job.turn, 0
+    shared.begin()
 
     while shared.command == Command.run:
         beat()

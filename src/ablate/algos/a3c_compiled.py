@@ -1,4 +1,4 @@
-"""A3C with backend=compiled: the loop of algos/a3c.py in kernels, in slices short enough for commands and the display."""
+"""A3C with backend=compiled: the loop of algos/a3c.py in kernels, a slice at a time, with commands seen in between."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ablate.compiled.draws import Draws
 from ablate.compiled.envs import ENVIRONMENTS
 from ablate.compiled.jit import compiling
 from ablate.compiled.optimizer import optimizer_of
-from ablate.config import A3CConfig, limit_reached
+from ablate.config import A3CConfig
 from ablate.evaluation import Evaluator
 from ablate.nn.architecture import architecture_of
 from ablate.parallel.shared import Command
 from ablate.parallel.supervisor import ChildFailed
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
-from ablate.types import Counters, EpisodeRecord, ProcessState, Records, UpdateRecord
+from ablate.types import EpisodeRecord, ProcessState, Records, UpdateRecord
 
 SLICE_S = 0.02
 EPISODES_A_SLICE = 4096  # records that a slice has room for
@@ -41,6 +41,7 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
     with compiling():
         workers.advance(0)
     paused_for, updates = 0, 1
+    shared.begin()
     while shared.command == Command.run:
         beat()
         if shared.pauses_asked > paused_for:
@@ -164,8 +165,13 @@ class CompiledWorkers:
                 ].tolist()
             ],
             [
-                UpdateRecord(int(update), int(step), began + pace * at, *losses, grad_norm, int(staleness), lr)
-                for at, update, step, *losses, grad_norm, staleness in self._records.updates[:rows].tolist()
+                UpdateRecord(
+                    int(update), int(step), began + pace * at, policy_loss, value_loss, entropy, grad_norm,
+                    int(staleness), lr,
+                )
+                for at, update, step, policy_loss, value_loss, entropy, grad_norm, staleness in self._records.updates[
+                    :rows
+                ].tolist()
             ],
         )  # fmt: skip
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
@@ -15,31 +14,22 @@ _yield = types.ExternalFunction("sched_yield", types.int32())
 PATIENCE = 5_000_000  # turns given away before a holder of the lock counts as dead: seconds, on an idle machine
 
 
-@intrinsic
-def add(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
-    """array[index] += value for an int64 array, indivisibly. Returns what was there before."""
+def _read_modify_write(operation: str) -> Any:
+    """A function of (int64 array, index, value) that does `operation` indivisibly and returns what was there before."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(context, builder, signature, arguments)
-        return builder.atomic_rmw("add", pointer, arguments[2], "seq_cst")
+    def typed(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            native = context.make_array(signature.args[0])(context, builder, arguments[0])
+            pointer = cgutils.gep_inbounds(builder, native.data, arguments[1])
+            return builder.atomic_rmw(operation, pointer, arguments[2], "seq_cst")
 
-    return types.int64(types.Array(types.int64, 1, "C"), types.int64, types.int64), generate
+        return types.int64(types.Array(types.int64, 1, "C"), types.int64, types.int64), generate
 
-
-@intrinsic
-def exchange(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
-    """Put value into array[index], indivisibly. Returns what was there before."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(context, builder, signature, arguments)
-        return builder.atomic_rmw("xchg", pointer, arguments[2], "seq_cst")
-
-    return types.int64(types.Array(types.int64, 1, "C"), types.int64, types.int64), generate
+    return intrinsic(typed)
 
 
-def _pointer(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    return cgutils.gep_inbounds(builder, array.data, arguments[1])
+add = _read_modify_write("add")
+exchange = _read_modify_write("xchg")
 
 
 @helper

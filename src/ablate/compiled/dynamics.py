@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from ablate.compiled.envs import ENVIRONMENTS
 from ablate.compiled.jit import implements
 

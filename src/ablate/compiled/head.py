@@ -3,7 +3,6 @@
 Which kind of policy is chosen by the type, Gaussian or Categorical, when a kernel is compiled."""
 
 # mypy: disable-error-code="no-untyped-def"
-# ruff: noqa: F811 (the implementations have no names of their own)
 
 from __future__ import annotations
 
@@ -41,8 +40,13 @@ Head = Gaussian | Categorical
 def head_of(architecture: MlpArchitecture, action: ActionSpec, dtype: type) -> Head:
     if action.n is not None:
         return Categorical(action.n)
-    numbers = (architecture.mu_centre, architecture.mu_scale, action.low, action.high)
-    return Gaussian(*(np.asarray(each, dtype) for each in numbers), architecture.sigma_min)
+    return Gaussian(
+        np.asarray(architecture.mu_centre, dtype),
+        np.asarray(architecture.mu_scale, dtype),
+        np.asarray(action.low, dtype),
+        np.asarray(action.high, dtype),
+        architecture.sigma_min,
+    )
 
 
 def draws(head: Any) -> int:

@@ -57,10 +57,10 @@ def implements(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: what a call of `function` is in a kernel whose first argument is of the NamedTuple `parameters`.
 
-    To Numba each NamedTuple is a type of its own, so the choice is made when the kernel is compiled. (A kernel made by a
-    factory around other kernels would do the same, but would miss the cache on disk at every start.)"""
+    To Numba each NamedTuple is a type of its own (it goes by the names of class and fields), so the choice is made when
+    the kernel is compiled. A kernel made by a factory around others would miss the cache on disk at every start."""
 
-    options = OPTIONS if fastmath else {**OPTIONS, "fastmath": False}
+    options: Any = OPTIONS if fastmath else {**OPTIONS, "fastmath": False}
 
     def register(implementation: Callable[..., Any]) -> Callable[..., Any]:
         def choose(first: Any, *others: Any) -> Callable[..., Any] | None:

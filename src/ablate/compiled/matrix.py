@@ -67,7 +67,17 @@ def affine(y: np.ndarray, x: np.ndarray, w: Matrix, b: np.ndarray) -> None:
         _set_4(y, b, x[0], x[1], x[2], x[3], row(w, 0, n), row(w, 1, n), row(w, 2, n), row(w, 3, n))
         l = 4
         while l + 4 <= k:
-            _add_4(y, x[l], x[l + 1], x[l + 2], x[l + 3], row(w, l, n), row(w, l + 1, n), row(w, l + 2, n), row(w, l + 3, n))
+            _add_4(
+                y,
+                x[l],
+                x[l + 1],
+                x[l + 2],
+                x[l + 3],
+                row(w, l, n),
+                row(w, l + 1, n),
+                row(w, l + 2, n),
+                row(w, l + 3, n),
+            )
             l += 4
         while l < k:
             _add_1(y, x[l], row(w, l, n))

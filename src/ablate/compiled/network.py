@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ablate.compiled.jit import helper, inlined
+from ablate.compiled.jit import helper
 from ablate.compiled.matrix import Matrix, add_product, affine, row, transposed
 from ablate.nn.architecture import MlpArchitecture
 
@@ -73,7 +73,9 @@ def network_of(architecture: MlpArchitecture, t_max: int, dtype: type) -> tuple[
 
 
 @helper
-def forward(layers: np.ndarray, activation: int, theta: np.ndarray, activations: np.ndarray, start: int, stop: int) -> None:
+def forward(
+    layers: np.ndarray, activation: int, theta: np.ndarray, activations: np.ndarray, start: int, stop: int
+) -> None:
     """The outputs of some layers for the rows `start` to `stop` of the rollout."""
     for i in range(len(layers)):
         layer = layers[i]
@@ -96,7 +98,7 @@ def backward(
     deltas: np.ndarray,
     steps: int,
 ) -> None:
-    """From the gradients of the last layers' outputs, in `deltas`, over `steps` rows, to that of all parameters (P,)."""
+    """From ∂L/∂z and ∂L/∂v, which are in `deltas`, over `steps` rows, to the gradient of all parameters (P,)."""
     gradient[:] = 0
     a = network.activation
     layers_backward(network.critic, a, network.ones, theta, gradient, activations, deltas, steps)

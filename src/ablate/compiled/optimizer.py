@@ -50,7 +50,7 @@ def step_and_pull(
 
     first, second, largest_second: the moments (P,); RMSprop has the second only, only AMSGrad has the last."""
     number = theta.dtype.type
-    decay_1, decay_2 = number(optimizer.decay_1), number(optimizer.decay_2)
+    decay_2 = number(optimizer.decay_2)
     rest_1, rest_2 = number(1.0 - optimizer.decay_1), number(1.0 - optimizer.decay_2)
     weight_decay, bound = number(optimizer.weight_decay), number(optimizer.largest)
     if optimizer.kind == RMSPROP:

@@ -43,6 +43,7 @@ class SharedState:
         self._counter_lock = TokenLock()
         self.update_lock = TokenLock()  # held by a worker in its update if algo.lock_updates
         self.started = time.monotonic()  # CLOCK_MONOTONIC is the same for all processes of a machine
+        self._began = context.RawArray(ctypes.c_double, 1)  # when the first worker was ready; 0 before
         self.elapsed_before = 0.0  # seconds of training before this start of the run
 
     def parameters_view(self) -> np.ndarray:
@@ -65,8 +66,18 @@ class SharedState:
         arrays = [self._parameters, *self._statistics]
         return any(0 <= address - ctypes.addressof(array) < ctypes.sizeof(array) for array in arrays)
 
+    def begin(self) -> None:
+        """A worker is ready: the time of training begins, if it has not. Imports and compilation do not count."""
+        if not self._began[0]:
+            self._began[0] = time.monotonic()
+
+    @property
+    def began(self) -> bool:
+        return self._began[0] > 0.0
+
     def wall_time_s(self) -> float:
-        return self.elapsed_before + time.monotonic() - self.started
+        """Seconds of training since the run's first start, those between a kill and a resume left out."""
+        return self.elapsed_before + (time.monotonic() - self._began[0] if self.began else 0.0)
 
     # Counters. All three change together, under a lock that is held for a microsecond.
 
