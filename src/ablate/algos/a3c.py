@@ -107,6 +107,7 @@ class Worker:
 def work(send: Callable[[Any], None], job: WorkerJob) -> None:
     """The loop of a process: its workers take turns until a limit is reached or the parent says stop."""
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # the moments of units that are never active would slow every step of Adam
     config, shared = job.config, job.shared
     assert isinstance(config.algo, A3CConfig)
     theta = torch.from_numpy(shared.parameters_view())

@@ -47,6 +47,7 @@ if CACHE is not None:
     numba.config.CACHE_DIR = str(CACHE)  # type: ignore[attr-defined]
 
 helper = numba.njit(**OPTIONS)  # called by kernels
+leaf = numba.njit(**OPTIONS, forceinline=True)  # called so often that a call would cost more than its work
 # The same for what gives a view of an array, which a function without reference counts cannot return.
 inlined = numba.njit(**OPTIONS, inline="always")
 kernel = numba.njit(**OPTIONS, cache=CACHE is not None)  # called from Python

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ablate.compiled.jit import helper, inlined
+from ablate.compiled.jit import helper, inlined, leaf
 
 
 class Matrix(NamedTuple):
@@ -42,7 +42,7 @@ def row(m: Matrix, i: int, n: int) -> np.ndarray:
     return m.flat[start : start + n]
 
 
-@helper
+@leaf
 def affine(y: np.ndarray, x: np.ndarray, w: Matrix, b: np.ndarray) -> None:
     """y = b + x W, with x (k,), W (k, n), y and b (n,); the rows or the columns of W are contiguous."""
     k, n = len(x), len(y)
@@ -84,7 +84,7 @@ def affine(y: np.ndarray, x: np.ndarray, w: Matrix, b: np.ndarray) -> None:
             l += 1
 
 
-@helper
+@leaf
 def add_product(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
     """C += A B, with C (m, n), A (m, k), B (k, n).
 
@@ -97,7 +97,7 @@ def add_product(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None
         _add_dots(c, a, transposed(b), m, k, n)
 
 
-@helper
+@leaf
 def _add_rows(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
     """C[i] += Σ_l A[i, l] B[l], two rows of C and four of B at a time."""
     i = 0
@@ -138,7 +138,7 @@ def _add_rows(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
             l += 1
 
 
-@helper
+@leaf
 def _add_dots(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
     """C[i, j] += A[i] · B[j]."""
     for i in range(m):
@@ -156,57 +156,57 @@ def _add_dots(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
 # p, q: numbers; r, y, z, b: rows of the same length.
 
 
-@helper
+@leaf
 def _set_4(y, b, p0, p1, p2, p3, r0, r1, r2, r3):
     for j in range(len(y)):
         y[j] = b[j] + p0 * r0[j] + p1 * r1[j] + p2 * r2[j] + p3 * r3[j]
 
 
-@helper
+@leaf
 def _set_3(y, b, p0, p1, p2, r0, r1, r2):
     for j in range(len(y)):
         y[j] = b[j] + p0 * r0[j] + p1 * r1[j] + p2 * r2[j]
 
 
-@helper
+@leaf
 def _set_2(y, b, p0, p1, r0, r1):
     for j in range(len(y)):
         y[j] = b[j] + p0 * r0[j] + p1 * r1[j]
 
 
-@helper
+@leaf
 def _set_1(y, b, p0, r0):
     for j in range(len(y)):
         y[j] = b[j] + p0 * r0[j]
 
 
-@helper
+@leaf
 def _add_4(y, p0, p1, p2, p3, r0, r1, r2, r3):
     for j in range(len(y)):
         y[j] += p0 * r0[j] + p1 * r1[j] + p2 * r2[j] + p3 * r3[j]
 
 
-@helper
+@leaf
 def _add_1(y, p0, r0):
     for j in range(len(y)):
         y[j] += p0 * r0[j]
 
 
-@helper
+@leaf
 def _add_4_to_2(y, z, p0, p1, p2, p3, q0, q1, q2, q3, r0, r1, r2, r3):
     for j in range(len(y)):
         y[j] += p0 * r0[j] + p1 * r1[j] + p2 * r2[j] + p3 * r3[j]
         z[j] += q0 * r0[j] + q1 * r1[j] + q2 * r2[j] + q3 * r3[j]
 
 
-@helper
+@leaf
 def _add_2_to_2(y, z, p0, p1, q0, q1, r0, r1):
     for j in range(len(y)):
         y[j] += p0 * r0[j] + p1 * r1[j]
         z[j] += q0 * r0[j] + q1 * r1[j]
 
 
-@helper
+@leaf
 def _dot_2(x, r0, r1):
     s0, s1 = x.dtype.type(0), x.dtype.type(0)
     for l in range(len(x)):
@@ -215,7 +215,7 @@ def _dot_2(x, r0, r1):
     return s0, s1
 
 
-@helper
+@leaf
 def _dot_1(x, r0):
     s = x.dtype.type(0)
     for l in range(len(x)):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ablate.compiled.jit import helper
+from ablate.compiled.jit import helper, leaf
 from ablate.compiled.matrix import Matrix, add_product, affine, row, transposed
 from ablate.nn.architecture import MlpArchitecture
 
@@ -72,7 +72,7 @@ def network_of(architecture: MlpArchitecture, t_max: int, dtype: type) -> tuple[
     return network, end
 
 
-@helper
+@leaf
 def forward(
     layers: np.ndarray, activation: int, theta: np.ndarray, activations: np.ndarray, start: int, stop: int
 ) -> None:
@@ -135,7 +135,7 @@ def layers_backward(
             add_product(Matrix(deltas, layer[X], n_in, 1), d_y, transposed(w), steps, n_out, n_in)
 
 
-@helper
+@leaf
 def activate(kind: int, y: np.ndarray) -> None:
     """y ← activation(y)."""
     zero, six = y.dtype.type(0), y.dtype.type(6)
@@ -153,7 +153,7 @@ def activate(kind: int, y: np.ndarray) -> None:
             y[i] = y[i] if y[i] > zero else np.expm1(y[i])
 
 
-@helper
+@leaf
 def activate_backward(kind: int, d_y: np.ndarray, y: np.ndarray) -> None:
     """∂ ← ∂ · activation', from the activation's output y."""
     zero, one, six = y.dtype.type(0), y.dtype.type(1), y.dtype.type(6)

@@ -12,6 +12,9 @@ from ablate.config import AdamConfig, OptimizerConfig, RMSpropConfig
 from ablate.nn.bounds import adam_bound, rmsprop_bound
 
 ADAM, AMSGRAD, RMSPROP = range(3)
+# A moment below is 0. The moments of a unit that is never active decay; as denormal numbers they would take each
+# operation some hundred times longer.
+TINY = 1e-34
 
 
 class Optimizer(NamedTuple):
@@ -52,12 +55,14 @@ def step_and_pull(
     number = theta.dtype.type
     decay_2 = number(optimizer.decay_2)
     rest_1, rest_2 = number(1.0 - optimizer.decay_1), number(1.0 - optimizer.decay_2)
+    tiny, zero = number(TINY), number(0)
     weight_decay, bound = number(optimizer.weight_decay), number(optimizer.largest)
     if optimizer.kind == RMSPROP:
         lr, eps = number(optimizer.lr), number(optimizer.eps)
         for i in range(len(theta)):
             g = gradient[i] + weight_decay * theta[i]
             v = decay_2 * second[i] + rest_2 * g * g
+            v = v if v > tiny else zero
             second[i] = v
             local[i] = theta[i] - lr * min(max(g / (np.sqrt(v) + eps), -bound), bound)
             theta[i] = local[i]
@@ -69,7 +74,9 @@ def step_and_pull(
         for i in range(len(theta)):
             g = gradient[i] + weight_decay * theta[i]
             m = first[i] + rest_1 * (g - first[i])
+            m = m if abs(m) > tiny else zero
             v = decay_2 * second[i] + rest_2 * g * g
+            v = v if v > tiny else zero
             first[i] = m
             second[i] = v
             local[i] = theta[i] - lr * min(max(m / (np.sqrt(v) + eps), -bound), bound)
@@ -78,7 +85,9 @@ def step_and_pull(
         for i in range(len(theta)):
             g = gradient[i] + weight_decay * theta[i]
             m = first[i] + rest_1 * (g - first[i])
+            m = m if abs(m) > tiny else zero
             v = decay_2 * second[i] + rest_2 * g * g
+            v = v if v > tiny else zero
             largest = max(largest_second[i], v)
             first[i] = m
             second[i] = v
