@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ablate.compiled.jit import helper, inlined, leaf
+from ablate.compiled.jit import inlined, leaf
 
 
 class Matrix(NamedTuple):
