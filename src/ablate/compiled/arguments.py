@@ -56,13 +56,13 @@ class Policy(NamedTuple):
 
 
 def policy_of(architecture: MlpArchitecture, action: ActionSpec, t_max: int, dtype: type = np.float32) -> Policy:
-    network, size = network_of(architecture, t_max, dtype)
+    network, activations = network_of(architecture, t_max, dtype)
     head = head_of(architecture, action, dtype)
     action_size = 1 if isinstance(head, Categorical) else len(head.centre)
     described = head.n if isinstance(head, Categorical) else 4 * action_size
     scratch = Scratch(
-        activations=np.zeros(size, dtype),
-        deltas=np.zeros(size, dtype),
+        activations=activations,
+        deltas=np.zeros_like(activations),
         described=np.zeros((t_max, described), dtype),
         actions=np.zeros((t_max, action_size), dtype),
         taken=np.zeros(action_size, dtype),

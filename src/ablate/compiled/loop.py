@@ -215,7 +215,7 @@ def collect(
         scratch.rewards[t] = (reward + algorithm.reward_shift) / algorithm.reward_scale
         scratch.discounts[t] = 0.0 if nothing_follows else algorithm.gamma
         t += 1
-        dynamics.observe(env, state, scratch.activations[t * size : (t + 1) * size])
+        dynamics.observe(env, state, scratch.activations[t * (size + 1) : (t + 1) * (size + 1) - 1])
     return t, terminated, truncated
 
 

@@ -1,7 +1,7 @@
 """The actor-critic of MlpArchitecture inside kernels: forward by rows, backward over a rollout, by the chain rule.
 
-Activations lie in one flat vector, in blocks of (t_max + 1, n): first the observations, then each layer's output;
-`deltas` holds the gradients of the loss with respect to them, in the same places."""
+Activations lie in one flat vector, in blocks of (t_max + 1, n): first the observations, with a 1 behind each, then each
+layer's output. `deltas` holds the gradients of the loss with respect to them, in the same places."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from ablate.nn.architecture import MlpArchitecture
 
 ACTIVATIONS = ("relu", "relu6", "tanh", "elu")
 RELU, RELU6, TANH, ELU = range(4)
-# The columns of a table of layers: sizes; where input, output, weight and bias start; the weight as a Matrix (in, out);
-# whether an activation follows; whether the input's gradient is wanted, and adds to what is there already.
-N_IN, N_OUT, X, Y, WEIGHT, ROW, COLUMN, BIAS, ACTIVATES, WANTS_DX, ADDS_DX = range(11)
+# The columns of a table of layers: sizes; where the input starts and how long its rows are; where output, weight and bias
+# start; the weight as a Matrix (in, out); whether the bias is one more row of it, for an input that is always 1; whether
+# an activation follows; whether the input's gradient is wanted, and adds to what is there already.
+N_IN, N_OUT, X, X_ROW, Y, WEIGHT, ROW, COLUMN, BIAS, JOINED, ACTIVATES, WANTS_DX, ADDS_DX = range(13)
 
 
 class Network(NamedTuple):
-    """Tables of layers, each (depth, 11) int64, and what their sizes add up to."""
+    """Tables of layers, each (depth, 13) int64, and what their sizes add up to."""
 
     torso: np.ndarray
     actor: np.ndarray
@@ -35,23 +36,23 @@ class Network(NamedTuple):
     ones: np.ndarray  # (1,)
 
 
-def network_of(architecture: MlpArchitecture, t_max: int, dtype: type) -> tuple[Network, int]:
-    """The network for rollouts of up to t_max steps, and the size of its activations."""
+def network_of(architecture: MlpArchitecture, t_max: int, dtype: type) -> tuple[Network, np.ndarray]:
+    """The network for rollouts of up to t_max steps, and room for its activations."""
     layout = architecture.layout()
-    rows = t_max + 1
-    end = rows * architecture.torso_sizes[0]
+    rows, observation = t_max + 1, architecture.torso_sizes[0]
+    end = rows * (observation + 1)
     tables: dict[str, np.ndarray] = {}
     x = torso_y = 0
     for part in ("torso", "actor", "critic"):
         x = torso_y
         sizes = getattr(architecture, f"{part}_sizes")
-        table = np.zeros((len(sizes) - 1, 11), np.int64)
+        table = np.zeros((len(sizes) - 1, 13), np.int64)
         for i, (n_in, n_out) in enumerate(pairwise(sizes)):
             by_input = n_in < n_out  # see ParameterLayout
             table[i] = (
-                n_in, n_out, x, end, layout.starts[f"{part}.{i}.weight"], n_out if by_input else 1,
-                1 if by_input else n_in, layout.starts[f"{part}.{i}.bias"],
-                part == "torso" or i < len(sizes) - 2, x > 0, part == "actor" and i == 0,
+                n_in, n_out, x, n_in if x > 0 else n_in + 1, end, layout.starts[f"{part}.{i}.weight"],
+                n_out if by_input else 1, 1 if by_input else n_in, layout.starts[f"{part}.{i}.bias"],
+                by_input and x == 0, part == "torso" or i < len(sizes) - 2, x > 0, part == "actor" and i == 0,
             )  # fmt: skip
             x = end
             end += rows * n_out
@@ -63,13 +64,15 @@ def network_of(architecture: MlpArchitecture, t_max: int, dtype: type) -> tuple[
     network = Network(
         **tables,
         activation=activation,
-        observation=architecture.torso_sizes[0],
+        observation=observation,
         outputs=architecture.actor_sizes[-1],
         z=z,
         v=v,
         ones=np.ones(1, dtype),
     )
-    return network, end
+    activations = np.zeros(end, dtype)
+    activations[observation : rows * (observation + 1) : observation + 1] = 1.0
+    return network, activations
 
 
 @leaf
@@ -80,7 +83,7 @@ def forward(
     for i in range(len(layers)):
         layer = layers[i]
         n_in, n_out = layer[N_IN], layer[N_OUT]
-        x, y = Matrix(activations, layer[X], n_in, 1), Matrix(activations, layer[Y], n_out, 1)
+        x, y = Matrix(activations, layer[X], layer[X_ROW], 1), Matrix(activations, layer[Y], n_out, 1)
         w = Matrix(theta, layer[WEIGHT], layer[ROW], layer[COLUMN])
         b = theta[layer[BIAS] : layer[BIAS] + n_out]
         for t in range(start, stop):
@@ -120,14 +123,15 @@ def layers_backward(
     for i in range(len(layers) - 1, -1, -1):
         layer = layers[i]
         n_in, n_out = layer[N_IN], layer[N_OUT]
-        x, d_y = Matrix(activations, layer[X], n_in, 1), Matrix(deltas, layer[Y], n_out, 1)
+        x, d_y = Matrix(activations, layer[X], layer[X_ROW], 1), Matrix(deltas, layer[Y], n_out, 1)
         if layer[ACTIVATES]:
             outputs = slice(layer[Y], layer[Y] + steps * n_out)
             activate_backward(activation, deltas[outputs], activations[outputs])
         # ∂W = xᵀ ∂y, ∂b = Σ_t ∂y_t
         d_w = Matrix(gradient, layer[WEIGHT], layer[ROW], layer[COLUMN])
-        add_product(d_w, transposed(x), d_y, n_in, steps, n_out)
-        add_product(Matrix(gradient, layer[BIAS], n_out, 1), Matrix(ones, 0, 0, 0), d_y, 1, steps, n_out)
+        add_product(d_w, transposed(x), d_y, n_in + layer[JOINED], steps, n_out)
+        if not layer[JOINED]:
+            add_product(Matrix(gradient, layer[BIAS], n_out, 1), Matrix(ones, 0, 0, 0), d_y, 1, steps, n_out)
         if layer[WANTS_DX]:  # ∂x = ∂y Wᵀ
             if not layer[ADDS_DX]:
                 deltas[layer[X] : layer[X] + steps * n_in] = 0
