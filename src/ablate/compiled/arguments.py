@@ -68,6 +68,8 @@ def policy_of(architecture: MlpArchitecture, action: ActionSpec, t_max: int, dty
         taken=np.zeros(action_size, dtype),
         rewards=np.zeros(t_max, dtype),
         discounts=np.zeros(t_max, dtype),
+        returns=np.zeros(t_max, dtype),
+        advantages=np.zeros(t_max, dtype),
         gradient=np.zeros(architecture.layout().size, dtype),
     )
     return Policy(head, network, scratch)

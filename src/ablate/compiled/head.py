@@ -76,10 +76,15 @@ def to_env(head: Any, action: np.ndarray, taken: np.ndarray) -> None:
     raise NotImplementedError
 
 
+def log_prob(head: Any, described: np.ndarray, action: np.ndarray) -> tuple[float, float]:
+    """log π(a|s), and the entropy."""
+    raise NotImplementedError
+
+
 def policy_backward(
     head: Any, described: np.ndarray, action: np.ndarray, d_log_prob: float, d_entropy: float, d_z: np.ndarray
-) -> tuple[float, float]:
-    """Write ∂L/∂z. Returns log π(a|s) and the entropy."""
+) -> None:
+    """Write ∂L/∂z (outputs,)."""
     raise NotImplementedError
 
 
@@ -171,33 +176,45 @@ def _(head, action, taken):
     taken[0] = action[0]
 
 
-@implements(policy_backward, Gaussian)
-def _(head, described, action, d_log_prob, d_entropy, d_z):
-    """x = (a - mu) / sigma: ∂mu = ∂log π · x / sigma, ∂sigma = (∂log π (x² - 1) + ∂H) / sigma."""
+@implements(log_prob, Gaussian)
+def _(head, described, action):
     n = len(head.centre)
-    one = d_z.dtype.type(1)
     log_prob, entropy = 0.0, 0.0
     for i in range(n):
-        inverse = one / described[n + i]
-        x = (action[i] - described[i]) * inverse
-        d_z[i] = described[2 * n + i] * d_log_prob * x * inverse
-        d_z[n + i] = described[3 * n + i] * inverse * (d_log_prob * (x * x - one) + d_entropy)
+        x = (action[i] - described[i]) / described[n + i]
         log_sigma = np.log(described[n + i])
         log_prob -= 0.5 * x * x + log_sigma + HALF_LOG_2_PI
         entropy += 0.5 + HALF_LOG_2_PI + log_sigma
     return log_prob, entropy
 
 
+@implements(log_prob, Categorical)
+def _(head, described, action):
+    entropy = 0.0
+    for j in range(head.n):
+        entropy -= np.exp(described[j]) * described[j]
+    return float(described[int(action[0])]), entropy
+
+
+@implements(policy_backward, Gaussian)
+def _(head, described, action, d_log_prob, d_entropy, d_z):
+    """x = (a - mu) / sigma: ∂mu = ∂log π · x / sigma, ∂sigma = (∂log π (x² - 1) + ∂H) / sigma."""
+    n = len(head.centre)
+    one = d_z.dtype.type(1)
+    for i in range(n):
+        inverse = one / described[n + i]
+        x = (action[i] - described[i]) * inverse
+        d_z[i] = described[2 * n + i] * d_log_prob * x * inverse
+        d_z[n + i] = described[3 * n + i] * inverse * (d_log_prob * (x * x - one) + d_entropy)
+
+
 @implements(policy_backward, Categorical)
 def _(head, described, action, d_log_prob, d_entropy, d_z):
     """∂z_j = ([j = a] - p_j) ∂log π - p_j (log p_j + H) ∂H."""
-    taken = int(action[0])
-    zero = d_z.dtype.type(0)
-    entropy = zero
+    entropy = d_z.dtype.type(0)
     for j in range(head.n):
         entropy -= np.exp(described[j]) * described[j]
     for j in range(head.n):
         p = np.exp(described[j])
         d_z[j] = -p * (d_log_prob + (described[j] + entropy) * d_entropy)
-    d_z[taken] += d_log_prob
-    return float(described[taken]), float(entropy)
+    d_z[int(action[0])] += d_log_prob

@@ -75,6 +75,8 @@ class Scratch(NamedTuple):
     taken: np.ndarray  # (A,)
     rewards: np.ndarray  # (t_max,) as training sees them
     discounts: np.ndarray  # (t_max,)
+    returns: np.ndarray  # (t_max,)
+    advantages: np.ndarray  # (t_max,)
     gradient: np.ndarray  # (P,)
 
 
@@ -122,13 +124,13 @@ def advance(
             limit = min(limit, max(1, algorithm.total_steps - shared.counters[1]))
 
         steps, terminated, truncated = collect(env, head, network, algorithm, workers, scratch, w, limit)
-        loss, norm = Loss(np.nan, np.nan, np.nan, np.nan), np.nan
+        norm = np.nan
         if steps > 0:
-            loss = compute_gradient(head, network, algorithm, local, scratch, steps)
+            compute_gradient(head, network, algorithm, local, scratch, steps)
             norm = clip(scratch.gradient, algorithm.max_grad_norm)
-        if not (np.isfinite(norm) and np.isfinite(loss.total)):
+        if not np.isfinite(norm):
             records.failure[0], records.failure[1] = shared.counters[0] + 1, w
-            records.failure[2], records.failure[3] = loss.total, norm
+            records.failure[2], records.failure[3] = compute_loss(head, network, algorithm, scratch, steps).total, norm
             return DIVERGED, turn, made, episodes, rows
 
         over = terminated or truncated
@@ -152,6 +154,7 @@ def advance(
             episodes += 1
             begin(env, workers, w)
         if number % algorithm.log_interval == 0:
+            loss = compute_loss(head, network, algorithm, scratch, steps)
             row = records.updates[rows]
             row[0], row[1], row[2], row[3], row[4] = made, number, total_steps, loss.policy, loss.value
             row[5], row[6], row[7] = loss.entropy, norm, staleness
@@ -222,38 +225,51 @@ def collect(
 @helper
 def compute_gradient(
     head: Head, network: Network, algorithm: Algorithm, theta: np.ndarray, scratch: Scratch, steps: int
-) -> Loss:
-    """The gradient of the loss over the rollout in `scratch`, whose actor's outputs are there already, and the loss.
+) -> None:
+    """The gradient of the loss over the rollout in `scratch`, whose actor's outputs are there already.
 
-    L = reduce(c_v (R - V)² - log π(a|s) · A - β H), see rl/losses.py and rl/returns.py."""
-    number = theta.dtype.type
-    outputs = network.outputs
+    ∂L/∂log π_t = -A_t w, ∂L/∂H_t = -β w, ∂L/∂V_t = -2 c_v (R_t - V_t) w; see rl/losses.py and rl/returns.py."""
+    number, outputs = theta.dtype.type, network.outputs
     # the last observation's torso was not needed for acting
     forward(network.torso, network.activation, theta, scratch.activations, steps, steps + 1)
     forward(network.critic, network.activation, theta, scratch.activations, 0, steps + 1)
     values = scratch.activations[network.v : network.v + steps + 1]
     d_values = scratch.deltas[network.v : network.v + steps]
+    targets(algorithm, scratch, values, steps)
     weight = 1.0 / steps if algorithm.mean else 1.0
     d_entropy = number(-weight * algorithm.entropy_coef)
-    policy_loss = value_loss = entropy = 0.0
-    return_t = float(values[steps])
-    advantage_t = 0.0
+    for t in range(steps):
+        d_values[t] = number(-2.0 * weight * algorithm.value_loss_coef) * (scratch.returns[t] - values[t])
+        d_z = scratch.deltas[network.z + t * outputs : network.z + (t + 1) * outputs]
+        d_log_prob = number(-weight) * scratch.advantages[t]
+        policy.policy_backward(head, scratch.described[t], scratch.actions[t], d_log_prob, d_entropy, d_z)
+    backward(network, theta, scratch.gradient, scratch.activations, scratch.deltas, steps)
+
+
+@helper
+def targets(algorithm: Algorithm, scratch: Scratch, values: np.ndarray, steps: int) -> None:
+    """Returns and advantages of the rollout, as in rl/returns.py."""
+    return_t, advantage_t = float(values[steps]), 0.0
     for t in range(steps - 1, -1, -1):
         reward, discount = float(scratch.rewards[t]), float(scratch.discounts[t])
         return_t = reward + discount * return_t
         delta_t = reward + discount * values[t + 1] - values[t]
         advantage_t = delta_t + discount * algorithm.gae_lambda * advantage_t
-        error = return_t - values[t]
-        d_values[t] = -2.0 * weight * algorithm.value_loss_coef * error
-        d_z = scratch.deltas[network.z + t * outputs : network.z + (t + 1) * outputs]
-        log_prob_t, entropy_t = policy.policy_backward(
-            head, scratch.described[t], scratch.actions[t], number(-weight * advantage_t), d_entropy, d_z
-        )
-        policy_loss -= log_prob_t * advantage_t
+        scratch.returns[t], scratch.advantages[t] = return_t, advantage_t
+
+
+@helper
+def compute_loss(head: Head, network: Network, algorithm: Algorithm, scratch: Scratch, steps: int) -> Loss:
+    """L = reduce(c_v (R - V)² - log π(a|s) · A - β H) and its parts, of the rollout whose gradient was computed."""
+    policy_loss = value_loss = entropy = 0.0
+    for t in range(steps):
+        log_prob_t, entropy_t = policy.log_prob(head, scratch.described[t], scratch.actions[t])
+        error = scratch.returns[t] - scratch.activations[network.v + t]
+        policy_loss -= log_prob_t * scratch.advantages[t]
         value_loss += error * error
         entropy += entropy_t
-    backward(network, theta, scratch.gradient, scratch.activations, scratch.deltas, steps)
     total = policy_loss + algorithm.value_loss_coef * value_loss - algorithm.entropy_coef * entropy
+    weight = 1.0 / max(1, steps) if algorithm.mean else 1.0
     return Loss(weight * total, weight * policy_loss, weight * value_loss, weight * entropy)
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ablate.compiled.activation import Activation, activate, clamp
 from ablate.compiled.jit import inlined, leaf
 
 
@@ -43,45 +44,44 @@ def row(m: Matrix, i: int, n: int) -> np.ndarray:
 
 
 @leaf
-def affine(y: np.ndarray, x: np.ndarray, w: Matrix, b: np.ndarray) -> None:
-    """y = b + x W, with x (k,), W (k, n), y and b (n,); the rows or the columns of W are contiguous."""
+def affine(activation: Activation, y: np.ndarray, x: np.ndarray, w: Matrix, b: np.ndarray) -> None:
+    """y = activation(b + x W), with x (k,), W (k, n), y and b (n,); the rows or the columns of W are contiguous."""
     k, n = len(x), len(y)
+    low, high, inf = y.dtype.type(activation.low), y.dtype.type(activation.high), y.dtype.type(np.inf)
     if w.column != 1:
         w_t = transposed(w)
         j = 0
         while j + 2 <= n:
             s0, s1 = _dot_2(x, row(w_t, j, k), row(w_t, j + 1, k))
-            y[j] = b[j] + s0
-            y[j + 1] = b[j + 1] + s1
+            y[j] = clamp(b[j] + s0, low, high)
+            y[j + 1] = clamp(b[j + 1] + s1, low, high)
             j += 2
         if j < n:
-            y[j] = b[j] + _dot_1(x, row(w_t, j, k))
-        return
-    if k == 1:
-        _set_1(y, b, x[0], row(w, 0, n))
+            y[j] = clamp(b[j] + _dot_1(x, row(w_t, j, k)), low, high)
+    elif k == 1:
+        _set_1(low, high, y, b, x[0], row(w, 0, n))
     elif k == 2:
-        _set_2(y, b, x[0], x[1], row(w, 0, n), row(w, 1, n))
+        _set_2(low, high, y, b, x[0], x[1], row(w, 0, n), row(w, 1, n))
     elif k == 3:
-        _set_3(y, b, x[0], x[1], x[2], row(w, 0, n), row(w, 1, n), row(w, 2, n))
+        _set_3(low, high, y, b, x[0], x[1], x[2], row(w, 0, n), row(w, 1, n), row(w, 2, n))
+    elif k == 4:
+        _set_4(low, high, y, b, x[0], x[1], x[2], x[3], row(w, 0, n), row(w, 1, n), row(w, 2, n), row(w, 3, n))
     else:
-        _set_4(y, b, x[0], x[1], x[2], x[3], row(w, 0, n), row(w, 1, n), row(w, 2, n), row(w, 3, n))
+        _set_4(-inf, inf, y, b, x[0], x[1], x[2], x[3], row(w, 0, n), row(w, 1, n), row(w, 2, n), row(w, 3, n))
         l = 4
         while l + 4 <= k:
             _add_4(
                 y,
-                x[l],
-                x[l + 1],
-                x[l + 2],
-                x[l + 3],
-                row(w, l, n),
-                row(w, l + 1, n),
-                row(w, l + 2, n),
-                row(w, l + 3, n),
-            )
+                x[l], x[l + 1], x[l + 2], x[l + 3],
+                row(w, l, n), row(w, l + 1, n), row(w, l + 2, n), row(w, l + 3, n),
+            )  # fmt: skip
             l += 4
         while l < k:
             _add_1(y, x[l], row(w, l, n))
             l += 1
+        for j in range(n):
+            y[j] = clamp(y[j], low, high)
+    activate(activation.kind, y)
 
 
 @leaf
@@ -157,27 +157,27 @@ def _add_dots(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
 
 
 @leaf
-def _set_4(y, b, p0, p1, p2, p3, r0, r1, r2, r3):
+def _set_4(low, high, y, b, p0, p1, p2, p3, r0, r1, r2, r3):
     for j in range(len(y)):
-        y[j] = b[j] + p0 * r0[j] + p1 * r1[j] + p2 * r2[j] + p3 * r3[j]
+        y[j] = clamp(b[j] + p0 * r0[j] + p1 * r1[j] + p2 * r2[j] + p3 * r3[j], low, high)
 
 
 @leaf
-def _set_3(y, b, p0, p1, p2, r0, r1, r2):
+def _set_3(low, high, y, b, p0, p1, p2, r0, r1, r2):
     for j in range(len(y)):
-        y[j] = b[j] + p0 * r0[j] + p1 * r1[j] + p2 * r2[j]
+        y[j] = clamp(b[j] + p0 * r0[j] + p1 * r1[j] + p2 * r2[j], low, high)
 
 
 @leaf
-def _set_2(y, b, p0, p1, r0, r1):
+def _set_2(low, high, y, b, p0, p1, r0, r1):
     for j in range(len(y)):
-        y[j] = b[j] + p0 * r0[j] + p1 * r1[j]
+        y[j] = clamp(b[j] + p0 * r0[j] + p1 * r1[j], low, high)
 
 
 @leaf
-def _set_1(y, b, p0, r0):
+def _set_1(low, high, y, b, p0, r0):
     for j in range(len(y)):
-        y[j] = b[j] + p0 * r0[j]
+        y[j] = clamp(b[j] + p0 * r0[j], low, high)
 
 
 @leaf

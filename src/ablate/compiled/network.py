@@ -10,15 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ablate.compiled.activation import ACTIVATIONS, IDENTITY, Activation, activate_backward
 from ablate.compiled.jit import helper, leaf
 from ablate.compiled.matrix import Matrix, add_product, affine, row, transposed
 from ablate.nn.architecture import MlpArchitecture
 
-ACTIVATIONS = ("relu", "relu6", "tanh", "elu")
-RELU, RELU6, TANH, ELU = range(4)
-# The columns of a table of layers: sizes; where the input starts and how long its rows are; where output, weight and bias
-# start; the weight as a Matrix (in, out); whether the bias is one more row of it, for an input that is always 1; whether
-# an activation follows; whether the input's gradient is wanted, and adds to what is there already.
+# The columns of a table of layers: sizes; where the input starts and how long its rows are; where output, weight and
+# bias start; the weight as a Matrix (in, out); whether the bias is one more row of it, for an input that is always 1;
+# whether an activation follows; whether the input's gradient is wanted, and adds to what is there already.
 N_IN, N_OUT, X, X_ROW, Y, WEIGHT, ROW, COLUMN, BIAS, JOINED, ACTIVATES, WANTS_DX, ADDS_DX = range(13)
 
 
@@ -28,7 +27,7 @@ class Network(NamedTuple):
     torso: np.ndarray
     actor: np.ndarray
     critic: np.ndarray
-    activation: int
+    activation: Activation
     observation: int  # its size
     outputs: int  # of the actor
     z: int  # where the actor's outputs start
@@ -60,7 +59,7 @@ def network_of(architecture: MlpArchitecture, t_max: int, dtype: type) -> tuple[
         if part == "torso":
             torso_y = x
     z, v = int(tables["actor"][-1, Y]), int(tables["critic"][-1, Y])
-    activation = ACTIVATIONS.index(architecture.activation)
+    activation = ACTIVATIONS[architecture.activation]
     network = Network(
         **tables,
         activation=activation,
@@ -70,14 +69,14 @@ def network_of(architecture: MlpArchitecture, t_max: int, dtype: type) -> tuple[
         v=v,
         ones=np.ones(1, dtype),
     )
-    activations = np.zeros(end, dtype)
+    activations: np.ndarray = np.zeros(end, dtype)
     activations[observation : rows * (observation + 1) : observation + 1] = 1.0
     return network, activations
 
 
 @leaf
 def forward(
-    layers: np.ndarray, activation: int, theta: np.ndarray, activations: np.ndarray, start: int, stop: int
+    layers: np.ndarray, activation: Activation, theta: np.ndarray, activations: np.ndarray, start: int, stop: int
 ) -> None:
     """The outputs of some layers for the rows `start` to `stop` of the rollout."""
     for i in range(len(layers)):
@@ -87,9 +86,7 @@ def forward(
         w = Matrix(theta, layer[WEIGHT], layer[ROW], layer[COLUMN])
         b = theta[layer[BIAS] : layer[BIAS] + n_out]
         for t in range(start, stop):
-            affine(row(y, t, n_out), row(x, t, n_in), w, b)
-        if layer[ACTIVATES]:
-            activate(activation, activations[layer[Y] + start * n_out : layer[Y] + stop * n_out])
+            affine(activation if layer[ACTIVATES] else IDENTITY, row(y, t, n_out), row(x, t, n_in), w, b)
 
 
 @helper
@@ -112,7 +109,7 @@ def backward(
 @helper
 def layers_backward(
     layers: np.ndarray,
-    activation: int,
+    activation: Activation,
     ones: np.ndarray,
     theta: np.ndarray,
     gradient: np.ndarray,
@@ -125,8 +122,8 @@ def layers_backward(
         n_in, n_out = layer[N_IN], layer[N_OUT]
         x, d_y = Matrix(activations, layer[X], layer[X_ROW], 1), Matrix(deltas, layer[Y], n_out, 1)
         if layer[ACTIVATES]:
-            outputs = slice(layer[Y], layer[Y] + steps * n_out)
-            activate_backward(activation, deltas[outputs], activations[outputs])
+            block = slice(layer[Y], layer[Y] + steps * n_out)
+            activate_backward(activation, deltas[block], activations[block])
         # ∂W = xᵀ ∂y, ∂b = Σ_t ∂y_t
         d_w = Matrix(gradient, layer[WEIGHT], layer[ROW], layer[COLUMN])
         add_product(d_w, transposed(x), d_y, n_in + layer[JOINED], steps, n_out)
@@ -137,39 +134,3 @@ def layers_backward(
                 deltas[layer[X] : layer[X] + steps * n_in] = 0
             w = Matrix(theta, layer[WEIGHT], layer[ROW], layer[COLUMN])
             add_product(Matrix(deltas, layer[X], n_in, 1), d_y, transposed(w), steps, n_out, n_in)
-
-
-@leaf
-def activate(kind: int, y: np.ndarray) -> None:
-    """y ← activation(y)."""
-    zero, six = y.dtype.type(0), y.dtype.type(6)
-    if kind == RELU6:
-        for i in range(len(y)):
-            y[i] = min(max(y[i], zero), six)
-    elif kind == RELU:
-        for i in range(len(y)):
-            y[i] = max(y[i], zero)
-    elif kind == TANH:
-        for i in range(len(y)):
-            y[i] = np.tanh(y[i])
-    else:
-        for i in range(len(y)):
-            y[i] = y[i] if y[i] > zero else np.expm1(y[i])
-
-
-@leaf
-def activate_backward(kind: int, d_y: np.ndarray, y: np.ndarray) -> None:
-    """∂ ← ∂ · activation', from the activation's output y."""
-    zero, one, six = y.dtype.type(0), y.dtype.type(1), y.dtype.type(6)
-    if kind == RELU6:
-        for i in range(len(y)):
-            d_y[i] = d_y[i] if (y[i] > zero) & (y[i] < six) else zero
-    elif kind == RELU:
-        for i in range(len(y)):
-            d_y[i] = d_y[i] if y[i] > zero else zero
-    elif kind == TANH:
-        for i in range(len(y)):
-            d_y[i] *= one - y[i] * y[i]
-    else:
-        for i in range(len(y)):
-            d_y[i] *= one if y[i] > zero else y[i] + one

@@ -1,0 +1,64 @@
+"""Activations inside kernels. Identity, ReLU and ReLU6 are clamps, without a branch; tanh and ELU follow one.
+
+A clamp keeps what is no number: the guard against divergence must see it."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ablate.compiled.jit import leaf
+
+CLAMP, TANH, ELU = range(3)
+
+
+class Activation(NamedTuple):
+    """min(max(x, low), high), and then the function of `kind`, if it is not CLAMP."""
+
+    kind: int
+    low: float
+    high: float
+
+
+ACTIVATIONS = {
+    "relu": Activation(CLAMP, 0.0, math.inf),
+    "relu6": Activation(CLAMP, 0.0, 6.0),
+    "tanh": Activation(TANH, -math.inf, math.inf),
+    "elu": Activation(ELU, -math.inf, math.inf),
+}
+IDENTITY = Activation(CLAMP, -math.inf, math.inf)
+
+
+@leaf
+def clamp(x: float, low: float, high: float) -> float:
+    y = low if x < low else x
+    return high if y > high else y
+
+
+@leaf
+def activate(kind: int, y: np.ndarray) -> None:
+    """y ← activation(y), for what a clamp has not done."""
+    if kind == TANH:
+        for i in range(len(y)):
+            y[i] = np.tanh(y[i])
+    elif kind == ELU:
+        for i in range(len(y)):
+            y[i] = y[i] if y[i] > 0 else np.expm1(y[i])
+
+
+@leaf
+def activate_backward(activation: Activation, d_y: np.ndarray, y: np.ndarray) -> None:
+    """∂ ← ∂ · activation', from the activation's output y."""
+    zero, one = y.dtype.type(0), y.dtype.type(1)
+    low, high = y.dtype.type(activation.low), y.dtype.type(activation.high)
+    if activation.kind == TANH:
+        for i in range(len(y)):
+            d_y[i] *= one - y[i] * y[i]
+    elif activation.kind == ELU:
+        for i in range(len(y)):
+            d_y[i] *= one if y[i] > zero else y[i] + one
+    else:
+        for i in range(len(y)):
+            d_y[i] = d_y[i] if (y[i] > low) & (y[i] < high) else zero
