@@ -30,7 +30,6 @@ from ablate.types import Counters, EnvSpec, EpisodeRecord, EvaluationSummary, Pr
 
 POLL_S = 0.1
 HEARTBEAT_S = 2.0
-COMPILATION_SHOWN_AFTER_S = 3.0
 
 
 @dataclass
@@ -183,7 +182,7 @@ class Training:
     def _loop(self, supervisor: Supervisor, display: ProgressDisplay, signals: Signals) -> None:
         config, shared = self._config, self.shared
         heartbeat = time.monotonic()
-        compilation_shown = config.backend != "compiled"
+        compilation_shown = False
         checkpointed = -config.checkpoint_every_seconds  # the first one as soon as the workers are up
         while supervisor.running:
             self._handle_all(supervisor)
@@ -209,7 +208,7 @@ class Training:
             ):
                 self._pausing = set(self._names)
                 shared.ask_pause()
-            if not compilation_shown and not shared.began and now - shared.started > COMPILATION_SHOWN_AFTER_S:
+            if shared.compiles and not shared.began and not compilation_shown:
                 compilation_shown = True
                 display.line("note     the kernels are being compiled, once for each kind of environment")
             if now - heartbeat > HEARTBEAT_S:

@@ -13,7 +13,7 @@ from ablate.compiled import loop
 from ablate.compiled.arguments import algorithm_of, environment_of, policy_of
 from ablate.compiled.draws import Draws
 from ablate.compiled.envs import ENVIRONMENTS
-from ablate.compiled.jit import compiling
+from ablate.compiled.jit import announcing
 from ablate.compiled.optimizer import optimizer_of
 from ablate.config import A3CConfig
 from ablate.evaluation import Evaluator
@@ -37,8 +37,8 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
         shared.beat(job.process)
 
     workers = CompiledWorkers(job)
-    evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
-    with compiling():
+    with announcing(shared.note_compilation):
+        evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
         workers.advance(0)
     paused_for, updates = 0, 1
     shared.begin()
