@@ -154,7 +154,8 @@ class Training:
             self._announce(display)
             with Supervisor(self._children, self.shared, config.hang_timeout_s) as supervisor:
                 self._loop(supervisor, display, signals)
-            self._write_checkpoint()
+            if self._states:
+                self._write_checkpoint()
             self._recorder.close()
             if reached := limit_reached(config, self._counters()):
                 self.end("completed", reached)
@@ -187,6 +188,8 @@ class Training:
         while supervisor.running:
             self._handle_all(supervisor)
             now = time.monotonic()
+            if signals.received is not None and not shared.began:
+                return  # imports and compilation look at no command, and there is nothing to save
             if signals.received is not None and shared.command == Command.run:
                 display.line("stopping: a checkpoint is being written (a second signal stops at once)")
                 shared.command = Command.stop
