@@ -1,9 +1,9 @@
 """The Pendulum report's A3C as one kernel written for it alone: what the benchmark holds the general kernels against.
 
-The same arithmetic in the same order of updates as ablate/compiled/loop.py, but every size and constant is a literal and
-there are no records, limits or options. Sizes: 3 → 200 → mu, sigma; 3 → 100 → V; 10 steps a rollout. Once as the equations
-stand (`plain`), and once tuned by hand for these sizes: the loops over three inputs and two outputs written out, and the
-backward pass of each network one loop over its hidden units."""
+The same arithmetic in the same order of updates as ablate/compiled/loop.py, but every size and constant is a literal,
+and there are no records, limits or options. Sizes: 3 → 200 → mu, sigma; 3 → 100 → V; 10 steps a rollout. Once as the
+equations stand (`plain`), and once tuned by hand for these sizes: the loops over three inputs and two outputs written
+out, and the backward pass of each network one loop over its hidden units."""
 
 # mypy: disable-error-code="no-untyped-def"
 

@@ -70,6 +70,7 @@ class Scratch(NamedTuple):
 
     activations: np.ndarray  # see network.py; it starts with the observations (t_max + 1, O)
     deltas: np.ndarray
+    other_deltas: np.ndarray  # of the torso's output, the actor's share
     described: np.ndarray  # (t_max, D) see head.py
     actions: np.ndarray  # (t_max, A)
     taken: np.ndarray  # (A,)
@@ -243,7 +244,7 @@ def compute_gradient(
         d_z = scratch.deltas[network.z + t * outputs : network.z + (t + 1) * outputs]
         d_log_prob = number(-weight) * scratch.advantages[t]
         policy.policy_backward(head, scratch.described[t], scratch.actions[t], d_log_prob, d_entropy, d_z)
-    backward(network, theta, scratch.gradient, scratch.activations, scratch.deltas, steps)
+    backward(network, theta, scratch.gradient, scratch.activations, scratch.deltas, scratch.other_deltas, steps)
 
 
 @helper
