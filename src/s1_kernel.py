@@ -1,8 +1,9 @@
 """The Pendulum report's A3C as one kernel written for it alone: what the benchmark holds the general kernels against.
 
 The same arithmetic in the same order of updates as ablate/compiled/loop.py, but every size and constant is a literal,
-the loops over three inputs and two outputs are written out, the backward pass of a network is one loop, and there are
-no records, limits or options. Sizes: 3 → 200 → mu, sigma; 3 → 100 → V; 10 steps a rollout."""
+and there are no records, limits or options. Sizes: 3 → 200 → mu, sigma; 3 → 100 → V; 10 steps a rollout. Once as the
+equations stand (`plain`), and once tuned by hand for these sizes: the loops over three inputs and two outputs written
+out, and the backward pass of each network one loop over its hidden units."""
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -32,21 +33,22 @@ f32 = np.float32
 
 
 @numba.njit(**OPTIONS, cache=True)
-def train(theta, m, v, local, state, length, draws, resets, scratch, update, updates):
+def train(plain, theta, m, v, local, state, length, draws, resets, scratch, update, updates):
     """Make `updates` updates after `update` of them, the W workers in turn. Returns the sum of all rewards.
 
     theta, m, v (P,); local (W, P); state (W, 2); length (W,) of the episodes under way; draws (W, N), resets (W, M):
-    random numbers, used from the front; scratch: four arrays, see `scratch_of`."""
-    h, c, s, g = scratch
+    random numbers, used from the front; scratch: see `scratch_of`."""
+    h, c, s, x, g = scratch
     workers = len(local)
     total = 0.0
-    used, reset = 0, np.int64(0)
     for u in range(updates):
-        w = (update + u) % workers
-        used = (u // workers) * T
-        total += rollout(local[w], h, s, state[w], draws[w], used)
+        w, turn = (update + u) % workers, u // workers
+        total += rollout(plain, local[w], h, s, x, state[w], draws[w], turn * T)
         length[w] += T
-        gradient(local[w], h, c, s, g)
+        if plain:
+            gradient_plain(local[w], h, c, s, x, g)
+        else:
+            gradient(local[w], h, c, s, g)
         norm = f32(0)
         for i in range(SIZE):
             norm += g[i] * g[i]
@@ -55,14 +57,14 @@ def train(theta, m, v, local, state, length, draws, resets, scratch, update, upd
         adam(theta, m, v, g, local[w], update + u + 1)
         if length[w] == EPISODE:
             length[w] = 0
-            reset = (u // workers) * 2
+            reset = (u // workers // (EPISODE // T)) * 2
             state[w, 0] = -math.pi + 2 * math.pi * resets[w, reset]
             state[w, 1] = -1 + 2 * resets[w, reset + 1]
     return total
 
 
 @numba.njit(**OPTIONS)
-def rollout(p, h, s, state, draws, used):
+def rollout(plain, p, h, s, x, state, draws, used):
     """Ten steps. s rows: x0 x1 x2 | tanh sigma sigmoid | action | reward (scaled) | d_z0 d_z1 d_v."""
     total = 0.0
     for t in range(T + 1):
@@ -71,15 +73,27 @@ def rollout(p, h, s, state, draws, used):
         if t == T:
             break
         row = h[t]
-        for j in range(H):
-            y = p[A_B1 + j] + p[j] * x0 + p[H + j] * x1 + p[2 * H + j] * x2
-            row[j] = min(max(y, f32(0)), f32(6))
-        z0, z1 = f32(0), f32(0)
-        for j in range(H):
-            z0 += p[A_W2 + j] * row[j]
-            z1 += p[A_W2 + H + j] * row[j]
-        z0 += p[A_B2]
-        z1 += p[A_B2 + 1]
+        if plain:
+            x[0], x[1], x[2] = x0, x1, x2
+            for j in range(H):
+                y = p[A_B1 + j]
+                for i in range(3):
+                    y += p[i * H + j] * x[i]
+                row[j] = min(max(y, f32(0)), f32(6))
+            for k in range(2):
+                z = p[A_B2 + k]
+                for j in range(H):
+                    z += p[A_W2 + k * H + j] * row[j]
+                s[t, 8 + k] = z
+            z0, z1 = s[t, 8], s[t, 9]
+        else:
+            for j in range(H):
+                y = p[A_B1 + j] + p[j] * x0 + p[H + j] * x1 + p[2 * H + j] * x2
+                row[j] = min(max(y, f32(0)), f32(6))
+            z0, z1 = p[A_B2], p[A_B2 + 1]
+            for j in range(H):
+                z0 += p[A_W2 + j] * row[j]
+                z1 += p[A_W2 + H + j] * row[j]
         tanh = np.tanh(z0)
         e = np.exp(-abs(z1))
         sigma = max(z1, f32(0)) + np.log1p(e) + f32(1e-4)
@@ -99,18 +113,8 @@ def rollout(p, h, s, state, draws, used):
 
 
 @numba.njit(**OPTIONS)
-def gradient(p, h, c, s, g):
-    """The gradient of the report's loss, with a bootstrap at the time limit."""
-    for t in range(T + 1):
-        x0, x1, x2 = s[t, 0], s[t, 1], s[t, 2]
-        row = c[t]
-        for j in range(C):
-            y = p[C_B1 + j] + p[C_W1 + j] * x0 + p[C_W1 + C + j] * x1 + p[C_W1 + 2 * C + j] * x2
-            row[j] = min(max(y, f32(0)), f32(6))
-        value = f32(0)
-        for j in range(C):
-            value += p[C_W2 + j] * row[j]
-        s[t, 10] = value + p[C_B2]
+def loss_backward(s):
+    """∂L/∂z and ∂L/∂V of the report's loss, with a bootstrap at the time limit, in columns 8 to 10."""
     target = float(s[T, 10])
     for t in range(T - 1, -1, -1):
         target = s[t, 7] + GAMMA * target
@@ -121,6 +125,21 @@ def gradient(p, h, c, s, g):
         s[t, 8] = f32(2) * (f32(1) - s[t, 3] * s[t, 3]) * d_log_prob * x * inverse
         s[t, 9] = s[t, 5] * inverse * (d_log_prob * (x * x - f32(1)) + d_entropy)
         s[t, 10] = -2.0 / T * error
+
+
+@numba.njit(**OPTIONS)
+def gradient(p, h, c, s, g):
+    for t in range(T + 1):
+        x0, x1, x2 = s[t, 0], s[t, 1], s[t, 2]
+        row = c[t]
+        for j in range(C):
+            y = p[C_B1 + j] + p[C_W1 + j] * x0 + p[C_W1 + C + j] * x1 + p[C_W1 + 2 * C + j] * x2
+            row[j] = min(max(y, f32(0)), f32(6))
+        value = p[C_B2]
+        for j in range(C):
+            value += p[C_W2 + j] * row[j]
+        s[t, 10] = value
+    loss_backward(s)
     for i in range(SIZE):
         g[i] = 0
     for t in range(T):
@@ -152,6 +171,47 @@ def gradient(p, h, c, s, g):
 
 
 @numba.njit(**OPTIONS)
+def gradient_plain(p, h, c, s, x, g):
+    for t in range(T + 1):
+        row = c[t]
+        for i in range(3):
+            x[i] = s[t, i]
+        for j in range(C):
+            y = p[C_B1 + j]
+            for i in range(3):
+                y += p[C_W1 + i * C + j] * x[i]
+            row[j] = min(max(y, f32(0)), f32(6))
+        value = p[C_B2]
+        for j in range(C):
+            value += p[C_W2 + j] * row[j]
+        s[t, 10] = value
+    loss_backward(s)
+    for i in range(SIZE):
+        g[i] = 0
+    for t in range(T):
+        for k in range(2):
+            g[A_B2 + k] += s[t, 8 + k]
+            for j in range(H):
+                g[A_W2 + k * H + j] += s[t, 8 + k] * h[t, j]
+        for j in range(H):
+            d = s[t, 8] * p[A_W2 + j] + s[t, 9] * p[A_W2 + H + j]
+            h[t, j] = d if (h[t, j] > 0) & (h[t, j] < 6) else f32(0)
+            g[A_B1 + j] += h[t, j]
+        for i in range(3):
+            for j in range(H):
+                g[i * H + j] += h[t, j] * s[t, i]
+        g[C_B2] += s[t, 10]
+        for j in range(C):
+            d = s[t, 10] * p[C_W2 + j]
+            g[C_W2 + j] += s[t, 10] * c[t, j]
+            c[t, j] = d if (c[t, j] > 0) & (c[t, j] < 6) else f32(0)
+            g[C_B1 + j] += c[t, j]
+        for i in range(3):
+            for j in range(C):
+                g[C_W1 + i * C + j] += c[t, j] * s[t, i]
+
+
+@numba.njit(**OPTIONS)
 def adam(theta, m, v, g, local, update):
     correction = math.sqrt(1 - BETA_2**update)
     lr, eps = f32(LR * correction / (1 - BETA_1**update)), f32(EPS * correction)
@@ -166,10 +226,11 @@ def adam(theta, m, v, g, local, update):
 
 
 def scratch_of() -> tuple[np.ndarray, ...]:
-    """Hidden units of actor and critic, what else a rollout leaves, and the gradient."""
+    """Hidden units of actor and critic, what else a rollout leaves, an observation, and the gradient."""
     return (
         np.zeros((T + 1, H), np.float32),
         np.zeros((T + 1, C), np.float32),
         np.zeros((T + 1, 11), np.float32),
+        np.zeros(3, np.float32),
         np.zeros(SIZE, np.float32),
     )

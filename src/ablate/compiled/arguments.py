@@ -63,6 +63,7 @@ def policy_of(architecture: MlpArchitecture, action: ActionSpec, t_max: int, dty
     scratch = Scratch(
         activations=activations,
         deltas=np.zeros_like(activations),
+        other_deltas=np.zeros_like(activations),
         described=np.zeros((t_max, described), dtype),
         actions=np.zeros((t_max, action_size), dtype),
         taken=np.zeros(action_size, dtype),

@@ -70,6 +70,7 @@ class Scratch(NamedTuple):
 
     activations: np.ndarray  # see network.py; it starts with the observations (t_max + 1, O)
     deltas: np.ndarray
+    other_deltas: np.ndarray  # of the torso's output, the actor's share
     described: np.ndarray  # (t_max, D) see head.py
     actions: np.ndarray  # (t_max, A)
     taken: np.ndarray  # (A,)
@@ -196,6 +197,8 @@ def collect(
     state, local = workers.state[w], workers.theta[w]
     size, outputs = network.observation, network.outputs
     n_draws = policy.draws(head)
+    episodic_return, length, used = workers.episodic_return[w], workers.episodic_length[w], workers.drawn[w]
+    draws = workers.draws[w]
     terminated = truncated = False
     t = 0
     dynamics.observe(env, state, scratch.activations[:size])
@@ -206,20 +209,20 @@ def collect(
         z = scratch.activations[network.z + t * outputs : network.z + (t + 1) * outputs]
         if not policy.describe(head, z, described):
             return 0, False, False
-        used = workers.drawn[w]
-        workers.drawn[w] = used + n_draws
-        policy.draw(head, described, workers.draws[w, used : used + n_draws], action)
+        policy.draw(head, described, draws[used : used + n_draws], action)
+        used += n_draws
         policy.to_env(head, action, scratch.taken)
 
         reward, terminated = dynamics.step(env, state, scratch.taken)
-        workers.episodic_return[w] += reward
-        workers.episodic_length[w] += 1
-        truncated = algorithm.max_ep_step > 0 and workers.episodic_length[w] >= algorithm.max_ep_step
+        episodic_return += reward
+        length += 1
+        truncated = algorithm.max_ep_step > 0 and length >= algorithm.max_ep_step
         nothing_follows = terminated or (truncated and not algorithm.bootstrap_truncated)
         scratch.rewards[t] = (reward + algorithm.reward_shift) / algorithm.reward_scale
         scratch.discounts[t] = 0.0 if nothing_follows else algorithm.gamma
         t += 1
         dynamics.observe(env, state, scratch.activations[t * (size + 1) : (t + 1) * (size + 1) - 1])
+    workers.episodic_return[w], workers.episodic_length[w], workers.drawn[w] = episodic_return, length, used
     return t, terminated, truncated
 
 
@@ -244,7 +247,7 @@ def compute_gradient(
         d_z = scratch.deltas[network.z + t * outputs : network.z + (t + 1) * outputs]
         d_log_prob = number(-weight) * scratch.advantages[t]
         policy.policy_backward(head, scratch.described[t], scratch.actions[t], d_log_prob, d_entropy, d_z)
-    backward(network, theta, scratch.gradient, scratch.activations, scratch.deltas, steps)
+    backward(network, theta, scratch.gradient, scratch.activations, scratch.deltas, scratch.other_deltas, steps)
 
 
 @helper

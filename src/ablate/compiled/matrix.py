@@ -69,13 +69,13 @@ def affine(activation: Activation, y: np.ndarray, x: np.ndarray, w: Matrix, b: n
     else:
         _set_4(-inf, inf, y, b, x[0], x[1], x[2], x[3], row(w, 0, n), row(w, 1, n), row(w, 2, n), row(w, 3, n))
         l = 4
-        while l + 4 <= k:
-            _add_4(
+        while l + 5 <= k:
+            _add_5(
                 y,
-                x[l], x[l + 1], x[l + 2], x[l + 3],
-                row(w, l, n), row(w, l + 1, n), row(w, l + 2, n), row(w, l + 3, n),
+                x[l], x[l + 1], x[l + 2], x[l + 3], x[l + 4],
+                row(w, l, n), row(w, l + 1, n), row(w, l + 2, n), row(w, l + 3, n), row(w, l + 4, n),
             )  # fmt: skip
-            l += 4
+            l += 5
         while l < k:
             _add_1(y, x[l], row(w, l, n))
             l += 1
@@ -85,72 +85,79 @@ def affine(activation: Activation, y: np.ndarray, x: np.ndarray, w: Matrix, b: n
 
 
 @leaf
-def add_product(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
-    """C += A B, with C (m, n), A (m, k), B (k, n).
+def product(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
+    """C = A B, with C (m, n), A (m, k), B (k, n), k ≥ 1.
 
     C's rows or its columns are contiguous; so are B's (in the first case), or else A's."""
     if c.column != 1:
         c, a, b, m, n = transposed(c), transposed(b), transposed(a), n, m
     if b.column == 1:
-        _add_rows(c, a, b, m, k, n)
+        _rows(c, a, b, m, k, n)
     else:
-        _add_dots(c, a, transposed(b), m, k, n)
+        _dots(c, a, transposed(b), m, k, n)
 
 
 @leaf
-def _add_rows(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
-    """C[i] += Σ_l A[i, l] B[l], two rows of C and four of B at a time."""
+def _rows(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
+    """C[i] = Σ_l A[i, l] B[l], two rows of C and five of B at a time (a rollout has often 5, 10 or 20 steps)."""
     i = 0
     while i + 2 <= m:
         y, z = row(c, i, n), row(c, i + 1, n)
-        l = 0
-        while l + 4 <= k:
-            _add_4_to_2(
+        if k >= 5:
+            _put_5_to_2(
                 y, z,
-                at(a, i, l), at(a, i, l + 1), at(a, i, l + 2), at(a, i, l + 3),
-                at(a, i + 1, l), at(a, i + 1, l + 1), at(a, i + 1, l + 2), at(a, i + 1, l + 3),
-                row(b, l, n), row(b, l + 1, n), row(b, l + 2, n), row(b, l + 3, n),
+                at(a, i, 0), at(a, i, 1), at(a, i, 2), at(a, i, 3), at(a, i, 4),
+                at(a, i + 1, 0), at(a, i + 1, 1), at(a, i + 1, 2), at(a, i + 1, 3), at(a, i + 1, 4),
+                row(b, 0, n), row(b, 1, n), row(b, 2, n), row(b, 3, n), row(b, 4, n),
             )  # fmt: skip
-            l += 4
-        if l + 2 <= k:
-            _add_2_to_2(
+            l = 5
+        elif k >= 2:
+            _put_2_to_2(y, z, at(a, i, 0), at(a, i, 1), at(a, i + 1, 0), at(a, i + 1, 1), row(b, 0, n), row(b, 1, n))
+            l = 2
+        else:
+            _put_1_to_2(y, z, at(a, i, 0), at(a, i + 1, 0), row(b, 0, n))
+            l = 1
+        while l + 5 <= k:
+            _add_5_to_2(
                 y, z,
-                at(a, i, l), at(a, i, l + 1), at(a, i + 1, l), at(a, i + 1, l + 1),
-                row(b, l, n), row(b, l + 1, n),
+                at(a, i, l), at(a, i, l + 1), at(a, i, l + 2), at(a, i, l + 3), at(a, i, l + 4),
+                at(a, i + 1, l), at(a, i + 1, l + 1), at(a, i + 1, l + 2), at(a, i + 1, l + 3), at(a, i + 1, l + 4),
+                row(b, l, n), row(b, l + 1, n), row(b, l + 2, n), row(b, l + 3, n), row(b, l + 4, n),
             )  # fmt: skip
-            l += 2
-        if l < k:
-            _add_1(y, at(a, i, l), row(b, l, n))
-            _add_1(z, at(a, i + 1, l), row(b, l, n))
+            l += 5
+        while l < k:
+            _add_1_to_2(y, z, at(a, i, l), at(a, i + 1, l), row(b, l, n))
+            l += 1
         i += 2
     if i < m:
         y = row(c, i, n)
+        y[:] = 0
         l = 0
-        while l + 4 <= k:
-            _add_4(
+        while l + 5 <= k:
+            _add_5(
                 y,
-                at(a, i, l), at(a, i, l + 1), at(a, i, l + 2), at(a, i, l + 3),
-                row(b, l, n), row(b, l + 1, n), row(b, l + 2, n), row(b, l + 3, n),
+                at(a, i, l), at(a, i, l + 1), at(a, i, l + 2), at(a, i, l + 3), at(a, i, l + 4),
+                row(b, l, n), row(b, l + 1, n), row(b, l + 2, n), row(b, l + 3, n), row(b, l + 4, n),
             )  # fmt: skip
-            l += 4
+            l += 5
         while l < k:
             _add_1(y, at(a, i, l), row(b, l, n))
             l += 1
 
 
 @leaf
-def _add_dots(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
-    """C[i, j] += A[i] · B[j]."""
+def _dots(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
+    """C[i, j] = A[i] · B[j]."""
     for i in range(m):
         x, y = row(a, i, k), row(c, i, n)
         j = 0
         while j + 2 <= n:
             s0, s1 = _dot_2(x, row(b, j, k), row(b, j + 1, k))
-            y[j] += s0
-            y[j + 1] += s1
+            y[j] = s0
+            y[j + 1] = s1
             j += 2
         if j < n:
-            y[j] += _dot_1(x, row(b, j, k))
+            y[j] = _dot_1(x, row(b, j, k))
 
 
 # p, q: numbers; r, y, z, b: rows of the same length.
@@ -181,9 +188,9 @@ def _set_1(low, high, y, b, p0, r0):
 
 
 @leaf
-def _add_4(y, p0, p1, p2, p3, r0, r1, r2, r3):
+def _add_5(y, p0, p1, p2, p3, p4, r0, r1, r2, r3, r4):
     for j in range(len(y)):
-        y[j] += p0 * r0[j] + p1 * r1[j] + p2 * r2[j] + p3 * r3[j]
+        y[j] += p0 * r0[j] + p1 * r1[j] + p2 * r2[j] + p3 * r3[j] + p4 * r4[j]
 
 
 @leaf
@@ -193,17 +200,38 @@ def _add_1(y, p0, r0):
 
 
 @leaf
-def _add_4_to_2(y, z, p0, p1, p2, p3, q0, q1, q2, q3, r0, r1, r2, r3):
+def _put_5_to_2(y, z, p0, p1, p2, p3, p4, q0, q1, q2, q3, q4, r0, r1, r2, r3, r4):
     for j in range(len(y)):
-        y[j] += p0 * r0[j] + p1 * r1[j] + p2 * r2[j] + p3 * r3[j]
-        z[j] += q0 * r0[j] + q1 * r1[j] + q2 * r2[j] + q3 * r3[j]
+        y[j] = p0 * r0[j] + p1 * r1[j] + p2 * r2[j] + p3 * r3[j] + p4 * r4[j]
+        z[j] = q0 * r0[j] + q1 * r1[j] + q2 * r2[j] + q3 * r3[j] + q4 * r4[j]
 
 
 @leaf
-def _add_2_to_2(y, z, p0, p1, q0, q1, r0, r1):
+def _put_2_to_2(y, z, p0, p1, q0, q1, r0, r1):
     for j in range(len(y)):
-        y[j] += p0 * r0[j] + p1 * r1[j]
-        z[j] += q0 * r0[j] + q1 * r1[j]
+        y[j] = p0 * r0[j] + p1 * r1[j]
+        z[j] = q0 * r0[j] + q1 * r1[j]
+
+
+@leaf
+def _put_1_to_2(y, z, p0, q0, r0):
+    for j in range(len(y)):
+        y[j] = p0 * r0[j]
+        z[j] = q0 * r0[j]
+
+
+@leaf
+def _add_5_to_2(y, z, p0, p1, p2, p3, p4, q0, q1, q2, q3, q4, r0, r1, r2, r3, r4):
+    for j in range(len(y)):
+        y[j] += p0 * r0[j] + p1 * r1[j] + p2 * r2[j] + p3 * r3[j] + p4 * r4[j]
+        z[j] += q0 * r0[j] + q1 * r1[j] + q2 * r2[j] + q3 * r3[j] + q4 * r4[j]
+
+
+@leaf
+def _add_1_to_2(y, z, p0, q0, r0):
+    for j in range(len(y)):
+        y[j] += p0 * r0[j]
+        z[j] += q0 * r0[j]
 
 
 @leaf

@@ -12,7 +12,7 @@ import numpy as np
 
 from ablate.compiled.activation import ACTIVATIONS, IDENTITY, Activation, activate_backward
 from ablate.compiled.jit import helper, leaf
-from ablate.compiled.matrix import Matrix, add_product, affine, row, transposed
+from ablate.compiled.matrix import Matrix, affine, product, row, transposed
 from ablate.nn.architecture import MlpArchitecture
 
 # The columns of a table of layers: sizes; where the input starts and how long its rows are; where output, weight and
@@ -32,7 +32,6 @@ class Network(NamedTuple):
     outputs: int  # of the actor
     z: int  # where the actor's outputs start
     v: int  # where the critic's output starts
-    ones: np.ndarray  # (1,)
 
 
 def network_of(architecture: MlpArchitecture, t_max: int, dtype: type) -> tuple[Network, np.ndarray]:
@@ -67,7 +66,6 @@ def network_of(architecture: MlpArchitecture, t_max: int, dtype: type) -> tuple[
         outputs=architecture.actor_sizes[-1],
         z=z,
         v=v,
-        ones=np.ones(1, dtype),
     )
     activations: np.ndarray = np.zeros(end, dtype)
     activations[observation : rows * (observation + 1) : observation + 1] = 1.0
@@ -96,25 +94,25 @@ def backward(
     gradient: np.ndarray,
     activations: np.ndarray,
     deltas: np.ndarray,
+    other: np.ndarray,
     steps: int,
 ) -> None:
     """From ∂L/∂z and ∂L/∂v, which are in `deltas`, over `steps` rows, to the gradient of all parameters (P,)."""
-    gradient[:] = 0
     a = network.activation
-    layers_backward(network.critic, a, network.ones, theta, gradient, activations, deltas, steps)
-    layers_backward(network.actor, a, network.ones, theta, gradient, activations, deltas, steps)
-    layers_backward(network.torso, a, network.ones, theta, gradient, activations, deltas, steps)
+    layers_backward(network.critic, a, theta, gradient, activations, deltas, other, steps)
+    layers_backward(network.actor, a, theta, gradient, activations, deltas, other, steps)
+    layers_backward(network.torso, a, theta, gradient, activations, deltas, other, steps)
 
 
 @helper
 def layers_backward(
     layers: np.ndarray,
     activation: Activation,
-    ones: np.ndarray,
     theta: np.ndarray,
     gradient: np.ndarray,
     activations: np.ndarray,
     deltas: np.ndarray,
+    other: np.ndarray,
     steps: int,
 ) -> None:
     for i in range(len(layers) - 1, -1, -1):
@@ -126,11 +124,17 @@ def layers_backward(
             activate_backward(activation, deltas[block], activations[block])
         # ∂W = xᵀ ∂y, ∂b = Σ_t ∂y_t
         d_w = Matrix(gradient, layer[WEIGHT], layer[ROW], layer[COLUMN])
-        add_product(d_w, transposed(x), d_y, n_in + layer[JOINED], steps, n_out)
+        product(d_w, transposed(x), d_y, n_in + layer[JOINED], steps, n_out)
         if not layer[JOINED]:
-            add_product(Matrix(gradient, layer[BIAS], n_out, 1), Matrix(ones, 0, 0, 0), d_y, 1, steps, n_out)
+            d_b = gradient[layer[BIAS] : layer[BIAS] + n_out]
+            d_b[:] = 0
+            for t in range(steps):
+                for j in range(n_out):
+                    d_b[j] += deltas[layer[Y] + t * n_out + j]
         if layer[WANTS_DX]:  # ∂x = ∂y Wᵀ
-            if not layer[ADDS_DX]:
-                deltas[layer[X] : layer[X] + steps * n_in] = 0
             w = Matrix(theta, layer[WEIGHT], layer[ROW], layer[COLUMN])
-            add_product(Matrix(deltas, layer[X], n_in, 1), d_y, transposed(w), steps, n_out, n_in)
+            target = other if layer[ADDS_DX] else deltas
+            product(Matrix(target, layer[X], n_in, 1), d_y, transposed(w), steps, n_out, n_in)
+            if layer[ADDS_DX]:
+                for j in range(layer[X], layer[X] + steps * n_in):
+                    deltas[j] += other[j]

@@ -26,7 +26,7 @@ def reset(env: Parameters, state: np.ndarray, uniforms: np.ndarray) -> None:
 def step(env: Parameters, state: np.ndarray, action: np.ndarray) -> tuple[float, bool]:
     theta, speed = state[0], state[1]
     torque = min(max(action[0], -MAX_TORQUE), MAX_TORQUE)
-    wrapped = (theta + math.pi) % (2.0 * math.pi) - math.pi
+    wrapped = theta - 2.0 * math.pi * np.floor(theta / (2.0 * math.pi) + 0.5)
     cost = wrapped**2 + 0.1 * speed**2 + 0.001 * torque**2
     # θ̈ = 3g/2l sin θ + 3/ml² u, with m = l = 1
     speed += (1.5 * env.g * math.sin(theta) + 3.0 * torque) * DT
