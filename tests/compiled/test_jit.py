@@ -10,9 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numba
+import numpy as np
 import pytest
 
 from ablate.compiled import jit
+from ablate.compiled.loop import clip
 
 COMPILED = Path(jit.__file__).parent
 PROGRAM = """
@@ -135,6 +138,20 @@ def test_a_compilation_is_announced(tmp_path: Path) -> None:
     first, second = (run_program(tmp_path, str(tmp_path / "cache")) for _ in range(2))
     assert "compiling" in first
     assert second == "True 1\n"
+
+
+def test_a_kernel_calls_only_code_of_its_own() -> None:
+    """A weak symbol is resolved to what the process has compiled before, if it has. That is other code than is found on
+    disk, and rounds differently: the run that compiled would not have the rows of those after it."""
+
+    def norms(x: np.ndarray) -> float:
+        return clip(x, 3.0) + clip(x, 2.0) + clip(x, 1.0)
+
+    compiled = [jit.kernel(norms), numba.njit(**jit.OPTIONS)(norms)]
+    assert [function(np.ones(9, np.float32)) for function in compiled] == pytest.approx([3.0 + 3.0 + 2.0] * 2)
+    ours, numbas = (next(iter(function.inspect_asm().values())) for function in compiled)
+    assert ".weak" not in ours
+    assert ".weak" in numbas, "if Numba does this itself, the library in jit.py can go"
 
 
 def test_a_kernel_runs_without_a_cache(tmp_path: Path) -> None:

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from llvmlite.binding import Linkage
 from numba.core import event
 from numba.core.caching import FunctionCache
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 from numba.extending import overload
 
 # nogil: the thread that watches the parent must run. fastmath without "nnan" and "ninf": the guard against numbers that
@@ -104,9 +107,30 @@ def _locked(name: str) -> int | None:
     return descriptor
 
 
+class _Library(JITCodeLibrary):
+    """The code of a kernel and of all that it calls, which no other code can stand in for.
+
+    Numba leaves it to the linker which copy of a function is called. In the process that compiles, it takes those that
+    were compiled before by themselves; where the kernel comes from disk, the kernel's own: these round differently."""
+
+    def _optimize_final_module(self) -> None:
+        for function in self._final_module.functions:
+            if function.linkage == Linkage.linkonce_odr:
+                function.linkage = Linkage.internal
+                function.name += ".own"  # or others' calls would find it by name, optimized for its callers here
+        super()._optimize_final_module()
+
+
+class _Compiler(Compiler):
+    def __init__(self, typing_context: Any, target_context: Any, _: None, *others: Any) -> None:
+        library = _Library(target_context.codegen(), "kernel")
+        library.enable_object_caching()
+        super().__init__(typing_context, target_context, library, *others)
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Decorator for what is called from Python: compiled at its first call, or found on disk."""
-    compiled = numba.njit(**OPTIONS)(function)
+    compiled = numba.njit(**OPTIONS, pipeline_class=_Compiler)(function)
     if CACHE is not None:
         compiled._cache = KernelCache(function)
     return compiled
