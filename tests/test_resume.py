@@ -48,17 +48,24 @@ def same(a: Path, b: Path) -> None:
         np.testing.assert_array_equal(tensors[0][name], tensors[1][name])
 
 
+def case(*overrides: str, kills: int, slow: bool = True) -> object:
+    return pytest.param(overrides, kills, id=" ".join(overrides), marks=[pytest.mark.slow] if slow else [])
+
+
+COMPILED = ("backend=compiled", "max_episodes=null", "log_interval=70", "evaluation.every_steps=50000")
+MANUAL = ("backend=manual",)
 CASES = [
-    pytest.param(("env=pendulum", "max_episodes=200"), 1),
-    *(
-        pytest.param(overrides, kills, marks=pytest.mark.slow)
-        for overrides, kills in [
-            (("env=pendulum", "max_episodes=500", "backend=autograd", "optimizer.amsgrad=true"), 3),
-            (("env=cartpole", "max_episodes=2000"), 2),
-            (("env=acrobot", "max_episodes=null", "total_steps=60000", "optimizer=rmsprop"), 2),
-            (("env=mountain_car_continuous", "max_episodes=60"), 2),
-        ]
-    ),
+    case("env=pendulum", *COMPILED, "total_steps=1500000", kills=2, slow=False),
+    case("env=pendulum", *COMPILED, "total_steps=1000003", "optimizer.amsgrad=true", "algo.t_max=7", kills=2),
+    case("env=cartpole", *COMPILED, "total_steps=1000000", "evaluation.action=sample", kills=2),
+    case("env=acrobot", *COMPILED, "total_steps=1500000", "optimizer=rmsprop", kills=2),
+    case("env=mountain_car", *COMPILED, "total_steps=2000000", "workers=64", kills=2),
+    case("env=mountain_car_continuous", *COMPILED, "total_steps=1500000", "model.torso_hidden=[32]", kills=2),
+    case("env=pendulum", *MANUAL, "max_episodes=200", kills=1),
+    case("env=pendulum", "max_episodes=500", "backend=autograd", "optimizer.amsgrad=true", kills=3),
+    case("env=cartpole", *MANUAL, "max_episodes=2000", kills=2),
+    case("env=acrobot", *MANUAL, "max_episodes=null", "total_steps=60000", "optimizer=rmsprop", kills=2),
+    case("env=mountain_car_continuous", *MANUAL, "max_episodes=60", kills=2),
 ]
 
 
@@ -86,20 +93,28 @@ def test_killed_and_resumed_equals_uninterrupted(overrides: tuple[str, ...], kil
     same(whole, broken)
 
 
+@pytest.mark.parametrize(
+    ("backend", "other"),
+    [("compiled", "manual"), pytest.param("manual", "compiled", marks=pytest.mark.slow)],
+)
 def test_a_completed_run_goes_on_when_its_limit_is_raised_and_a_new_one_starts_from_its_parameters(
-    tmp_path: Path,
+    backend: str, other: str, tmp_path: Path
 ) -> None:
-    quick = ("workers=1", "env.max_ep_step=50", "figures=false", "logger.display=off", "schedule=interleaved")
+    """The new one with another backend: parameters are the same to all."""
+    quick = ("workers=1", "env.max_ep_step=50", "figures=false", "logger.display=off", "schedule=interleaved",
+             f"backend={backend}")  # fmt: skip
     run_folder(tmp_path / "run", *quick, "max_episodes=3")
     same_as_it_was = ("workers=1", "env.max_ep_step=50")  # the old command with resume= in front is fine
     subprocess.run(command(f"resume={tmp_path / 'run'}", *same_as_it_was, "max_episodes=5"), check=True, timeout=120)
     manifest = read_json(tmp_path / "run" / MANIFEST)
     assert manifest["config"]["max_episodes"] == 5
+    assert manifest["config"]["backend"] == backend
     assert [resume["from"]["episodes"] for resume in manifest["resumes"]] == [3]
     assert list(pd.read_csv(tmp_path / "run" / EPISODES)["episode"]) == [1, 2, 3, 4, 5]
-    for refused in (("max_episodes=null",), ("algo.gamma=0.5",)):
+    for refused in (("max_episodes=null",), ("algo.gamma=0.5",), (f"backend={other}",)):
         assert subprocess.run(command(f"resume={tmp_path / 'run'}", *refused), timeout=120).returncode == 2
-    run_folder(tmp_path / "new", *quick, "max_episodes=1", f"load={tmp_path / 'run'}", "optimizer.lr=1e-30")
+    new = ("max_episodes=1", f"load={tmp_path / 'run'}", "optimizer.lr=1e-30", f"backend={other}")
+    run_folder(tmp_path / "new", *quick, *new)
     old, new = (read_checkpoint(tmp_path / name / LAST_CHECKPOINT).tensors["parameters"] for name in ("run", "new"))
     np.testing.assert_allclose(old, new, atol=1e-12)
 
