@@ -213,7 +213,7 @@ def _shared_arrays(job: WorkerJob) -> loop.Shared:
     """The shared vectors under the names of the moments that the optimizer keeps."""
     vectors = dict(zip(job.config.optimizer.statistics, job.shared.statistics_views(), strict=True))
     empty = np.zeros(0, np.float32)
-    return loop.Shared(
+    shared = loop.Shared(
         theta=job.shared.parameters_view(),
         first=vectors.get("exp_avg", empty),
         second=vectors.get("exp_avg_sq", vectors.get("square_avg", empty)),
@@ -221,3 +221,6 @@ def _shared_arrays(job: WorkerJob) -> loop.Shared:
         counters=job.shared.counters_view(),
         lock=job.shared.spin_lock_view(),
     )
+    moments = (shared.first, shared.second, shared.largest_second)
+    assert all(job.shared.holds(vector.ctypes.data) for vector in (shared.theta, *moments) if len(vector))
+    return shared
