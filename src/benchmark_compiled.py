@@ -146,9 +146,15 @@ class Study:
         )
         self.algorithm, self.optimizer = algorithm_of(config, False), optimizer_of(config.optimizer)
         theta = plan.parameters.copy()
-        zeros = [np.zeros(size, np.float32) for _ in range(2)]
         integers = np.zeros(workers, np.int64)
-        self.shared = loop.Shared(theta, *zeros, np.zeros(0, np.float32), np.zeros(3, np.int64), np.zeros(1, np.int64))
+        self.shared = loop.Shared(
+            theta=theta,
+            first=np.zeros(size, np.float32),
+            second=np.zeros(size, np.float32),
+            largest_second=np.zeros(0, np.float32),
+            counters=np.zeros(3, np.int64),
+            lock=np.zeros(1, np.int64),
+        )
         self.workers = loop.Workers(
             theta=np.tile(theta, (workers, 1)),
             state=rng.uniform(-1, 1, (workers, state_size)),

@@ -222,7 +222,7 @@ class Training:
         batch: list[tuple[str, Any]] = []
         try:
             for name, message in supervisor.messages(POLL_S):
-                parts = [*message.episodes, *message.updates] if isinstance(message, Records) else [message]
+                parts = message.unpacked() if isinstance(message, Records) else [message]
                 batch.extend((name, part) for part in parts)
         finally:
             for name, message in sorted(batch, key=_step_of):
