@@ -211,7 +211,9 @@ class Training:
                 shared.ask_pause()
             if not compilation_shown and not shared.began and now - shared.started > COMPILATION_SHOWN_AFTER_S:
                 compilation_shown = True
-                display.line("note     the kernels are being compiled, once for each kind of environment")
+                display.line(
+                    "note     starting; kernels are compiled once for each kind of environment, which takes some 15 s"
+                )
             if now - heartbeat > HEARTBEAT_S:
                 heartbeat = now
                 write_status(self.folder, "running", "", self._counters())

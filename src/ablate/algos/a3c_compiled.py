@@ -41,7 +41,6 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
     with compiling():
         workers.advance(0)
     paused_for, updates = 0, 1
-    shared.begin()
     while shared.command == Command.run:
         beat()
         if shared.pauses_asked > paused_for:
@@ -49,6 +48,7 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
             send(workers.state())
             wait_for_release(shared, paused_for, beat)
             continue
+        shared.begin()
         before = time.monotonic()
         ended = workers.advance(updates)
         passed = time.monotonic() - before

@@ -68,7 +68,7 @@ class SharedState:
         self._counter_lock = TokenLock()
         self.update_lock = TokenLock()  # held by a worker in its update if algo.lock_updates
         self.started = time.monotonic()  # CLOCK_MONOTONIC is the same for all processes of a machine
-        self._began = SharedArray.allocate(ctypes.c_double, 1)  # when the first worker was ready; 0 before
+        self._began = SharedArray.allocate(ctypes.c_double, 1)  # when the first rollout began; 0 before
         self.elapsed_before = 0.0  # seconds of training before this start of the run
 
     def parameters_view(self) -> np.ndarray:
@@ -91,7 +91,7 @@ class SharedState:
         return any(array.holds(address) for array in (self._parameters, *self._statistics))
 
     def begin(self) -> None:
-        """A worker is ready: the time of training begins, if it has not. Imports and compilation do not count."""
+        """A rollout begins, and with the first the time of training: imports and compilation do not count."""
         if not self._began.numbers[0]:
             self._began.numbers[0] = time.monotonic()
 
