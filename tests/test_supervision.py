@@ -1,7 +1,8 @@
 """The table of faults: whatever happens to a run, it ends as it should, says why, leaves nothing behind, can go on.
 
 Each row starts a run, waits until it has a checkpoint and some rows, lets the fault happen (the environments' faults
-are in faulty_envs.py), looks at what is left, and resumes the run with the fault mended."""
+are in faulty_envs.py), looks at what is left, and resumes the run with the fault mended. The backend is what
+backend=auto takes: compiled for Pendulum, manual for the environments of faulty_envs.py, which have no kernels."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -25,11 +27,12 @@ from faulty_envs import DISARMED
 
 from ablate.analysis.load import load_run
 from ablate.records.checkpoint import read_checkpoint
+from ablate.records.manifest import read_manifest
 from ablate.records.schema import EPISODES, EVALUATIONS, LAST_CHECKPOINT, STATUS
 
 ROOT = Path(__file__).resolve().parents[1]
 TEST_ID = "ABLATE_TEST_ID"  # in the environment of every process that a test starts, and so of their children
-START_S = 60.0  # torch is imported in every child, on a machine that others use too
+START_S = 120.0  # torch is imported, or kernels are compiled, on a machine that others use too
 GONE_S = 10.0
 HANG_TIMEOUT_S = 3.0
 STUCK_EPISODES = 26  # with +env.kwargs.after=200: 13 episodes of 15 steps for each of two workers
@@ -38,6 +41,10 @@ SETTINGS = (
     "checkpoint_every_seconds=0.5", "evaluation.every_seconds=0.5",
     "evaluation.episodes=1", "logger.display=plain",
 )  # fmt: skip
+SOUND = {  # an environment without faults, by the backend that backend=auto takes
+    "compiled": ("env.id=Pendulum-v1", "env.max_ep_step=200", "max_episodes=100000000", "log_interval=100"),
+    "manual": ("env.id=faulty_envs:Faulty-v0",),
+}
 
 
 # What the tests see of a run: its folder and /proc.
@@ -225,23 +232,53 @@ def two_interrupts(run: Run) -> None:
     os.killpg(run.process.pid, signal.SIGINT)
 
 
+def stop_child(index: int) -> Callable[[Run], None]:
+    """What a worker in a kernel looks like that hangs: it does not run at all."""
+    return lambda run: os.kill(run.child(index), signal.SIGSTOP)
+
+
+def two_interrupts_of_stopped(run: Run) -> None:
+    stop_child(0)(run)
+    os.killpg(run.process.pid, signal.SIGINT)
+    run.wait_until(lambda: "stopping" in run.output, "stopping")
+    os.killpg(run.process.pid, signal.SIGINT)
+
+
+def kill_parent_of_stopped(run: Run) -> None:
+    stop_child(0)(run)
+    kill_parent(run)
+
+
+def interrupt_without_test_process(run: Run) -> None:
+    stop_child(2)(run)
+    os.kill(run.process.pid, signal.SIGINT)
+
+
+def fill_the_disk(run: Run) -> None:
+    """The parent can make files, as long as nearly nothing is in them: status.json fits."""
+    resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (1024, 1024))
+
+
 def wait_for_it(run: Run) -> None:
     """The fault is in the environment: it comes by itself."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A row of the table. reason: a regular expression, in which WORKER is the name of a worker process."""
+    """A row of the table. reason: a regular expression, in which WORKER is the name of a worker process.
+
+    env: where the fault is; None for one that comes from outside, whatever the backend is."""
 
     name: str
     happen: Callable[[Run], None]
     state: str
     reason: str
     exit_code: int
-    env: str = "Faulty-v0"
+    env: str | None = None
     settings: tuple[str, ...] = ()
     schedules: tuple[str, ...] = ("async", "interleaved")
-    quick: tuple[str, ...] = ()  # the schedules that are tested in every run of the tests
+    backends: tuple[str, ...] = ("compiled", "manual")
+    quick: tuple[str, ...] = ()  # "<backend> <schedule>": what is tested in every run of the tests
     finishes: bool = False  # with a checkpoint of its last state
 
 
@@ -250,7 +287,11 @@ BROKEN = "+env.kwargs.after=1500"
 FAULTS = (
     Fault(
         "kill -9 of a worker", kill_child(0), "failed", "^WORKER was killed by SIGKILL$", 1,
-        settings=(ALONE,), quick=("async",),
+        settings=(ALONE,), quick=("compiled async",),
+    ),
+    Fault(
+        "kill -9 of a worker, locked updates", kill_child(1), "failed", "^WORKER was killed by SIGKILL$", 1,
+        settings=(ALONE, "algo.lock_updates=true", "workers=4"), schedules=("async",),
     ),
     Fault(
         "kill -9 of the test process", kill_child(2), "failed", "^test process was killed by SIGKILL$", 1,
@@ -258,7 +299,8 @@ FAULTS = (
     ),
     Fault(
         "exception in an environment step", wait_for_it, "failed",
-        "^WORKER raised ValueError: the environment is broken$", 1, "Raises-v0", (BROKEN,), quick=("interleaved",),
+        "^WORKER raised ValueError: the environment is broken$", 1, "Raises-v0", (BROKEN,),
+        quick=("manual interleaved",),
     ),
     Fault(
         "exception in the test process", wait_for_it, "failed",
@@ -267,7 +309,11 @@ FAULTS = (
     ),
     Fault(
         "hang in an environment step", wait_for_it, "failed", r"^WORKER hangs: no step for \d+ s", 1, "Hangs-v0",
-        (BROKEN, ALONE, f"hang_timeout_s={HANG_TIMEOUT_S}"), quick=("interleaved",),
+        (BROKEN, ALONE, f"hang_timeout_s={HANG_TIMEOUT_S}"), quick=("manual interleaved",),
+    ),
+    Fault(
+        "hang of a worker", stop_child(0), "failed", r"^WORKER hangs: no step for \d+ s", 1,
+        settings=(ALONE, f"hang_timeout_s={HANG_TIMEOUT_S}"), backends=("compiled",),
     ),
     Fault(
         "hang in the test process", wait_for_it, "failed", r"^test process hangs: no step for \d+ s", 1, "Hangs-v0",
@@ -287,7 +333,12 @@ FAULTS = (
         (BROKEN, ALONE), schedules=("async",),
     ),
     Fault(
-        "Ctrl-C", signal_to_group(signal.SIGINT), "interrupted", "^SIGINT$", 130, quick=("async",), finishes=True,
+        "Ctrl-C", signal_to_group(signal.SIGINT), "interrupted", "^SIGINT$", 130,
+        quick=("manual async", "compiled interleaved"), finishes=True,
+    ),
+    Fault(
+        "Ctrl-C while the test process hangs", interrupt_without_test_process, "interrupted", "^SIGINT$", 130,
+        schedules=("async",), backends=("compiled",), finishes=True,
     ),
     Fault(
         "SIGTERM to the parent", signal_to_parent(signal.SIGTERM), "interrupted", "^SIGTERM$", 143,
@@ -303,31 +354,46 @@ FAULTS = (
         ("+env.kwargs.after=200", "evaluation.every_steps=100"), ("interleaved",),
     ),
     Fault(
+        "two Ctrl-C, a worker hangs", two_interrupts_of_stopped, "interrupted",
+        "^SIGINT a second time: stopped at once", 130, backends=("compiled",),
+    ),
+    Fault(
         "kill -9 of the parent of hung workers", kill_parent_of_hung, "running", "^$", -signal.SIGKILL, "Hangs-v0",
         ("+env.kwargs.after=200", ALONE), ("async",),
     ),
-    Fault("kill -9 of the parent", kill_parent, "running", "^$", -signal.SIGKILL, quick=("async",)),
+    Fault(
+        "kill -9 of the parent of a stopped worker", kill_parent_of_stopped, "running", "^$", -signal.SIGKILL,
+        backends=("compiled",),
+    ),
+    Fault("kill -9 of the parent", kill_parent, "running", "^$", -signal.SIGKILL, quick=("compiled async",)),
     Fault(
         "NaN reward", wait_for_it, "failed", r"^diverged: loss nan.* at update \d+ \(worker \d\)$", 1, "NanReward-v0",
         (BROKEN, ALONE),
     ),
+    Fault(
+        "full disk", fill_the_disk, "failed", "^the records could not be written: .*File too large", 1,
+        quick=("compiled interleaved",),
+    ),
 )  # fmt: skip
 TABLE = [
     pytest.param(
-        fault, schedule, id=f"{fault.name}, {schedule}", marks=() if schedule in fault.quick else pytest.mark.slow
+        fault, schedule, backend, id=f"{fault.name}, {backend}, {schedule}",
+        marks=() if f"{backend} {schedule}" in fault.quick else pytest.mark.slow,
     )
     for fault in FAULTS
     for schedule in fault.schedules
-]
+    for backend in (fault.backends if fault.env is None else ("manual",))
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("fault", "schedule"), TABLE)
-def test_fault(fault: Fault, schedule: str, start: Callable[..., Run], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fault", "schedule", "backend"), TABLE)
+def test_fault(fault: Fault, schedule: str, backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
     shared_memory = shared_memory_files()
-    every_steps = "evaluation.every_steps=500" if schedule == "interleaved" else "evaluation.every_steps=null"
-    chosen = (f"schedule={schedule}", f"env.id=faulty_envs:{fault.env}", every_steps, *fault.settings)
+    env = SOUND[backend] if fault.env is None else (f"env.id=faulty_envs:{fault.env}",)
+    every_steps = {"async": "null", "interleaved": "50000" if backend == "compiled" else "500"}[schedule]
+    chosen = (f"schedule={schedule}", *env, f"evaluation.every_steps={every_steps}", *fault.settings)
     run = new_run(start, tmp_path, *chosen)
-    if fault.env == "Faulty-v0":  # the fault comes from outside
+    if fault.env is None:
         wait_until_it_trains(run, evaluations=int(ALONE not in fault.settings or schedule == "interleaved"))
     fault.happen(run)
 
@@ -337,6 +403,7 @@ def test_fault(fault: Fault, schedule: str, start: Callable[..., Run], tmp_path:
     assert status["state"] == fault.state, run.errors
     assert re.search(fault.reason.replace("WORKER", worker), status["reason"])
     assert status["pid"] == run.process.pid
+    assert read_manifest(run.folder)["config"]["backend"] == backend
     if fault.state == "failed":
         assert f"failed: {status['reason']}" in run.errors
     else:
@@ -385,6 +452,62 @@ def assert_it_can_go_on(run: Run, start: Callable[..., Run], whole: bool = False
     assert after.episodes.head(kept).equals(tables.episodes.head(kept))
     assert _eventually(lambda: not resumed.processes())
     assert resumed.temporary_files() == []
+
+
+# What is no row of the table.
+
+
+@pytest.mark.parametrize(
+    ("backend", "schedule", "env"),
+    [
+        pytest.param("compiled", "interleaved", "Pendulum-v1"),
+        pytest.param("compiled", "async", "Pendulum-v1", marks=pytest.mark.slow),
+        pytest.param("compiled", "interleaved", "CartPole-v1", marks=pytest.mark.slow),
+        *(
+            pytest.param(backend, schedule, "Pendulum-v1", marks=pytest.mark.slow)
+            for backend in ("manual", "autograd")
+            for schedule in ("async", "interleaved")
+        ),
+    ],
+)
+def test_a_run_that_diverges_says_where(
+    backend: str, schedule: str, env: str, start: Callable[..., Run], tmp_path: Path
+) -> None:
+    """And what could not be computed with is not in its files."""
+    chosen = (f"env.id={env}", f"backend={backend}", f"schedule={schedule}", "evaluation.every_steps=100000", ALONE)
+    run = new_run(start, tmp_path, *chosen, "optimizer.lr=1e30", "log_interval=1")
+    assert run.exit_code() == 1, run.output
+    status = run.status()
+    assert status["state"] == "failed"
+    assert re.fullmatch(r"diverged: loss \S+, gradient norm \S+ at update [1-9]\d* \(worker [01]\)", status["reason"])
+    assert f"failed: {status['reason']}\n" in run.errors
+    assert "Traceback" not in run.errors
+    assert _eventually(lambda: not run.processes())
+    assert np.isfinite(load_run(run.folder).updates.to_numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("number", "schedule"),
+    [
+        pytest.param(signal.SIGINT, "async"),
+        pytest.param(signal.SIGTERM, "async", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "interleaved", marks=pytest.mark.slow),
+    ],
+)
+def test_signal_while_kernels_are_compiled(
+    number: signal.Signals, schedule: str, start: Callable[..., Run], tmp_path: Path
+) -> None:
+    """For many seconds then no worker looks at a command."""
+    shared_memory = shared_memory_files()
+    chosen = (f"schedule={schedule}", *SOUND["compiled"])
+    run = new_run(start, tmp_path, *chosen, NUMBA_CACHE_DIR=str(tmp_path / "cold"))
+    run.wait_until(lambda: "the kernels are being compiled" in run.output, "compiling")
+    os.killpg(run.process.pid, number)
+    assert run.exit_code() == 128 + number, run.errors
+    assert (run.status()["state"], run.status()["reason"]) == ("interrupted", number.name)
+    assert list((tmp_path / "cold").rglob("*advance*.nbc")) == [], "it waited for the compilation"
+    assert_nothing_is_left(run, shared_memory)
+    assert_it_can_go_on(run, start, whole=True)
 
 
 # Moments that are hard to hit.
@@ -457,17 +580,20 @@ def test_a_third_interrupt_leaves_no_process(start: Callable[..., Run], tmp_path
 
 
 @pytest.mark.slow
-def test_starting_is_no_hang(start: Callable[..., Run], tmp_path: Path) -> None:
-    """To import torch and make an environment takes longer than a step may."""
-    settings = ("schedule=async", "env.id=faulty_envs:Faulty-v0", "max_episodes=20", "hang_timeout_s=2")
-    run = new_run(start, tmp_path, *settings)
+@pytest.mark.parametrize("backend", SOUND)
+def test_starting_is_no_hang(backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
+    """To import torch and make an environment takes longer than a step may, to compile (the test process too) longer
+    still."""
+    settings = ("schedule=async", *SOUND[backend], "max_episodes=20", "hang_timeout_s=1")
+    run = new_run(start, tmp_path, *settings, NUMBA_CACHE_DIR=str(tmp_path / "cold"))
     assert run.exit_code() == 0, run.errors
     assert run.status()["state"] == "completed"
 
 
 @pytest.mark.slow
-def test_resume_of_a_completed_run_adds_nothing(start: Callable[..., Run], tmp_path: Path) -> None:
-    settings = ("schedule=interleaved", "env.id=Pendulum-v1", "max_episodes=20", "evaluation.every_seconds=null")
+@pytest.mark.parametrize("backend", SOUND)
+def test_resume_of_a_completed_run_adds_nothing(backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
+    settings = ("schedule=interleaved", *SOUND[backend], "max_episodes=20", "evaluation.every_seconds=null")
     run = new_run(start, tmp_path, *settings)
     assert run.exit_code() == 0, run.errors
     before, status = load_run(run.folder), run.status()
@@ -495,9 +621,10 @@ def test_resume_removes_the_temporary_files_of_a_killed_process(start: Callable[
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_by_ctrl_z_goes_on(start: Callable[..., Run], tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", SOUND)
+def test_a_run_that_was_stopped_by_ctrl_z_goes_on(backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
     """All of it is stopped for longer than hang_timeout_s: nothing hangs."""
-    run = new_run(start, tmp_path, "schedule=async", "env.id=faulty_envs:Faulty-v0", "hang_timeout_s=2")
+    run = new_run(start, tmp_path, "schedule=async", *SOUND[backend], "hang_timeout_s=2")
     wait_until_it_trains(run, evaluations=0)
     os.killpg(run.process.pid, signal.SIGSTOP)
     time.sleep(4)
@@ -519,9 +646,10 @@ def test_a_child_that_holds_the_interpreter_dies_with_its_parent(start: Callable
 
 
 @pytest.mark.slow
-def test_kill_9_of_all_leaves_nothing_in_shared_memory(start: Callable[..., Run], tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", SOUND)
+def test_kill_9_of_all_leaves_nothing_in_shared_memory(backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
     before = shared_memory_files()
-    run = new_run(start, tmp_path, "schedule=async", "env.id=faulty_envs:Faulty-v0")
+    run = new_run(start, tmp_path, "schedule=async", *SOUND[backend])
     wait_until_it_trains(run, evaluations=0)
     os.killpg(run.process.pid, signal.SIGKILL)
     run.exit_code()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ablate.compiled.support import why_not
+from ablate.compiled.support import check_arguments, why_not
 from ablate.config import (
     CHANGEABLE_ON_RESUME,
     Backend,
@@ -58,6 +58,7 @@ def plan(config: Config, overrides: list[str]) -> Plan:
         new, config = False, _resumed_config(config, stored, overrides)
     config = replace(config, workers=number_of_workers(config))
     _check_device(config.device)
+    check_arguments(config.env)
     spec = spec_of(config.env)
     # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
     config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))

@@ -30,7 +30,6 @@ from ablate.types import Counters, EnvSpec, EpisodeRecord, EvaluationSummary, Pr
 
 POLL_S = 0.1
 HEARTBEAT_S = 2.0
-COMPILATION_SHOWN_AFTER_S = 3.0
 
 
 @dataclass
@@ -155,7 +154,8 @@ class Training:
             self._announce(display)
             with Supervisor(self._children, self.shared, config.hang_timeout_s) as supervisor:
                 self._loop(supervisor, display, signals)
-            self._write_checkpoint()
+            if len(self._states) == len(self._names):  # else a signal came before training began
+                self._write_checkpoint()
             self._recorder.close()
             if reached := limit_reached(config, self._counters()):
                 self.end("completed", reached)
@@ -183,11 +183,13 @@ class Training:
     def _loop(self, supervisor: Supervisor, display: ProgressDisplay, signals: Signals) -> None:
         config, shared = self._config, self.shared
         heartbeat = time.monotonic()
-        compilation_shown = config.backend != "compiled"
+        compilation_shown = False
         checkpointed = -config.checkpoint_every_seconds  # the first one as soon as the workers are up
         while supervisor.running:
             self._handle_all(supervisor)
             now = time.monotonic()
+            if signals.received is not None and not shared.began:
+                return  # imports and compilation look at no command, and there is nothing to save
             if signals.received is not None and shared.command == Command.run:
                 display.line("stopping: a checkpoint is being written (a second signal stops at once)")
                 shared.command = Command.stop
@@ -209,7 +211,7 @@ class Training:
             ):
                 self._pausing = set(self._names)
                 shared.ask_pause()
-            if not compilation_shown and not shared.began and now - shared.started > COMPILATION_SHOWN_AFTER_S:
+            if shared.compiles and not shared.began and not compilation_shown:
                 compilation_shown = True
                 display.line(
                     "note     starting; kernels are compiled once for each kind of environment, which takes some 15 s"

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,58 @@ def test_another_cache_when_a_source_changes(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_a_kernel_is_compiled_once(tmp_path: Path) -> None:
     assert [run_program(tmp_path, str(tmp_path / "cache")) for _ in range(2)] == ["True 0\n", "True 1\n"]
+
+
+def damage_data(cache: Path) -> None:
+    for path in cache.rglob("*.nbc"):
+        path.write_bytes(path.read_bytes()[:1000])
+
+
+def damage_index(cache: Path) -> None:
+    for path in cache.rglob("*.nbi"):
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [damage_data, damage_index])
+def test_a_damaged_kernel_is_compiled_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """As a machine leaves it that loses power."""
+    cache = tmp_path / "cache"
+    run_program(tmp_path, str(cache))
+    damage(cache)
+    assert [run_program(tmp_path, str(cache)) for _ in range(2)] == ["True 0\n", "True 1\n"]
+
+
+def test_a_kernel_runs_where_the_cache_takes_no_more(tmp_path: Path) -> None:
+    """A full disk: files can be made, not filled."""
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+    (tmp_path / "program.py").write_text(limited + PROGRAM)
+    assert [run_program(tmp_path, str(tmp_path / "cache")) for _ in range(2)] == ["True 0\n", "True 0\n"]
+
+
+def test_a_kernel_runs_without_locks(tmp_path: Path) -> None:
+    """The lock cannot be opened, as another user's."""
+    run_program(tmp_path, str(tmp_path / "cache"))
+    (kernels,) = (tmp_path / "cache").iterdir()
+    for path in kernels.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (kernels / "play.lock").symlink_to(tmp_path / "nowhere/lock")
+    assert [run_program(tmp_path, str(tmp_path / "cache")) for _ in range(2)] == ["True 0\n", "True 1\n"]
+
+
+def test_of_two_programs_one_compiles(tmp_path: Path) -> None:
+    """The second finds what the first has put there."""
+    with ThreadPoolExecutor() as executor:
+        both = list(executor.map(lambda _: run_program(tmp_path, str(tmp_path / "cache")), range(2)))
+    assert sorted(both) == ["True 0\n", "True 1\n"]
+
+
+def test_a_compilation_is_announced(tmp_path: Path) -> None:
+    program = PROGRAM.replace("\nplay(", "\nwith jit.announcing(lambda: print('compiling')):\n    play(")
+    assert program != PROGRAM
+    (tmp_path / "program.py").write_text(program)
+    first, second = (run_program(tmp_path, str(tmp_path / "cache")) for _ in range(2))
+    assert "compiling" in first
+    assert second == "True 1\n"
 
 
 def test_a_kernel_runs_without_a_cache(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from ablate.compiled import loop
 from ablate.compiled.arguments import algorithm_of, environment_of, policy_of
 from ablate.compiled.draws import Draws
 from ablate.compiled.envs import ENVIRONMENTS
-from ablate.compiled.jit import compiling
+from ablate.compiled.jit import announcing
 from ablate.compiled.optimizer import optimizer_of
 from ablate.config import A3CConfig
 from ablate.evaluation import Evaluator
@@ -37,8 +37,8 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
         shared.beat(job.process)
 
     workers = CompiledWorkers(job)
-    evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
-    with compiling():
+    with announcing(shared.note_compilation):
+        evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
         workers.advance(0)
     paused_for, updates = 0, 1
     while shared.command == Command.run:
@@ -87,7 +87,8 @@ class CompiledWorkers:
         self._module = ENVIRONMENTS[config.env.id]
         self._env, state_size = environment_of(config.env)
         architecture = architecture_of(config.model, job.spec)
-        policy = policy_of(architecture, job.spec.action, config.algo.t_max)
+        longest = min(config.algo.t_max, config.env.max_ep_step or config.algo.t_max)  # rollout
+        policy = policy_of(architecture, job.spec.action, longest)
         self._head, self._network, self._scratch = policy
         self._algorithm = algorithm_of(config, job.evaluates)
         self._optimizer = optimizer_of(config.optimizer)
@@ -95,7 +96,7 @@ class CompiledWorkers:
 
         count, size = len(job.workers), architecture.layout().size
         discrete = job.spec.action.is_discrete
-        draws_a_turn = config.algo.t_max * (1 if discrete else len(job.spec.action.low))
+        draws_a_turn = longest * (1 if discrete else len(job.spec.action.low))
         turns = max(1, DRAWS // (count * draws_a_turn))  # of each worker, before its stream is refilled
         self.most_updates = turns * count
         self._workers = loop.Workers(

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import event
+from numba.core.caching import FunctionCache
 from numba.extending import overload
 
 # nogil: the thread that watches the parent must run. fastmath without "nnan" and "ninf": the guard against numbers that
@@ -50,7 +52,64 @@ helper = numba.njit(**OPTIONS)  # called by kernels
 leaf = numba.njit(**OPTIONS, forceinline=True)  # called so often that a call would cost more than its work
 # The same for what gives a view of an array, which a function without reference counts cannot return.
 inlined = numba.njit(**OPTIONS, inline="always")
-kernel = numba.njit(**OPTIONS, cache=CACHE is not None)  # called from Python
+
+
+class KernelCache(FunctionCache):
+    """Numba's cache of one kernel. Of processes that start together one compiles, the others find its work on disk.
+
+    What cannot be read or written there (a damaged file, a full disk) costs a compilation, not the run."""
+
+    _lock: int | None = None
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        found = self._found(signature, target_context)
+        if found is None:
+            self._lock = _locked(f"{self._py_func.__name__}.lock")
+            found = self._found(signature, target_context)  # by who held the lock before
+            if found is not None:
+                self._unlock()
+        return found  # if nothing, Numba compiles and saves, and then the lock is let go
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        with contextlib.suppress(Exception):
+            super().save_overload(signature, compiled)
+        self._unlock()
+
+    def _found(self, signature: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(signature, target_context)
+        except Exception:  # unpickling a damaged file may raise anything
+            with contextlib.suppress(OSError):
+                self.flush()  # or nothing could be saved either
+            return None
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _locked(name: str) -> int | None:
+    """A descriptor that holds this lock of the cache until it is closed; None where files cannot be locked."""
+    assert CACHE is not None
+    try:
+        descriptor = os.open(CACHE / name, os.O_RDONLY | os.O_CREAT, 0o666)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Decorator for what is called from Python: compiled at its first call, or found on disk."""
+    compiled = numba.njit(**OPTIONS)(function)
+    if CACHE is not None:
+        compiled._cache = KernelCache(function)
+    return compiled
 
 
 def implements(
@@ -73,12 +132,19 @@ def implements(
     return register
 
 
+class _Listener(event.Listener):
+    def __init__(self, told: Callable[[], None]) -> None:
+        self._told = told
+
+    def on_start(self, compilation: Any) -> None:
+        self._told()
+
+    def on_end(self, compilation: Any) -> None:
+        pass
+
+
 @contextlib.contextmanager
-def compiling() -> Iterator[None]:
-    """Around a kernel's first call: of many processes that start together one compiles, the others find it on disk."""
-    if CACHE is None:
-        yield
-        return
-    with (CACHE / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def announcing(told: Callable[[], None]) -> Iterator[None]:
+    """Around kernels' first calls: `told` is called when something has to be compiled."""
+    with event.install_listener("numba:compile", _Listener(told)):
         yield

@@ -131,7 +131,8 @@ def advance(
             norm = clip(scratch.gradient, algorithm.max_grad_norm)
         if not np.isfinite(norm):
             records.failure[0], records.failure[1] = shared.counters[0] + 1, w
-            records.failure[2], records.failure[3] = compute_loss(head, network, algorithm, scratch, steps).total, norm
+            loss = compute_loss(head, network, algorithm, scratch, steps)
+            records.failure[2], records.failure[3] = loss.total if steps > 0 else np.nan, norm
             return DIVERGED, turn, made, episodes, rows
 
         over = terminated or truncated

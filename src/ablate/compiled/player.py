@@ -30,7 +30,8 @@ class CompiledPlayer:
     def __init__(self, config: Config, spec: EnvSpec, beat: Callable[[], None]) -> None:
         self._env, state_size = environment_of(config.env)
         self._module = ENVIRONMENTS[config.env.id]
-        self._policy = policy_of(architecture_of(config.model, spec), spec.action, 1)
+        architecture = architecture_of(config.model, spec)
+        self._policy = policy_of(architecture, spec.action, 1)
         self._horizon = evaluation_horizon(config) or 0
         self._sample = config.evaluation.action == "sample"
         self._discrete = spec.action.is_discrete
@@ -38,9 +39,10 @@ class CompiledPlayer:
         draws_a_step = 1 if self._discrete else len(spec.action.low)
         self._draws = np.zeros(STEPS_A_CALL * draws_a_step if self._sample else 0)
         self._beat = beat
+        # compiled now, before the process's first sign of life: later it would count as training, or as a hang
+        self._play(np.zeros(architecture.layout().size, np.float32), np.zeros(1, np.int64), 0, 1)
 
     def play(self, parameters: np.ndarray, episodes: int, rng: np.random.Generator) -> Iterator[Score]:
-        head, network, scratch = self._policy
         used = np.zeros(1, np.int64)
         for _ in range(episodes):
             env_rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(draw_seed(rng))))
@@ -50,14 +52,17 @@ class CompiledPlayer:
             while not over:
                 self._beat()
                 stream.refill()
-                rewards, steps, over = play(
-                    self._env, head, network, scratch, parameters, self._state, self._draws, used, self._sample,
-                    length, self._horizon,
-                )  # fmt: skip
+                rewards, steps, over = self._play(parameters, used, length, self._horizon)
                 episodic_return += rewards
                 length += steps
             stream.settle()
             yield Score(episodic_return, length)
+
+    def _play(self, parameters: np.ndarray, used: np.ndarray, length: int, horizon: int) -> tuple[float, int, bool]:
+        head, network, scratch = self._policy
+        return play(
+            self._env, head, network, scratch, parameters, self._state, self._draws, used, self._sample, length, horizon
+        )
 
 
 @kernel

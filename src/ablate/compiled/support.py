@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from ablate.compiled.envs import ENVIRONMENTS
-from ablate.config import Config
+from ablate.config import Config, ConfigError, EnvConfig
 
 
 def why_not(config: Config) -> str:
@@ -19,3 +21,17 @@ def why_not(config: Config) -> str:
         return f"{config.env.id} has no kernel (there are: {', '.join(sorted(ENVIRONMENTS))})"
     unknown = [key for key in config.env.kwargs if key not in module.Parameters._fields]
     return f"{config.env.id} has no kernel with {', '.join(unknown)}" if unknown else ""
+
+
+def check_arguments(env: EnvConfig) -> None:
+    """Raise ConfigError for what gymnasium's constructor would take as it is, to fail in the first step."""
+    module = ENVIRONMENTS.get(env.id)
+    defaults = module.Parameters._field_defaults if module else {}
+    for key in env.kwargs.keys() & defaults.keys():
+        value = env.kwargs[key]
+        if isinstance(defaults[key], bool):
+            fits, needed = value in (True, False), "true or false"
+        else:
+            fits, needed = type(value) in (int, float) and math.isfinite(value), "a finite number"
+        if not fits:
+            raise ConfigError(f"env.kwargs.{key}={value}: not {needed}")

@@ -69,6 +69,7 @@ class SharedState:
         self.update_lock = TokenLock()  # held by a worker in its update if algo.lock_updates
         self.started = time.monotonic()  # CLOCK_MONOTONIC is the same for all processes of a machine
         self._began = SharedArray.allocate(ctypes.c_double, 1)  # when the first rollout began; 0 before
+        self._compilation = SharedArray.allocate(ctypes.c_int64, 1)
         self.elapsed_before = 0.0  # seconds of training before this start of the run
 
     def parameters_view(self) -> np.ndarray:
@@ -98,6 +99,14 @@ class SharedState:
     @property
     def began(self) -> bool:
         return self._began.numbers[0] > 0.0
+
+    def note_compilation(self) -> None:
+        """A process compiles: its start takes longer."""
+        self._compilation.numbers[0] = 1
+
+    @property
+    def compiles(self) -> bool:
+        return bool(self._compilation.numbers[0])
 
     def wall_time_s(self) -> float:
         """Seconds of training since the run's first start, those between a kill and a resume left out."""
