@@ -213,9 +213,7 @@ class Training:
                 shared.ask_pause()
             if shared.compiles and not shared.began and not compilation_shown:
                 compilation_shown = True
-                display.line(
-                    "note     starting; kernels are compiled once for each kind of environment, which takes some 15 s"
-                )
+                display.line("note     compiling the kernels for this kind of environment, once: some 15 s")
             if now - heartbeat > HEARTBEAT_S:
                 heartbeat = now
                 write_status(self.folder, "running", "", self._counters())
