@@ -23,6 +23,7 @@ from ablate.seeding import Role, generator
 from ablate.types import ActionSpec, Records, Trajectory
 
 ROOT = Path(__file__).resolve().parents[1]
+torch.set_num_threads(1)  # as workers do: at these sizes threads only wait for each other
 
 
 def config_of(*overrides: str) -> Config:
@@ -76,7 +77,7 @@ def work(job: WorkerJob) -> list[Any]:
     messages: list[Any] = []
 
     def send(message: Any) -> None:
-        messages.extend((*message.episodes, *message.updates) if isinstance(message, Records) else (message,))
+        messages.extend(message.unpacked() if isinstance(message, Records) else [message])
 
     importlib.import_module(f"ablate.algos.{loop}").work(send, job)
     return messages

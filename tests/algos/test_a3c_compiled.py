@@ -20,14 +20,14 @@ from ablate.types import EpisodeRecord, EvaluationSummary, ProcessState, Records
 ENVS = ("pendulum", "cartpole", "acrobot", "mountain_car", "mountain_car_continuous")
 # What float32 in another order may change; all other columns must be equal. Of the largest number in a column.
 APPROXIMATE = {"episodic_return", "policy_loss", "value_loss", "entropy", "grad_norm", "mean_return"}
-TOLERANCE = 1e-4
+TOLERANCE = 1e-3
 
 
 def configure(*overrides: str) -> Config:
-    """Short episodes: in long ones a pendulum multiplies what rounding differs by."""
+    """Short episodes and small steps: a pendulum multiplies in time what rounding differs by, and so does Adam."""
     return config_of(
         "schedule=interleaved", "backend=compiled", "workers=3", "log_interval=1", "max_episodes=null",
-        "total_steps=1500", "optimizer.lr=1e-3", "env.max_ep_step=47", *overrides,
+        "total_steps=1500", "optimizer.lr=3e-4", "env.max_ep_step=47", *overrides,
     )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def work_with_pauses(job: WorkerJob) -> list[Any]:
 
     def send(message: Any) -> None:
         if isinstance(message, Records):
-            messages.extend((*message.episodes, *message.updates))
+            messages.extend(message.unpacked())
             job.shared.ask_pause()
             job.shared.release_pause()
         else:

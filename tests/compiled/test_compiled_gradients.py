@@ -15,7 +15,7 @@ from helpers import config_of
 from ablate.compiled import dynamics
 from ablate.compiled.arguments import Policy, algorithm_of, policy_of
 from ablate.compiled.jit import implements, kernel
-from ablate.compiled.loop import Algorithm, Workers, clip, collect, compute_gradient
+from ablate.compiled.loop import Algorithm, Workers, clip, collect, compute_gradient, compute_loss
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
 from ablate.config import A3CConfig, Config
 from ablate.nn.acting import Actor
@@ -82,7 +82,8 @@ def _(env, state, observation):
 def play(env, head, network, algorithm, workers, scratch, w, limit):
     """A rollout of worker w. Returns its steps, how it ended, its loss, and its gradient's norm before the clipping."""
     steps, terminated, truncated = collect(env, head, network, algorithm, workers, scratch, w, limit)
-    loss = compute_gradient(head, network, algorithm, workers.theta[w], scratch, steps)
+    compute_gradient(head, network, algorithm, workers.theta[w], scratch, steps)
+    loss = compute_loss(head, network, algorithm, scratch, steps)
     return steps, (terminated, truncated), loss, clip(scratch.gradient, algorithm.max_grad_norm)
 
 
@@ -149,8 +150,8 @@ class Player:
         """The rollout as training sees it, its loss and the parts of that, and the gradient's norm; the gradient is in
         `scratch`. draws: the first of the stream of actions."""
         workers, scratch, steps = self._workers, self.scratch, len(env.rewards)
-        for array in (scratch.deltas, scratch.gradient, scratch.described, scratch.actions, workers.state[0]):
-            array.fill(np.nan)  # left over from before: to be written before it is read
+        for array in (*(array for array in scratch if array is not scratch.activations), workers.state[0]):
+            array.fill(np.nan)  # to be written before it is read
         for array in (workers.state[1], workers.drawn, workers.episodic_return, workers.episodic_length):
             array.fill(0)
         workers.draws[1, : len(draws)] = draws

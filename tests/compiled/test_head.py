@@ -43,9 +43,8 @@ def act_on(head, z, draws, acted):
 @kernel
 def backward(head, described, actions, d_log_prob, d_entropy, d_z, log_prob, entropy):
     for i in range(len(described)):
-        log_prob[i], entropy[i] = policy.policy_backward(
-            head, described[i], actions[i], d_log_prob[i], d_entropy, d_z[i]
-        )
+        policy.policy_backward(head, described[i], actions[i], d_log_prob[i], d_entropy, d_z[i])
+        log_prob[i], entropy[i] = policy.log_prob(head, described[i], actions[i])
 
 
 def identity(action: ActionSpec) -> MlpArchitecture:
