@@ -277,3 +277,16 @@ def test_a_second_moment_lost_in_a_race_does_not_divide_by_epsilon(overrides: tu
     make_optimizer(config.optimizer, reference, statistics).step(torch.from_numpy(gradient), 1)
     step(optimizer_of(config.optimizer), theta, *moments, gradient, 1, np.zeros_like(theta))
     np.testing.assert_allclose(theta, reference, 1e-6)
+
+
+@each_dtype
+@pytest.mark.parametrize("overrides", [(), ("optimizer.amsgrad=true",), ("optimizer=rmsprop",)])
+def test_moments_that_have_decayed_do_not_become_denormal(overrides: tuple[str, ...], dtype: type) -> None:
+    config = cached_config_of(*overrides)
+    first, second, largest = moments_of(config, 3, dtype)
+    for moment in (first, second):
+        moment[:] = (1e-36, -1e-36 if moment is first else 1e-36, 1e-30)[: len(moment)]
+    theta = np.zeros(3, dtype)
+    step(optimizer_of(config.optimizer), theta, first, second, largest, np.zeros_like(theta), 1000, theta.copy())
+    for moment in (first, second):
+        assert moment.tolist() == pytest.approx([0.0, 0.0, 1e-30][: len(moment)], rel=0.1, abs=0.0)
