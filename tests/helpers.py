@@ -79,7 +79,10 @@ def work(job: WorkerJob) -> list[Any]:
     def send(message: Any) -> None:
         messages.extend(message.unpacked() if isinstance(message, Records) else [message])
 
-    importlib.import_module(f"ablate.algos.{loop}").work(send, job)
+    try:
+        importlib.import_module(f"ablate.algos.{loop}").work(send, job)
+    finally:
+        torch.set_flush_denormal(False)  # what a worker sets for its process
     return messages
 
 
