@@ -1,4 +1,7 @@
-"""Speed of training next to a plain loop, measured in one invocation:  python src/benchmark.py --workers 1,2,4
+"""Speed of training, measured in one invocation:  python src/benchmark.py [a3c|compiled|arms]
+
+a3c: next to a plain loop. compiled: backend=compiled, its kernels next to one written for the Pendulum report alone,
+and the parts of a step. arms: all runs of the report's two ablations, --repeats seeds each.
 
 Ratios are between runs that took turns on the same machine, so that its drift hits all alike.
 """
@@ -70,7 +73,7 @@ def plain(processes: int) -> Variant:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", default="a3c", choices=sorted(BENCHMARKS), help="what to measure")
     parser.add_argument("--seconds", type=float, default=8.0, help="of training, for each measurement")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each row; their median is shown")
@@ -293,7 +296,19 @@ def seconds_per_call(function: Callable[[], object], seconds: float) -> float:
     return total / calls
 
 
-BENCHMARKS = {"a3c": benchmark_a3c}
+def benchmark_compiled(console: Console, seconds: float, repeats: int, workers: list[int]) -> None:
+    import benchmark_compiled
+
+    benchmark_compiled.benchmark_compiled(console, seconds, repeats, workers)
+
+
+def benchmark_arms(console: Console, seconds: float, repeats: int, workers: list[int]) -> None:
+    import benchmark_compiled
+
+    benchmark_compiled.benchmark_arms(console, seconds, repeats, workers)
+
+
+BENCHMARKS = {"a3c": benchmark_a3c, "arms": benchmark_arms, "compiled": benchmark_compiled}
 
 if __name__ == "__main__":
     sys.exit(main())

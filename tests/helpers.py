@@ -1,21 +1,29 @@
-"""What several tests need: configurations from conf/, random rollouts, both backends over the same parameters."""
+"""What several tests need: configurations from conf/, random rollouts, both backends over the same parameters, a
+worker's loop in this process."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
 from ablate import command_line
+from ablate.algos.job import WorkerJob
 from ablate.config import Config, validate
-from ablate.nn.architecture import MlpArchitecture
+from ablate.envs.make import spec_of
+from ablate.nn.architecture import MlpArchitecture, architecture_of
 from ablate.nn.distributions import make_distribution
 from ablate.nn.gradients import BACKENDS, GradientComputer, LossSettings
-from ablate.types import ActionSpec, Trajectory
+from ablate.parallel.shared import SharedState
+from ablate.seeding import Role, generator
+from ablate.types import ActionSpec, Records, Trajectory
 
 ROOT = Path(__file__).resolve().parents[1]
+torch.set_num_threads(1)  # as workers do: at these sizes threads only wait for each other
 
 
 def config_of(*overrides: str) -> Config:
@@ -52,3 +60,33 @@ def computers(
         made[name] = backend(architecture, make_distribution(action), settings, "cpu", dtype)
         made[name].parameters.copy_(torch.from_numpy(flat))
     return made
+
+
+def job_of(config: Config, folder: Path, evaluates: bool = False) -> WorkerJob:
+    """All workers in one process, at the start of a run."""
+    spec = spec_of(config.env)
+    layout = architecture_of(config.model, spec).layout()
+    shared = SharedState(layout.size, len(config.optimizer.statistics), 1)
+    layout.initialise(shared.parameters_view(), generator(config.seed, Role.parameters), config.model.init_std)  # type: ignore[attr-defined]
+    return WorkerJob(config, spec, folder, shared, 0, tuple(range(config.workers or 1)), evaluates, {}, 0, 0, 0)
+
+
+def work(job: WorkerJob) -> list[Any]:
+    """Run the loop of the configuration's backend to its end: its messages, records one by one."""
+    loop = "a3c_compiled" if job.config.backend == "compiled" else "a3c"
+    messages: list[Any] = []
+
+    def send(message: Any) -> None:
+        messages.extend(message.unpacked() if isinstance(message, Records) else [message])
+
+    try:
+        importlib.import_module(f"ablate.algos.{loop}").work(send, job)
+    finally:
+        torch.set_flush_denormal(False)  # what a worker sets for its process
+    return messages
+
+
+def train(config: Config, folder: Path, evaluates: bool = False) -> tuple[list[Any], np.ndarray, SharedState]:
+    """`work` on a new run: messages, final parameters, shared state."""
+    job = job_of(config, folder, evaluates)
+    return work(job), job.shared.parameters_view().copy(), job.shared

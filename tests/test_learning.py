@@ -2,25 +2,33 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from helpers import ROOT
 
 from ablate.records.schema import EPISODES
 
 
-def last_100(folder: Path, column: str, *overrides: str) -> float:
-    """Mean of a column over the last 100 episodes of a run."""
+def episodes(folder: Path, *overrides: str) -> pd.DataFrame:
+    """The episodes of a run."""
     command = [sys.executable, str(ROOT / "src/run.py"), *overrides, f"hydra.run.dir={folder}"]
     quiet = ("schedule=interleaved", "figures=false", "logger.display=off", "evaluation.every_steps=null")
     subprocess.run([*command, *quiet], check=True, timeout=280, capture_output=True)
-    return pd.read_csv(folder / EPISODES)[column].tail(100).mean()
+    return pd.read_csv(folder / EPISODES)
+
+
+def last_100(folder: Path, column: str, *overrides: str) -> float:
+    """Mean of a column over the last 100 episodes of a run."""
+    return episodes(folder, *overrides)[column].tail(100).mean()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["manual", "autograd"])
+@pytest.mark.parametrize("backend", ["manual", "autograd", "compiled"])
 def test_pendulum(backend: str, tmp_path: Path) -> None:
     """Better than -3 a step after 2000 episodes on 2 of 3 seeds: a seed may collapse late, as A3C does."""
     settings = ("workers=4", "max_episodes=2000", f"backend={backend}")
@@ -33,3 +41,24 @@ def test_cartpole(tmp_path: Path) -> None:
     settings = ("env=cartpole", "workers=4", "max_episodes=null", "total_steps=200000")
     returns = [last_100(tmp_path / str(seed), "episodic_return", *settings, f"seed={seed}") for seed in (1, 2, 3)]
     assert sorted(returns)[1] > 150, returns
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_compiled_learns_as_manual_does(tmp_path: Path) -> None:
+    """Over 20 seeds, the 90% confidence interval of the difference in AUC lies within ±0.15 reward a step.
+
+    The pairs share all random streams, but rounding has long parted them when learning sets in."""
+
+    def auc(cell: tuple[int, str]) -> float:
+        seed, backend = cell
+        settings = ("workers=4", "max_episodes=600", f"backend={backend}", f"seed={seed}")
+        return episodes(tmp_path / f"{backend}-{seed}", *settings)["mean_step_reward"].mean()
+
+    with ThreadPoolExecutor(2) as pool:
+        aucs = list(pool.map(auc, [(seed, backend) for seed in range(1, 21) for backend in ("manual", "compiled")]))
+    manual, compiled = np.reshape(aucs, (20, 2)).T
+    difference = compiled - manual
+    low, high = scipy.stats.t.interval(0.9, 19, difference.mean(), scipy.stats.sem(difference))
+    assert -0.15 < low < high < 0.15, (low, high)
+    assert np.std(manual) > 0.01, "seeds differ"

@@ -501,7 +501,7 @@ def test_signal_while_kernels_are_compiled(
     shared_memory = shared_memory_files()
     chosen = (f"schedule={schedule}", *SOUND["compiled"])
     run = new_run(start, tmp_path, *chosen, NUMBA_CACHE_DIR=str(tmp_path / "cold"))
-    run.wait_until(lambda: "the kernels are being compiled" in run.output, "compiling")
+    run.wait_until(lambda: "compiling the kernels" in run.output, "compiling")
     os.killpg(run.process.pid, number)
     assert run.exit_code() == 128 + number, run.errors
     assert (run.status()["state"], run.status()["reason"]) == ("interrupted", number.name)

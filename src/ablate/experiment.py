@@ -158,6 +158,8 @@ def run(plan: Plan, folder: Path, overrides: list[str]) -> None:
                 training.report()
     except ChildFailed as failure:
         raise RunFailed(f"{failure}\ngo on with: {resume_command(folder)}") from failure
+    except BrokenPipeError:  # `| head`: nobody reads what the run prints
+        raise
     except OSError as error:
         raise RunFailed(f"the records could not be written: {error}") from error
     if training.interrupted_by is not None:

@@ -154,7 +154,7 @@ class Training:
             self._announce(display)
             with Supervisor(self._children, self.shared, config.hang_timeout_s) as supervisor:
                 self._loop(supervisor, display, signals)
-            if self._states:
+            if len(self._states) == len(self._names):  # else a signal came before training began
                 self._write_checkpoint()
             self._recorder.close()
             if reached := limit_reached(config, self._counters()):
@@ -213,7 +213,7 @@ class Training:
                 shared.ask_pause()
             if shared.compiles and not shared.began and not compilation_shown:
                 compilation_shown = True
-                display.line("note     the kernels are being compiled, once for each kind of environment")
+                display.line("note     compiling the kernels for this kind of environment, once: some 15 s")
             if now - heartbeat > HEARTBEAT_S:
                 heartbeat = now
                 write_status(self.folder, "running", "", self._counters())
@@ -224,7 +224,7 @@ class Training:
         batch: list[tuple[str, Any]] = []
         try:
             for name, message in supervisor.messages(POLL_S):
-                parts = [*message.episodes, *message.updates] if isinstance(message, Records) else [message]
+                parts = message.unpacked() if isinstance(message, Records) else [message]
                 batch.extend((name, part) for part in parts)
         finally:
             for name, message in sorted(batch, key=_step_of):

@@ -84,10 +84,22 @@ class UpdateRecord(NamedTuple):
 
 
 class Records(NamedTuple):
-    """What a worker process finished since it last said so, in its order."""
+    """What kernels finished since they last said so, many at once and as numbers: quick to send."""
 
-    episodes: list[EpisodeRecord]
-    updates: list[UpdateRecord]
+    episodes: np.ndarray  # (E, 7) float64, the fields of EpisodeRecord
+    updates: np.ndarray  # (U, 9) float64, the fields of UpdateRecord
+
+    def unpacked(self) -> list[EpisodeRecord | UpdateRecord]:
+        """The same one by one, in the process that writes them."""
+        episodes = [
+            EpisodeRecord(int(worker), int(step), at, episodic_return, int(length), bool(terminated), bool(truncated))
+            for worker, step, at, episodic_return, length, terminated, truncated in self.episodes.tolist()
+        ]
+        updates = [
+            UpdateRecord(int(update), int(step), at, policy, value, entropy, norm, int(staleness), lr)
+            for update, step, at, policy, value, entropy, norm, staleness, lr in self.updates.tolist()
+        ]
+        return [*episodes, *updates]
 
 
 class Score(NamedTuple):

@@ -6,37 +6,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import config_of
+from helpers import config_of, train
 
 from ablate.algos import a3c
-from ablate.algos.job import WorkerJob
 from ablate.config import Config
 from ablate.envs.make import spec_of
 from ablate.nn.architecture import architecture_of
 from ablate.nn.distributions import make_distribution
 from ablate.nn.gradients import BACKENDS, LossSettings
-from ablate.parallel.shared import Command, SharedState
-from ablate.seeding import Role, generator
+from ablate.parallel.shared import Command
 from ablate.types import EpisodeRecord, ProcessState, Trajectory, UpdateRecord
 
 
-def train(config: Config, folder: Path, evaluates: bool = False) -> tuple[list[Any], np.ndarray, SharedState]:
-    """Run the interleaved loop to its end: messages, final parameters, shared state."""
-    spec = spec_of(config.env)
-    layout = architecture_of(config.model, spec).layout()
-    shared = SharedState(layout.size, len(config.optimizer.statistics), 1)
-    layout.initialise(shared.parameters_view(), generator(config.seed, Role.parameters), 0.1)
-    job = WorkerJob(config, spec, folder, shared, 0, tuple(range(config.workers or 1)), evaluates, {}, 0, 0, 0)
-    messages: list[Any] = []
-    a3c.work(messages.append, job)
-    return messages, shared.parameters_view().copy(), shared
-
-
 def interleaved(*overrides: str) -> Config:
-    return config_of("schedule=interleaved", "log_interval=1", *overrides)
+    return config_of("schedule=interleaved", "log_interval=1", "backend=manual", *overrides)
 
 
-@pytest.mark.parametrize("backend", ["autograd", "manual"])
+each_loop = pytest.mark.parametrize("backend", ["manual", "compiled"])
+
+
+@each_loop
 @pytest.mark.parametrize("workers", [1, 3])
 def test_staleness_is_what_equally_fast_workers_would_have(backend: str, workers: int, tmp_path: Path) -> None:
     config = interleaved(f"workers={workers}", f"backend={backend}", "max_episodes=null", "total_steps=300")
@@ -46,9 +35,10 @@ def test_staleness_is_what_equally_fast_workers_would_have(backend: str, workers
     assert [u.staleness for u in updates] == [min(i, workers - 1) for i in range(30)]
 
 
-def test_same_seed_same_run_and_another_seed_another(tmp_path: Path) -> None:
+@each_loop
+def test_same_seed_same_run_and_another_seed_another(backend: str, tmp_path: Path) -> None:
     def run(seed: int) -> tuple[list[Any], np.ndarray]:
-        config = interleaved("workers=2", "max_episodes=4", f"seed={seed}", "env.max_ep_step=50")
+        config = interleaved(f"backend={backend}", "workers=2", "max_episodes=4", f"seed={seed}", "env.max_ep_step=50")
         messages, parameters, _ = train(config, tmp_path)
         rows = [m._replace(wall_time_s=0.0) for m in messages if not isinstance(m, ProcessState)]
         return rows, parameters
@@ -59,8 +49,11 @@ def test_same_seed_same_run_and_another_seed_another(tmp_path: Path) -> None:
     assert first[0] != other[0]
 
 
-def test_evaluation_does_not_change_the_training(tmp_path: Path) -> None:
-    config = interleaved("workers=2", "max_episodes=4", "env.max_ep_step=50", "evaluation.every_steps=40")
+@each_loop
+def test_evaluation_does_not_change_the_training(backend: str, tmp_path: Path) -> None:
+    config = interleaved(
+        f"backend={backend}", "workers=2", "max_episodes=4", "env.max_ep_step=50", "evaluation.every_steps=40"
+    )
     _, without, _ = train(config, tmp_path / "a")
     (tmp_path / "b").mkdir()
     _, with_evaluations, _ = train(config, tmp_path / "b", evaluates=True)
@@ -68,19 +61,24 @@ def test_evaluation_does_not_change_the_training(tmp_path: Path) -> None:
     assert (tmp_path / "b/evaluations.csv").exists()
 
 
-def test_another_worker_leaves_the_streams_of_the_others_alone(tmp_path: Path) -> None:
+@each_loop
+def test_another_worker_leaves_the_streams_of_the_others_alone(backend: str, tmp_path: Path) -> None:
     """With the learning rate next to 0, worker 0 plays the same first episode whoever else plays."""
     episodes = {}
     for workers in (1, 2):
-        config = interleaved(f"workers={workers}", "max_episodes=2", "env.max_ep_step=50", "optimizer.lr=1e-30")
+        config = interleaved(
+            f"backend={backend}", f"workers={workers}", "max_episodes=2", "env.max_ep_step=50", "optimizer.lr=1e-30"
+        )
         messages, _, _ = train(config, tmp_path)
         episodes[workers] = next(m for m in messages if isinstance(m, EpisodeRecord) and m.worker == 0)
     assert episodes[1].episodic_return == episodes[2].episodic_return
 
 
+@each_loop
 @pytest.mark.parametrize("overrides", [("max_episodes=3",), ("max_episodes=null", "total_steps=123")])
-def test_the_run_ends_exactly_at_its_limit(overrides: tuple[str, ...], tmp_path: Path) -> None:
-    messages, _, shared = train(interleaved("workers=2", "env.max_ep_step=37", *overrides), tmp_path)
+def test_the_run_ends_exactly_at_its_limit(backend: str, overrides: tuple[str, ...], tmp_path: Path) -> None:
+    config = interleaved(f"backend={backend}", "workers=2", "env.max_ep_step=37", *overrides)
+    messages, _, shared = train(config, tmp_path)
     counters = shared.counters()
     assert shared.command == Command.stop
     if "max_episodes=3" in overrides:
@@ -157,11 +155,12 @@ def test_a_rollout_never_crosses_an_episodes_end(tmp_path: Path, monkeypatch: py
         assert all(trajectory.discounts[:-1] == pytest.approx(0.9) for trajectory in seen)
 
 
-def test_recorded_returns_are_raw_and_training_sees_them_scaled(tmp_path: Path) -> None:
+@each_loop
+def test_recorded_returns_are_raw_and_training_sees_them_scaled(backend: str, tmp_path: Path) -> None:
     returns = {}
     for shift, scale in ((0.0, 1.0), (8.1, 8.1)):
         config = interleaved(
-            "workers=1", "max_episodes=1", "env.max_ep_step=20", "optimizer.lr=1e-30",
+            f"backend={backend}", "workers=1", "max_episodes=1", "env.max_ep_step=20", "optimizer.lr=1e-30",
             f"env.reward_shift={shift}", f"env.reward_scale={scale}",
         )  # fmt: skip
         messages, _, _ = train(config, tmp_path)

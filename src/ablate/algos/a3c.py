@@ -129,7 +129,6 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
         workers.append(worker)
     evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
     turn, paused_for = job.turn, 0
-    shared.begin()
 
     while shared.command == Command.run:
         beat()
@@ -138,6 +137,7 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
             send(_state(workers, turn))
             wait_for_release(shared, paused_for, beat)
             continue
+        shared.begin()
         worker = workers[turn]
         turn = (turn + 1) % len(workers)
 

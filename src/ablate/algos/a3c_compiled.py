@@ -21,7 +21,7 @@ from ablate.nn.architecture import architecture_of
 from ablate.parallel.shared import Command
 from ablate.parallel.supervisor import ChildFailed
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
-from ablate.types import EpisodeRecord, ProcessState, Records, UpdateRecord
+from ablate.types import ProcessState, Records
 
 SLICE_S = 0.02
 EPISODES_A_SLICE = 4096  # records that a slice has room for
@@ -41,7 +41,6 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
         evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
         workers.advance(0)
     paused_for, updates = 0, 1
-    shared.begin()
     while shared.command == Command.run:
         beat()
         if shared.pauses_asked > paused_for:
@@ -49,10 +48,11 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
             send(workers.state())
             wait_for_release(shared, paused_for, beat)
             continue
+        shared.begin()
         before = time.monotonic()
         ended = workers.advance(updates)
         passed = time.monotonic() - before
-        if ended.records.episodes or ended.records.updates:
+        if len(ended.records.episodes) or len(ended.records.updates):
             send(ended.records)
         if ended.reason == loop.DIVERGED:
             raise ChildFailed(workers.diverged())
@@ -82,7 +82,7 @@ class CompiledWorkers:
     def __init__(self, job: WorkerJob) -> None:
         config, shared = job.config, job.shared
         assert isinstance(config.algo, A3CConfig)
-        self._config, self._shared, self._indices = config, shared, job.workers
+        self._config, self._shared, self._indices = config, shared, np.array(job.workers)
         self._turn = job.turn
         self._module = ENVIRONMENTS[config.env.id]
         self._env, state_size = environment_of(config.env)
@@ -154,27 +154,13 @@ class CompiledWorkers:
 
     def _recorded(self, episodes: int, rows: int, began: float, pace: float) -> Records:
         """The slice's records; their times are spread evenly over it."""
-        indices, lr = self._indices, self._config.optimizer.lr
+        ended, updates = self._records.episodes[:episodes], self._records.updates[:rows]
+        workers = self._indices[ended[:, 1].astype(int)]
+        times, lr = began + pace * updates[:, 0], np.full(rows, self._config.optimizer.lr)
         return Records(
-            [
-                EpisodeRecord(
-                    indices[int(worker)], int(step), began + pace * at, episodic_return, int(length),
-                    bool(terminated), bool(truncated),
-                )
-                for at, worker, step, episodic_return, length, terminated, truncated in self._records.episodes[
-                    :episodes
-                ].tolist()
-            ],
-            [
-                UpdateRecord(
-                    int(update), int(step), began + pace * at, policy_loss, value_loss, entropy, grad_norm,
-                    int(staleness), lr,
-                )
-                for at, update, step, policy_loss, value_loss, entropy, grad_norm, staleness in self._records.updates[
-                    :rows
-                ].tolist()
-            ],
-        )  # fmt: skip
+            np.column_stack((workers, ended[:, 2], began + pace * ended[:, 0], ended[:, 3:])),
+            np.column_stack((updates[:, 1:3], times, updates[:, 3:], lr)),
+        )
 
     def diverged(self) -> str:
         update, worker, loss, grad_norm = self._records.failure
@@ -186,7 +172,7 @@ class CompiledWorkers:
         workers = self._workers
         states = {}
         for row, (index, (action_rng, actions, env_rng, resets)) in enumerate(
-            zip(self._indices, self._streams, strict=True)
+            zip(self._indices.tolist(), self._streams, strict=True)
         ):
             actions.settle()
             resets.settle()
@@ -214,7 +200,7 @@ def _shared_arrays(job: WorkerJob) -> loop.Shared:
     """The shared vectors under the names of the moments that the optimizer keeps."""
     vectors = dict(zip(job.config.optimizer.statistics, job.shared.statistics_views(), strict=True))
     empty = np.zeros(0, np.float32)
-    return loop.Shared(
+    shared = loop.Shared(
         theta=job.shared.parameters_view(),
         first=vectors.get("exp_avg", empty),
         second=vectors.get("exp_avg_sq", vectors.get("square_avg", empty)),
@@ -222,3 +208,6 @@ def _shared_arrays(job: WorkerJob) -> loop.Shared:
         counters=job.shared.counters_view(),
         lock=job.shared.spin_lock_view(),
     )
+    moments = (shared.first, shared.second, shared.largest_second)
+    assert all(job.shared.holds(vector.ctypes.data) for vector in (shared.theta, *moments) if len(vector))
+    return shared

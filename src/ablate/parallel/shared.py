@@ -10,12 +10,14 @@ import multiprocessing
 import os
 import time
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
 from ablate.types import Counters
 
 LOCK_TIMEOUT_S = 30.0
+LINE = 128  # bytes: two cache lines, which processors fetch in pairs. No two arrays share one
 
 
 class Command(IntEnum):
@@ -27,80 +29,104 @@ class Command(IntEnum):
     abandon = 3  # test process: end at once
 
 
+class SharedArray:
+    """Numbers in anonymous shared memory, on cache lines of their own; it may be sent to a process that is spawned.
+
+    numbers: a ctypes array, quick to index; `view` gives a numpy array of the same memory."""
+
+    def __init__(self, memory: ctypes.Array, start: int, ctype: Any, count: int) -> None:
+        self._arguments = memory, start, ctype, count
+        self.numbers = (ctype * count).from_buffer(memory, start)
+
+    @classmethod
+    def allocate(cls, ctype: Any, count: int) -> SharedArray:
+        memory = multiprocessing.get_context("spawn").RawArray(ctypes.c_byte, ctypes.sizeof(ctype) * count + 2 * LINE)
+        return cls(memory, -ctypes.addressof(memory) % LINE, ctype, count)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SharedArray, self._arguments
+
+    def view(self) -> np.ndarray:
+        return np.frombuffer(self.numbers, np.dtype(self._arguments[2]))
+
+    def holds(self, address: int) -> bool:
+        return 0 <= address - ctypes.addressof(self.numbers) < ctypes.sizeof(self.numbers)
+
+
 class SharedState:
     """Travels to the processes when they are spawned; the `*_view`s are made where they are used.
 
     size: number of parameters. statistics: vectors that the optimizer keeps. processes: heartbeats to hold."""
 
     def __init__(self, size: int, statistics: int, processes: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._parameters = context.RawArray(ctypes.c_float, size)
-        self._statistics = [context.RawArray(ctypes.c_float, size) for _ in range(statistics)]
-        self._counters = context.RawArray(ctypes.c_int64, len(Counters._fields))
-        self._control = context.RawArray(ctypes.c_int64, 3)  # command, pauses asked for, pauses released
-        self._heartbeats = context.RawArray(ctypes.c_double, processes)
-        self._spin_lock = context.RawArray(ctypes.c_int64, 1)  # the same as update_lock, for kernels
+        self._parameters = SharedArray.allocate(ctypes.c_float, size)
+        self._statistics = [SharedArray.allocate(ctypes.c_float, size) for _ in range(statistics)]
+        self._counters = SharedArray.allocate(ctypes.c_int64, len(Counters._fields))
+        self._control = SharedArray.allocate(ctypes.c_int64, 3)  # command, pauses asked for, pauses released
+        self._heartbeats = SharedArray.allocate(ctypes.c_double, processes)
+        self._spin_lock = SharedArray.allocate(ctypes.c_int64, 1)  # the same as update_lock, for kernels
         self._counter_lock = TokenLock()
         self.update_lock = TokenLock()  # held by a worker in its update if algo.lock_updates
         self.started = time.monotonic()  # CLOCK_MONOTONIC is the same for all processes of a machine
-        self._began = context.RawArray(ctypes.c_double, 1)  # when the first worker was ready; 0 before
-        self._compilation = context.RawArray(ctypes.c_int64, 1)
+        self._began = SharedArray.allocate(ctypes.c_double, 1)  # when the first rollout began; 0 before
+        self._compilation = SharedArray.allocate(ctypes.c_int64, 1)
         self.elapsed_before = 0.0  # seconds of training before this start of the run
 
     def parameters_view(self) -> np.ndarray:
         """(P,) float32, the shared memory itself."""
-        return _view(self._parameters)
+        return self._parameters.view()
 
     def statistics_views(self) -> list[np.ndarray]:
-        return [_view(array) for array in self._statistics]
+        return [array.view() for array in self._statistics]
 
     def counters_view(self) -> np.ndarray:
         """(3,) int64, the counters themselves: kernels add to them indivisibly, without the lock."""
-        return np.frombuffer(memoryview(self._counters).cast("B"), np.int64)
+        return self._counters.view()
 
     def spin_lock_view(self) -> np.ndarray:
         """(1,) int64."""
-        return np.frombuffer(memoryview(self._spin_lock).cast("B"), np.int64)
+        return self._spin_lock.view()
 
     def holds(self, address: int) -> bool:
         """Whether this address lies in the shared parameters or statistics: asserted before it is relied on."""
-        arrays = [self._parameters, *self._statistics]
-        return any(0 <= address - ctypes.addressof(array) < ctypes.sizeof(array) for array in arrays)
+        return any(array.holds(address) for array in (self._parameters, *self._statistics))
 
     def begin(self) -> None:
-        """A worker is ready: the time of training begins, if it has not. Imports and compilation do not count."""
-        if not self._began[0]:
-            self._began[0] = time.monotonic()
+        """A rollout begins, and with the first the time of training: imports and compilation do not count."""
+        if not self._began.numbers[0]:
+            self._began.numbers[0] = time.monotonic()
 
     @property
     def began(self) -> bool:
-        return self._began[0] > 0.0
+        return self._began.numbers[0] > 0.0
 
     def note_compilation(self) -> None:
         """A process compiles: its start takes longer."""
-        self._compilation[0] = 1
+        self._compilation.numbers[0] = 1
 
     @property
     def compiles(self) -> bool:
-        return bool(self._compilation[0])
+        return bool(self._compilation.numbers[0])
 
     def wall_time_s(self) -> float:
         """Seconds of training since the run's first start, those between a kill and a resume left out."""
-        return self.elapsed_before + (time.monotonic() - self._began[0] if self.began else 0.0)
+        return self.elapsed_before + (time.monotonic() - self._began.numbers[0] if self.began else 0.0)
 
     # Counters. All three change together, under a lock that is held for a microsecond.
 
     def counters(self) -> Counters:
-        return Counters(*self._counters)
+        return Counters(*self._counters.numbers)
 
     def set_counters(self, counters: Counters) -> None:
-        self._counters[:] = list(counters)
+        self._counters.numbers[:] = list(counters)
 
     def count(self, steps: int, episodes: int) -> Counters:
         """Count one update, its steps and ended episodes; the totals after it. `updates` is this update's number."""
         with self._counter_lock:
-            counters = Counters(self._counters[0] + 1, self._counters[1] + steps, self._counters[2] + episodes)
-            self._counters[:] = list(counters)
+            counters = Counters(
+                self._counters.numbers[0] + 1, self._counters.numbers[1] + steps, self._counters.numbers[2] + episodes
+            )
+            self._counters.numbers[:] = list(counters)
         return counters
 
     # Commands, and pauses for a consistent checkpoint: the parent asks for pause n, each worker sends its state and
@@ -108,38 +134,34 @@ class SharedState:
 
     @property
     def command(self) -> Command:
-        return Command(self._control[0])
+        return Command(self._control.numbers[0])
 
     @command.setter
     def command(self, command: Command) -> None:
-        self._control[0] = command
+        self._control.numbers[0] = command
 
     @property
     def pauses_asked(self) -> int:
-        return self._control[1]
+        return self._control.numbers[1]
 
     @property
     def pauses_released(self) -> int:
-        return self._control[2]
+        return self._control.numbers[2]
 
     def ask_pause(self) -> None:
-        self._control[1] += 1
+        self._control.numbers[1] += 1
 
     def release_pause(self) -> None:
-        self._control[2] = self._control[1]
+        self._control.numbers[2] = self._control.numbers[1]
 
     def beat(self, process: int) -> None:
         """A sign of life, at every environment step."""
-        self._heartbeats[process] = time.monotonic()
+        self._heartbeats.numbers[process] = time.monotonic()
 
     def silent_for_s(self, process: int) -> float | None:
         """Seconds since the process's last sign of life; None before its first."""
-        last = self._heartbeats[process]
+        last = self._heartbeats.numbers[process]
         return time.monotonic() - last if last else None
-
-
-def _view(array: ctypes.Array) -> np.ndarray:
-    return np.frombuffer(memoryview(array).cast("B"), np.float32)
 
 
 class TokenLock:

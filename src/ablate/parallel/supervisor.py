@@ -168,6 +168,8 @@ def _run_child(child: Child, sending: Connection) -> None:
     try:
         getattr(importlib.import_module(child.module), child.function)(send, *child.arguments)
         send(_Done())
+        sys.stdout.flush()
+        os._exit(0)  # what torch or Numba would tear down takes a while, and nobody needs it torn down
     except ChildFailed as failure:
         send(failure)
     except Exception as error:

@@ -63,7 +63,7 @@ class Recorder:
 
     def update(self, record: UpdateRecord) -> None:
         self._staleness.append(record.staleness)
-        self._updates_csv.write(record._replace(wall_time_s=f"{record.wall_time_s:.3f}"))  # type: ignore[arg-type]
+        self._updates_csv.write((*record[:2], f"{record.wall_time_s:.3f}", *record[3:]))
         if self._tensorboard:
             self._tensorboard.write(
                 record.global_step,

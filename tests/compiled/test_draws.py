@@ -1,0 +1,42 @@
+"""Numbers drawn beforehand against the same generator asked for one number after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ablate.compiled.draws import Draws
+from ablate.seeding import draw_seed, state_of
+
+# A kernel uses up to so many numbers; the stream is refilled; it is settled; somebody else draws from its generator, as
+# the player does between two episodes.
+USES = st.tuples(st.just("use"), st.integers(0, 12))
+EVENTS = st.lists(USES | st.sampled_from([("refill", 0), ("settle", 0), ("draw a seed", 0)]), max_size=40)
+
+
+@pytest.mark.parametrize("method", ["random", "standard_normal"])
+@settings(max_examples=300, deadline=None)
+@given(size=st.integers(0, 12), events=EVENTS)
+def test_each_number_is_what_would_have_been_drawn_then(method: str, size: int, events: list[tuple[str, int]]) -> None:
+    rng, one_by_one = np.random.default_rng(0), np.random.default_rng(0)
+    rows, all_used = np.full((3, size), np.nan), np.zeros(3, np.int64)
+    buffer, used = rows[1], all_used[1:2]
+    stream = Draws(rng, getattr(rng, method), buffer, used)
+    for event, number in (*events, ("settle", 0)):
+        if event == "use":
+            taken = buffer[used[0] : used[0] + number]
+            used[0] += len(taken)
+            assert taken.tolist() == [getattr(one_by_one, method)() for _ in taken]
+        elif event == "refill":
+            stream.refill()
+            assert used[0] == 0
+        else:
+            stream.settle()
+            assert state_of(rng) == state_of(one_by_one)
+        if event == "draw a seed":
+            assert draw_seed(rng) == draw_seed(one_by_one)
+            stream = Draws(rng, getattr(rng, method), buffer, used)
+    assert np.isnan(rows[[0, 2]]).all()
+    assert all_used[[0, 2]].tolist() == [0, 0]

@@ -1,0 +1,56 @@
+"""Playing inside kernels against playing in gymnasium through the numpy policy: the same episodes, the same stream."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import config_of
+
+from ablate.compiled.player import STEPS_A_CALL, CompiledPlayer
+from ablate.config import Config
+from ablate.envs.make import spec_of
+from ablate.evaluation import GymnasiumPlayer, Player
+from ablate.nn.architecture import architecture_of
+from ablate.seeding import state_of
+from ablate.types import Score
+
+# For parameters that reach the environment's end where it has one: a seed, and how much they look at the speed.
+ENVS = {"pendulum": (0, 1), "cartpole": (1, 1), "acrobot": (4, 300), "mountain_car": (12, 300),
+        "mountain_car_continuous": (1, 300)}  # fmt: skip
+
+
+def lengths_of_both(config: Config, episodes: int, seed: int, factor: int) -> list[int]:
+    """Play episodes with each player: they must be the same but for float32 in another order, and so must be what is
+    left of the stream."""
+    spec = spec_of(config.env)
+    layout = architecture_of(config.model, spec).layout()
+    parameters = np.zeros(layout.size, np.float32)
+    layout.initialise(parameters, np.random.default_rng(seed), 0.2)
+    layout.views(parameters)["actor.0.weight"][:, -1] *= factor
+    scores: list[list[Score]] = []
+    streams = []
+    for kind in (GymnasiumPlayer, CompiledPlayer):
+        player: Player = kind(config, spec, lambda: None)
+        rng = np.random.default_rng(1)
+        scores.append(list(player.play(parameters, episodes, rng)))
+        streams.append(state_of(rng))
+    theirs, ours = scores
+    assert [score.episodic_length for score in ours] == [score.episodic_length for score in theirs]
+    assert [score.episodic_return for score in ours] == pytest.approx([s.episodic_return for s in theirs], rel=1e-5)
+    assert streams[0] == streams[1]
+    return [score.episodic_length for score in ours]
+
+
+@pytest.mark.parametrize("action", ["mode", "sample"])
+@pytest.mark.parametrize("env", ENVS)
+def test_the_same_episodes(env: str, action: str) -> None:
+    config = config_of(f"env={env}", f"evaluation.action={action}", "env.max_ep_step=250")
+    lengths = lengths_of_both(config, 10, *ENVS[env])
+    assert min(lengths) == 250 if env == "pendulum" else min(lengths) < 250
+
+
+@pytest.mark.parametrize("horizon", [30, STEPS_A_CALL + 50])
+@pytest.mark.parametrize("action", ["mode", "sample"])
+def test_the_horizon_ends_an_episode_that_may_take_several_calls_of_the_kernel(action: str, horizon: int) -> None:
+    config = config_of("env=mountain_car", f"evaluation.action={action}", f"evaluation.horizon={horizon}")
+    assert lengths_of_both(config, 3, seed=0, factor=1) == [horizon] * 3  # a random policy stays in the valley
