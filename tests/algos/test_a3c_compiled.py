@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,7 +172,7 @@ def test_the_division_into_slices_changes_nothing(
         ("pendulum", "actor.0.weight", np.nan),
         ("pendulum", "critic.0.bias", np.nan),
         ("pendulum", "critic.1.bias", np.inf),
-        ("pendulum", "critic.1.bias", 1e30),  # the loss is finite, the gradient's norm is not
+        ("pendulum", "critic.1.bias", 1e30),  # its square is inf in float32
         ("cartpole", "actor.1.bias", np.nan),
         ("cartpole", "actor.1.weight", -np.inf),
         ("cartpole", "critic.1.weight", np.nan),
@@ -185,7 +184,7 @@ def test_what_is_no_number_is_not_pushed(env: str, parameter: str, value: float,
     view = architecture_of(config.model, job.spec).layout().views(job.shared.parameters_view())[parameter]
     view[(0,) * view.ndim] = value
     before = [array.copy() for array in arrays(job)]
-    with pytest.raises(ChildFailed, match=re.escape("at update 1 (worker 0)")):
+    with pytest.raises(ChildFailed, match=r"loss (nan|-?inf), gradient norm (nan|inf) at update 1 \(worker 0\)$"):
         work(job)
     assert job.shared.counters() == (0, 0, 0)
     for array, copy in zip(arrays(job), before, strict=True):
