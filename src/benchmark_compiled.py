@@ -32,6 +32,7 @@ from ablate.compiled.network import backward, forward
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
 from ablate.config import validate
 from ablate.nn.architecture import architecture_of
+from ablate.parallel.supervisor import ONE_THREAD
 from ablate.records.schema import EPISODES
 from ablate.training import Plan
 from benchmark import TRAINING_ONLY, table_of
@@ -57,7 +58,7 @@ def benchmark_compiled(console: Console, seconds: float, repeats: int, workers: 
     study = Study(1)
     console.print(kernels_table(console, seconds, repeats))
     one = median(runs["interleaved, 1 worker"])
-    console.print(parts_table(study, min(seconds, 1.0), repeats, 1e9 / one))
+    console.print(parts_table(study, repeats, 1e9 / one))
 
 
 # Whole runs of src/run.py, CSVs included. Rates from the CSVs' own clock, over the second half of the steps.
@@ -301,7 +302,7 @@ def _optimizer(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scr
         )  # fmt: skip
 
 
-def parts_table(study: Study, seconds: float, repeats: int, program_ns: float) -> Table:
+def parts_table(study: Study, repeats: int, program_ns: float) -> Table:
     """Nanoseconds a step by part, next to the floor: operations over the core's measured rate."""
     for _ in range(20):
         study.advance()
@@ -347,7 +348,7 @@ def parts_table(study: Study, seconds: float, repeats: int, program_ns: float) -
     rows.append(("the rest of the loop (bookkeeping, gradient norm)", kernel_ns - inside, 0))
     rows.append(("random numbers, drawn by numpy beforehand", noise_ns, 0))
     rows.append(("records, messages, Python between slices", program_ns - kernel_ns - noise_ns, 0))
-    rate = operations_per_ns(seconds)
+    rate = operations_per_ns()
     table = table_of(
         "One environment step, interleaved, 1 worker: nanoseconds",
         f"floor: operations over {rate:.0f} a nanosecond, numpy's product of 512 × 512 matrices on one core",
@@ -360,15 +361,14 @@ def parts_table(study: Study, seconds: float, repeats: int, program_ns: float) -
     return table
 
 
-def operations_per_ns(seconds: float) -> float:
-    """Floating-point operations a nanosecond of one core, in float32."""
-    a = np.ones((512, 512), np.float32)
-    best, end = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        a @ a
-        best = max(best, 2 * 512**3 / (time.perf_counter() - start) / 1e9)
-    return best
+def operations_per_ns() -> float:
+    """Floating-point operations a nanosecond of one core, in float32: numpy's product, kept to one thread."""
+    code = (
+        "import numpy, timeit; a = numpy.ones((512, 512), numpy.float32); "
+        "print(2 * 512**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=200)) / 1e9)"
+    )
+    command = [sys.executable, "-c", code]
+    return float(subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, check=True).stdout)
 
 
 # All arms of the report's two ablations.
