@@ -98,6 +98,22 @@ def product(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
 
 
 @leaf
+def clamped_product(c: Matrix, a: Matrix, b: Matrix, y: Matrix, activation: Activation, m: int, k: int, n: int) -> None:
+    """C = A B ⊙ activation'(Y) for a clamp, k ≤ 2 and m ≥ 2: what a head sends back, in one pass. Rows contiguous."""
+    low, high = activation.low, activation.high
+    for pair in range(0, m, 2):
+        i = min(pair, m - 2)  # an odd last row is computed with the one before, again
+        c0, c1, y0, y1 = row(c, i, n), row(c, i + 1, n), row(y, i, n), row(y, i + 1, n)
+        if k == 1:
+            _clamped_1_to_2(c0, c1, y0, y1, low, high, at(a, i, 0), at(a, i + 1, 0), row(b, 0, n))
+        else:
+            _clamped_2_to_2(
+                c0, c1, y0, y1, low, high,
+                at(a, i, 0), at(a, i, 1), at(a, i + 1, 0), at(a, i + 1, 1), row(b, 0, n), row(b, 1, n),
+            )  # fmt: skip
+
+
+@leaf
 def _rows(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
     """C[i] = Σ_l A[i, l] B[l], two rows of C and five of B at a time (a rollout has often 5, 10 or 20 steps)."""
     i = 0
@@ -211,6 +227,26 @@ def _put_2_to_2(y, z, p0, p1, q0, q1, r0, r1):
     for j in range(len(y)):
         y[j] = p0 * r0[j] + p1 * r1[j]
         z[j] = q0 * r0[j] + q1 * r1[j]
+
+
+@leaf
+def _clamped_2_to_2(c0, c1, y0, y1, low, high, p0, p1, q0, q1, r0, r1):
+    zero = c0.dtype.type(0)
+    low, high = c0.dtype.type(low), c0.dtype.type(high)
+    for j in range(len(c0)):
+        s, t = p0 * r0[j] + p1 * r1[j], q0 * r0[j] + q1 * r1[j]
+        c0[j] = s if (y0[j] > low) & (y0[j] < high) else zero
+        c1[j] = t if (y1[j] > low) & (y1[j] < high) else zero
+
+
+@leaf
+def _clamped_1_to_2(c0, c1, y0, y1, low, high, p0, q0, r0):
+    zero = c0.dtype.type(0)
+    low, high = c0.dtype.type(low), c0.dtype.type(high)
+    for j in range(len(c0)):
+        s, t = p0 * r0[j], q0 * r0[j]
+        c0[j] = s if (y0[j] > low) & (y0[j] < high) else zero
+        c1[j] = t if (y1[j] > low) & (y1[j] < high) else zero
 
 
 @leaf

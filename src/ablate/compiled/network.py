@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ablate.compiled.activation import ACTIVATIONS, IDENTITY, Activation, activate_backward
+from ablate.compiled.activation import ACTIVATIONS, CLAMP, IDENTITY, Activation, activate_backward
 from ablate.compiled.jit import helper, leaf
-from ablate.compiled.matrix import Matrix, affine, product, row, transposed
+from ablate.compiled.matrix import Matrix, affine, clamped_product, product, row, transposed
 from ablate.nn.architecture import MlpArchitecture
 
 # The columns of a table of layers: sizes; where the input starts and how long its rows are; where output, weight and
@@ -94,14 +94,16 @@ def backward(
     gradient: np.ndarray,
     activations: np.ndarray,
     deltas: np.ndarray,
-    other: np.ndarray,
+    actors: np.ndarray,
     steps: int,
 ) -> None:
-    """From ∂L/∂z and ∂L/∂v, which are in `deltas`, over `steps` rows, to the gradient of all parameters (P,)."""
+    """From ∂L/∂z and ∂L/∂v, which are in `deltas`, over `steps` rows, to the gradient of all parameters (P,).
+
+    actors: room for the actor's share of the gradient of the torso's output."""
     a = network.activation
-    layers_backward(network.critic, a, theta, gradient, activations, deltas, other, steps)
-    layers_backward(network.actor, a, theta, gradient, activations, deltas, other, steps)
-    layers_backward(network.torso, a, theta, gradient, activations, deltas, other, steps)
+    layers_backward(network.critic, a, theta, gradient, activations, deltas, actors, steps)
+    layers_backward(network.actor, a, theta, gradient, activations, deltas, actors, steps)
+    layers_backward(network.torso, a, theta, gradient, activations, deltas, actors, steps)
 
 
 @helper
@@ -112,14 +114,15 @@ def layers_backward(
     gradient: np.ndarray,
     activations: np.ndarray,
     deltas: np.ndarray,
-    other: np.ndarray,
+    actors: np.ndarray,
     steps: int,
 ) -> None:
+    derived = False  # whether the next layer has multiplied by this one's derivative already
     for i in range(len(layers) - 1, -1, -1):
         layer = layers[i]
         n_in, n_out = layer[N_IN], layer[N_OUT]
         x, d_y = Matrix(activations, layer[X], layer[X_ROW], 1), Matrix(deltas, layer[Y], n_out, 1)
-        if layer[ACTIVATES]:
+        if layer[ACTIVATES] and not derived:
             block = slice(layer[Y], layer[Y] + steps * n_out)
             activate_backward(activation, deltas[block], activations[block])
         # ∂W = xᵀ ∂y, ∂b = Σ_t ∂y_t
@@ -131,10 +134,16 @@ def layers_backward(
             for t in range(steps):
                 for j in range(n_out):
                     d_b[j] += deltas[layer[Y] + t * n_out + j]
+        derived = False
         if layer[WANTS_DX]:  # ∂x = ∂y Wᵀ
-            w = Matrix(theta, layer[WEIGHT], layer[ROW], layer[COLUMN])
-            target = other if layer[ADDS_DX] else deltas
-            product(Matrix(target, layer[X], n_in, 1), d_y, transposed(w), steps, n_out, n_in)
-            if layer[ADDS_DX]:
+            w_t = transposed(Matrix(theta, layer[WEIGHT], layer[ROW], layer[COLUMN]))
+            if i > 0 and n_out <= 2 and steps >= 2 and w_t.column == 1 and activation.kind == CLAMP:
+                derived = True
+                d_x = Matrix(deltas, layer[X], n_in, 1)
+                clamped_product(d_x, d_y, w_t, x, activation, steps, n_out, n_in)
+            elif layer[ADDS_DX]:
+                product(Matrix(actors, layer[X], n_in, 1), d_y, w_t, steps, n_out, n_in)
                 for j in range(layer[X], layer[X] + steps * n_in):
-                    deltas[j] += other[j]
+                    deltas[j] += actors[j]
+            else:
+                product(Matrix(deltas, layer[X], n_in, 1), d_y, w_t, steps, n_out, n_in)
