@@ -415,7 +415,8 @@ def test_fault(fault: Fault, schedule: str, backend: str, start: Callable[..., R
 def assert_nothing_is_left(run: Run, shared_memory: set[str]) -> None:
     assert _eventually(lambda: not run.processes()), [_proc(pid, "cmdline") for pid in run.processes()]
     assert _eventually(lambda: not left_in_shared_memory(shared_memory, run)), left_in_shared_memory(shared_memory, run)
-    assert run.temporary_files() == []
+    # a process that is killed as it writes cannot tidy up: that is left to the resume
+    assert run.process.returncode == -signal.SIGKILL or run.temporary_files() == []
 
 
 def assert_it_can_go_on(run: Run, start: Callable[..., Run], whole: bool = False) -> None:
@@ -445,7 +446,8 @@ def assert_it_can_go_on(run: Run, start: Callable[..., Run], whole: bool = False
     after = load_run(run.folder)
     assert after.torn == 0
     assert after.episodes["episode"].tolist() == list(range(1, end + 1))
-    assert after.episodes["global_step"].is_monotonic_increasing or after.setting("schedule") == "async"
+    races = after.setting("schedule") == "async" and after.setting("backend") != "compiled"
+    assert after.episodes["global_step"].is_monotonic_increasing or races
     assert after.updates["update"].is_unique
     assert not after.evaluations.duplicated(["evaluation", "episode"]).any()
     kept = min(counted, episodes)

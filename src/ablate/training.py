@@ -78,6 +78,8 @@ class Training:
             arguments = (config, plan.spec, folder, self.shared, len(groups), self._evaluations_done)
             self._children.append(Child("test process", "ablate.evaluation", "test_process", arguments))
         self._states: dict[str, ProcessState] = {}  # the last that each worker process sent
+        self._held: list[tuple[str, Any]] = []  # records of slices, for their turn
+        self._heard_until: dict[str, int] = {}  # by worker process: later records of it come after this step
         self._pausing: set[str] | None = None  # worker processes whose state a checkpoint waits for
         counters = self.shared.counters()
         remove_temporaries(folder)
@@ -202,6 +204,8 @@ class Training:
                 shared.command = Command.finish
             elif self._pausing is not None and not self._pausing:
                 self._pausing, checkpointed = None, now
+                for name, record in sorted(self._released(math.inf), key=_step_of):  # all workers stand still
+                    self._handle(name, record)
                 checkpoint = self._checkpoint()
                 shared.release_pause()
                 self._recorder.flush()
@@ -222,13 +226,27 @@ class Training:
     def _handle_all(self, supervisor: Supervisor) -> None:
         """What the workers sent since the last look, in the order in which it happened; also before a failure."""
         batch: list[tuple[str, Any]] = []
+        until = math.inf  # before a failure: all that there is
         try:
             for name, message in supervisor.messages(POLL_S):
-                parts = message.unpacked() if isinstance(message, Records) else [message]
-                batch.extend((name, part) for part in parts)
+                if isinstance(message, Records):
+                    self._held += [(name, part) for part in message.unpacked()]
+                    self._heard_until[name] = message.global_step
+                else:
+                    batch.append((name, message))
+                    self._heard_until[name] = self.shared.counters().steps
+            still_to_come = [self._heard_until.get(name, 0) for name in supervisor.running & set(self._names)]
+            until = min(still_to_come, default=math.inf)
         finally:
+            batch += self._released(until)
             for name, message in sorted(batch, key=_step_of):
                 self._handle(name, message)
+
+    def _released(self, until: float) -> list[tuple[str, Any]]:
+        """The records up to this step: another process's slice may hold earlier ones than those behind it."""
+        released = [named for named in self._held if _step_of(named) <= until]
+        self._held = [named for named in self._held if _step_of(named) > until]
+        return released
 
     def _handle(self, name: str, message: Any) -> None:
         match message:

@@ -88,6 +88,7 @@ class Records(NamedTuple):
 
     episodes: np.ndarray  # (E, 7) float64, the fields of EpisodeRecord
     updates: np.ndarray  # (U, 9) float64, the fields of UpdateRecord
+    global_step: int  # of all workers; what this process records from now on comes later
 
     def unpacked(self) -> list[EpisodeRecord | UpdateRecord]:
         """The same one by one, in the process that writes them."""

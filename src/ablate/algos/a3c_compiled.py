@@ -52,8 +52,7 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
         before = time.monotonic()
         ended = workers.advance(updates)
         passed = time.monotonic() - before
-        if len(ended.records.episodes) or len(ended.records.updates):
-            send(ended.records)
+        send(ended.records)
         if ended.reason == loop.DIVERGED:
             raise ChildFailed(workers.diverged())
         if ended.reason == loop.LOCKED:
@@ -160,6 +159,7 @@ class CompiledWorkers:
         return Records(
             np.column_stack((workers, ended[:, 2], began + pace * ended[:, 0], ended[:, 3:])),
             np.column_stack((updates[:, 1:3], times, updates[:, 3:], lr)),
+            self._shared.counters().steps,
         )
 
     def diverged(self) -> str:
