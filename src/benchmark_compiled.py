@@ -184,8 +184,9 @@ class Study:
 class S1Study:
     """The same work for the kernel of S1 alone."""
 
-    def __init__(self, workers: int, plain: bool) -> None:
-        self._general, self._plain, self._made = Study(workers), plain, 0
+    def __init__(self, workers: int, plain: bool, rollouts: int = 400) -> None:
+        self._general, self._plain, self._made = Study(workers, rollouts), plain, 0
+        self.shared = self._general.shared
         self._length, self._scratch = np.zeros(workers, np.int64), s1_kernel.scratch_of()
         self.steps = self._general.steps
 

@@ -95,3 +95,17 @@ def test_all_rows_appear_with_positive_numbers() -> None:
     assert "torch 2" in done.stdout
     assert "env.step alone" in done.stdout
     assert "again: python src/benchmark.py a3c --seconds 0.5 --repeats 1 --workers 1" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_kernel_for_s1_alone_does_the_same_work(plain: bool) -> None:
+    """Else its speed would be no comparison: the same parameters after 60 updates of 3 workers, an episode ended."""
+    import benchmark_compiled
+
+    general, s1 = benchmark_compiled.Study(3, rollouts=20), benchmark_compiled.S1Study(3, plain, rollouts=20)
+    start = general.shared.theta.copy()
+    general.advance()
+    s1.advance()
+    assert np.abs(general.shared.theta - start).max() > 1e-3
+    np.testing.assert_allclose(s1.shared.theta, general.shared.theta, atol=1e-4)
