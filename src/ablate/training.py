@@ -141,6 +141,8 @@ class Training:
         except BaseException as error:
             self.end("failed", f"{type(error).__name__}: {error}")
             raise
+        finally:
+            remove_temporaries(self.folder)  # of a process that was killed as it wrote
 
     def _train(self, signals: Signals) -> None:
         config = self._config
