@@ -40,6 +40,7 @@ def register() -> None:
         for name, schema in options.items():
             store.store(name, schema, group=f"schema/{group}")
     OmegaConf.register_new_resolver("ablate.outputs", lambda: str(OUTPUTS), replace=True)
+    OmegaConf.register_new_resolver("ablate.sweeps", lambda: str(ROOT / "sweeps"), replace=True)
     OmegaConf.register_new_resolver("ablate.run_dir", _run_dir, replace=True)
     OmegaConf.register_new_resolver("ablate.output_subdir", _output_subdir, replace=True)
 

@@ -72,6 +72,39 @@ class Display(StrEnum):
     off = "off"
 
 
+class Source(StrEnum):
+    """Which of a cell's tables a metric is taken from."""
+
+    evaluations = "evaluations"  # the frozen policy, on the horizon and protocol that all arms share
+    episodes = "episodes"  # training, whose returns depend on the arm
+
+
+class Statistic(StrEnum):
+    """How a cell's curve becomes one number."""
+
+    mean = "mean"  # over the window
+    std = "std"  # over the window: how much it fluctuates
+    auc = "auc"  # the curve's mean height over the window
+    first_reach = "first_reach"  # where on x the curve first reaches `score`; censored if it never does
+    duration = "duration"  # x at the window's end: how long it took
+
+
+class Axis(StrEnum):
+    """What a curve is drawn against; columns of the tables."""
+
+    global_step = "global_step"
+    update = "update"
+    episode = "episode"
+    wall_time_s = "wall_time_s"
+
+
+class Budget(StrEnum):
+    """Up to where the curves of several arms are compared."""
+
+    equal = "equal"  # the shortest arm's end, for all
+    own = "own"  # each arm's own end
+
+
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -176,6 +209,52 @@ class LoggerConfig:
 
 
 @dataclass
+class ArmConfig:
+    overrides: list[str] = MISSING
+    label: str = ""
+
+
+@dataclass
+class MetricConfig:
+    label: str = MISSING
+    source: Source = MISSING
+    statistic: Statistic = MISSING
+    x: Axis = Axis.global_step
+    window: tuple[Fraction, Fraction] = (0.0, 1.0)
+    budget: Budget = Budget.equal
+    score: Finite | None = None
+    smaller_is_better: bool = False
+
+
+@dataclass
+class ClaimConfig:
+    id: str = MISSING
+    words: str = MISSING
+    metric: str = MISSING
+    inequality: Annotated[str, Field(pattern=r"^\S+ [<>~] \S+$")] = MISSING
+    real_time: bool = False
+
+
+@dataclass
+class SweepConfig:
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")] | None = None
+    question: str = ""
+    base: list[str] = field(default_factory=list)
+    arms: dict[str, ArmConfig] = field(default_factory=dict)
+    seeds: str | None = None
+    baseline: str | None = None
+    metric: str = MISSING
+    metrics: dict[str, MetricConfig] = field(default_factory=dict)
+    smallest_effect: Positive | None = None
+    claims: list[ClaimConfig] = field(default_factory=list)
+    parallel: Count | None = None
+    time_limit_s: Positive | None = None
+    max_retries: Annotated[int, Field(ge=0)] = MISSING
+    fail_fast: bool = MISSING
+    dry_run: bool = MISSING
+
+
+@dataclass
 class Config:
     seed: Annotated[int, Field(ge=0)] = MISSING
     workers: Count | None = None
@@ -196,6 +275,7 @@ class Config:
     optimizer: OptimizerConfig = MISSING
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)  # of many such runs; no part of a run
 
 
 # The schema of each option of a group, by the option's `name`; groups not listed have one schema.
@@ -236,8 +316,10 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The configuration as plain JSON values."""
-    return json.loads(json.dumps(asdict(config)))
+    """A run's configuration as plain JSON values."""
+    values = json.loads(json.dumps(asdict(config)))
+    del values["sweep"]
+    return values
 
 
 def config_hash(config: Config) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ablate.config import ConfigError
-from ablate.records.schema import COLUMNS, EPISODES, EVALUATIONS, MANIFEST, STATUS, UPDATES
+from ablate.records.schema import CELL, COLUMNS, EPISODES, EVALUATIONS, MANIFEST, STATUS, STUDY, UPDATES
 
 # Columns not named here are float64. `horizon` is empty where an evaluation episode is not cut.
 DTYPES: dict[str, str] = {
@@ -95,3 +95,88 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, int]:
     except ValueError as error:  # pandas' ParserError is one
         raise ConfigError(f"{path}: damaged: {' '.join(str(error).split())}") from error
     return table, int(rest != b"")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep's folder says: all cells that are there, also half a sweep's.
+
+    cells: a row for each arm and seed of the study: arm, seed, state (`missing` where nothing was started), reason,
+    attempts, resumes, seconds.
+    episodes, updates, evaluations: the cells' tables on top of each other, with columns arm and seed before theirs; of
+    completed cells only."""
+
+    folder: Path
+    study: dict[str, Any]
+    cells: pd.DataFrame
+    episodes: pd.DataFrame
+    updates: pd.DataFrame
+    evaluations: pd.DataFrame
+    torn: int
+
+    @property
+    def arms(self) -> dict[str, str]:
+        """The arms' labels by name, in the study's order."""
+        return {name: arm["label"] or name for name, arm in self.study["arms"].items()}
+
+    @property
+    def per_step(self) -> bool:
+        """Whether scores are rewards per step: where no episode ends by itself, its length is not part of the score."""
+        return not self.episodes["terminated"].any()
+
+
+def load_sweep(folder: Path) -> Sweep:
+    """Read a sweep's folder.
+
+    Raises ConfigError if it is not a sweep's or a file in it is damaged."""
+    if not (folder / STUDY).is_file():
+        raise ConfigError(f"{folder}: not a sweep's folder; it has no {STUDY}")
+    study = _read_object(folder / STUDY)
+    cells, torn = [], 0
+    tables: dict[str, list[pd.DataFrame]] = {EPISODES: [], UPDATES: [], EVALUATIONS: []}
+    for arm in study["arms"]:
+        for seed in study["seeds"]:
+            cell = cell_folder(folder, arm, seed)
+            row = read_cell(cell)
+            cells.append({"arm": arm, "seed": seed, **row})
+            if row["state"] != "completed":
+                continue
+            for name, parts in tables.items():
+                table, cut = _read_table(cell / name)
+                torn += cut
+                table.insert(0, "arm", arm)
+                table.insert(1, "seed", seed)
+                parts.append(table)
+    whole = {name: _stacked(name, parts) for name, parts in tables.items()}
+    return Sweep(folder, study, pd.DataFrame(cells), whole[EPISODES], whole[UPDATES], whole[EVALUATIONS], torn)
+
+
+def cell_folder(sweep: Path, arm: str, seed: int) -> Path:
+    return sweep / arm / f"seed={seed}"
+
+
+def read_cell(folder: Path) -> dict[str, Any]:
+    """How a cell stands: state, reason, attempts, resumes, seconds of its attempts together."""
+    cell = _read_object(folder / CELL) if (folder / CELL).exists() else {}
+    status = _read_object(folder / STATUS) if (folder / STATUS).exists() else {}
+    manifest = _read_object(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    attempts = cell.get("attempts", [])
+    state, reason = status.get("state", "missing"), status.get("reason", "")
+    if state != "completed" and attempts and attempts[-1].get("outcome"):
+        state, reason = attempts[-1]["outcome"], attempts[-1]["reason"]
+    return {
+        "state": state,
+        "reason": reason,
+        "attempts": len(attempts),
+        "resumes": len(manifest.get("resumes", [])),
+        "seconds": sum(attempt.get("seconds", 0.0) for attempt in attempts),
+    }
+
+
+def _stacked(name: str, parts: list[pd.DataFrame]) -> pd.DataFrame:
+    if parts:
+        return pd.concat(parts, ignore_index=True)
+    empty, _ = _read_table(Path(name))
+    empty.insert(0, "arm", pd.Series(dtype="str"))
+    empty.insert(1, "seed", pd.Series(dtype="int64"))
+    return empty

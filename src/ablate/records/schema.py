@@ -13,6 +13,9 @@ SCORES = "scores.csv"  # what src/evaluate.py played
 VIDEOS = "videos"
 LAST_CHECKPOINT = "checkpoints/last.safetensors"
 BEST_CHECKPOINT = "checkpoints/best.safetensors"
+STUDY = "study.json"  # of a sweep's folder: what is compared
+CELL = "cell.json"  # of a cell's folder: its attempts, and how each ended
+CELL_LOG = "cell.log"  # what the cell's process printed
 LEARNING_CURVE = "figures/learning_curve.png"
 
 # Returns and rewards are raw (unshifted, unscaled, unclipped); times are seconds of training since the first start.
