@@ -73,8 +73,8 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
         folder = folder.with_name(f"{folder.name}-{digest}")
     cells = [
         Cell(arm, seed, cell, _state(cell, identities[arm], seed))
+        for seed in study.seeds  # the arms side by side: half a sweep has as many seeds of each
         for arm in configs
-        for seed in study.seeds
         for cell in [folder / arm / f"seed={seed}"]
     ]
     return SweepPlan(study, folder, configs, cells)
