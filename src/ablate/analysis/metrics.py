@@ -32,10 +32,10 @@ def environments(sweep: Sweep) -> dict[str, Sweep]:
 
 
 def refuse_mixed(sweep: Sweep, source: Source = Source.evaluations) -> None:
-    """Raise ConfigError where scores of several arms are no comparison: other environments, other settings of it (sticky
-    actions), evaluations of another horizon or protocol, training returns of another length.
+    """Raise ConfigError where scores of several arms are no comparison.
 
-    Where only the environments differ, take `environments` one by one."""
+    That is: other environments, other settings of one (sticky actions), evaluations of another horizon or protocol,
+    training returns of episodes of another length. Where only environments differ, take `environments` one by one."""
     configs = {arm: described["config"] for arm, described in sweep.study["arms"].items()}
     envs = {arm: config["env"] for arm, config in configs.items()}
     _refuse("env.id", {arm: env["id"] for arm, env in envs.items()}, "their scores have different units")
@@ -165,6 +165,12 @@ def budget(sweep: Sweep, source: Source, x: Axis) -> dict[str, float]:
     return _ends(cell_curves(sweep, source, x))
 
 
+def shortest_cell(sweep: Sweep, source: Source, x: Axis) -> Cell | None:
+    """The cell whose end is the equal budget; None where none has a row."""
+    found = cell_curves(sweep, source, x)
+    return min(found, key=lambda cell: found[cell][0][-1], default=None)
+
+
 def _ends(found: dict[Cell, Curve]) -> dict[str, float]:
     ends: dict[str, float] = {}
     for (arm, _), (x, _) in found.items():
@@ -175,7 +181,7 @@ def _ends(found: dict[Cell, Curve]) -> dict[str, float]:
 def score_cells(sweep: Sweep, name: str) -> pd.DataFrame:
     """The metric of each completed cell: arm, seed, value, censored.
 
-    The window [a, b] of a budget B holds the rows with a·B < x ≤ b·B; where there are none, the last one up to b·B. B is
+    The window [a, b] of a budget B holds the rows with a·B < x ≤ b·B; where there are none, the last up to b·B. B is
     the equal budget (the end of the shortest cell of all) or each cell's own end. `first_reach` looks for the score
     within the window and is censored at its end; with budget=own that is the arm's shortest cell's, so that an arm's
     cells are alike. Training episodes reach a score by their moving average: single ones cross any line by chance.
