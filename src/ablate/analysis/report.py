@@ -15,7 +15,8 @@ import jinja2
 import pandas as pd
 
 from ablate.analysis.load import Sweep, cell_folder, load_sweep
-from ablate.analysis.summary import Summary, Verdict, summarise, write_tables
+from ablate.analysis.summary import Summary, summarise, write_tables
+from ablate.analysis.verdicts import Verdict
 from ablate.analysis.sweep_figures import Drawing, metric_unit, workers, write_figures
 from ablate.config import ConfigError
 from ablate.records.files import replace_atomically
