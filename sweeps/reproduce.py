@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ("max_ep_step", "workers")
-QUICK = ("sweep.seeds=0-4", "max_episodes=100")
+QUICK = ("sweep.seeds=0-4", "max_episodes=300")
 
 
 def main() -> int:
