@@ -298,22 +298,30 @@ def _weights(sizes: tuple[int, ...], order: bytes, first: int, last: int, stream
     Mean, median and IQM are all such trimmed means. Depends on the scores only through their order, so that arms with
     as many seeds share it."""
     drawn = _counts(sizes, stream)[:, np.frombuffer(order, np.intp)]
+    if first == 0:
+        return drawn / last
     up_to = np.clip(np.cumsum(drawn, axis=1), first, last)  # ranks below each score's last copy, of those that count
     return np.diff(up_to, axis=1, prepend=first) / (last - first)
 
 
 def _resampled(strata: list[np.ndarray], statistic: Statistic, stream: int) -> np.ndarray:
     """The statistic of RESAMPLES bootstrap resamples, (RESAMPLES,)."""
-    pooled = np.concatenate([np.sort(x) for x in strata])
+    return _resampled_bytes(tuple(np.sort(x).tobytes() for x in strata), statistic, stream)
+
+
+@lru_cache(maxsize=256)  # an arm's interval, and each comparison of it, need the same
+def _resampled_bytes(strata: tuple[bytes, ...], statistic: Statistic, stream: int) -> np.ndarray:
+    pooled = np.frombuffer(b"".join(strata))
+    sizes = tuple(len(x) // pooled.itemsize for x in strata)
     order = np.argsort(pooled, kind="stable")
     n = len(pooled)
     trimmed: dict[Statistic, int] = {mean: 0, iqm: n // 4, median: (n - 1) // 2}  # ranks left out at each end
     first = trimmed[statistic]
-    weights = _weights(tuple(map(len, strata)), order.tobytes(), first, n - first, stream)
+    weights = _weights(sizes, order.tobytes(), first, n - first, stream)
     pooled = pooled[order]
     finite = np.isfinite(pooled)
     means = weights[:, finite] @ pooled[finite] if not finite.all() else weights @ pooled
-    for diverged in pooled[~finite]:
+    for diverged in np.unique(pooled[~finite]):
         means = np.where(weights[:, pooled == diverged].any(1), diverged, means)
     return means
 
