@@ -146,13 +146,17 @@ def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
             seeds = points[points["arm"] == arm].pivot(index="seed", columns="x", values="score")
             sound = seeds[np.isfinite(seeds).all(axis=1)]
             diverged = f", {len(seeds) - len(sound)} diverged" if len(sound) < len(seeds) else ""
+            label = f"{label}  (n = {len(sound)}{diverged})"
             colour, dash = _look(sweep, arm)
-            sns.lineplot(x=seeds.columns.to_numpy(), y=sound.to_numpy().mean(axis=0), errorbar=None, ax=ax,
-                         color=colour, linestyle=dash, linewidth=2, markersize=4, markevery=0.04,
-                         marker="o" if len(sound) < MIN_SEEDS else None,
-                         label=f"{label}  (n = {len(sound)}{diverged})")  # fmt: skip
-            if len(sound) >= MIN_SEEDS:
-                ax.fill_between(seeds.columns, *mean_band(sound.to_numpy()), color=colour, alpha=0.2, linewidth=0)
+            if sound.empty:  # in the legend only
+                ax.plot([], [], color=colour, linestyle=dash, label=label)
+                continue
+            grid, scores = sound.columns.to_numpy(), sound.to_numpy()
+            sns.lineplot(x=grid, y=scores.mean(axis=0), errorbar=None, ax=ax, color=colour, linestyle=dash, linewidth=2,
+                         marker="o" if len(scores) < MIN_SEEDS else None, markersize=4, markevery=0.04,
+                         label=label)  # fmt: skip
+            if len(scores) >= MIN_SEEDS:
+                ax.fill_between(grid, *mean_band(scores), color=colour, alpha=0.2, linewidth=0)
         ax.set_ylabel(_score_label(sweep, source))
         ax.set_xlabel(X_LABELS[x])
         _finish_x(ax)
