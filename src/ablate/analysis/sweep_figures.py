@@ -264,7 +264,8 @@ def draw_staleness(sweep: Sweep) -> Figure:
     """A row an arm: how many global updates others made between a worker's pull and its push, as share of the updates.
 
     A worker that did not get the CPU for a while may be a thousand updates late: what is above the 99th percentile of
-    every arm is not drawn; each title has the arm's largest. Raises ConfigError if no completed cell has recorded an update."""
+    every arm is not drawn; each title has the arm's largest.
+    Raises ConfigError if no completed cell has recorded an update."""
     if sweep.updates.empty:
         raise ConfigError(f"{sweep.folder.name}: no update of a completed cell yet")
     staleness = sweep.updates.groupby("arm")["staleness"]
@@ -277,8 +278,7 @@ def draw_staleness(sweep: Sweep) -> Figure:
             own = sweep.updates[sweep.updates["arm"] == arm]
             title = f"{label}   W = {workers(sweep, arm)}   n = {own['seed'].nunique()}"
             if len(own):
-                sns.histplot(x=shares[arm].index, weights=shares[arm].to_numpy(), bins=edges, ax=ax,
-                             color=_look(sweep, arm)[0], linewidth=0.5)  # fmt: skip
+                ax.hist(shares[arm].index, edges, weights=shares[arm], color=_look(sweep, arm)[0], linewidth=0.5)
                 ax.axvline(own["staleness"].mean(), color="0.1", linewidth=1.5, linestyle=":")
                 title += f"   mean {own['staleness'].mean():.3g}   largest {own['staleness'].max()}"
             ax.set_title(title, fontsize="small", loc="left")
