@@ -280,7 +280,7 @@ def draw_staleness(sweep: Sweep) -> Figure:
             if len(own):
                 ax.hist(shares[arm].index, edges, weights=shares[arm], color=_look(sweep, arm)[0], linewidth=0.5)
                 ax.axvline(own["staleness"].mean(), color="0.1", linewidth=1.5, linestyle=":")
-                title += f"   mean {own['staleness'].mean():.3g}   largest {own['staleness'].max()}"
+                title += f"   mean {own['staleness'].mean():.3g}   largest {own['staleness'].max():.0f}"
             ax.set_title(title, fontsize="small", loc="left")
             ax.set(ylabel="share", xlim=(-0.6, widest - 0.4))
         panels[-1].xaxis.set_major_locator(MaxNLocator(10, integer=True))
