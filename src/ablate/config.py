@@ -237,7 +237,7 @@ class ClaimConfig:
 
 @dataclass
 class SweepConfig:
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")] | None = None
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")] | None = None
     question: str = ""
     base: list[str] = field(default_factory=list)
     arms: dict[str, ArmConfig] = field(default_factory=dict)
@@ -299,6 +299,13 @@ def validate(composed: DictConfig) -> Config:
     config: Config = _build(composed, "")
     refuse_contradictions(config)
     return config
+
+
+def sweep_settings(composed: DictConfig) -> SweepConfig:
+    """The checked settings of a sweep; the rest may be whole in its arms only. Raises ConfigError."""
+    _refuse_unknown(composed)
+    settings: SweepConfig = _build(composed.sweep, "sweep.")
+    return settings
 
 
 def from_dict(values: dict[str, Any]) -> Config:
