@@ -275,7 +275,7 @@ class Config:
     optimizer: OptimizerConfig = MISSING
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    sweep: SweepConfig = field(default_factory=SweepConfig)  # of many such runs; no part of a run
+    sweep: SweepConfig = field(default_factory=SweepConfig, compare=False)  # of many such runs; no part of one
 
 
 # The schema of each option of a group, by the option's `name`; groups not listed have one schema.
@@ -302,7 +302,9 @@ def validate(composed: DictConfig) -> Config:
 
 
 def sweep_settings(composed: DictConfig) -> SweepConfig:
-    """The checked settings of a sweep; the rest may be whole in its arms only. Raises ConfigError."""
+    """The checked `sweep` node of a composed configuration, whose other values may be swept over and not be there.
+
+    Raises ConfigError, also for any unknown key."""
     _refuse_unknown(composed)
     settings: SweepConfig = _build(composed.sweep, "sweep.")
     return settings

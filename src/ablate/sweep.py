@@ -236,6 +236,7 @@ def run(
     """Run the missing cells and judge the study. launch: a Hydra launcher's, in the folder of the plan.
 
     Raises RunFailed if cells failed, Interrupted after a signal."""
+    new = not plan.folder.exists()
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -250,16 +251,15 @@ def run(
         _write_study(plan)
         with Signals() as signals:
             watch = _Watch(plan, signals)
-            todo = plan.to_run
-            for attempt in range(plan.study.settings.max_retries + 1):
-                if attempt:
-                    print(f"again     {len(todo)} failed cells (sweep.max_retries)")
-                with watch.over(todo):
-                    returns = launch([job_overrides(cell) for cell in todo]) if todo else []
-                watch.settle(todo, returns)
-                todo = [cell for cell in todo if watch.outcomes[cell].outcome != "completed"]
-                if not todo or watch.stopping:
-                    break
+            try:
+                _rounds(plan, watch, launch, job_overrides)
+            except ConfigError:  # of the launcher, before anything ran
+                if new and not any(cell.folder.exists() for cell in plan.cells):
+                    shutil.rmtree(plan.folder)
+                raise
+            except Interrupted:
+                print("stopped at once; what running cells did since their last checkpoints is lost")
+                raise
         (plan.folder / STOP).unlink(missing_ok=True)
         _report(plan, watch, signals)
 
@@ -269,6 +269,25 @@ def _tidy(plan: SweepPlan) -> None:
     for folder in (plan.folder, *(cell.folder for cell in plan.cells if cell.state == "completed")):
         for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
+
+
+def _rounds(
+    plan: SweepPlan,
+    watch: _Watch,
+    launch: Callable[[Sequence[Sequence[str]]], Sequence[Any]],
+    job_overrides: Callable[[Cell], list[str]],
+) -> None:
+    """All cells that are not completed, and then again those that failed, as often as sweep.max_retries says."""
+    todo = plan.to_run
+    for attempt in range(plan.study.settings.max_retries + 1):
+        if not todo or watch.stopping:
+            return
+        if attempt:
+            print(f"again     {len(todo)} failed cells (sweep.max_retries)")
+        with watch.over(todo):
+            returns = launch([job_overrides(cell) for cell in todo])
+        watch.settle(todo, returns)
+        todo = [cell for cell in todo if watch.outcomes[cell].outcome != "completed"]
 
 
 class _Watch:

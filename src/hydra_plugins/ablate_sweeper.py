@@ -25,7 +25,7 @@ class AblateSweeper(Sweeper):
         # Hydra imports every plugin, also for --help: what is heavy is imported here.
         from ablate import command_line, experiment, sweep
         from ablate.config import ConfigError
-        from ablate.resources import Room, cores
+        from ablate.resources import Room
         from ablate.study import expand
 
         study = expand(arguments, command_line.validated_sweep(self._config), self._config.seed)
@@ -55,8 +55,6 @@ class AblateSweeper(Sweeper):
         master = self._config.copy()
         with open_dict(master):
             master.hydra.sweep.dir = str(plan.folder)
-            if todo and "cpus_per_task" in master.hydra.launcher and master.hydra.launcher.cpus_per_task is None:
-                master.hydra.launcher.cpus_per_task = max(map(cores, todo))
 
         def launch(jobs: Any) -> Any:
             OmegaConf.save(master, plan.folder / "multirun.yaml")
