@@ -243,15 +243,15 @@ class SweepConfig:
     arms: dict[str, ArmConfig] = field(default_factory=dict)
     seeds: str | None = None
     baseline: str | None = None
-    metric: str = MISSING
+    metric: str = ""
     metrics: dict[str, MetricConfig] = field(default_factory=dict)
     smallest_effect: Positive | None = None
     claims: list[ClaimConfig] = field(default_factory=list)
     parallel: Count | None = None
     time_limit_s: Positive | None = None
-    max_retries: Annotated[int, Field(ge=0)] = MISSING
-    fail_fast: bool = MISSING
-    dry_run: bool = MISSING
+    max_retries: Annotated[int, Field(ge=0)] = 0
+    fail_fast: bool = False
+    dry_run: bool = False
 
 
 @dataclass
