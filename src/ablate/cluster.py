@@ -13,8 +13,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from ablate import command_line, experiment
-from ablate.cell import STOP, cores, memory_mb
+from ablate.cell import STOP
 from ablate.config import ROOT
+from ablate.resources import cores, memory_mb
 
 JOB_MB = 400  # measured: the process that watches a cell's
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 POLL_S = 1.0
 GRACE_S = 70.0  # for cancelled cells to write their checkpoints
 RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}  # a task's options, and a node's names for them
-# A Ray that is started here would set 30% of the memory aside for objects, and tell its makers; cells send next to nothing.
+# A Ray that is started here would set 30% of the memory aside for objects: cells send next to nothing.
 OWN_RAY = {"address": "local", "object_store_memory": 100_000_000, "include_dashboard": False}
 
 
@@ -64,7 +64,8 @@ class RayLauncher(Launcher):
             asked = {**asked, "num_gpus": need.gpus, **given}
             for option, value in asked.items():
                 if value > largest[option]:
-                    raise ConfigError(f"hydra/launcher=ray: a cell asks for {option}={value:g}, no node has more than {largest[option]:g}")
+                    most = f"no node has more than {largest[option]:g}"
+                    raise ConfigError(f"hydra/launcher=ray: a cell asks for {option}={value:g}, {most}")
             options.append(asked)
         return options
 
@@ -77,7 +78,8 @@ class RayLauncher(Launcher):
         gone = (ray.exceptions.NodeDiedError, ray.exceptions.WorkerCrashedError, ray.exceptions.LocalRayletDiedError,
                 ray.exceptions.ObjectLostError)  # fmt: skip
         run, common = ray.remote(max_retries=0)(_run), ray.put(jobs)
-        queued, running = deque(range(len(job_overrides))), {}
+        queued = deque(range(len(job_overrides)))
+        running: dict[Any, int] = {}
         returns: dict[int, JobReturn] = {}
         failures: Counter[int] = Counter()
         try:

@@ -1,7 +1,7 @@
-"""hydra/launcher=slurm: each cell a job of Slurm's, sent with submitit; none is forgotten, whatever becomes of the others.
+"""hydra/launcher=slurm: each cell a job of Slurm's, sent with submitit; none is forgotten, whatever becomes of others.
 
-hydra-submitit-launcher's own launch() raises at the first lost job while the others run on, and after Ctrl-C all run on.
-It learns of lost jobs from Slurm's accounting alone, and without it waits for ever: the controller tells the same."""
+hydra-submitit-launcher's own launch() raises at the first lost job while the others run on; after Ctrl-C all run on. It
+learns of lost jobs from Slurm's accounting alone, and without it waits for ever: the controller tells the same."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.config_store import ConfigStore
@@ -97,10 +98,11 @@ class SlurmLauncher(Launcher):
 
     def _executor(self, name: str, needs: Needs) -> Any:
         import submitit
+        from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
         from ablate.cluster import python_path
 
-        executor = submitit.SlurmExecutor(self._folder, max_num_timeout=self._max_num_timeout)
+        executor = submitit.AutoExecutor(self._folder, "slurm", slurm_max_num_timeout=self._max_num_timeout)
         given = {key: value for key, value in self._parameters.items() if value is not None}
         asked: dict[str, Any] = {"cpus_per_task": needs.cpus}
         if needs.gpus and not {"gpus_per_task", "gres"} & given.keys():
@@ -110,7 +112,9 @@ class SlurmLauncher(Launcher):
         if self._config.sweep.parallel:
             given["array_parallelism"] = self._config.sweep.parallel
         setup = [f"export PYTHONPATH={shlex.quote(python_path())}", *given.pop("setup", [])]
-        executor.update_parameters(**{**asked, **given, "name": name, "setup": setup})
+        parameters = {**asked, **given, "name": name, "setup": setup}
+        shared = {field.name for field in fields(BaseQueueConf)}  # what submitit names the same for all clusters
+        executor.update_parameters(**{k if k in shared else f"slurm_{k}": v for k, v in parameters.items()})
         return executor
 
     def _until_all_ended(

@@ -24,7 +24,7 @@ class AblateSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         # Hydra imports every plugin, also for --help: what is heavy is imported here.
         from ablate import command_line, experiment, sweep
-        from ablate.resources import Room, cores
+        from ablate.resources import Room
         from ablate.study import expand
 
         settings = command_line.validated(self._config)
@@ -51,8 +51,6 @@ class AblateSweeper(Sweeper):
         master = self._config.copy()
         with open_dict(master):
             master.hydra.sweep.dir = str(plan.folder)
-            if todo and "cpus_per_task" in master.hydra.launcher and master.hydra.launcher.cpus_per_task is None:
-                master.hydra.launcher.cpus_per_task = max(map(cores, todo))
 
         def launch(jobs: Any) -> Any:
             OmegaConf.save(master, plan.folder / "multirun.yaml")

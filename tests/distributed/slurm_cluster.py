@@ -1,8 +1,8 @@
 """A Slurm cluster on loopback, as root and without systemd: munged, MariaDB, slurmdbd, slurmctld and two slurmd.
 
-The daemons are Debian's (munge, mariadb-server, slurmdbd, slurmctld, slurmd, slurm-client). Each listens on a free port of
-127.0.0.1 and keeps all its files under one folder. By hand:  python tests/distributed/slurm_cluster.py  holds a cluster
-until Ctrl-C and prints the SLURM_CONF that squeue, sacct and sbatch need."""
+The daemons are Debian's (munge, mariadb-server, slurmdbd, slurmctld, slurmd, slurm-client). Each listens on a free port
+of 127.0.0.1 and keeps all its files under one folder. By hand, `python tests/distributed/slurm_cluster.py` holds a
+cluster until Ctrl-C and prints the SLURM_CONF that squeue, sacct and sbatch need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-PROGRAMS = ("munged", "mungekey", "mariadbd", "mariadb-install-db", "mariadb", "slurmdbd", "slurmctld", "slurmd", "sacct")
+PROGRAMS = (
+    "munged",
+    "mungekey",
+    "mariadbd",
+    "mariadb-install-db",
+    "mariadb",
+    "slurmdbd",
+    "slurmctld",
+    "slurmd",
+    "sacct",
+)
 NODES = ("n1", "n2")
 START_S = 60.0
 
@@ -201,7 +211,9 @@ class SlurmCluster:
         while not condition():
             ended = [name for name, daemon in self._daemons.items() if daemon.poll() is not None]
             if ended or time.monotonic() > deadline:
-                logs = "\n".join(f"{name}: {(self.folder / f'{name}.out').read_text()[-1500:]}" for name in self._daemons)
+                logs = "\n".join(
+                    f"{name}: {(self.folder / f'{name}.out').read_text()[-1500:]}" for name in self._daemons
+                )
                 raise RuntimeError(f"not so: {what}; ended: {ended}\n{logs}")
             time.sleep(0.2)
 
