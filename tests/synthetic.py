@@ -16,10 +16,19 @@ from ablate.records.schema import CELL, CELL_LOG, COLUMNS, EPISODES, EVALUATIONS
 from ablate.types import Counters
 
 METRICS: dict[str, dict[str, Any]] = {
-    "final_score": {"label": "final evaluation", "source": "evaluations", "statistic": "mean", "window": [1.0, 1.0], "budget": "own"},
+    "final_score": {
+        "label": "final evaluation", "source": "evaluations", "statistic": "mean", "window": [1.0, 1.0],
+        "budget": "own",
+    },
     "auc": {"label": "mean evaluation", "source": "evaluations", "statistic": "auc"},
-    "speed": {"label": "steps to reach -1", "source": "evaluations", "statistic": "first_reach", "score": -1.0, "smaller_is_better": True},
-    "fluctuation": {"label": "spread of the last fifth", "source": "episodes", "statistic": "std", "x": "episode", "window": [0.8, 1.0], "smaller_is_better": True},
+    "speed": {
+        "label": "steps to reach -1", "source": "evaluations", "statistic": "first_reach", "score": -1.0,
+        "smaller_is_better": True,
+    },
+    "fluctuation": {
+        "label": "spread of the last fifth", "source": "episodes", "statistic": "std", "x": "episode",
+        "window": [0.8, 1.0], "smaller_is_better": True,
+    },
 }  # fmt: skip
 DEFAULTS = {"x": "global_step", "window": [0.0, 1.0], "budget": "equal", "score": None, "smaller_is_better": False}
 
@@ -34,8 +43,8 @@ def write_sweep(
     missing: tuple[tuple[str, int], ...] = (),
     **study: Any,
 ) -> Path:
-    """arms: {name: {overrides: [...], level: final mean reward a step, speed: episodes to get there, length: steps of an
-    episode}}; curves rise from -6 to the level, with noise that differs by seed."""
+    """arms: {name: {overrides: [...], level: final mean reward a step, speed: episodes to get there, length: steps of
+    an episode}}; curves rise from -6 to the level, with noise that differs by seed."""
     described = {}
     for a, (arm, shape) in enumerate(arms.items()):
         base = config_of(*shape.get("overrides", []), "schedule=interleaved", "evaluation.every_seconds=null")

@@ -369,7 +369,9 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
     """Print how the sweep ended, and draw what it has."""
     states = Counter(outcome.outcome for outcome in watch.outcomes.values())
     skipped = sum(cell.state == "completed" for cell in plan.cells)
-    failed = [cell for cell, outcome in watch.outcomes.items() if outcome.outcome == "failed"]
+    # a cell that was interrupted while the sweep went on: a cluster's scancel, someone's kill
+    bad = {"failed"} if watch.stopping else {"failed", "interrupted"}
+    failed = [cell for cell, outcome in watch.outcomes.items() if outcome.outcome in bad]
     counts = [f"{skipped + states['completed']} of {len(plan.cells)} cells completed"]
     counts += [f"{states[state]} {state}" for state in ("failed", "interrupted") if states[state]]
     print(f"sweep     {', '.join(counts)}")

@@ -92,7 +92,7 @@ class SlurmLauncher(Launcher):
                     )
                 except FailedJobError as error:
                     told = str(error).strip().splitlines() or ["no reason given"]
-                    raise ConfigError(f"hydra/launcher=slurm: sbatch refuses {needs}: {told[-1]}") from error
+                    raise ConfigError(f"hydra/launcher=slurm: {told[-1]}") from error
                 submitted.update(zip(some, sent, strict=True))
         return submitted
 
@@ -138,7 +138,7 @@ class SlurmLauncher(Launcher):
                     if state != "ended" and state not in ENDED:
                         ended_since.pop(index, None)  # it waits or runs (again)
                     elif time.monotonic() - ended_since.setdefault(index, time.monotonic()) > SETTLE_S:
-                        returns[index] = _lost(job_overrides[index], job, f"{state} on {node}")
+                        returns[index] = _lost(job_overrides[index], job, f"{state} on {node}{_why(job)}")
                 if index in returns:
                     del waiting[index]
             if waiting:
@@ -181,6 +181,12 @@ def _lost(overrides: Sequence[str], job: Any, what: str) -> JobReturn:
     from ablate.cluster import lost
 
     return lost(overrides, f"Slurm's job {job.job_id}: {what}; {job.paths.stderr}")
+
+
+def _why(job: Any) -> str:
+    """What Slurm wrote into the job's log as it ended it: that it took too much memory, say."""
+    told = [line for line in (job.stderr() or "").splitlines() if line.startswith("slurmstepd: error: ")]
+    return "".join(f", {line.removeprefix('slurmstepd: error: ').rstrip(' *')}" for line in told[:1])
 
 
 def _states(name: str) -> dict[str, tuple[str, str]] | None:

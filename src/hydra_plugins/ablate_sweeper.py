@@ -24,11 +24,11 @@ class AblateSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         # Hydra imports every plugin, also for --help: what is heavy is imported here.
         from ablate import command_line, experiment, sweep
+        from ablate.config import sweep_settings
         from ablate.resources import Room
         from ablate.study import expand
 
-        settings = command_line.validated(self._config)
-        study = expand(arguments, settings.sweep, settings.seed)
+        study = expand(arguments, sweep_settings(self._config), self._config.seed)
         configs = {}
         for arm in study.arms:
             composed = self._context.config_loader.load_sweep_config(self._config, list(arm.overrides))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,23 +79,27 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _read_table(path: Path) -> tuple[pd.DataFrame, int]:
     """The table's whole rows, and how many torn lines (0 or 1, the last) were left out."""
-    columns = COLUMNS[path.name]
-    header = ",".join(columns)
-    content = path.read_bytes() if path.exists() else b""
-    whole, newline, rest = content.rpartition(b"\n")  # a row without its newline is torn, or under way
-    if not newline:
-        whole = header.encode()
-    found = whole.partition(b"\n")[0].decode(errors="replace")
-    if found != header:
-        raise ConfigError(f"{path}: its header is {found!r}; {header!r} is needed")
+    header, rows, torn = _whole_rows(path)
     try:
-        table = pd.read_csv(
-            io.BytesIO(whole),
-            dtype={name: DTYPES.get(name, "float64") for name in columns},
-        )
+        return _parse(path.name, header + rows), torn
     except ValueError as error:  # pandas' ParserError is one
         raise ConfigError(f"{path}: damaged: {' '.join(str(error).split())}") from error
-    return table, int(rest != b"")
+
+
+def _whole_rows(path: Path) -> tuple[bytes, bytes, int]:
+    """The header's line, the whole rows' lines, and how many torn ones (0 or 1) follow; of a missing file: no rows."""
+    header = ",".join(COLUMNS[path.name]).encode() + b"\n"
+    content = path.read_bytes() if path.exists() else b""
+    whole, newline, rest = content.rpartition(b"\n")  # a row without its newline is torn, or under way
+    whole = whole + newline if newline else header
+    if not whole.startswith(header):
+        found = whole.partition(b"\n")[0].decode(errors="replace")
+        raise ConfigError(f"{path}: its header is {found!r}; {header[:-1].decode()!r} is needed")
+    return header, whole[len(header) :], int(rest != b"")
+
+
+def _parse(name: str, lines: bytes) -> pd.DataFrame:
+    return pd.read_csv(io.BytesIO(lines), dtype={column: DTYPES.get(column, "float64") for column in COLUMNS[name]})
 
 
 @dataclass(frozen=True)
@@ -104,25 +109,38 @@ class Sweep:
     cells: a row for each arm and seed of the study: arm, seed, state (`missing` where nothing was started), reason,
     attempts, resumes, seconds.
     episodes, updates, evaluations: the cells' tables on top of each other, with columns arm and seed before theirs; of
-    completed cells only."""
+    completed cells only. `updates`, the longest and the least used, is read when it is asked for."""
 
     folder: Path
     study: dict[str, Any]
     cells: pd.DataFrame
     episodes: pd.DataFrame
-    updates: pd.DataFrame
     evaluations: pd.DataFrame
-    torn: int
+    torn: int  # lines of these two tables that were cut short, and left out
+
+    @cached_property
+    def updates(self) -> pd.DataFrame:
+        """Raises ConfigError if a file is damaged."""
+        return _read_cells(self.folder, UPDATES, self.cells)[0]
 
     @property
     def arms(self) -> dict[str, str]:
         """The arms' labels by name, in the study's order."""
         return {name: arm["label"] or name for name, arm in self.study["arms"].items()}
 
-    @property
+    @cached_property
     def per_step(self) -> bool:
         """Whether scores are rewards per step: where no episode ends by itself, its length is not part of the score."""
         return not self.episodes["terminated"].any()
+
+    def only(self, arms: list[str]) -> Sweep:
+        """The same sweep with some of its arms."""
+        study = {**self.study, "arms": {name: self.study["arms"][name] for name in arms}}
+        cells, episodes, evaluations = (
+            table[table["arm"].isin(arms)].reset_index(drop=True)
+            for table in (self.cells, self.episodes, self.evaluations)
+        )
+        return Sweep(self.folder, study, cells, episodes, evaluations, self.torn)
 
 
 def load_sweep(folder: Path) -> Sweep:
@@ -132,23 +150,14 @@ def load_sweep(folder: Path) -> Sweep:
     if not (folder / STUDY).is_file():
         raise ConfigError(f"{folder}: not a sweep's folder; it has no {STUDY}")
     study = _read_object(folder / STUDY)
-    cells, torn = [], 0
-    tables: dict[str, list[pd.DataFrame]] = {EPISODES: [], UPDATES: [], EVALUATIONS: []}
-    for arm in study["arms"]:
-        for seed in study["seeds"]:
-            cell = cell_folder(folder, arm, seed)
-            row = read_cell(cell)
-            cells.append({"arm": arm, "seed": seed, **row})
-            if row["state"] != "completed":
-                continue
-            for name, parts in tables.items():
-                table, cut = _read_table(cell / name)
-                torn += cut
-                table.insert(0, "arm", arm)
-                table.insert(1, "seed", seed)
-                parts.append(table)
-    whole = {name: _stacked(name, parts) for name, parts in tables.items()}
-    return Sweep(folder, study, pd.DataFrame(cells), whole[EPISODES], whole[UPDATES], whole[EVALUATIONS], torn)
+    cells = pd.DataFrame(
+        {"arm": arm, "seed": seed, **read_cell(cell_folder(folder, arm, seed))}
+        for arm in study["arms"]
+        for seed in study["seeds"]
+    )
+    episodes, torn_episodes = _read_cells(folder, EPISODES, cells)
+    evaluations, torn_evaluations = _read_cells(folder, EVALUATIONS, cells)
+    return Sweep(folder, study, cells, episodes, evaluations, torn_episodes + torn_evaluations)
 
 
 def cell_folder(sweep: Path, arm: str, seed: int) -> Path:
@@ -173,10 +182,29 @@ def read_cell(folder: Path) -> dict[str, Any]:
     }
 
 
-def _stacked(name: str, parts: list[pd.DataFrame]) -> pd.DataFrame:
-    if parts:
-        return pd.concat(parts, ignore_index=True)
-    empty, _ = _read_table(Path(name))
-    empty.insert(0, "arm", pd.Series(dtype="str"))
-    empty.insert(1, "seed", pd.Series(dtype="int64"))
-    return empty
+def _read_cells(folder: Path, name: str, cells: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """One table of all completed cells, and how many torn lines were left out.
+
+    Parsed in one go, which for a thousand cells is ten times as fast as one by one."""
+    completed = cells[cells["state"] == "completed"]
+    paths = [
+        cell_folder(folder, arm, seed) / name for arm, seed in zip(completed["arm"], completed["seed"], strict=True)
+    ]
+    header, _, _ = _whole_rows(Path(name))
+    rows, torn = [], 0
+    for path in paths:
+        _, whole, cut = _whole_rows(path)
+        rows.append(whole)
+        torn += cut
+    lengths = [whole.count(b"\n") for whole in rows]
+    try:
+        table = _parse(name, header + b"".join(rows))
+    except ValueError:
+        for path in paths:
+            _read_table(path)  # names the damaged one
+        raise
+    if len(table) != sum(lengths):  # empty lines, which are no rows
+        lengths = [len(_read_table(path)[0]) for path in paths]
+    table.insert(0, "arm", pd.Series(completed["arm"].repeat(lengths).to_numpy(), dtype="str"))
+    table.insert(1, "seed", completed["seed"].repeat(lengths).to_numpy("int64"))
+    return table, torn

@@ -17,6 +17,7 @@ STUDY = "study.json"  # of a sweep's folder: what is compared
 CELL = "cell.json"  # of a cell's folder: its attempts, and how each ended
 CELL_LOG = "cell.log"  # what the cell's process printed
 LEARNING_CURVE = "figures/learning_curve.png"
+REPORT = "report.html"  # of a sweep's folder
 
 # Returns and rewards are raw (unshifted, unscaled, unclipped); times are seconds of training since the first start.
 COLUMNS: dict[str, tuple[str, ...]] = {

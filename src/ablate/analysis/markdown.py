@@ -1,0 +1,169 @@
+"""A summary as Markdown that is also readable in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from ablate.analysis.metrics import environments, metric_config, unit
+from ablate.analysis.tables import Summary
+from ablate.analysis.verdicts import Verdict
+from ablate.config import Statistic
+
+METHODS = """\
+Intervals are 95 %, and none is given under 5 seeds. Mean and difference: Student's t and Welch's t below 20 seeds, else
+the percentile bootstrap; median and IQM (the interquartile mean): the percentile bootstrap; ratio of means: Fieller's
+below 20 seeds, else the bootstrap; P(better), of a seed of the arm against one of the baseline, and Cliff's δ:
+Newcombe's method 5. p: Welch's and the permutation test, both corrected by Holm over the arms of a table. Times to
+reach a score are restricted means: a cell that did not get there counts with the budget's end. Collapsed: a curve that
+ends below half of its gain, start + ½ (best - start)."""
+
+
+def report(summary: Summary) -> str:
+    """verdict.md: question, verdicts, tables, failures, notes, provenance."""
+    study = summary.sweep.study
+    metrics = sorted(summary.arms["metric"].unique(), key=lambda name: name != study["metric"])
+    claims = [_claim(verdict, study["smallest_effect"]) for verdict in summary.verdicts]
+    parts = [
+        f"# {study['name']}", study["question"],
+        "## Verdicts", *(claims or ["The study makes no claims."]),
+        *(part for name in metrics for part in _metric(summary, name)),
+        *_speed_ups(summary),
+        "## Stability", _stability(summary),
+        "## Failures", _failures(summary),
+        "## Notes", "\n".join(f"- {note}" for note in summary.notes),
+        "## Methods", METHODS,
+        "## Provenance", _provenance(study),
+    ]  # fmt: skip
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def number(value: float) -> str:
+    """Four significant digits, all of a whole number; a dash where there is none."""
+    if pd.isna(value):
+        return "-"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.4g}"
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    return number(value) if pd.isna(low) else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def _claim(verdict: Verdict, smallest_effect: float | None) -> str:
+    lines = [
+        f"### {verdict.id}: {verdict.verdict}",
+        f"> {verdict.words}",
+        "",
+        f"- `{verdict.inequality}` in `{verdict.metric}`: effect"
+        f" {with_interval(verdict.effect, verdict.low, verdict.high)}, n = {verdict.n}",
+        f"- {verdict.reason}",
+    ]
+    if verdict.seeds_needed is not None:
+        lines.append(f"- seeds an arm for the interval to be at most ±{smallest_effect:g}: {verdict.seeds_needed}")
+    return "\n".join(lines)
+
+
+def _metric(summary: Summary, name: str) -> list[str]:
+    sweep, study = summary.sweep, summary.sweep.study
+    metric = metric_config(sweep, name)
+    first, last = (f"{100 * fraction:g} %" for fraction in metric.window)
+    window = f"after {first} of" if first == last else f"from {first} to {last} of"
+    better = "smaller" if metric.smaller_is_better else "larger"
+    target = f" {metric.score:g}" if metric.statistic is Statistic.first_reach else ""
+    parts = [
+        f"## {metric.label} (`{name}`{', the primary metric' * (name == study['metric'])})",
+        f"{metric.statistic}{target} of {metric.source} {window} the {metric.budget} budget on {metric.x}; "
+        f"in {unit(metric)}; {better} is better.",
+    ]
+    for env, part in environments(sweep).items():
+        if part is not sweep:
+            parts.append(f"### {env}")
+        parts.append(_table(_only(summary.arms, name, part.arms), {
+            "arm": lambda row: row["label"],
+            "n": lambda row: f"{row['n']} of {row['n_planned']}",
+            "mean": _interval("mean"), "median": _interval("median"), "IQM": _interval("iqm"),
+            "spread": lambda row: number(row["spread"]),
+            "diverged": lambda row: str(row["n_diverged"]),
+            **({"not reached": lambda row: str(row["n_censored"])} if target else {}),
+        }))  # fmt: skip
+        if len(compared := _only(summary.comparisons, name, part.arms)):
+            parts.append(_table(compared, {
+                f"against {compared['baseline'].iloc[0]}": lambda row: row["arm"],
+                "difference": _interval("difference"), "ratio": _interval("ratio"),
+                "P(better)": _interval("probability_of_improvement"), "Cliff's δ": _interval("cliffs_delta"),
+                "p Welch (Holm)": lambda row: f"{number(row['welch_p'])} ({number(row['welch_p_holm'])})",
+                "p permutation (Holm)":
+                    lambda row: f"{number(row['permutation_p'])} ({number(row['permutation_p_holm'])})",
+            }))  # fmt: skip
+    return parts
+
+
+def _speed_ups(summary: Summary) -> list[str]:
+    if summary.speed_ups.empty:
+        return []
+    return ["## Speed-up to a score", _table(summary.speed_ups, {
+        "metric": lambda row: row["metric"],
+        "arm": lambda row: row["arm"],
+        "workers": lambda row: str(row["workers"]),
+        "against": lambda row: row["baseline"],
+        "speed-up": _interval("speed_up", "low", "high"),
+        "not reached": lambda row: f"{row['n_censored']} of {row['n']}",
+        "not reached by the baseline": lambda row: f"{row['n_baseline_censored']} of {row['n_baseline']}",
+    })]  # fmt: skip
+
+
+def _stability(summary: Summary) -> str:
+    return _table(summary.stability, {
+        "arm": lambda row: row["arm"],
+        "collapsed": lambda row: f"{row['collapsed']} of {row['n']}",
+        "spread of the primary metric": lambda row: number(row["spread"]),
+    })  # fmt: skip
+
+
+def _failures(summary: Summary) -> str:
+    cells = summary.sweep.cells
+    bad = cells[~cells["state"].isin(["completed", "missing", "running"])]
+    if bad.empty:
+        return "None."
+    return _table(bad, {
+        "cell": lambda row: f"{row['arm']}/seed={row['seed']}",
+        "state": lambda row: row["state"],
+        "attempts": lambda row: str(row["attempts"]),
+        "reason": lambda row: " ".join(str(row["reason"]).split()),
+    })  # fmt: skip
+
+
+def _provenance(study: dict[str, Any]) -> str:
+    git, machine = study["git"], study["machine"]
+    lines = {
+        "command": f"`{' '.join(study['command'])}`",
+        "started": study["started"],
+        "commit": f"{git['commit']}{' with uncommitted changes' * git['dirty']}" if git else "not in a git repository",
+        "machine": ", ".join(f"{key} {value}" for key, value in machine.items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in study["versions"].items()),
+        **{f"arm {name}": " ".join(arm["overrides"]) or "no overrides" for name, arm in study["arms"].items()},
+    }
+    return "\n".join(f"- {key}: {value}" for key, value in lines.items() if value)
+
+
+def _only(table: pd.DataFrame, metric: str, arms: dict[str, str]) -> pd.DataFrame:
+    return table if table.empty else table[(table["metric"] == metric) & table["arm"].isin(list(arms))]
+
+
+def _interval(name: str, low: str = "", high: str = "") -> Callable[[pd.Series], str]:
+    return lambda row: with_interval(row[name], row[low or f"{name}_low"], row[high or f"{name}_high"])
+
+
+def _table(rows: pd.DataFrame, columns: dict[str, Callable[[pd.Series], str]]) -> str:
+    """A Markdown table with aligned columns; `|` in a cell is escaped."""
+    lines = [
+        list(columns),
+        *([text(row).replace("|", "\\|") for text in columns.values()] for _, row in rows.iterrows()),
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines
+    )

@@ -1,0 +1,259 @@
+"""A sweep's report: one self-contained HTML page, from its files alone."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import pandas as pd
+
+from ablate.analysis.load import Sweep, cell_folder, load_sweep
+from ablate.analysis.summary import Summary, summarise, write_tables
+from ablate.analysis.sweep_figures import Drawing, metric_unit, workers, write_figures
+from ablate.analysis.verdicts import Verdict
+from ablate.config import ConfigError
+from ablate.records.files import replace_atomically
+from ablate.records.schema import CELL_LOG, REPORT
+
+LOG_LINES = 25
+LOG_BYTES = 16_384  # of a log's end are read: a run that prints without end must not fill the page
+HEADINGS = {
+    "n_planned": "planned", "n_failed": "failed", "n_missing": "missing", "n_diverged": "diverged",
+    "n_censored": "censored", "n_baseline": "n baseline", "n_baseline_censored": "censored, baseline", "iqm": "IQM",
+    "probability_of_improvement": "P(arm > baseline)", "cliffs_delta": "Cliff's δ", "welch_p": "Welch p",
+    "welch_p_holm": "Welch p, Holm", "permutation_p": "permutation p", "permutation_p_holm": "permutation p, Holm",
+    "speed_up": "speed-up",
+}  # fmt: skip
+SYMBOLS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not testable here": "–"}
+
+
+class Entry(NamedTuple):
+    """A table's cell: what is shown, and what the column is sorted by."""
+
+    text: str
+    key: str | float
+
+
+class Table(NamedTuple):
+    headings: list[str]
+    rows: list[list[Entry]]
+
+
+def write_report(folder: Path) -> list[Path]:
+    """Write a sweep's tables, figures and report.html, from its files alone. Returns the paths of report and figures.
+
+    Raises ConfigError if it is no sweep's folder or a file in it is damaged, OSError if one cannot be written."""
+    summary = summarise(load_sweep(folder))
+    write_tables(summary)
+    figures = list(write_figures(summary))
+    path = folder / REPORT
+    replace_atomically(path, render(summary, figures).encode())
+    drawn = [drawing.name for drawing, png in figures if isinstance(png, bytes)]
+    return [path, *(folder / "figures" / f"{name}.png" for name in drawn)]
+
+
+def render(summary: Summary, figures: list[tuple[Drawing, bytes | ConfigError]]) -> str:
+    """The page. Its figures are PNGs, or the reasons why there are none."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ablate.analysis", "."),
+        autoescape=True,  # labels, logs and reasons are other people's text
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sweep = summary.sweep
+    return environment.get_template("report.html.jinja").render(
+        study=sweep.study,
+        summary=summary,
+        symbols=SYMBOLS,
+        claims=[{"verdict": v, "unit": metric_unit(sweep, v.metric), "marks": interval_marks(summary, v)}
+                for v in summary.verdicts],
+        tables=tables(summary),
+        figures=grouped(figures),
+        states=states(sweep),
+        failures=failures(sweep),
+        metrics=metrics(sweep),
+        arms={arm: {**described, "workers": workers(sweep, arm)} for arm, described in sweep.study["arms"].items()},
+        differences=differences(sweep),
+        command=shlex.join(["python", *sweep.study["command"]]),
+        config=json.dumps(sweep.study["arms"][sweep.study["baseline"]]["config"], indent=2, ensure_ascii=False),
+        number=number,
+    )  # fmt: skip
+
+
+def tables(summary: Summary) -> dict[str, dict[str, Table]]:
+    """Heading to tab (a metric's label) to table."""
+    labels = {name: metric["label"] for name, metric in summary.sweep.study["metrics"].items()}
+    primary = summary.sweep.study["metric"]
+    order = sorted(labels, key=lambda name: name != primary)  # the primary metric first
+    listed: dict[str, dict[str, Table]] = {}
+    for heading, frame in (
+        ("Arms", summary.arms),
+        ("Against the baseline", summary.comparisons),
+        ("Speed-up", summary.speed_ups),
+    ):
+        frame = _with_labels(frame, summary.sweep)
+        for name in order if len(frame) else []:
+            part = frame[frame["metric"] == name].drop(columns="metric")
+            if len(part):
+                tab = labels[name] + " (primary)" * (name == primary)
+                listed.setdefault(heading, {})[tab] = table(part)
+    if len(summary.stability):
+        listed["Late in training"] = {"collapse": table(_with_labels(summary.stability, summary.sweep))}
+    return listed
+
+
+def table(frame: pd.DataFrame) -> Table:
+    """A data frame as shown: <x>, <x>_low and <x>_high become one column, `x [low, high]`, sorted by x."""
+    columns = []
+    for name in map(str, frame.columns):
+        if name.endswith(("low", "high")):
+            continue
+        bounds = [name + "_low", name + "_high"] if name + "_low" in frame else []
+        if name == "speed_up":
+            bounds = ["low", "high"]
+        columns.append((name, bounds))
+    headings = [HEADINGS.get(name, name.replace("_", " ")) + " [95 % CI]" * bool(bounds) for name, bounds in columns]
+    rows = []
+    for _, row in frame.iterrows():
+        entries = []
+        for name, bounds in columns:
+            text = number(row[name])
+            if bounds and all(pd.notna(row[bound]) for bound in bounds):
+                text += f" [{number(row[bounds[0]])}, {number(row[bounds[1]])}]"
+            key = row[name] if isinstance(row[name], str) else float(row[name])
+            entries.append(Entry(text, key))
+        rows.append(entries)
+    return Table(headings, rows)
+
+
+def number(value: Any) -> str:
+    """A value with three or four significant digits, large ones in full: 0.00123, 1.23, 1,234,567."""
+    if isinstance(value, str):
+        return value
+    if value is None or pd.isna(value):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if float(value).is_integer() or abs(value) >= 1000:
+        return f"{value:,.0f}".replace("-", "−")
+    return f"{value:#.3g}".rstrip(".").replace("-", "−")
+
+
+def interval_marks(summary: Summary, verdict: Verdict) -> dict[str, float] | None:
+    """Where a verdict's interval lies on a line of 100 %: low, high, effect, zero, ± the smallest effect that matters.
+
+    None where there is no interval."""
+    low, high, effect = verdict.low, verdict.high, verdict.effect
+    if not all(map(math.isfinite, (low, high, effect))):
+        return None
+    study = summary.sweep.study
+    matters = study["smallest_effect"] if verdict.metric == study["metric"] else None
+    shown = [low, high, 0.0] + ([-matters, matters] if matters else [])
+    start, width = min(shown), max(shown) - min(shown) or 1.0
+
+    def place(value: float) -> float:
+        return round(4 + 92 * (value - start) / width, 2)
+
+    marks = {"low": place(low), "high": place(high), "effect": place(effect), "zero": place(0.0)}
+    return {**marks, "worse": place(-matters), "better": place(matters)} if matters else marks
+
+
+def grouped(figures: list[tuple[Drawing, bytes | ConfigError]]) -> dict[str, list[dict[str, str]]]:
+    """Heading to tabs; a tab has an inline image, or the reason why there is none."""
+    groups: dict[str, list[dict[str, str]]] = {}
+    for drawing, png in figures:
+        shown = (
+            {"image": "data:image/png;base64," + base64.b64encode(png).decode()}
+            if isinstance(png, bytes)
+            else {"reason": str(png)}
+        )
+        groups.setdefault(drawing.group, []).append({"tab": drawing.tab, "name": drawing.name, **shown})
+    return groups
+
+
+def states(sweep: Sweep) -> dict[str, list[dict[str, Any]]]:
+    """Arm to its cells: seed and state."""
+    return {
+        str(arm): [{"seed": row["seed"], "state": row["state"]} for _, row in cells.iterrows()]
+        for arm, cells in sweep.cells.groupby("arm", sort=False)
+    }
+
+
+def failures(sweep: Sweep) -> list[dict[str, Any]]:
+    """Cells that neither completed nor wait: why, and the end of their log."""
+    bad = sweep.cells[~sweep.cells["state"].isin(["completed", "missing", "running"])]
+    return [
+        {
+            **{str(key): value for key, value in row.items()},
+            "log": log_tail(cell_folder(sweep.folder, row["arm"], row["seed"]) / CELL_LOG),
+        }
+        for _, row in bad.iterrows()
+    ]
+
+
+def log_tail(path: Path) -> str:
+    """The last lines of a log, without terminal colours; empty if there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LOG_BYTES), os.SEEK_SET)
+        text = file.read().decode(errors="replace")
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
+    lines = [line for line in text.splitlines() if line.strip()]
+    return "\n".join("".join(c for c in line if c.isprintable() or c == "\t") for line in lines[-LOG_LINES:])
+
+
+def metrics(sweep: Sweep) -> Table:
+    """How each metric is taken from a cell's curve."""
+    rows = []
+    for name, described in sweep.study["metrics"].items():
+        low, high = described["window"]
+        window = "the end" if low == high == 1 else f"{low:.0%} to {high:.0%}"
+        budget = "the shortest arm's end" if described["budget"] == "equal" else "the arm's own end"
+        score = "" if described["score"] is None else f" {number(described['score'])}"
+        better = "smaller" if described["smaller_is_better"] else "larger"
+        entries = (
+            name, described["label"], described["statistic"] + score, described["source"], described["x"], window,
+            budget, metric_unit(sweep, name), better,
+        )  # fmt: skip
+        rows.append([Entry(text, text) for text in entries])
+    headings = ["metric", "label", "statistic", "of", "against", "window", "up to", "unit", "better"]
+    return Table(headings, rows)
+
+
+def differences(sweep: Sweep) -> Table:
+    """Dotted keys of the resolved configuration in which the arms differ."""
+    flat = [_flat(described["config"]) for described in sweep.study["arms"].values()]
+    keys = sorted({key for config in flat for key in config})
+    rows = []
+    for key in keys:
+        values = [json.dumps(config.get(key), ensure_ascii=False) for config in flat]
+        if len(set(values)) > 1:
+            rows.append([Entry(text, text) for text in (key, *values)])
+    return Table(["key", *sweep.arms.values()], rows)
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            values.update(_flat(value, f"{prefix}{key}."))
+        else:
+            values[prefix + key] = value
+    return values
+
+
+def _with_labels(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
+    """Arms by their labels, in one column."""
+    if frame.empty:
+        return frame
+    frame = frame.drop(columns="label", errors="ignore")
+    return frame.assign(**{c: frame[c].map(sweep.arms) for c in ("arm", "baseline") if c in frame})

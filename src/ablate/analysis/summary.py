@@ -1,0 +1,163 @@
+"""A sweep in numbers and words: its tables, the verdict on each claim, and the files that hold them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+
+from ablate.analysis.load import Sweep
+from ablate.analysis.markdown import report
+from ablate.analysis.metrics import (
+    budget,
+    counted_axis,
+    curves,
+    environments,
+    metric_config,
+    refuse_mixed,
+    score_cells,
+    shortest_cell,
+)
+from ablate.analysis.tables import Summary, arms, comparisons, speed_ups, stability
+from ablate.analysis.verdicts import Refusals, Values, judge, untimed
+from ablate.config import Axis, Budget, ConfigError
+from ablate.records.files import replace_atomically
+
+
+def summarise(sweep: Sweep) -> Summary:
+    """Every metric of the study, arm by arm and against the baseline, and the claims' verdicts.
+
+    A metric whose values would be no comparison is left out, and the notes say why. Raises ConfigError where that
+    leaves none, or where the study asks for what cannot be."""
+    scores, refusals = _scores(sweep)
+    values: Values = {(str(m), str(a)): rows for (m, a), rows in scores.groupby(["metric", "arm"], sort=False)}
+    metrics = list(sweep.study["metrics"])
+    shown = [(metric, arm) for metric in metrics for arm in sweep.arms if (metric, arm) not in refusals]
+    baselines = _baselines(sweep)
+    pairs = [(metric, arm, baselines[arm]) for metric, arm in shown if arm != baselines[arm]]
+    return Summary(
+        sweep=sweep,
+        scores=scores,
+        arms=arms(sweep, values, shown),
+        comparisons=comparisons(sweep, values, pairs),
+        speed_ups=speed_ups(sweep, values, pairs),
+        stability=stability(sweep, values),
+        verdicts=[judge(sweep, values, refusals, claim) for claim in sweep.study["claims"]],
+        notes=_notes(sweep, scores, refusals),
+    )
+
+
+def _scores(sweep: Sweep) -> tuple[pd.DataFrame, Refusals]:
+    """All metrics of all cells, and why some are left out."""
+    parts: list[pd.DataFrame] = []
+    refusals: Refusals = {}
+    for part in environments(sweep).values():
+        for name in sweep.study["metrics"]:
+            try:
+                refuse_mixed(part, metric_config(sweep, name).source)
+            except ConfigError as refusal:
+                refusals |= {(name, arm): str(refusal) for arm in part.arms}
+                continue
+            table = score_cells(part, name)
+            table.insert(0, "metric", pd.Series([name] * len(table), dtype="str"))
+            parts.append(table)
+    if not parts:
+        raise ConfigError(next(iter(refusals.values()), "sweep.metrics={}: at least one metric is needed"))
+    return pd.concat(parts, ignore_index=True), refusals
+
+
+def _baselines(sweep: Sweep) -> dict[str, str]:
+    """What each arm is compared with: the study's baseline, or in another environment the first arm there."""
+    found: dict[str, str] = {}
+    for part in environments(sweep).values():
+        here = list(part.arms)
+        found |= dict.fromkeys(here, sweep.study["baseline"] if sweep.study["baseline"] in here else here[0])
+    return found
+
+
+def _notes(sweep: Sweep, scores: pd.DataFrame, refusals: Refusals) -> list[str]:
+    """What a reader should know before believing the tables."""
+    notes = list(dict.fromkeys(f"{metric} is left out: {why}" for (metric, _), why in refusals.items()))
+    cells = sweep.cells
+    for state, rows in cells[cells["state"] != "completed"].groupby("state"):
+        notes.append(f"{len(rows)} of {len(cells)} cells {state}: {_names(rows)}")
+    if len(resumed := cells[cells["resumes"] > 0]):
+        notes.append(f"{len(resumed)} cells were resumed from a checkpoint: {_names(resumed)}")
+    if len(again := cells[(cells["attempts"] > 1) & (cells["state"] == "completed")]):
+        notes.append(f"{len(again)} cells completed at a later attempt: {_names(again)}")
+    if sweep.torn:
+        notes.append(f"{sweep.torn} torn last lines of tables are left out")
+    for (metric, arm), rows in scores.groupby(["metric", "arm"], sort=False):
+        if diverged := int(np.isinf(rows["value"]).sum()):
+            notes.append(
+                f"{metric}: {diverged} cells of {arm} diverged; means are without them, in ranks they are last"
+            )
+        if absent := int(rows["value"].isna().sum()):
+            notes.append(f"{metric}: {absent} cells of {arm} have no value in the window and are left out")
+    metrics = {name: metric_config(sweep, name) for name in scores["metric"].unique()}
+    budgets = {(m.source, counted_axis(m)): None for m in metrics.values() if m.budget is Budget.equal}
+    for env, part in environments(sweep).items():
+        where = "" if part is sweep else f" of {env}"
+        for source, x in budgets:
+            if cell := shortest_cell(part, source, x):
+                end = budget(part, source, x)[cell[0]]
+                notes.append(
+                    f"the equal budget{where} on {x} of {source} is {end:.6g}, the end of {cell[0]}/seed={cell[1]}"
+                )
+    timed = [name for name, metric in metrics.items() if metric.x is Axis.wall_time_s]
+    why = [reason for arm in sweep.arms if (reason := untimed(sweep, arm))]
+    if timed and why:
+        notes.append(f"seconds ({', '.join(timed)}) are not those of workers side by side: {'; '.join(why)}")
+    return notes
+
+
+def _names(cells: pd.DataFrame, most: int = 6) -> str:
+    """arm/seed=1, arm/seed=2, ..."""
+    names = [f"{arm}/seed={seed}" for arm, seed in zip(cells["arm"], cells["seed"], strict=True)]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def write_tables(summary: Summary) -> None:
+    """Write summary.csv (a row a number), verdict.md and export.npz into the sweep's folder, each whole or not at all.
+
+    export.npz is in rliable's layout: scores.<arm> (runs, 1 task) of the primary metric, curves.<arm> (runs, 1 task,
+    frames) of its source, seeds.<arm> (runs,) and frames.<arm> (frames,), in env steps; NaN where a cell has no value.
+    Raises OSError where a file cannot be written."""
+    folder = summary.sweep.folder
+    replace_atomically(folder / "summary.csv", _tidy(summary).to_csv(index=False).encode())
+    replace_atomically(folder / "verdict.md", report(summary).encode())
+    export = io.BytesIO()
+    np.savez_compressed(export, **_export(summary))  # type: ignore[arg-type]
+    replace_atomically(folder / "export.npz", export.getvalue())
+
+
+def _tidy(summary: Summary) -> pd.DataFrame:
+    """metric, arm, baseline, statistic, value, low, high: a row a number of the tables."""
+    speed = summary.speed_ups.rename(columns={"low": "speed_up_low", "high": "speed_up_high"})
+    stability = summary.stability.assign(metric=summary.sweep.study["metric"]).drop(columns=["n", "spread"])
+    rows = []
+    for row in [row for t in (summary.arms, summary.comparisons, speed, stability) for row in t.to_dict("records")]:
+        key = [row.pop(name, "") for name in ("metric", "arm", "baseline")]
+        numbers = {str(name): value for name, value in row.items() if name != "label"}
+        rows += [
+            [*key, name, value, numbers.get(f"{name}_low"), numbers.get(f"{name}_high")]
+            for name, value in numbers.items()
+            if not name.endswith(("_low", "_high"))
+        ]
+    return pd.DataFrame(rows, columns=["metric", "arm", "baseline", "statistic", "value", "low", "high"])
+
+
+def _export(summary: Summary) -> dict[str, np.ndarray]:
+    sweep, primary = summary.sweep, summary.sweep.study["metric"]
+    arrays = {}
+    for part in environments(sweep).values():
+        grid = curves(part, metric_config(sweep, primary).source, Axis.global_step)
+        for arm in part.arms:
+            scores = summary.scores.query("metric == @primary and arm == @arm").set_index("seed")["value"]
+            lines = grid[grid["arm"] == arm].pivot(index="seed", columns="x", values="score").reindex(scores.index)
+            arrays[f"seeds.{arm}"] = scores.index.to_numpy()
+            arrays[f"scores.{arm}"] = scores.where(np.isfinite(scores)).to_numpy()[:, None]
+            arrays[f"curves.{arm}"] = lines.to_numpy()[:, None, :]
+            arrays[f"frames.{arm}"] = lines.columns.to_numpy()
+    return arrays

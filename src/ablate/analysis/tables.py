@@ -1,0 +1,127 @@
+"""The tables of a sweep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ablate.analysis import statistics
+from ablate.analysis.load import Sweep
+from ablate.analysis.metrics import cell_curves, environments, metric_config, moving_average, unit
+from ablate.analysis.statistics import Interval
+from ablate.analysis.verdicts import Values, Verdict, comparable, of_arm, workers
+from ablate.config import Axis, Source, Statistic
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that tables, verdict.md and the report say. Intervals are 95 %; NaN under 5 seeds.
+
+    scores: metric, arm, seed, value, censored (as `metrics.score_cells` has them).
+    arms: metric, arm, label, n, n_planned, n_failed, n_missing, n_diverged, n_censored, mean, mean_low, mean_high,
+    median, median_low, median_high, iqm, iqm_low, iqm_high, spread. n counts completed cells, also diverged ones; mean
+    and spread are over those that did not diverge, in median and IQM diverged ones are the worst.
+    comparisons: metric, arm, baseline, n, n_baseline, and of arm against baseline: difference and ratio (of means),
+    probability_of_improvement (of a better value), cliffs_delta (of a higher value), each with _low and _high; welch_p,
+    welch_p_holm, permutation_p, permutation_p_holm, corrected over the arms of a metric.
+    speed_ups: metric, arm, baseline, workers, n, n_censored, n_baseline, n_baseline_censored, speed_up, low, high.
+    stability: arm, collapsed, n, spread.
+    Arms of different environments are not compared with each other."""
+
+    sweep: Sweep
+    scores: pd.DataFrame
+    arms: pd.DataFrame
+    comparisons: pd.DataFrame
+    speed_ups: pd.DataFrame
+    stability: pd.DataFrame
+    verdicts: list[Verdict]
+    notes: list[str]
+
+
+def arms(sweep: Sweep, values: Values, shown: list[tuple[str, str]]) -> pd.DataFrame:
+    """A row for each metric and arm in `shown`."""
+    states = sweep.cells.groupby("arm")["state"]
+    planned = states.count()
+    missing = states.agg(lambda s: s.isin(["missing", "running", "interrupted"]).sum())
+    completed = states.agg(lambda s: (s == "completed").sum())
+    rows = []
+    for metric, arm in shown:
+        value, censored = of_arm(values, metric, arm)
+        finite = value[np.isfinite(value)]
+        rows.append({
+            "metric": metric, "arm": arm, "label": sweep.arms[arm], "n": len(value), "n_planned": planned[arm],
+            "n_failed": planned[arm] - missing[arm] - completed[arm], "n_missing": missing[arm],
+            "n_diverged": len(value) - len(finite), "n_censored": censored.sum(),
+            **_columns("mean", statistics.interval(finite, statistics.mean)),
+            **_columns("median", statistics.interval(value, statistics.median)),
+            **_columns("iqm", statistics.interval(value, statistics.iqm)),
+            "spread": statistics.spread(finite),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def comparisons(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]]) -> pd.DataFrame:
+    """A row for each metric, arm and baseline in `pairs`."""
+    rows = []
+    for metric, arm, baseline in pairs:
+        a, b, _, _ = comparable(values, metric, arm, baseline)
+        finite_a, finite_b = a[np.isfinite(a)], b[np.isfinite(b)]
+        sign = -1 if metric_config(sweep, metric).smaller_is_better else 1
+        rows.append({
+            "metric": metric, "arm": arm, "baseline": baseline, "n": len(a), "n_baseline": len(b),
+            **_columns("difference", statistics.difference(finite_a, finite_b)),
+            **_columns("ratio", statistics.ratio(finite_a, finite_b)),
+            **_columns("probability_of_improvement", statistics.probability_of_improvement(sign * a, sign * b)),
+            **_columns("cliffs_delta", statistics.cliffs_delta(a, b)),
+            "welch_p": statistics.welch_p(finite_a, finite_b),
+            "welch_p_holm": np.nan,
+            "permutation_p": statistics.permutation_p(finite_a, finite_b),
+            "permutation_p_holm": np.nan,
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    for p in ("welch_p", "permutation_p") if rows else ():
+        together = table.groupby(["metric", "baseline"], sort=False)[p]  # the tests that one table shows side by side
+        table[f"{p}_holm"] = together.transform(lambda column: statistics.holm(column.to_numpy()))
+    return table
+
+
+def speed_ups(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]]) -> pd.DataFrame:
+    """How much sooner than the baseline an arm reaches the score: the ratio of their restricted mean x.
+
+    As Table 2 of Mnih et al. 2016, where the arms are numbers of threads. NaN where no cell of an arm gets there."""
+    rows = []
+    for metric, arm, baseline in pairs:
+        if metric_config(sweep, metric).statistic is not Statistic.first_reach:
+            continue
+        a, b, censored_a, censored_b = comparable(values, metric, arm, baseline)
+        reached = not censored_a.all() and not censored_b.all()
+        speed_up = statistics.ratio(b, a) if reached else Interval(np.nan, np.nan, np.nan)
+        rows.append({
+            "metric": metric, "arm": arm, "baseline": baseline, "workers": workers(sweep, arm),
+            "n": len(a), "n_censored": censored_a.sum(), "n_baseline": len(b), "n_baseline_censored": censored_b.sum(),
+            **_columns("speed_up", speed_up),
+        })  # fmt: skip
+    return pd.DataFrame(rows).rename(columns={"speed_up_low": "low", "speed_up_high": "high"})
+
+
+def stability(sweep: Sweep, values: Values) -> pd.DataFrame:
+    """How many cells of each arm ended below half of their best, on the primary metric's curves to their own end."""
+    primary = metric_config(sweep, sweep.study["metric"])
+    smallest_gain = (sweep.study["smallest_effect"] or 0.0) if unit(primary) == "score" else 0.0
+    found: dict[str, list[bool]] = {arm: [] for arm in sweep.arms}
+    for part in environments(sweep).values():
+        for (arm, _), (_, score) in cell_curves(part, primary.source, Axis.global_step).items():
+            curve = moving_average(score) if primary.source is Source.episodes else score
+            found[arm].append(statistics.collapsed(curve, smallest_gain))
+    rows = []
+    for arm, collapsed in found.items():
+        value, _ = of_arm(values, sweep.study["metric"], arm)
+        spread = statistics.spread(value[np.isfinite(value)])
+        rows.append({"arm": arm, "collapsed": sum(collapsed), "n": len(collapsed), "spread": spread})
+    return pd.DataFrame(rows)
+
+
+def _columns(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
