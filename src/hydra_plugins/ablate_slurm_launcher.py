@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -185,8 +186,8 @@ def _lost(overrides: Sequence[str], job: Any, what: str) -> JobReturn:
 
 def _why(job: Any) -> str:
     """What Slurm wrote into the job's log as it ended it: that it took too much memory, say."""
-    told = [line for line in (job.stderr() or "").splitlines() if line.startswith("slurmstepd: error: ")]
-    return "".join(f", {line.removeprefix('slurmstepd: error: ').rstrip(' *')}" for line in told[:1])
+    told = re.search(r"^slurmstepd\S*: error: (.+)$", job.stderr() or "", re.MULTILINE)
+    return f", {told[1]}" if told else ""
 
 
 def _states(name: str) -> dict[str, tuple[str, str]] | None:

@@ -125,20 +125,29 @@ class SlurmCluster:
         self._wait_until(lambda: self.states() == ["idle"] * len(NODES), "nodes are idle")
 
     def start_node(self, node: str) -> None:
-        self._daemon(node, "slurmd", "-D", "-N", node)
+        (self.folder / node).mkdir(exist_ok=True)
+        self._daemon(node, "slurmd", "-D", "-N", node, folder=self.folder / node)
 
     def kill_node(self, node: str) -> None:
         """What a power cut does: the node's daemon and every process of its jobs are gone at once."""
         self._daemons[node].kill()
         self._daemons.pop(node).wait()
-        for _ in range(3):  # what was being forked meanwhile
-            for pid in _processes_of_node(node):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        for find in (self._stewards, self._jobs_processes):  # who would report the jobs' end first
+            while left := find(node):
+                for pid in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                time.sleep(0.05)
+
+    def _stewards(self, node: str) -> list[int]:
+        """The slurmstepd of the node's jobs. They hide their environment, but are where their slurmd was started."""
+        return [pid for pid in _processes() if _link(pid, "cwd") == str(self.folder / node)]
+
+    def _jobs_processes(self, node: str) -> list[int]:
+        ours = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()}
+        return [pid for pid in _processes() if ours <= set(_environment(pid))]
 
     def stop(self) -> None:
-        self._succeeds("scancel", "--user=root")
-        time.sleep(0.5)
         for node in NODES:
             if node in self._daemons:
                 self.kill_node(node)
@@ -155,9 +164,9 @@ class SlurmCluster:
         """The nodes' states, as sinfo names them."""
         return self.output("sinfo", "-h", "-N", "-o", "%T").split()
 
-    def jobs(self) -> list[str]:
-        """Ids of the jobs that wait or run."""
-        return self.output("squeue", "-h", "-r", "-o", "%i").split()
+    def jobs(self, states: str = "PENDING,RUNNING,COMPLETING") -> list[str]:
+        """Ids of the jobs in these states."""
+        return self.output("squeue", "-h", "-r", "-o", "%i", f"--states={states}").split()
 
     def output(self, *command: str) -> str:
         environment = {**os.environ, **self.environment}
@@ -190,11 +199,11 @@ class SlurmCluster:
         grant = f"grant all on slurm_acct_db.* to slurm@'%' identified by '{self._password}'"
         subprocess.run([*client, grant], check=True, env=self._env())
 
-    def _daemon(self, name: str, program: str, *arguments: str) -> None:
+    def _daemon(self, name: str, program: str, *arguments: str, folder: Path | None = None) -> None:
         with (self.folder / f"{name}.out").open("ab") as log:
             self._daemons[name] = subprocess.Popen(
                 [program, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env(),
-                start_new_session=True,
+                start_new_session=True, cwd=folder,
             )  # fmt: skip
 
     def _env(self) -> dict[str, str]:
@@ -218,14 +227,21 @@ class SlurmCluster:
             time.sleep(0.2)
 
 
-def _processes_of_node(node: str) -> list[int]:
-    """Slurm's own processes of a node's jobs, and the jobs'."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            if f"SLURMD_NODENAME={node}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                found.append(int(pid))
-    return found
+def _processes() -> list[int]:
+    """All that live: the killed ones may stay as zombies, which have no memory and so no environment and no folder."""
+    return list(map(int, filter(str.isdigit, os.listdir("/proc"))))
+
+
+def _link(pid: int, name: str) -> str:
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/{name}")
+    return ""
+
+
+def _environment(pid: int) -> list[bytes]:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return []
 
 
 def _free_ports(count: int) -> list[int]:

@@ -124,6 +124,9 @@ def test_a_dead_nodes_cells_are_run_again(cluster: SlurmCluster, start: Callable
     done = {arm: sweep.checkpointed_episodes(arm) for arm in on_first}
     try:
         cluster.kill_node(NODES[0])
+        sweep.wait_until(lambda: len(cluster.jobs("PENDING")) == 2, "queued again", WAIT_S)
+        for job in cluster.jobs("PENDING"):  # Slurm would give them two minutes first
+            cluster.output("scontrol", "update", f"JobId={job}", "StartTime=now")
         assert sweep.exit_code(WAIT_S) == 0, f"{sweep.output} {sweep.errors}"
     finally:
         cluster.start_node(NODES[0])
