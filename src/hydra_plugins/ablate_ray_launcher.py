@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ablate.cluster import Jobs, Needs
 
 POLL_S = 1.0
+CONNECT_S = 10.0
 GRACE_S = 70.0  # for cancelled cells to write their checkpoints
 RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}  # a task's options, and a node's names for them
 # A Ray that is started here would set 30% of the memory aside for objects: cells send next to nothing.
@@ -138,8 +140,11 @@ def _connected(address: str | None) -> Iterator[Any]:
         environment = {"env_vars": {"PYTHONPATH": python_path()}}
         where = {"address": address} if address else OWN_RAY
         try:
+            if address and address.count(":") == 1:  # Ray would knock for minutes
+                host, port = address.split(":")
+                socket.create_connection((host, int(port)), CONNECT_S).close()
             ray.init(**where, runtime_env=environment, log_to_driver=False, logging_level="error")
-        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise ConfigError(f"hydra.launcher.address={address}: {_in_a_line(error)}") from error
     try:
         yield ray

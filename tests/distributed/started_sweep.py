@@ -11,6 +11,7 @@ from typing import Any
 from test_supervision import Run
 
 from ablate.records.checkpoint import read_checkpoint
+from ablate.records.manifest import read_manifest
 from ablate.records.schema import CELL, EPISODES, LAST_CHECKPOINT
 
 FAULTS = {"raises": "Raises", "exits": "OsExit3", "hangs": "Hangs"}
@@ -87,3 +88,8 @@ def five_good_and_four_bad() -> dict[str, list[str]]:
     good = {f"good-{n}": [f"algo.t_max={n}"] for n in range(6, 11)}
     bad = {arm: env(fault, after=100) for arm, fault in FAULTS.items()}
     return {**good, **bad, "killed": env("Slow", after=100, step_s=0.3)}
+
+
+def resumed_from(sweep: Sweep, arm: str) -> int:
+    """Episodes that the cell's last attempt went on from."""
+    return read_manifest(sweep.cell(arm))["resumes"][-1]["from"]["episodes"]

@@ -13,9 +13,7 @@ import pytest
 from faulty_envs import DISARMED
 from omegaconf import OmegaConf
 from slurm_cluster import NODES, SlurmCluster, missing_programs, slurm_cluster
-from started_sweep import Sweep, env, five_good_and_four_bad
-
-from ablate.records.manifest import read_manifest
+from started_sweep import Sweep, env, five_good_and_four_bad, resumed_from
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 pytest.importorskip("submitit", reason="needs pip install -e '.[slurm]'")
@@ -57,11 +55,6 @@ def node_of(sweep: Sweep, arm: str) -> str:
     (pid,) = sweep.cell_processes(arm)
     variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
     return next(v.partition("=")[2] for v in variables if v.startswith("SLURMD_NODENAME="))
-
-
-def resumed_from(sweep: Sweep, arm: str) -> int:
-    """Episodes that the cell's last attempt went on from."""
-    return read_manifest(sweep.cell(arm))["resumes"][-1]["from"]["episodes"]
 
 
 def assert_gone(cluster: SlurmCluster, sweep: Sweep) -> None:
