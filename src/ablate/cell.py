@@ -201,6 +201,9 @@ def main() -> int:
     """Train the cell in the folder that is the argument; its configuration comes through standard input."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(
+            signal.SIGUSR2, signal.SIG_IGN
+        )  # Slurm warns all of a job's processes: whoever watches this one acts
     request = json.load(sys.stdin)
     if os.getppid() != request["parent"]:
         return 1  # it died before it could be watched
