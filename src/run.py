@@ -1,4 +1,4 @@
-"""Train one run, or many with -m:  python src/run.py algo=a3c env=pendulum workers=4"""
+"""Train one run, or many with -m or a study:  python src/run.py algo=a3c env=pendulum workers=4"""
 
 import sys
 
@@ -12,22 +12,23 @@ def main() -> int:
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
-    from ablate import command_line, experiment
+    from ablate import cell, command_line, experiment
     from ablate.config import validate
 
     failures: list[experiment.RunFailed] = []
 
     @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-    def run(composed: DictConfig) -> None:
+    def run(composed: DictConfig) -> float | None:
         job = HydraConfig.get()
         overrides = list(job.overrides.task)
         plan = experiment.plan(validate(composed), overrides)
+        if job.mode == RunMode.MULTIRUN:  # under a launcher, perhaps on another machine
+            return cell.run_as_job(plan.config, overrides, Path(job.runtime.output_dir), Path(job.sweep.dir))
         try:
             experiment.run(plan, Path(job.runtime.output_dir), overrides)
         except experiment.RunFailed as failure:
-            if job.mode == RunMode.MULTIRUN:
-                raise  # Hydra goes on with the other jobs, and tells of the first failure at the end
             failures.append(failure)  # told once, not by Hydra too
+        return None
 
     def program() -> None:
         run()

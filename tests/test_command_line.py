@@ -35,8 +35,9 @@ class Program:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in ("src", "conf"):
-            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        for name in ("src", "conf", "sweeps"):
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "results")
+            shutil.copytree(ROOT / name, root / name, ignore=ignored)
         (root / "outputs").mkdir()
 
     def __call__(self, *arguments: str, python: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
@@ -294,18 +295,19 @@ def test_help_does_not_wait_for_torch(program: Program) -> None:
     assert not {"torch", "pandas", "matplotlib", "scipy"} & imported
 
 
-def test_multirun_trains_every_job(program: Program) -> None:
-    before = program.files()
-    done = program("-m", *TINY, "seed=1,2")
-    assert done.returncode == 0, done.stderr
-    made = program.files() - before
-    assert sorted(path.parent.name for path in made if path.name == EPISODES) == ["0", "1"]
-    assert all(len(path.read_text().splitlines()) == 2 for path in made if path.name == EPISODES)
+def test_multirun_trains_every_cell_and_another_sweeper_every_job(program: Program) -> None:
+    for sweeper, names in (("ablate", ["seed=1", "seed=2"]), ("basic", ["0", "1"])):
+        before = program.files()
+        done = program("-m", *TINY, "evaluation.every_steps=20", "seed=1,2", f"hydra/sweeper={sweeper}")
+        assert done.returncode == 0, done.stderr
+        made = program.files() - before
+        assert sorted(path.parent.name for path in made if path.name == EPISODES) == names
+        assert all(len(path.read_text().splitlines()) == 2 for path in made if path.name == EPISODES)
 
 
 def test_multirun_over_ids(program: Program) -> None:
     before = program.files()
-    done = program("-m", *TINY, "env.id=Pendulum-v1,CartPole-v1")
+    done = program("-m", *TINY, "evaluation.every_steps=20", "env.id=Pendulum-v1,CartPole-v1")
     assert done.returncode == 0, done.stderr
     assert sum(path.name == EPISODES for path in program.files() - before) == 2
 

@@ -17,6 +17,7 @@ ORDER = (
     "analysis",
     "training",
     "experiment",
+    "study", "resources", "cell", "sweep",
     "command_line",
 )  # fmt: skip
 GROUND = {"types", "config", "seeding"}

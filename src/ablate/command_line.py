@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ablate.config import ROOT, SCHEMAS, Config, ConfigError, config_hash, known_keys, locate, suggest, validate
 from ablate.experiment import RunFailed, plan, refuse_used
+from ablate.study import study_name
 
 OUTPUTS = ROOT / "outputs"
 SHOW_TRACEBACKS = "ABLATE_SHOW_TRACEBACKS"
@@ -42,7 +43,25 @@ def register() -> None:
     OmegaConf.register_new_resolver("ablate.outputs", lambda: str(OUTPUTS), replace=True)
     OmegaConf.register_new_resolver("ablate.sweeps", lambda: str(ROOT / "sweeps"), replace=True)
     OmegaConf.register_new_resolver("ablate.run_dir", _run_dir, replace=True)
+    OmegaConf.register_new_resolver("ablate.sweep_dir", _sweep_dir, replace=True)
     OmegaConf.register_new_resolver("ablate.output_subdir", _output_subdir, replace=True)
+
+
+def validated(composed: DictConfig) -> Config:
+    """The checked configuration of what Hydra composed. Raises ConfigError."""
+    return validate(_without_hydra(composed))
+
+
+def refuse_resume(config: Config) -> None:
+    """Raise ConfigError for resume= in a sweep's job."""
+    if config.resume:
+        raise ConfigError(f"resume={config.resume}: a sweep starts new runs; resume one run at a time")
+
+
+def quoted(value: str) -> str:
+    """The value as Hydra's override grammar takes it, whatever is in it."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:
@@ -60,8 +79,15 @@ def _run_dir(*, _root_: DictConfig) -> str:
     choices = _root_.hydra.runtime.choices
     env = choices.env if choices.env != "gymnasium" else _root_.env.id
     pair = re.sub(r"[^\w.-]+", "-", f"{_root_.algo.name}-{env}").lower()
-    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config_hash(validate(_without_hydra(_root_)))}"
+    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config_hash(validated(_root_))}"
     return str(_unused(OUTPUTS / "runs" / pair / name))
+
+
+def _sweep_dir(now: str, *, _root_: DictConfig) -> str:
+    """The folder of a sweep: outputs/sweeps/<name>, the same for the same command; other sweepers' by the time."""
+    if _root_.hydra.runtime.choices["hydra/sweeper"] != "ablate":
+        return str(OUTPUTS / "sweeps" / now)
+    return str(OUTPUTS / "sweeps" / (_root_.sweep.name or study_name(list(_root_.hydra.overrides.task))))
 
 
 def _unused(folder: Path) -> Path:
@@ -84,13 +110,15 @@ class ValidateFirst(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            checked = plan(validate(_without_hydra(config)), list(config.hydra.overrides.task))
+            checked = plan(validated(config), list(config.hydra.overrides.task))
             if checked.new:
                 refuse_used(Path(config.hydra.run.dir))
         except Exception as error:
             _refuse(error)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.hydra.runtime.choices["hydra/sweeper"] != "basic":
+            return  # ours looks at its arms itself; what others will try is theirs to say
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         loader = GlobalHydra.instance().config_loader()
@@ -98,9 +126,8 @@ class ValidateFirst(Callback):
             overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
             for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
                 for job in batch:
-                    checked = validate(_without_hydra(loader.load_sweep_config(config, list(job))))
-                    if checked.resume:
-                        raise ConfigError(f"resume={checked.resume}: a sweep starts new runs; resume one run at a time")
+                    checked = validated(loader.load_sweep_config(config, list(job)))
+                    refuse_resume(checked)
                     plan(checked, list(job))
         except Exception as error:
             _refuse(error)

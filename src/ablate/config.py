@@ -243,15 +243,15 @@ class SweepConfig:
     arms: dict[str, ArmConfig] = field(default_factory=dict)
     seeds: str | None = None
     baseline: str | None = None
-    metric: str = MISSING
+    metric: str = ""
     metrics: dict[str, MetricConfig] = field(default_factory=dict)
     smallest_effect: Positive | None = None
     claims: list[ClaimConfig] = field(default_factory=list)
     parallel: Count | None = None
     time_limit_s: Positive | None = None
-    max_retries: Annotated[int, Field(ge=0)] = MISSING
-    fail_fast: bool = MISSING
-    dry_run: bool = MISSING
+    max_retries: Annotated[int, Field(ge=0)] = 0
+    fail_fast: bool = False
+    dry_run: bool = False
 
 
 @dataclass
@@ -275,7 +275,7 @@ class Config:
     optimizer: OptimizerConfig = MISSING
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    sweep: SweepConfig = field(default_factory=SweepConfig)  # of many such runs; no part of a run
+    sweep: SweepConfig = field(default_factory=SweepConfig, compare=False)  # of many such runs; no part of one
 
 
 # The schema of each option of a group, by the option's `name`; groups not listed have one schema.
@@ -299,6 +299,13 @@ def validate(composed: DictConfig) -> Config:
     config: Config = _build(composed, "")
     refuse_contradictions(config)
     return config
+
+
+def sweep_settings(composed: DictConfig) -> SweepConfig:
+    """The checked `sweep` node of a composed configuration, whose other values may be swept over and not be there.
+
+    Raises ConfigError."""
+    return _build(composed.sweep, "sweep.")
 
 
 def from_dict(values: dict[str, Any]) -> Config:

@@ -28,17 +28,24 @@ def write_manifest(folder: Path, config: Config, command: list[str], overrides: 
         folder / MANIFEST,
         {
             "schema_version": SCHEMA_VERSION,
-            "command": command,
             "overrides": overrides,
             "config": to_dict(config),
             "config_hash": config_hash(config),
-            "git": _git(),
-            "python": sys.version.split()[0],
-            "versions": {name: metadata.version(name) for name in PACKAGES},
-            "machine": {"platform": platform.platform(), "cpu": _cpu(), "cpus": len(os.sched_getaffinity(0))},
-            "started": _now(),
+            **provenance(command),
         },
     )
+
+
+def provenance(command: list[str]) -> dict[str, Any]:
+    """What was called, from which code, with which packages, on what, when."""
+    return {
+        "command": command,
+        "git": _git(),
+        "python": sys.version.split()[0],
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "machine": {"platform": platform.platform(), "cpu": _cpu(), "cpus": len(os.sched_getaffinity(0))},
+        "started": _now(),
+    }
 
 
 def note_resume(folder: Path, config: Config, command: list[str], counters: Counters) -> None:
@@ -58,20 +65,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def lock_run(folder: Path) -> Iterator[None]:
-    """Hold the run's folder for this process, until the context ends or the process dies.
+def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
+    """Hold the folder for this process, until the context ends or the process dies.
 
-    Raises ConfigError if another process trains in it."""
+    Raises ConfigError, which says `otherwise`, if another process holds it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        raise ConfigError(f"{folder}: another process is training in this folder") from error
+        raise ConfigError(f"{folder}: {otherwise}") from error
     try:
         yield
     finally:
         os.close(descriptor)
+
+
+def lock_run(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold a run's folder while training in it."""
+    return lock_folder(folder, "another process is training in this folder")
 
 
 def write_status(folder: Path, state: str, reason: str, counters: Counters) -> None:

@@ -1,0 +1,234 @@
+"""One cell of a sweep, an arm with a seed, as a process of its own: a crash, an exit or a hang is this cell's alone.
+
+`run_cell` is called where a launcher puts it, here or elsewhere. What it starts is `python -m ablate.cell`, the child's
+side below. What became of the cell is in its folder: cell.json, written here, and the run's own files."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import datetime
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ablate.config import ROOT, Config, ConfigError, from_dict, to_dict
+from ablate.experiment import RunFailed, plan, run
+from ablate.parallel.supervisor import PR_SET_PDEATHSIG
+from ablate.records.files import read_json, write_json
+from ablate.records.manifest import lock_run
+from ablate.records.schema import CELL, CELL_LOG, COLUMNS, MANIFEST, STATUS
+from ablate.training import Interrupted
+
+POLL_S = 0.05
+STOP = ".stop"  # a file in a sweep's folder: running cells shall write their checkpoints and end
+STOPPED = "the sweep was stopped"
+GRACE_S = 60.0  # for a cell that was asked to stop: to write its checkpoint
+SILENCE_S = 30.0  # a cell's parent writes status.json every 2 s: at least so long without it before it counts as hung
+TAIL = 8  # lines of a failed cell's log that are shown
+
+
+class Outcome(NamedTuple):
+    """How an attempt at a cell ended."""
+
+    outcome: str  # completed, interrupted or failed
+    reason: str
+
+
+def run_cell(config: Config, overrides: list[str], folder: Path, stopped: Callable[[], bool]) -> Outcome:
+    """Train the resolved configuration in `folder`, in a session of its own, and note in cell.json how that ended.
+
+    Goes on from the folder's last checkpoint if it holds one. stopped: whether the sweep is being stopped; the cell
+    then writes a checkpoint. Raises OSError if cell.json cannot be written."""
+    if stopped():
+        return Outcome("interrupted", f"not started: {STOPPED}")
+    folder.mkdir(parents=True, exist_ok=True)
+    attempts = _attempts(folder)
+    attempt: dict[str, Any] = {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+    }
+    write_json(folder / CELL, {"attempts": [*attempts, attempt]})
+    began = time.monotonic()
+    ended, peak_mb = _supervised(config, overrides, folder, stopped)
+    measured = {"seconds": round(time.monotonic() - began, 2), "max_rss_mb": peak_mb}
+    write_json(folder / CELL, {"attempts": [*attempts, {**attempt, **ended._asdict(), **measured}]})
+    return ended
+
+
+def run_as_job(config: Config, overrides: list[str], folder: Path, sweep: Path) -> float:
+    """`run_cell` as a Hydra job: returns what a sweeper may maximise, the mean return of the last evaluation.
+
+    sweep: the folder of the sweep, where STOP is looked for. Raises RunFailed if the cell does not complete."""
+    own = [override for override in overrides if not override.startswith("sweep.")]
+    ended = run_cell(config, own, folder, (sweep / STOP).exists)
+    if ended.outcome != "completed":
+        raise RunFailed(ended.reason)
+    return objective(folder)
+
+
+def objective(folder: Path) -> float:
+    """The mean return of the cell's last evaluation, for sweepers that look for a maximum; NaN without one."""
+    import pandas as pd
+
+    table = pd.read_csv(folder / "evaluations.csv", usecols=["evaluation", "episodic_return"])
+    return float(table.loc[table["evaluation"] == table["evaluation"].max(), "episodic_return"].mean())
+
+
+def last_lines(folder: Path) -> list[str]:
+    """The end of the cell's log."""
+    try:
+        with (folder / CELL_LOG).open(errors="replace") as file:
+            return [line.rstrip() for line in deque(file, TAIL)]
+    except OSError:
+        return []
+
+
+def _attempts(folder: Path) -> list[dict[str, Any]]:
+    """Earlier attempts; one that has no outcome was killed together with whoever watched it."""
+    try:
+        earlier = read_json(folder / CELL)["attempts"]
+    except (OSError, ValueError, KeyError):
+        return []
+    return [{"outcome": "interrupted", "reason": "killed together with its sweep", **attempt} for attempt in earlier]
+
+
+def _supervised(
+    config: Config, overrides: list[str], folder: Path, stopped: Callable[[], bool]
+) -> tuple[Outcome, float]:
+    """Start the cell's process and watch it to its end: (how it ended, peak memory of its largest process in MB)."""
+    path = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    request = json.dumps({"config": to_dict(config), "overrides": overrides, "parent": os.getpid()})
+    with (folder / CELL_LOG).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ablate.cell", str(folder)],
+            stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment,
+        )  # fmt: skip
+    assert process.stdin is not None
+    try:
+        with process.stdin as pipe:
+            pipe.write(request.encode())
+    except BrokenPipeError:
+        pass  # it died at once; its exit code says how
+    try:
+        return _watched(process, config, folder, stopped)
+    except BaseException:  # Ctrl-C in this thread
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+        raise
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)  # the session's leader leads its group
+            process.wait()
+
+
+def _watched(
+    process: subprocess.Popen[bytes], config: Config, folder: Path, stopped: Callable[[], bool]
+) -> tuple[Outcome, float]:
+    began, limit_s = time.monotonic(), config.sweep.time_limit_s
+    why, kill_at = "", math.inf
+    while True:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return _outcome(process.returncode, why, folder), round(usage.ru_maxrss / 1024, 1)
+        now = time.monotonic()
+        if not why:
+            if stopped():
+                why, kill_at = STOPPED, now + GRACE_S
+            elif limit_s is not None and now - began > limit_s:
+                why, kill_at = f"stopped after {limit_s:g} s (sweep.time_limit_s)", now + GRACE_S
+            elif now - max(began, _last_sign(folder, now)) > max(SILENCE_S, 2 * config.hang_timeout_s):
+                why, kill_at = "hangs: its status.json grows old", now
+            if why:
+                process.terminate()
+        if now >= kill_at:
+            os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(POLL_S)
+
+
+def _last_sign(folder: Path, now: float) -> float:
+    """When the cell last wrote its status, on this process's monotonic clock."""
+    try:
+        return now - max(0.0, time.time() - (folder / STATUS).stat().st_mtime)
+    except OSError:
+        return 0.0
+
+
+def _outcome(code: int, why: str, folder: Path) -> Outcome:
+    if code == 0:
+        return Outcome("completed", "")
+    if why == STOPPED:
+        return Outcome("interrupted", why)
+    if why:
+        return Outcome("failed", why)
+    if code < 0:
+        return Outcome("failed", f"killed by {signal.Signals(-code).name}")
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        return Outcome("interrupted", signal.Signals(code - 128).name)
+    try:
+        status = read_json(folder / STATUS)
+    except (OSError, ValueError):
+        status = {}
+    if status.get("state") == "failed":
+        return Outcome("failed", status["reason"])
+    told = next((line for line in reversed(last_lines(folder)) if line), "")
+    return Outcome("failed", f"exited with code {code}{': ' + told if told else ''}")
+
+
+# The child's side.
+
+
+def main() -> int:
+    """Train the cell in the folder that is the argument; its configuration comes through standard input."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    request = json.load(sys.stdin)
+    if os.getppid() != request["parent"]:
+        return 1  # it died before it could be watched
+    folder = Path(sys.argv[1])
+    sys.argv = ["src/run.py", *request["overrides"]]  # for the manifest: the command that trains this cell alone
+    sys.path.append(os.getcwd())  # env.id=<module>:<Name>-v0 of the user's own
+    try:
+        _train(from_dict(request["config"]), request["overrides"], folder)
+    except ConfigError as error:
+        print(error)
+        return 2
+    except RunFailed as failure:
+        print(f"failed: {failure}")
+        return 1
+    except Interrupted as interrupt:
+        return 128 + interrupt.signal
+    return 0
+
+
+def _train(config: Config, overrides: list[str], folder: Path) -> None:
+    """Go on with what is in the folder, or start anew where nothing there can be gone on with."""
+    with lock_run(folder):  # an earlier attempt may still run on another machine
+        pass
+    if (folder / MANIFEST).exists():
+        try:
+            return run(plan(replace(config, resume=str(folder)), []), folder, overrides)
+        except ConfigError as error:
+            print(f"starting anew: {error}")
+    for name in (MANIFEST, STATUS, *COLUMNS):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    run(plan(config, []), folder, overrides)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""What a sweep compares, as arms and seeds: a study's file, or plain Hydra arguments (-m workers=2,4 seed=range(5))."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from ablate.config import Config, ConfigError, SweepConfig, evaluation_horizon, suggest, to_dict
+
+# What every cell has unless the study or the command line says otherwise: evaluations at fixed steps, as seconds differ
+# from arm to arm, and no figure of its own, which would take longer to draw than a short cell to train.
+CELL_DEFAULTS = ("evaluation.every_seconds=null", "figures=false")
+# Keys that do not change what a cell's records say.
+NOT_COMPARED = ("seed", "resume", "figures", "logger", "checkpoint_every_seconds", "hang_timeout_s")
+LONGEST_NAME = 80  # characters; a folder's name may have 255
+
+
+class Arm(NamedTuple):
+    """One setting under comparison; `overrides` are all that its cells have in common."""
+
+    name: str
+    label: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    name: str
+    settings: SweepConfig
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+
+
+def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
+    """The arms and seeds that a command asks for.
+
+    arguments: the command line's overrides, without Hydra's own. seed: what `seed` is if nothing else says.
+    Raises ConfigError for what cannot be swept over, names that do not exist, and arms that are the same."""
+    overrides = OverridesParser.create().parse_overrides(arguments)
+    for override in overrides:
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise ConfigError(f"{override.input_line}: only lists can be swept over: 1,2,4 or range(1,5)")
+        if override.is_sweep_override() and _group(override) == "sweep" and override.get_key_element() != "sweep.seeds":
+            raise ConfigError(f"{override.input_line}: one sweep at a time")
+    command = [override for override in overrides if _group(override) not in ("sweep", "seed")]
+    seeds = _seeds(overrides, settings, seed)
+    swept = [o for o in command if o.is_sweep_override()]
+    fixed = [o.input_line or "" for o in command if not o.is_sweep_override()]
+    if settings.arms:
+        if wrong := [name for name in settings.arms if slug(name) != name]:
+            raise ConfigError(
+                f"sweep.arms.{wrong[0]}: a folder's name; use letters, digits, dots and dashes: {slug(wrong[0])}"
+            )
+        if swept:
+            raise ConfigError(
+                f"{swept[0].input_line}: the study has arms of its own, {', '.join(settings.arms)}; give one value"
+            )
+        arms = [
+            Arm(n, a.label or n, tuple(merged(settings.base, a.overrides, fixed))) for n, a in settings.arms.items()
+        ]
+    else:
+        arms = [_arm(settings.base, values, fixed) for values in itertools.product(*map(_values, swept))]
+    _refuse_same([arm.name for arm in arms])
+    _refuse_unknown_names(settings, [arm.name for arm in arms])
+    return Study(settings.name or study_name(arguments), settings, tuple(arms), seeds)
+
+
+def study_name(arguments: list[str]) -> str:
+    """The folder's name of a sweep without a study file: what varies, and a hash of what does not.
+
+    The same command, with more seeds or values, means the same folder."""
+    overrides = OverridesParser.create().parse_overrides(arguments)
+    compared = [override for override in overrides if _group(override) not in ("sweep", *NOT_COMPARED)]
+    fixed = sorted(o.input_line or "" for o in compared if not o.is_sweep_override())
+    keys = sorted(o.get_key_element() for o in compared if o.is_sweep_override())
+    digest = hashlib.sha256(json.dumps([fixed, keys]).encode()).hexdigest()[:8]
+    return f"{_shortened('-'.join(slug(key) for key in keys) or 'seeds')}-{digest}"
+
+
+def merged(*overrides: list[str] | tuple[str, ...]) -> list[str]:
+    """The overrides one after the other; of those with the same key the last stays."""
+    by_key: dict[str, str] = {}
+    for override in itertools.chain(CELL_DEFAULTS, *overrides):
+        key = override.partition("=")[0].lstrip("+~")
+        by_key.pop(key, None)
+        by_key[key] = override
+    return list(by_key.values())
+
+
+def identity(config: Config) -> str:
+    """Eight hexadecimal digits that name what a cell does, its seed aside: those of its resolved configuration,
+    without what is only shown or kept."""
+    return identity_of(to_dict(config))
+
+
+def identity_of(values: dict[str, Any]) -> str:
+    """`identity` of a configuration as a manifest has it."""
+    compared = {key: value for key, value in values.items() if key not in NOT_COMPARED}
+    return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def refuse_incomparable(configs: dict[str, Config]) -> None:
+    """Raise ConfigError for resolved arms that are the same, or whose last evaluations could not be compared."""
+    seen: dict[str, str] = {}
+    for arm, config in configs.items():
+        if (same := seen.setdefault(identity(config), arm)) != arm:
+            raise ConfigError(f"sweep: the arms {same} and {arm} are the same configuration; each must differ")
+        if config.evaluation.every_steps is None and config.evaluation.every_seconds is None:
+            raise ConfigError(
+                f"evaluation.every_steps=null: cells of {arm} would not be evaluated; give a number of steps"
+            )
+    for key, value in {
+        "evaluation.horizon": evaluation_horizon,
+        "evaluation.action": lambda c: str(c.evaluation.action),
+    }.items():
+        by_env: dict[str, tuple[str, Any]] = {}
+        for arm, config in configs.items():
+            other, expected = by_env.setdefault(config.env.id, (arm, value(config)))
+            if value(config) != expected:
+                raise ConfigError(
+                    f"{key}: {other} would be evaluated with {expected}, {arm} with {value(config)}, "
+                    f"which cannot be compared; give one for all, {key}={expected}"
+                )
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`0-4,7` as 0, 1, 2, 3, 4, 7. Raises ConfigError."""
+    seeds: list[int] = []
+    for part in text.strip("[]").split(","):
+        found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not found:
+            raise ConfigError(f"sweep.seeds={text}: seeds are written 0-29, or 0-4,7")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first:
+            raise ConfigError(f"sweep.seeds={text}: {part} runs backwards; give {last}-{first}")
+        seeds += range(first, last + 1)
+    if twice := {seed for seed in seeds if seeds.count(seed) > 1}:
+        raise ConfigError(f"sweep.seeds={text}: {min(twice)} is there twice")
+    return tuple(sorted(seeds))
+
+
+def slug(text: str) -> str:
+    """The text as a folder's name: letters, digits, dots, dashes and underscores."""
+    return re.sub(r"[^\w.]+", "-", text).strip("-.").lower() or "arm"
+
+
+def _group(override: Override) -> str:
+    """The first part of an override's key."""
+    return re.split(r"[.@]", override.get_key_element().lstrip("+~"))[0]
+
+
+def _seeds(overrides: list[Override], settings: SweepConfig, seed: int) -> tuple[int, ...]:
+    """`seed=...` or `sweep.seeds=...` on the command line, else the study's, else the configuration's one."""
+    given = {key: o for o in overrides if (key := o.get_key_element()) in ("seed", "sweep.seeds")}
+    if len(given) == 2:
+        raise ConfigError(f"{' '.join(str(o.input_line) for o in given.values())}: give one of them")
+    for key, override in given.items():
+        swept = override.is_sweep_override()
+        values = list(override.sweep_string_iterator()) if swept else [override.get_value_element_as_str()]
+        for value in values:
+            if key == "seed" and not value.isdigit():
+                raise ConfigError(f"seed={value}: a seed is a whole number, 0 or more")
+        return parse_seeds(",".join(values))
+    return parse_seeds(settings.seeds) if settings.seeds else (seed,)
+
+
+def _values(swept: Override) -> list[tuple[str, str]]:
+    """(key with its +, value) for each value of a swept override."""
+    return [(f"{(swept.input_line or '').partition('=')[0]}", value) for value in swept.sweep_string_iterator()]
+
+
+def _arm(base: list[str], values: tuple[tuple[str, str], ...], fixed: list[str]) -> Arm:
+    """An arm of a plain sweep: workers-2_t_max-5."""
+    short = [(key.lstrip("+~").split(".")[-1], value) for key, value in values]
+    name = _shortened("_".join(f"{slug(key)}-{slug(value)}" for key, value in short) or "all")
+    label = ", ".join(f"{key}={value}" for key, value in short) or "all"
+    return Arm(name, label, tuple(merged(base, fixed, [f"{key}={value}" for key, value in values])))
+
+
+def _shortened(name: str) -> str:
+    """A long name cut, and told apart by a hash."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _refuse_same(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"sweep: {names.count(name)} arms are named {name}; each value once")
+
+
+def _refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
+    """Names in the study's judgement that are none of its arms' or metrics'."""
+    arms_named = [("sweep.baseline", settings.baseline)] if settings.baseline else []
+    metrics_named = [("sweep.metric", settings.metric)]
+    for claim in settings.claims:
+        first, _, second = claim.inequality.split(" ")
+        arms_named += [(f"sweep.claims: {claim.id}: {claim.inequality}", name) for name in (first, second)]
+        metrics_named.append((f"sweep.claims: {claim.id}: metric", claim.metric))
+    for named, known, what in ((arms_named, arms, "arm"), (metrics_named, list(settings.metrics), "metric")):
+        for key, name in named:
+            if name not in known:
+                raise ConfigError(f"{key}={name}: no such {what}{suggest(name, known)} (there are: {', '.join(known)})")
+    for name, metric in settings.metrics.items():
+        if (metric.statistic == "first_reach") != (metric.score is not None):
+            raise ConfigError(
+                f"sweep.metrics.{name}.score={metric.score}: first_reach needs a score, and nothing else has one"
+            )
+    if settings.smallest_effect is None and any(" ~ " in claim.inequality for claim in settings.claims):
+        raise ConfigError(
+            "sweep.smallest_effect=null: a claim of equality (~) needs the smallest difference that would matter"
+        )

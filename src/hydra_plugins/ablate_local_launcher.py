@@ -1,0 +1,87 @@
+"""hydra/launcher=local, the default: cells side by side on this machine, as many as its cores and memory hold."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus, _save_config
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+if TYPE_CHECKING:
+    from ablate.config import Config
+
+
+TARGET = {"_target_": "hydra_plugins.ablate_local_launcher.LocalLauncher"}
+ConfigStore.instance().store(group="hydra/launcher", name="local", node=TARGET, provider="ablate")
+
+
+class LocalLauncher(Launcher):
+    """A thread for each cell, which is a process; no job function is pickled or run in a pool's process."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._context, self._config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from ablate import command_line, experiment
+        from ablate.resources import Room
+
+        room = Room.of(self._config.sweep.parallel)
+        waiting = deque(enumerate(job_overrides))
+        prepared: tuple[int, Any, JobReturn] | None = None
+        returns: dict[int, JobReturn] = {}
+        ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+        running = 0
+        while waiting or prepared or running:
+            if prepared is None and waiting:  # composed while others run
+                index, overrides = waiting.popleft()
+                composed, job = self._compose(list(overrides), initial_job_idx + index)
+                config = experiment.plan(command_line.validated(composed), list(job.overrides or [])).config
+                prepared = (index, config, job)
+            if prepared and room.take(prepared[0], prepared[1]):
+                index, config, job = prepared
+                prepared, returns[index] = None, job
+                threading.Thread(target=self._run, args=(index, config, job, ended), daemon=True).start()
+                running += 1
+                continue
+            room.leave(ended.get())
+            running -= 1
+        return [returns[index] for index in sorted(returns)]
+
+    def _compose(self, overrides: list[str], number: int) -> tuple[DictConfig, JobReturn]:
+        """The job's configuration, and its Hydra files, as Hydra's run_job makes them."""
+        composed = self._context.config_loader.load_sweep_config(self._config, overrides)
+        with open_dict(composed):
+            composed.hydra.job.id = composed.hydra.job.num = number
+            folder = Path(composed.hydra.sweep.dir) / composed.hydra.sweep.subdir
+            composed.hydra.runtime.output_dir = str(folder.absolute())
+        task = composed.copy()
+        with open_dict(task):
+            del task["hydra"]
+        job = JobReturn(list(composed.hydra.overrides.task), task, composed, os.getcwd(), composed.hydra.job.name)
+        return composed, job
+
+    def _run(self, index: int, config: Config, job: JobReturn, ended: queue.SimpleQueue[int]) -> None:
+        from ablate.cell import run_as_job
+
+        try:
+            hydra = job.hydra_cfg.hydra  # type: ignore[union-attr]
+            folder = Path(hydra.runtime.output_dir)
+            parts: dict[str, Any] = {"config": job.cfg, "hydra": job.hydra_cfg, "overrides": hydra.overrides.task}
+            for name, part in parts.items():
+                _save_config(part, f"{name}.yaml", folder / hydra.output_subdir)
+            job.return_value = run_as_job(config, list(job.overrides or []), folder, Path(hydra.sweep.dir))
+            job.status = JobStatus.COMPLETED
+        except Exception as error:
+            job.return_value = error
+            job.status = JobStatus.FAILED
+        finally:
+            ended.put(index)

@@ -1,0 +1,75 @@
+"""Hydra's door to `ablate.sweep`: hydra/sweeper=ablate, the default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+TARGET = {"_target_": "hydra_plugins.ablate_sweeper.AblateSweeper"}
+ConfigStore.instance().store(group="hydra/sweeper", name="ablate", node=TARGET, provider="ablate")
+
+
+class AblateSweeper(Sweeper):
+    """Arms x seeds into cells; completed ones are skipped, so that repeating the command is the resume."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._context, self._task_function, self._config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> None:
+        # Hydra imports every plugin, also for --help: what is heavy is imported here.
+        from ablate import command_line, experiment, sweep
+        from ablate.config import sweep_settings
+        from ablate.resources import Room
+        from ablate.study import expand
+
+        study = expand(arguments, sweep_settings(self._config), self._config.seed)
+        configs = {}
+        for arm in study.arms:
+            composed = self._context.config_loader.load_sweep_config(self._config, list(arm.overrides))
+            config = command_line.validated(composed)
+            command_line.refuse_resume(config)
+            configs[arm.name] = experiment.plan(config, list(arm.overrides)).config
+        plan = sweep.make_plan(study, configs, Path(self._config.hydra.sweep.dir).absolute())
+        todo = [plan.configs[cell.arm] for cell in plan.to_run]
+        launcher = self._config.hydra.runtime.choices["hydra/launcher"]
+        local = launcher in ("local", "basic")
+        parallel = None
+        if launcher == "local" and todo:
+            parallel = Room.of(study.settings.parallel).at_once(todo)
+        elif launcher == "basic":
+            parallel = 1
+        print(sweep.describe(plan, launcher, parallel, sweep.estimate(plan) if local and todo else None), flush=True)
+        if study.settings.dry_run:
+            return
+
+        master = self._config.copy()
+        with open_dict(master):
+            master.hydra.sweep.dir = str(plan.folder)
+
+        def launch(jobs: Any) -> Any:
+            OmegaConf.save(master, plan.folder / "multirun.yaml")
+            chosen = Plugins.instance().instantiate_launcher(
+                hydra_context=self._context, task_function=self._task_function, config=master
+            )
+            return chosen.launch(jobs, initial_job_idx=0)
+
+        overrides = {arm.name: arm.overrides for arm in study.arms}
+
+        def job_overrides(cell: sweep.Cell) -> list[str]:
+            folders = {"hydra.sweep.dir": plan.folder, "hydra.sweep.subdir": cell.folder.relative_to(plan.folder)}
+            limit = study.settings.time_limit_s
+            return [
+                *overrides[cell.arm],
+                f"seed={cell.seed}",
+                f"sweep.time_limit_s={'null' if limit is None else limit}",
+                "hydra.mode=MULTIRUN",
+                *(f"{key}={command_line.quoted(str(value))}" for key, value in folders.items()),
+            ]
+
+        sweep.run(plan, launch, job_overrides)
