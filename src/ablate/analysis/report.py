@@ -102,11 +102,14 @@ def tables(summary: Summary) -> dict[str, dict[str, Table]]:
     for heading, frame in (
         ("Arms", summary.arms),
         ("Against the baseline", summary.comparisons),
-        ("Speed-up", summary.speed_ups),
+        ("Speed-up over the baseline", summary.speed_ups),
     ):
         frame = _with_labels(frame, summary.sweep)
+        if "baseline" in frame and frame["baseline"].nunique() == 1:  # two environments have two
+            heading += f", {frame['baseline'].iloc[0]}"
+            frame = frame.drop(columns="baseline")
         for name in order if len(frame) else []:
-            part = frame[frame["metric"] == name].drop(columns="metric")
+            part = _without_empty_counts(frame[frame["metric"] == name].drop(columns="metric"))
             if len(part):
                 tab = labels[name] + " (primary)" * (name == primary)
                 listed.setdefault(heading, {})[tab] = table(part)
@@ -269,6 +272,12 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             values[prefix + key] = value
     return values
+
+
+def _without_empty_counts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Less the counts of what did not happen to any arm: failed, missing, diverged, censored."""
+    counts = ["n_failed", "n_missing", "n_diverged", "n_censored", "n_baseline_censored"]
+    return frame.drop(columns=[c for c in counts if c in frame and not frame[c].any()])
 
 
 def _with_labels(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
