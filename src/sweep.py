@@ -37,7 +37,9 @@ def main() -> None:
 
 
 def status(folder: Path, console: Console) -> None:
-    """Print a heat-map of arms × seeds, counts, and why cells failed. Raises ConfigError if the folder is no sweep's."""
+    """Print a heat-map of arms × seeds, counts, and why cells failed.
+
+    Raises ConfigError if the folder is no sweep's."""
     try:
         study = read_json(folder / STUDY)
     except (OSError, ValueError) as error:

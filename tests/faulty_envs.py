@@ -126,12 +126,19 @@ class Hoards(Faulty):
         return reward
 
 
+class Takes(Faulty):
+    """No fault either: an argument of any kind."""
+
+    def __init__(self, value: Any = None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+
+
 class Unbounded(Faulty):
     """No fault either: an action without bounds."""
 
     action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
 
-ENVIRONMENTS = (Faulty, Raises, Hangs, SysExit0, OsExit0, OsExit3, NanReward, Slow, Hoards, Unbounded, HangsInC)
+ENVIRONMENTS = (Faulty, Raises, Hangs, SysExit0, OsExit0, OsExit3, NanReward, Slow, Hoards, Unbounded, HangsInC, Takes)
 for environment in ENVIRONMENTS:
     gymnasium.register(id=f"{environment.__name__}-v0", entry_point=environment)

@@ -36,9 +36,8 @@ class Program:
     def __init__(self, root: Path) -> None:
         self.root = root
         for name in ("src", "conf", "sweeps"):
-            shutil.copytree(
-                ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "results")
-            )
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "results")
+            shutil.copytree(ROOT / name, root / name, ignore=ignored)
         (root / "outputs").mkdir()
 
     def __call__(self, *arguments: str, python: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:

@@ -35,6 +35,11 @@ def test_the_table_has_every_option(group: str) -> None:
         assert f"`{option.stem}`" in row
 
 
+@pytest.mark.parametrize("study", sorted(p.stem for p in (ROOT / "sweeps/sweep").iterdir()))
+def test_the_studies_are_listed(study: str) -> None:
+    assert f"`{study}`" in README
+
+
 def test_every_top_level_key_is_named() -> None:
     keys = re.findall(r"^(\w+):", (ROOT / "conf/config.yaml").read_text(), re.MULTILINE)
     for key in set(keys) - {"defaults"}:

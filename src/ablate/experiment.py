@@ -26,9 +26,8 @@ from ablate.envs.make import spec_of
 from ablate.nn.architecture import architecture_of
 from ablate.parallel.supervisor import ChildFailed
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint
-from ablate.records.files import read_json
-from ablate.records.manifest import lock_run, note_resume, read_manifest, write_manifest
-from ablate.records.schema import LAST_CHECKPOINT, MANIFEST, STATUS
+from ablate.records.manifest import lock_run, note_resume, read_manifest, read_status, write_manifest
+from ablate.records.schema import LAST_CHECKPOINT, MANIFEST
 from ablate.seeding import Role, generator
 from ablate.training import Interrupted, Plan, Signals, Training, resume_command
 from ablate.types import Counters
@@ -38,11 +37,11 @@ class RunFailed(Exception):
     """The run ended before its time. The message is the reason in status.json."""
 
 
-def plan(config: Config, overrides: list[str]) -> Plan:
+def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
     """Check the configuration against the environment, the device and the checkpoint it names; makes nothing.
 
-    overrides: what was given on the command line, to tell which keys were given beside resume=.
-    Raises ConfigError."""
+    overrides: what was given on the command line, to tell which keys were given beside resume=. here: it shall run on
+    this machine, and not on one that may have other devices. Raises ConfigError."""
     resumed, new = None, True
     if config.resume:
         folder = locate(config.resume)
@@ -57,7 +56,8 @@ def plan(config: Config, overrides: list[str]) -> Plan:
             raise ConfigError(f"resume={config.resume}: {error}") from error
         new, config = False, _resumed_config(config, stored, overrides)
     config = replace(config, workers=number_of_workers(config))
-    _check_device(config.device)
+    if here:
+        _check_device(config.device)
     check_arguments(config.env)
     spec = spec_of(config.env)
     # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
@@ -173,7 +173,7 @@ def _resume(plan: Plan, folder: Path) -> Training | None:
     if not reached:
         note_resume(folder, plan.config, sys.argv, counters)
         return Training(plan, folder)
-    if read_json(folder / STATUS)["state"] == "completed":
+    if read_status(folder).get("state") == "completed":
         print(f"nothing to do: {reached}; a larger limit beside resume= trains further")
     else:  # killed between its last checkpoint and its last status
         training = Training(plan, folder)

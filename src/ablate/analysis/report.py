@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
+import numpy as np
 import pandas as pd
 
+from ablate.analysis.figures import DPI
 from ablate.analysis.load import Sweep, cell_folder, load_sweep
-from ablate.analysis.summary import Summary, summarise, write_tables
-from ablate.analysis.sweep_figures import Drawing, metric_unit, workers, write_figures
-from ablate.analysis.verdicts import Verdict
+from ablate.analysis.markdown import METHODS
+from ablate.analysis.summary import summarise, write_tables
+from ablate.analysis.sweep_figures import Drawing, metric_unit, write_figures
+from ablate.analysis.tables import Summary
+from ablate.analysis.verdicts import Verdict, workers
 from ablate.config import ConfigError
 from ablate.records.files import replace_atomically
 from ablate.records.schema import CELL_LOG, REPORT
@@ -27,7 +31,7 @@ LOG_BYTES = 16_384  # of a log's end are read: a run that prints without end mus
 HEADINGS = {
     "n_planned": "planned", "n_failed": "failed", "n_missing": "missing", "n_diverged": "diverged",
     "n_censored": "censored", "n_baseline": "n baseline", "n_baseline_censored": "censored, baseline", "iqm": "IQM",
-    "probability_of_improvement": "P(arm > baseline)", "cliffs_delta": "Cliff's δ", "welch_p": "Welch p",
+    "probability_of_improvement": "P(better)", "cliffs_delta": "Cliff's δ", "welch_p": "Welch p",
     "welch_p_holm": "Welch p, Holm", "permutation_p": "permutation p", "permutation_p_holm": "permutation p, Holm",
     "speed_up": "speed-up",
 }  # fmt: skip
@@ -73,8 +77,9 @@ def render(summary: Summary, figures: list[tuple[Drawing, bytes | ConfigError]])
         study=sweep.study,
         summary=summary,
         symbols=SYMBOLS,
-        claims=[{"verdict": v, "unit": metric_unit(sweep, v.metric), "marks": interval_marks(summary, v)}
+        claims=[{"verdict": v, "unit": effect_unit(summary, v), "marks": interval_marks(summary, v)}
                 for v in summary.verdicts],
+        methods=METHODS,
         tables=tables(summary),
         figures=grouped(figures),
         states=states(sweep),
@@ -147,6 +152,15 @@ def number(value: Any) -> str:
     return f"{value:#.3g}".rstrip(".").replace("-", "−")
 
 
+def effect_unit(summary: Summary, verdict: Verdict) -> str:
+    """What a verdict's effect is counted in: its metric's unit, or Cliff's δ where cells diverged."""
+    if verdict.metric not in summary.sweep.study["metrics"]:
+        return "no such metric"
+    scores = summary.scores[summary.scores["metric"] == verdict.metric]
+    values = scores.loc[scores["arm"].isin(verdict.inequality.split()), "value"]
+    return "Cliff's δ" if np.isinf(values).any() else metric_unit(summary.sweep, verdict.metric)
+
+
 def interval_marks(summary: Summary, verdict: Verdict) -> dict[str, float] | None:
     """Where a verdict's interval lies on a line of 100 %: low, high, effect, zero, ± the smallest effect that matters.
 
@@ -155,7 +169,8 @@ def interval_marks(summary: Summary, verdict: Verdict) -> dict[str, float] | Non
     if not all(map(math.isfinite, (low, high, effect))):
         return None
     study = summary.sweep.study
-    matters = study["smallest_effect"] if verdict.metric == study["metric"] else None
+    same_unit = effect_unit(summary, verdict) == metric_unit(summary.sweep, study["metric"])
+    matters = study["smallest_effect"] if same_unit else None
     shown = [low, high, 0.0] + ([-matters, matters] if matters else [])
     start, width = min(shown), max(shown) - min(shown) or 1.0
 
@@ -166,17 +181,22 @@ def interval_marks(summary: Summary, verdict: Verdict) -> dict[str, float] | Non
     return {**marks, "worse": place(-matters), "better": place(matters)} if matters else marks
 
 
-def grouped(figures: list[tuple[Drawing, bytes | ConfigError]]) -> dict[str, list[dict[str, str]]]:
+def grouped(figures: list[tuple[Drawing, bytes | ConfigError]]) -> dict[str, list[dict[str, Any]]]:
     """Heading to tabs; a tab has an inline image, or the reason why there is none."""
-    groups: dict[str, list[dict[str, str]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for drawing, png in figures:
-        shown = (
-            {"image": "data:image/png;base64," + base64.b64encode(png).decode()}
+        shown: dict[str, Any] = (
+            {"image": "data:image/png;base64," + base64.b64encode(png).decode(), "width": css_width(png)}
             if isinstance(png, bytes)
             else {"reason": str(png)}
         )
         groups.setdefault(drawing.group, []).append({"tab": drawing.tab, "name": drawing.name, **shown})
     return groups
+
+
+def css_width(png: bytes) -> int:
+    """An image's width in CSS pixels, 96 an inch, so that all figures' letters have one size."""
+    return int.from_bytes(png[16:20], "big") * 96 // DPI
 
 
 def states(sweep: Sweep) -> dict[str, list[dict[str, Any]]]:

@@ -109,8 +109,9 @@ def ratio(a: np.ndarray, b: np.ndarray, confidence: float = CONFIDENCE) -> Inter
 def probability_of_improvement(a: Scores, b: Scores, confidence: float = CONFIDENCE) -> Interval:
     """P(a > b) + ½ P(a = b) of a seed of each, the mean over environments (Mann-Whitney U / (n m)).
 
-    In one environment Newcombe's interval (2006, method 5), which stays honest where one arm beats the other in every
-    pair (a bootstrap says [1, 1] then); in several rliable's stratified bootstrap."""
+    In one environment Newcombe's interval (2006, method 5): at a true 0.96 it covers 95 % to 98 % from 5 to 30 seeds,
+    where the bootstrap, which says [1, 1] once every pair is won, covers 41 % to 88 %. In several environments
+    rliable's stratified bootstrap."""
     pairs = list(zip(_strata(a), _strata(b), strict=True))
     if min(min(len(x), len(y)) for x, y in pairs) == 0:
         return Interval(np.nan, np.nan, np.nan)
@@ -160,7 +161,9 @@ def welch_p(a: np.ndarray, b: np.ndarray) -> float:
     """Two-sided p of Welch's test of equal means; NaN under MIN_SEEDS, and where no score of either arm varies."""
     if min(len(a), len(b)) < MIN_SEEDS or np.ptp(a) == np.ptp(b) == 0:
         return np.nan
-    return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
+    # from the moments, as scipy warns of an arm whose scores are all alike (none reached the score, say)
+    moments = mean(a), spread(a), len(a), mean(b), spread(b), len(b)
+    return float(stats.ttest_ind_from_stats(*moments, equal_var=False).pvalue)
 
 
 def permutation_p(a: np.ndarray, b: np.ndarray) -> float:
@@ -267,8 +270,9 @@ def _newcombe(value: float, n: int, m: int, confidence: float) -> Interval:
         shape = 1 + middle * (1 - theta) / (2 - theta) + middle * theta / (1 + theta)
         return (value - theta) ** 2 - z**2 * theta * (1 - theta) * shape / (n * m)
 
-    low = 0.0 if value == 0 else optimize.brentq(excess, 0, value)
-    high = 1.0 if value == 1 else optimize.brentq(excess, value, 1)
+    inside = np.clip(value, 1e-9, 1 - 1e-9)  # at 0 and 1 themselves the error is 0, another root
+    low = 0.0 if value == 0 else optimize.brentq(excess, 0, inside)
+    high = 1.0 if value == 1 else optimize.brentq(excess, inside, 1)
     return Interval(value, float(low), float(high))
 
 
@@ -294,22 +298,30 @@ def _weights(sizes: tuple[int, ...], order: bytes, first: int, last: int, stream
     Mean, median and IQM are all such trimmed means. Depends on the scores only through their order, so that arms with
     as many seeds share it."""
     drawn = _counts(sizes, stream)[:, np.frombuffer(order, np.intp)]
+    if first == 0:
+        return drawn / last
     up_to = np.clip(np.cumsum(drawn, axis=1), first, last)  # ranks below each score's last copy, of those that count
     return np.diff(up_to, axis=1, prepend=first) / (last - first)
 
 
 def _resampled(strata: list[np.ndarray], statistic: Statistic, stream: int) -> np.ndarray:
     """The statistic of RESAMPLES bootstrap resamples, (RESAMPLES,)."""
-    pooled = np.concatenate([np.sort(x) for x in strata])
+    return _resampled_bytes(tuple(np.sort(x).tobytes() for x in strata), statistic, stream)
+
+
+@lru_cache(maxsize=256)  # an arm's interval, and each comparison of it, need the same
+def _resampled_bytes(strata: tuple[bytes, ...], statistic: Statistic, stream: int) -> np.ndarray:
+    pooled = np.frombuffer(b"".join(strata))
+    sizes = tuple(len(x) // pooled.itemsize for x in strata)
     order = np.argsort(pooled, kind="stable")
     n = len(pooled)
     trimmed: dict[Statistic, int] = {mean: 0, iqm: n // 4, median: (n - 1) // 2}  # ranks left out at each end
     first = trimmed[statistic]
-    weights = _weights(tuple(map(len, strata)), order.tobytes(), first, n - first, stream)
+    weights = _weights(sizes, order.tobytes(), first, n - first, stream)
     pooled = pooled[order]
     finite = np.isfinite(pooled)
     means = weights[:, finite] @ pooled[finite] if not finite.all() else weights @ pooled
-    for diverged in pooled[~finite]:
+    for diverged in np.unique(pooled[~finite]):
         means = np.where(weights[:, pooled == diverged].any(1), diverged, means)
     return means
 

@@ -134,10 +134,16 @@ def write_tables(summary: Summary) -> None:
 
 def _tidy(summary: Summary) -> pd.DataFrame:
     """metric, arm, baseline, statistic, value, low, high: a row a number of the tables."""
-    speed = summary.speed_ups.rename(columns={"low": "speed_up_low", "high": "speed_up_high"})
-    stability = summary.stability.assign(metric=summary.sweep.study["metric"]).drop(columns=["n", "spread"])
+    tables = (
+        summary.arms,
+        summary.comparisons.drop(columns=["n", "n_baseline"], errors="ignore"),
+        summary.speed_ups.drop(columns=["n", "n_baseline", "workers"], errors="ignore").rename(
+            columns={"low": "speed_up_low", "high": "speed_up_high"}
+        ),
+        summary.stability[["arm", "collapsed"]].assign(metric=summary.sweep.study["metric"]),
+    )
     rows = []
-    for row in [row for t in (summary.arms, summary.comparisons, speed, stability) for row in t.to_dict("records")]:
+    for row in [row for table in tables for row in table.to_dict("records")]:
         key = [row.pop(name, "") for name in ("metric", "arm", "baseline")]
         numbers = {str(name): value for name, value in row.items() if name != "label"}
         rows += [

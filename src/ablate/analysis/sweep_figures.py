@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,7 +34,8 @@ from ablate.analysis.metrics import (
     unit,
 )
 from ablate.analysis.statistics import CONFIDENCE, MIN_SEEDS, RESAMPLES, SEED, SMALL, interval, mean
-from ablate.analysis.summary import Summary
+from ablate.analysis.tables import Summary
+from ablate.analysis.verdicts import untimed, workers
 from ablate.config import Axis, ConfigError, Source
 from ablate.records.files import replace_atomically
 
@@ -144,16 +146,22 @@ def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
             seeds = points[points["arm"] == arm].pivot(index="seed", columns="x", values="score")
             sound = seeds[np.isfinite(seeds).all(axis=1)]
             diverged = f", {len(seeds) - len(sound)} diverged" if len(sound) < len(seeds) else ""
+            label = f"{label}  (n = {len(sound)}{diverged})"
             colour, dash = _look(sweep, arm)
-            sns.lineplot(x=seeds.columns.to_numpy(), y=sound.to_numpy().mean(axis=0), ax=ax, color=colour,
-                         linestyle=dash, linewidth=2,
-                         marker="o" if len(sound) < MIN_SEEDS else None, markersize=4,
-                         label=f"{label}  (n = {len(sound)}{diverged})")  # fmt: skip
-            if len(sound) >= MIN_SEEDS:
-                ax.fill_between(seeds.columns, *mean_band(sound.to_numpy()), color=colour, alpha=0.2, linewidth=0)
+            if sound.empty:  # in the legend only
+                ax.plot([], [], color=colour, linestyle=dash, label=label)
+                continue
+            grid, scores = sound.columns.to_numpy(), sound.to_numpy()
+            sns.lineplot(x=grid, y=scores.mean(axis=0), errorbar=None, ax=ax, color=colour, linestyle=dash, linewidth=2,
+                         marker="o" if len(scores) < MIN_SEEDS else None, markersize=4, markevery=0.04,
+                         label=label)  # fmt: skip
+            if len(scores) >= MIN_SEEDS:
+                ax.fill_between(grid, *mean_band(scores), color=colour, alpha=0.2, linewidth=0)
         ax.set_ylabel(_score_label(sweep, source))
-        _finish_x(ax, X_LABELS[x])
-        _legend(figure, ax, f"mean of the seeds and its 95 % confidence interval (from {MIN_SEEDS} seeds)")
+        ax.set_xlabel(X_LABELS[x])
+        _finish_x(ax)
+        band = f" and its 95 % confidence interval (from {MIN_SEEDS} seeds on)" if ax.collections else ""
+        _legend(figure, ax, f"mean of the seeds{band}")
         _title(figure, sweep, _wall_time_caveat(sweep) if x == Axis.wall_time_s else "")
     return figure
 
@@ -189,6 +197,9 @@ def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = N
     rows = -(-len(arms) // columns)
     with mpl.rc_context(STYLE):
         figure, panels = _figure(rows, columns, (4.2 * columns, 3.4 * rows + 0.6))
+        for ax in panels[max(0, len(arms) - columns) : len(arms)]:  # the lowest of each column
+            ax.tick_params(labelbottom=True)
+            ax.set_xlabel(X_LABELS[x])
         panels[0].plot([], [], color="0.6", linewidth=0.9, label="a seed")
         for ax, arm in zip(panels, arms, strict=False):
             colour, _ = _look(sweep, arm)
@@ -196,9 +207,9 @@ def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = N
             thin = [np.column_stack(curve)[_thinned(len(curve[0]))] for curve in seeds]
             ax.add_collection(LineCollection(thin, colors=[colour], linewidths=0.7, alpha=0.45, rasterized=True))
             ax.plot(*_mean_line(seeds), color="0.1", linewidth=2, label="mean of the seeds")
-            ax.set_title(f"{sweep.arms[arm]}  (n = {len(seeds)})", fontsize="medium")
+            ax.set_title(textwrap.fill(f"{sweep.arms[arm]}  (n = {len(seeds)})", 38), fontsize="medium")
             ax.autoscale_view()
-            _finish_x(ax, X_LABELS[x])
+        _finish_x(panels[0])
         for ax in panels[len(arms) :]:
             ax.set_visible(False)
         for ax in panels[::columns]:
@@ -241,10 +252,9 @@ def draw_scores(summary: Summary, metric: str) -> Figure:
             ax.scatter([], [], s=34, marker=">", facecolor="none", edgecolor="0.4", label="not reached by then")
         ax.set_yticks(range(len(sweep.arms)), [_with_n(label, rows[arm]) for arm, label in sweep.arms.items()])
         ax.set_ylim(len(sweep.arms) - 0.45, -0.45)
-        label = f"{described.label} [{metric_unit(sweep, metric)}]"
-        ax.set_xlabel(label)
+        ax.set_xlabel(f"{described.label} [{metric_unit(sweep, metric)}]")
         if unit(described) != "score":
-            _finish_x(ax, label)
+            _finish_x(ax)
         _legend(figure, ax)
         _title(figure, sweep, _wall_time_caveat(sweep) if unit(described) == Axis.wall_time_s else "")
     return figure
@@ -253,34 +263,30 @@ def draw_scores(summary: Summary, metric: str) -> Figure:
 def draw_staleness(sweep: Sweep) -> Figure:
     """A row an arm: how many global updates others made between a worker's pull and its push, as share of the updates.
 
+    A worker that did not get the CPU for a while may be a thousand updates late: what is above the 99th percentile of
+    every arm is not drawn; each title has the arm's largest.
     Raises ConfigError if no completed cell has recorded an update."""
     if sweep.updates.empty:
         raise ConfigError(f"{sweep.folder.name}: no update of a completed cell yet")
-    arms = list(sweep.arms)
-    widest = sweep.updates["staleness"].max() + 1
+    staleness = sweep.updates.groupby("arm")["staleness"]
+    shares = {arm: own.value_counts(normalize=True) for arm, own in staleness}
+    widest = int(np.ceil(staleness.quantile(0.99).max())) + 1
+    edges = np.arange(0, widest + (step := max(1, widest // 60)), step) - 0.5
     with mpl.rc_context(STYLE):
-        figure, panels = _figure(len(arms), 1, (8.5, 1.2 * len(arms) + 1.2))
-        for ax, arm in zip(panels, arms, strict=True):
-            own = sweep.updates.loc[sweep.updates["arm"] == arm, "staleness"]
-            share = own.value_counts(normalize=True)
-            colour, _ = _look(sweep, arm)
-            if len(share):
-                sns.histplot(x=share.index, weights=share.to_numpy(), discrete=widest <= 60,
-                             binwidth=max(1, widest // 60), ax=ax, color=colour, linewidth=0.5)  # fmt: skip
-                ax.axvline(own.mean(), color="0.1", linewidth=1.5, linestyle=":")
-            seeds = sweep.updates.loc[sweep.updates["arm"] == arm, "seed"].nunique()
-            said = f"mean {own.mean():.3g}   n = {seeds}" if seeds else "n = 0"
-            ax.set_title(f"{sweep.arms[arm]}   ({workers(sweep, arm)} workers)   {said}", fontsize="small", loc="left")
-            ax.set(ylabel="share", ylim=(0, 1.05 if len(share) == 1 else None), xlim=(-0.6, widest - 0.4))
+        figure, panels = _figure(len(sweep.arms), 1, (8.5, 1.2 * len(sweep.arms) + 1.2))
+        for ax, (arm, label) in zip(panels, sweep.arms.items(), strict=True):
+            own = sweep.updates[sweep.updates["arm"] == arm]
+            title = f"{label}   W = {workers(sweep, arm)}   n = {own['seed'].nunique()}"
+            if len(own):
+                ax.hist(shares[arm].index, edges, weights=shares[arm], color=_look(sweep, arm)[0], linewidth=0.5)
+                ax.axvline(own["staleness"].mean(), color="0.1", linewidth=1.5, linestyle=":")
+                title += f"   mean {own['staleness'].mean():.3g}   largest {own['staleness'].max():.0f}"
+            ax.set_title(title, fontsize="small", loc="left")
+            ax.set(ylabel="share", xlim=(-0.6, widest - 0.4))
         panels[-1].xaxis.set_major_locator(MaxNLocator(10, integer=True))
         panels[-1].set_xlabel("staleness [global updates by others between pull and push]")
         _title(figure, sweep)
     return figure
-
-
-def workers(sweep: Sweep, arm: str) -> int:
-    """The arm's workers; null in the configuration means one per CPU."""
-    return sweep.study["arms"][arm]["config"]["workers"] or sweep.study["machine"]["cpus"]
 
 
 def metric_unit(sweep: Sweep, metric: str) -> str:
@@ -300,17 +306,14 @@ def _with_ideal_time(sweep: Sweep) -> Sweep:
 
 
 def _wall_time_caveat(sweep: Sweep) -> str:
-    """Why wall time says nothing about parallel speed here; empty if it does."""
-    cpus = sweep.study["machine"]["cpus"]
-    kinds = {arm["config"]["schedule"] for arm in sweep.study["arms"].values()}
-    crowded = [workers(sweep, arm) for arm in sweep.arms if workers(sweep, arm) > cpus]
-    if kinds == {"interleaved"}:
-        return "One process, in which the workers take turns: not the time that parallel workers would take."
-    if len(kinds) > 1:
-        return "NOT VALID: arms with schedule=async and schedule=interleaved have different clocks."
-    if crowded:
-        return f"NOT VALID as real time: up to {max(crowded)} async workers shared {cpus} cores."
-    return ""
+    """Why seconds are not those of workers side by side; empty if they are."""
+    reasons = [reason for arm in sweep.arms if (reason := untimed(sweep, arm))]
+    if not reasons:
+        return ""
+    if IDEAL in axes(sweep):
+        return "One process, in which the workers took turns: NOT the time of workers side by side"
+    more = f", and {len(reasons) - 1} more arms" if len(reasons) > 1 else ""
+    return f"NOT VALID as time of workers side by side: {reasons[0]}{more}"
 
 
 def _mean_line(seeds: list[Curve]) -> Curve:
@@ -349,13 +352,13 @@ def _with_n(label: str, row: pd.Series) -> str:
     return f"{label}\n" + ", ".join(parts)
 
 
-def _finish_x(ax: Axes, label: str) -> None:
+def _finish_x(ax: Axes) -> None:
+    """The axis from 0 to the last point: 0, 200k, 400k."""
     # The panels share the axis. One without data has infinite limits.
     end = max((panel.dataLim.xmax for panel in ax.figure.axes if np.isfinite(panel.dataLim.xmax)), default=1)
-    ax.set_xlim(0, end * 1.02)
+    ax.set_xlim(0, end * 1.03)
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(EngFormatter(sep="") if end >= 10_000 else StrMethodFormatter("{x:,g}"))
-    ax.set_xlabel(label)
 
 
 def _legend(figure: Figure, ax: Axes, title: str = "") -> None:
@@ -364,8 +367,9 @@ def _legend(figure: Figure, ax: Axes, title: str = "") -> None:
     if old := ax.get_legend():
         old.remove()
     if handles:
-        figure.legend(handles.values(), handles, title=title, loc="outside lower center", ncols=min(3, len(handles)),
-                      frameon=False)  # fmt: skip
+        width = 0.08 * (max(map(len, handles)) + 8)  # of an entry, in inches, about
+        columns = min(3, len(handles), max(1, int(figure.get_figwidth() / width)))
+        figure.legend(handles.values(), handles, title=title, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _title(figure: Figure, sweep: Sweep, caveat: str = "") -> None:

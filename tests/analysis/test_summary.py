@@ -1,0 +1,422 @@
+"""A sweep's tables and verdicts, on sweeps of invented numbers whose differences are known."""
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+from scipy import stats
+from synthetic import METRICS, write_sweep
+
+from ablate.analysis import statistics
+from ablate.analysis.load import load_sweep
+from ablate.analysis.summary import summarise, write_tables
+from ablate.analysis.tables import Summary
+from ablate.analysis.verdicts import Verdict
+from ablate.config import ConfigError
+from ablate.records.schema import EVALUATIONS, STUDY
+
+# Final scores differ by 0.8 between good and bad, by nothing between good and same; seeds spread by 0.3.
+ARMS: dict[str, dict[str, Any]] = {
+    "bad": {"level": -1.3, "speed": 8.0, "overrides": ["workers=1"]},
+    "good": {"level": -0.5, "speed": 8.0, "overrides": ["workers=4"]},
+    "same": {"level": -0.5, "speed": 8.0, "overrides": ["workers=2"], "label": "the same | again"},
+}
+CLAIMS = tuple(
+    {"id": f"C{i}", "words": f"the words of claim {i}", "metric": metric, "inequality": inequality}
+    for i, (metric, inequality) in enumerate([
+        ("final_score", "bad < good"), ("final_score", "bad > good"), ("final_score", "good ~ bad"),
+        ("final_score", "good ~ same"), ("final_score", "good < same"), ("speed", "good < bad"),
+        ("speed", "good ~ bad"),
+    ])
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _composed_once() -> Iterator[None]:
+    """Composing a configuration takes longer than all else here, and the same few are needed again and again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "config_of", functools.cache(synthetic.config_of))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 planned seeds of three arms; of the bad one, a cell failed and two are missing."""
+    return write_sweep(
+        tmp_path_factory.mktemp("sweep"), ARMS, range(24), episodes=40, claims=CLAIMS,
+        failed=(("bad", 3),), missing=(("bad", 4), ("bad", 5)), smallest_effect=0.35, baseline="good",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def summary(folder: Path) -> Summary:
+    return summarise(load_sweep(folder))
+
+
+def row_of(table: pd.DataFrame, **key: str) -> pd.Series:
+    rows = table[np.logical_and.reduce([table[name] == value for name, value in key.items()])]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def small(folder: Path, seeds: int = 6, arms: dict | None = None, **study: Any) -> Path:
+    return write_sweep(
+        folder,
+        arms or {"good": ARMS["good"], "bad": ARMS["bad"]},
+        range(seeds),
+        episodes=40,
+        **{"baseline": "good", **study},
+    )
+
+
+def claims(*inequalities: str, metric: str = "final_score", **more: Any) -> tuple[dict[str, Any], ...]:
+    return tuple({"id": "C", "words": "w", "metric": metric, "inequality": words, **more} for words in inequalities)
+
+
+def change_study(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    study = json.loads((folder / STUDY).read_text())
+    change(study)
+    (folder / STUDY).write_text(json.dumps(study))
+
+
+def finals(folder: Path, arm: str) -> np.ndarray:
+    """The arm's final scores, straight from the files."""
+    found = []
+    for path in sorted((folder / arm).glob("seed=*")):
+        if json.loads((path / "status.json").read_text())["state"] == "completed":
+            table = pd.read_csv(path / EVALUATIONS)
+            last = table[table["evaluation"] == table["evaluation"].max()]
+            found.append((last["episodic_return"] / last["episodic_length"]).mean())
+    return np.array(found)
+
+
+def test_arms_are_counted_and_summarised(folder: Path, summary: Summary) -> None:
+    assert set(summary.arms["metric"]) == set(METRICS)
+    for arm in ARMS:
+        row, scores = row_of(summary.arms, metric="final_score", arm=arm), finals(folder, arm)
+        assert (row["n"], row["n_planned"], row["n_failed"], row["n_missing"]) == (
+            (21, 24, 1, 2) if arm == "bad" else (24, 24, 0, 0)
+        )
+        assert row["mean"] == pytest.approx(scores.mean())
+        assert row["median"] == pytest.approx(np.median(scores))
+        assert row["iqm"] == pytest.approx(stats.trim_mean(scores, 0.25))
+        assert row["spread"] == pytest.approx(scores.std(ddof=1))
+        for name in ("mean", "median", "iqm"):
+            assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+            assert row[f"{name}_high"] - row[f"{name}_low"] < 2 * scores.std()
+    assert row_of(summary.arms, metric="auc", arm="same")["label"] == "the same | again"
+
+
+def test_arms_are_compared_with_the_baseline(folder: Path, summary: Summary) -> None:
+    assert list(zip(summary.comparisons["arm"], summary.comparisons["baseline"], strict=True)) == [
+        ("bad", "good"),
+        ("same", "good"),
+    ] * len(METRICS)
+    row, a, b = (
+        row_of(summary.comparisons, metric="final_score", arm="bad"),
+        finals(folder, "bad"),
+        finals(folder, "good"),
+    )
+    assert (row["n"], row["n_baseline"]) == (21, 24)
+    assert row["difference"] == pytest.approx(a.mean() - b.mean())
+    assert row["ratio"] == pytest.approx(a.mean() / b.mean())
+    wins = (a[:, None] > b).mean()
+    assert row["probability_of_improvement"] == pytest.approx(wins)
+    assert row["cliffs_delta"] == pytest.approx(2 * wins - 1)
+    assert row["welch_p"] == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue)
+    ps = summary.comparisons.query("metric == 'final_score'")
+    assert ps["welch_p_holm"].tolist() == statistics.holm(ps["welch_p"].to_numpy()).tolist()
+    assert ps["permutation_p_holm"].tolist() == statistics.holm(ps["permutation_p"].to_numpy()).tolist()
+
+
+def test_improvement_is_towards_smaller_where_that_is_better_and_cliffs_delta_is_not_turned(summary: Summary) -> None:
+    row = row_of(summary.comparisons, metric="speed", arm="bad")  # takes more steps
+    assert row["difference"] > 0
+    assert row["cliffs_delta"] > 0.5
+    assert row["probability_of_improvement"] < 0.25
+
+
+def test_verdicts(summary: Summary) -> None:
+    found = {v.inequality + " " + v.metric: v.verdict for v in summary.verdicts}
+    assert found == {
+        "bad < good final_score": "supported",
+        "bad > good final_score": "contradicted",
+        "good ~ bad final_score": "contradicted",
+        "good ~ same final_score": "supported",
+        "good < same final_score": "inconclusive",
+        "good < bad speed": "supported",
+        "good ~ bad speed": "inconclusive",  # smallest_effect is a score, not a number of steps
+    }
+    first = summary.verdicts[0]
+    row = row_of(summary.comparisons, metric="final_score", arm="bad")
+    assert (first.effect, first.low, first.high) == tuple(row[["difference", "difference_low", "difference_high"]])
+    assert first.n == "21, 24"
+    assert first.seeds_needed is not None
+    assert 5 <= first.seeds_needed < 15
+    assert summary.verdicts[5].seeds_needed is None
+    assert "smallest_effect" in summary.verdicts[6].reason
+
+
+def only_verdict(folder: Path) -> Verdict:
+    (verdict,) = summarise(load_sweep(folder)).verdicts
+    return verdict
+
+
+def test_likeness_within_a_border_that_the_interval_crosses_is_inconclusive(tmp_path: Path) -> None:
+    folder = small(tmp_path, claims=claims("bad ~ good"))
+    effect = only_verdict(folder).effect
+    change_study(folder, lambda study: study.update(smallest_effect=-effect))
+    assert only_verdict(folder).verdict == "inconclusive"
+
+
+def test_under_five_seeds_there_is_no_verdict(tmp_path: Path) -> None:
+    folder = small(tmp_path, seeds=4, claims=claims("bad < good"))
+    verdict = only_verdict(folder)
+    assert (verdict.verdict, verdict.n) == ("inconclusive", "4, 4")
+    assert "n too small" in verdict.reason
+    assert np.isnan(verdict.low)
+    assert verdict.effect < 0
+    row = row_of(summarise(load_sweep(folder)).arms, metric="auc", arm="bad")
+    assert np.isfinite(row["mean"])
+    assert row[["mean_low", "median_low", "iqm_high"]].isna().all()
+
+
+def test_claims_about_real_time_need_processes_side_by_side(tmp_path: Path) -> None:
+    folder = small(tmp_path, claims=claims("bad < good", real_time=True))  # interleaved
+    verdict = only_verdict(folder)
+    assert verdict.verdict == "not testable here"
+    assert "took turns" in verdict.reason
+    assert np.isfinite(verdict.low)
+
+    def race(study: dict[str, Any]) -> None:
+        for arm in study["arms"].values():
+            arm["config"]["schedule"] = "async"
+
+    change_study(folder, race)
+    verdict = only_verdict(folder)
+    assert verdict.verdict == "not testable here"
+    assert "good had 4 workers on 2 CPUs" in verdict.reason
+    change_study(folder, lambda study: study["machine"].update(cpus=4))
+    assert only_verdict(folder).verdict == "supported"
+
+
+def test_claims_about_what_the_study_has_not_are_not_testable(tmp_path: Path) -> None:
+    folder = small(tmp_path, claims=(*claims("bad < best"), *claims("bad < good", metric="speeed")))
+    first, second = summarise(load_sweep(folder)).verdicts
+    assert (first.verdict, first.reason) == ("not testable here", "the study has no arm best")
+    assert (second.verdict, second.reason) == ("not testable here", "the study has no metric speeed")
+
+
+def edit_evaluations(folder: Path, change: Callable[[pd.DataFrame], None]) -> None:
+    table = pd.read_csv(folder / EVALUATIONS)
+    change(table)
+    table.to_csv(folder / EVALUATIONS, index=False)
+
+
+def test_diverged_cells_are_counted_and_the_verdict_is_by_ranks(tmp_path: Path) -> None:
+    folder = small(tmp_path, 8, claims=claims("bad < good", "bad ~ good"))
+    better = finals(folder, "good")
+    for seed in (0, 1):
+
+        def diverge(table: pd.DataFrame) -> None:
+            table.loc[table["evaluation"] == table["evaluation"].max(), "episodic_return"] = np.nan
+
+        edit_evaluations(folder / "bad" / f"seed={seed}", diverge)
+    summary = summarise(load_sweep(folder))
+    row = row_of(summary.arms, metric="final_score", arm="bad")
+    survivors = finals(folder, "bad")[2:]
+    assert (row["n"], row["n_diverged"]) == (8, 2)
+    assert row["mean"] == pytest.approx(survivors.mean())
+    assert row["median"] == pytest.approx(np.median([-np.inf, -np.inf, *survivors]))
+    pairs = np.r_[[-np.inf] * 2, survivors][:, None] > better
+    verdict, likeness = summary.verdicts
+    assert verdict.effect == pytest.approx(2 * pairs.mean() - 1)
+    assert verdict.verdict == "supported"
+    assert "Cliff's δ (cells diverged, 2 and 0: they rank last)" in verdict.reason
+    assert likeness.verdict == "inconclusive"
+    assert any("2 cells of bad diverged" in note for note in summary.notes)
+    stable = row_of(summary.stability, arm="bad")
+    assert (stable["collapsed"], stable["n"]) == (2, 8)
+    assert row_of(summary.stability, arm="good")["collapsed"] == 0
+
+
+def test_a_cell_that_falls_back_to_its_start_has_collapsed(tmp_path: Path) -> None:
+    folder = small(tmp_path, 5)
+
+    def fall(table: pd.DataFrame) -> None:
+        table.loc[table["evaluation"] == table["evaluation"].max(), "episodic_return"] = -7.0 * 200
+
+    edit_evaluations(folder / "good/seed=2", fall)
+    summary = summarise(load_sweep(folder))
+    assert row_of(summary.stability, arm="good")[["collapsed", "n"]].tolist() == [1, 5]
+    assert row_of(summary.stability, arm="bad")["collapsed"] == 0
+
+
+def test_speed_ups_are_ratios_of_restricted_means(summary: Summary) -> None:
+    row = row_of(summary.speed_ups, metric="speed", arm="bad")
+    steps = {arm: summary.scores.query("metric == 'speed' and arm == @arm") for arm in ARMS}
+    assert row["speed_up"] == pytest.approx(steps["good"]["value"].mean() / steps["bad"]["value"].mean())
+    assert row["low"] < row["speed_up"] < row["high"] < 1
+    assert 0 < row["n_censored"] == steps["bad"]["censored"].sum() < row["n"]
+    assert (row["workers"], row["baseline"]) == (1, "good")
+    assert row_of(summary.speed_ups, arm="same")["low"] < 1 < row_of(summary.speed_ups, arm="same")["high"]
+
+
+def test_arms_censored_at_different_ends_are_compared_up_to_the_sooner(tmp_path: Path) -> None:
+    metric = {**METRICS["speed"], "x": "global_step", "window": [0.0, 1.0], "score": -1.0, "budget": "own"}
+    arms: dict[str, Any] = {
+        "long": {"level": -1.1, "speed": 10.0},
+        "short": {"level": -1.1, "speed": 10.0, "length": 100},
+    }
+    folder = small(
+        tmp_path,
+        8,
+        arms,
+        baseline="long",
+        metric="speed",
+        metrics={"speed": metric},
+        claims=claims("short < long", metric="speed"),
+    )
+    summary = summarise(load_sweep(folder))
+    assert row_of(summary.arms, arm="long")["mean"] > 4000  # some cells got there later than short ones lasted
+    long = np.minimum(summary.scores.query("arm == 'long'")["value"], 4000)
+    short = summary.scores.query("arm == 'short'")["value"]
+    assert short.max() == 4000
+    (verdict,) = summary.verdicts
+    assert verdict.effect == pytest.approx(short.mean() - long.mean())
+    assert "restricted means" in verdict.reason
+
+
+def test_where_no_cell_reaches_the_score_there_is_no_verdict_and_no_speed_up(tmp_path: Path) -> None:
+    metric = {**METRICS["speed"], "x": "global_step", "window": [0.0, 1.0], "score": 5.0, "budget": "equal"}
+    folder = small(
+        tmp_path,
+        metric="speed",
+        metrics={"speed": metric},
+        claims=claims("good ~ bad", metric="speed"),
+        smallest_effect=100,
+    )
+    summary = summarise(load_sweep(folder))
+    (verdict,) = summary.verdicts
+    assert (verdict.verdict, verdict.reason) == ("inconclusive", "no cell of either arm reached the score")
+    assert summary.speed_ups["speed_up"].isna().all()
+
+
+def test_a_half_written_sweep_shows_what_it_has(tmp_path: Path) -> None:
+    missing = tuple(("bad", seed) for seed in range(6))
+    folder = small(tmp_path, claims=claims("bad < good"), missing=missing)
+    with (folder / "good/seed=1/evaluations.csv").open("a") as file:
+        file.write("99,1")
+    summary = summarise(load_sweep(folder))
+    assert row_of(summary.arms, metric="auc", arm="good")["n"] == 6
+    bad = row_of(summary.arms, metric="auc", arm="bad")
+    assert (bad["n"], bad["n_missing"]) == (0, 6)
+    assert np.isnan(bad["mean"])
+    assert summary.verdicts[0].verdict == "inconclusive"
+    assert any("6 of 12 cells missing: bad/seed=0" in note for note in summary.notes)
+    assert any("1 torn" in note for note in summary.notes)
+    write_tables(summary)
+
+
+def test_a_sweep_without_a_completed_cell_says_so(tmp_path: Path) -> None:
+    cells = tuple((arm, seed) for arm in ("good", "bad") for seed in range(6))
+    summary = summarise(load_sweep(small(tmp_path, claims=claims("bad < good"), failed=cells)))
+    assert summary.scores.empty
+    assert (summary.arms["n_failed"] == 6).all()
+    assert summary.verdicts[0].verdict == "inconclusive"
+    write_tables(summary)
+    assert "SIGKILL" in (tmp_path / "verdict.md").read_text()
+
+
+def test_metrics_that_would_mix_horizons_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    arms = {"good": ARMS["good"], "bad": {**ARMS["bad"], "overrides": ["evaluation.horizon=500"]}}
+    summary = summarise(load_sweep(small(tmp_path, arms=arms, claims=claims("bad < good"))))
+    assert set(summary.arms["metric"]) == set(summary.comparisons["metric"]) == {"fluctuation"}  # of training
+    (verdict,) = summary.verdicts
+    assert verdict.verdict == "not testable here"
+    assert "horizon differs: good: 200; bad: 500" in verdict.reason
+    assert sum("horizon differs" in note for note in summary.notes) == 3
+    write_tables(summary)
+
+
+def test_a_sweep_with_nothing_to_compare_is_refused(tmp_path: Path) -> None:
+    folder = small(tmp_path)
+
+    def stick(study: dict[str, Any]) -> None:
+        study["arms"]["bad"]["config"]["env"]["kwargs"] = {"repeat_action_probability": 0.25}
+
+    change_study(folder, stick)
+    with pytest.raises(ConfigError, match=r"env\.kwargs differs"):
+        summarise(load_sweep(folder))
+
+
+def test_environments_have_baselines_and_tables_of_their_own(tmp_path: Path) -> None:
+    arms = {**ARMS, **{f"cart_{name}": {**arm, "overrides": ["env=cartpole"]} for name, arm in ARMS.items()}}
+    folder = small(tmp_path, 5, arms, claims=claims("bad < good", "cart_bad < cart_good", "bad < cart_good"))
+    summary = summarise(load_sweep(folder))
+    compared = set(zip(summary.comparisons["arm"], summary.comparisons["baseline"], strict=True))
+    assert compared == {("same", "good"), ("bad", "good"), ("cart_good", "cart_bad"), ("cart_same", "cart_bad")}
+    assert [verdict.verdict for verdict in summary.verdicts] == ["supported", "supported", "not testable here"]
+    assert summary.verdicts[2].reason == "scores of Pendulum-v1 and CartPole-v1 have different units"
+    write_tables(summary)
+    text = (folder / "verdict.md").read_text()
+    assert text.count("### CartPole-v1\n") == len(METRICS)
+
+
+def test_resumed_and_repeated_cells_are_noted(tmp_path: Path) -> None:
+    folder = small(tmp_path)
+    manifest = folder / "good/seed=2/manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "resumes": [{}]}))
+    cell = folder / "bad/seed=4/cell.json"
+    (attempt,) = json.loads(cell.read_text())["attempts"]
+    cell.write_text(json.dumps({"attempts": [{**attempt, "outcome": "failed"}, attempt]}))
+    notes = summarise(load_sweep(folder)).notes
+    assert "1 cells were resumed from a checkpoint: good/seed=2" in notes
+    assert "1 cells completed at a later attempt: bad/seed=4" in notes
+
+
+def test_the_files_hold_the_tables(folder: Path, summary: Summary) -> None:
+    write_tables(summary)
+    tidy = pd.read_csv(folder / "summary.csv").fillna({"baseline": ""})
+    assert not tidy.duplicated(["metric", "arm", "baseline", "statistic"]).any()
+    tidy = tidy.set_index(["metric", "arm", "statistic"])
+    for table, names in (
+        (summary.arms, ("n", "n_failed", "mean", "iqm", "spread")),
+        (summary.comparisons, ("difference", "cliffs_delta", "welch_p_holm")),
+        (summary.speed_ups, ("speed_up",)),
+    ):
+        for row in table.to_dict("records"):
+            for name in names:
+                assert tidy.loc[(row["metric"], row["arm"], name), "value"] == pytest.approx(row[name], nan_ok=True)
+    assert tidy.loc[("auc", "bad", "mean"), "low"] == row_of(summary.arms, metric="auc", arm="bad")["mean_low"]
+    assert tidy.loc[("final_score", "bad", "collapsed"), "value"] == 0
+
+    text = (folder / "verdict.md").read_text()
+    for verdict in summary.verdicts:
+        assert f"### {verdict.id}: {verdict.verdict}\n> {verdict.words}\n" in text
+        assert verdict.reason in text
+    assert "| bad/seed=3 | failed | 1        | worker-0 was killed by SIGKILL |" in text
+    assert "the same \\| again" in text
+    for table in [block for block in text.split("\n\n") if block.startswith("|")]:
+        assert len({len(line) for line in table.splitlines()}) == 1  # aligned
+    assert not [path for path in folder.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_the_export_is_in_rliables_layout(folder: Path, summary: Summary) -> None:
+    write_tables(summary)
+    with np.load(folder / "export.npz") as export:
+        for arm in ARMS:
+            scores, curves = export[f"scores.{arm}"], export[f"curves.{arm}"]
+            n = 21 if arm == "bad" else 24
+            assert scores.shape == (n, 1)
+            assert curves.shape == (n, 1, len(export[f"frames.{arm}"]))
+            np.testing.assert_allclose(np.sort(scores[:, 0]), np.sort(finals(folder, arm)))
+            np.testing.assert_allclose(curves[:, 0, -1], scores[:, 0])  # all cells end at the same step
+            assert len(export[f"seeds.{arm}"]) == n
+            assert (np.diff(export[f"frames.{arm}"]) > 0).all()
