@@ -17,7 +17,7 @@ from ablate.cell import STOP
 from ablate.config import ROOT
 from ablate.resources import cores, memory_mb
 
-JOB_MB = 400  # measured: the process that watches a cell's
+JOB_MB = 300  # measured: 160 to 220 for the process that watches the cell's
 
 
 class JobLost(Exception):
