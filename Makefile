@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev,video,box2d
 
-.PHONY: run test test-slow check install benchmark clean
+.PHONY: run test test-slow test-distributed check install benchmark clean
 
 run: install  ## train A3C on Pendulum; prints where the CSVs, the checkpoint and the figure are
 	$(BIN)/python src/run.py algo=a3c env=pendulum workers=4
@@ -13,7 +13,12 @@ test: check  ## ruff, mypy and the quick tests
 	$(BIN)/python -m pytest
 
 test-slow: install  ## the tests that train or kill for minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m 'slow and not distributed'
+
+test-distributed: install  ## sweeps over a Slurm and a Ray on this machine (Debian, as root: it installs Slurm)
+	apt-get install --yes --no-install-recommends slurmctld slurmd slurmdbd slurm-client munge mariadb-server
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),slurm,ray]'
+	$(BIN)/python -m pytest -m distributed
 
 check: install
 	$(BIN)/ruff check .

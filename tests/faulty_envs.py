@@ -116,12 +116,31 @@ class Slow(Faulty):
         return reward
 
 
+class Takes(Faulty):
+    """No fault either: an argument of any kind."""
+
+    def __init__(self, value: Any = None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+
+
+class Hoards(Faulty):
+    """Takes 50 MB more of memory in each step, as far as 4 GB."""
+
+    def fault(self, reward: float) -> float:
+        if self._steps < self._after + 80:
+            self._hoard = [*getattr(self, "_hoard", []), np.ones(50_000_000 // 8)]
+        time.sleep(0.05)  # a cluster looks at a job's memory every second or so
+        return reward
+
+
 class Unbounded(Faulty):
     """No fault either: an action without bounds."""
 
     action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
 
-ENVIRONMENTS = (Faulty, Raises, Hangs, SysExit0, OsExit0, OsExit3, NanReward, Slow, Unbounded, HangsInC)
+ENVIRONMENTS = (
+    Faulty, Raises, Hangs, SysExit0, OsExit0, OsExit3, NanReward, Slow, Hoards, Unbounded, HangsInC, Takes,
+)  # fmt: skip
 for environment in ENVIRONMENTS:
     gymnasium.register(id=f"{environment.__name__}-v0", entry_point=environment)

@@ -19,6 +19,7 @@ ORDER = (
     "experiment",
     "study", "resources", "cell", "sweep",
     "command_line",
+    "cluster",
 )  # fmt: skip
 GROUND = {"types", "config", "seeding"}
 

@@ -26,8 +26,9 @@ from typing import Any, NamedTuple
 from ablate.config import ROOT, Config, ConfigError, from_dict, to_dict
 from ablate.experiment import RunFailed, plan, run
 from ablate.parallel.supervisor import PR_SET_PDEATHSIG
+from ablate.records.csv_writer import trim
 from ablate.records.files import read_json, write_json
-from ablate.records.manifest import lock_run
+from ablate.records.manifest import lock_run, read_status
 from ablate.records.schema import CELL, CELL_LOG, COLUMNS, MANIFEST, STATUS
 from ablate.training import Interrupted
 
@@ -54,7 +55,9 @@ def run_cell(config: Config, overrides: list[str], folder: Path, stopped: Callab
     if stopped():
         return Outcome("interrupted", f"not started: {STOPPED}")
     folder.mkdir(parents=True, exist_ok=True)
-    attempts = _attempts(folder)
+    # one that has no outcome was killed together with whoever watched it
+    lost = {"outcome": "interrupted", "reason": "killed together with its sweep"}
+    attempts = [{**lost, **earlier} for earlier in attempts_of(folder)]
     attempt: dict[str, Any] = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
@@ -95,13 +98,12 @@ def last_lines(folder: Path) -> list[str]:
         return []
 
 
-def _attempts(folder: Path) -> list[dict[str, Any]]:
-    """Earlier attempts; one that has no outcome was killed together with whoever watched it."""
+def attempts_of(folder: Path) -> list[dict[str, Any]]:
+    """The attempts in a cell.json; none if it cannot be read."""
     try:
-        earlier = read_json(folder / CELL)["attempts"]
-    except (OSError, ValueError, KeyError):
+        return [dict(attempt) for attempt in read_json(folder / CELL)["attempts"]]
+    except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [{"outcome": "interrupted", "reason": "killed together with its sweep", **attempt} for attempt in earlier]
 
 
 def _supervised(
@@ -124,6 +126,8 @@ def _supervised(
         pass  # it died at once; its exit code says how
     try:
         return _watched(process, config, folder, stopped)
+    except Interrupted:  # a second signal: stop at once
+        raise
     except BaseException:  # Ctrl-C in this thread
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -140,36 +144,41 @@ def _watched(
 ) -> tuple[Outcome, float]:
     began, limit_s = time.monotonic(), config.sweep.time_limit_s
     why, kill_at = "", math.inf
+    # Silence is counted in looks, not by the clock: a machine that was suspended is no cell that hangs.
+    sign, silent_s = _last_sign(folder), 0.0
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
-            return _outcome(process.returncode, why, folder), round(usage.ru_maxrss / 1024, 1)
+            return _outcome(process, why, folder), round(usage.ru_maxrss / 1024, 1)
         now = time.monotonic()
         if not why:
             if stopped():
                 why, kill_at = STOPPED, now + GRACE_S
             elif limit_s is not None and now - began > limit_s:
                 why, kill_at = f"stopped after {limit_s:g} s (sweep.time_limit_s)", now + GRACE_S
-            elif now - max(began, _last_sign(folder, now)) > max(SILENCE_S, 2 * config.hang_timeout_s):
+            elif silent_s > max(SILENCE_S, 2 * config.hang_timeout_s):
                 why, kill_at = "hangs: its status.json grows old", now
             if why:
                 process.terminate()
         if now >= kill_at:
             os.killpg(process.pid, signal.SIGKILL)
         time.sleep(POLL_S)
+        last, sign = sign, _last_sign(folder)
+        silent_s = silent_s + min(time.monotonic() - now, 1.0) if sign == last else 0.0
 
 
-def _last_sign(folder: Path, now: float) -> float:
-    """When the cell last wrote its status, on this process's monotonic clock."""
+def _last_sign(folder: Path) -> int:
+    """When the cell last wrote its status, ns on the file system's clock."""
     try:
-        return now - max(0.0, time.time() - (folder / STATUS).stat().st_mtime)
+        return (folder / STATUS).stat().st_mtime_ns
     except OSError:
-        return 0.0
+        return 0
 
 
-def _outcome(code: int, why: str, folder: Path) -> Outcome:
-    if code == 0:
+def _outcome(process: subprocess.Popen[bytes], why: str, folder: Path) -> Outcome:
+    code, status = process.returncode, read_status(folder)
+    if code == 0 and status.get("state") == "completed":
         return Outcome("completed", "")
     if why == STOPPED:
         return Outcome("interrupted", why)
@@ -179,11 +188,7 @@ def _outcome(code: int, why: str, folder: Path) -> Outcome:
         return Outcome("failed", f"killed by {signal.Signals(-code).name}")
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         return Outcome("interrupted", signal.Signals(code - 128).name)
-    try:
-        status = read_json(folder / STATUS)
-    except (OSError, ValueError):
-        status = {}
-    if status.get("state") == "failed":
+    if status.get("state") == "failed" and status.get("pid") == process.pid:  # not an earlier attempt's
         return Outcome("failed", status["reason"])
     told = next((line for line in reversed(last_lines(folder)) if line), "")
     return Outcome("failed", f"exited with code {code}{': ' + told if told else ''}")
@@ -196,6 +201,9 @@ def main() -> int:
     """Train the cell in the folder that is the argument; its configuration comes through standard input."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(
+            signal.SIGUSR2, signal.SIG_IGN
+        )  # Slurm warns all of a job's processes: whoever watches this one acts
     request = json.load(sys.stdin)
     if os.getppid() != request["parent"]:
         return 1  # it died before it could be watched
@@ -221,9 +229,13 @@ def _train(config: Config, overrides: list[str], folder: Path) -> None:
         pass
     if (folder / MANIFEST).exists():
         try:
-            return run(plan(replace(config, resume=str(folder)), []), folder, overrides)
-        except ConfigError as error:
+            resumed = plan(replace(config, resume=str(folder)), [])
+            for name in COLUMNS:
+                trim(folder / name, lambda row: int(row[0]) >= 0)
+        except (ConfigError, ValueError) as error:
             print(f"starting anew: {error}")
+        else:
+            return run(resumed, folder, overrides)
     for name in (MANIFEST, STATUS, *COLUMNS):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

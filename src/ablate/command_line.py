@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,19 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ablate.config import ROOT, SCHEMAS, Config, ConfigError, config_hash, known_keys, locate, suggest, validate
+from ablate.config import (
+    ROOT,
+    SCHEMAS,
+    Config,
+    ConfigError,
+    SweepConfig,
+    config_hash,
+    known_keys,
+    locate,
+    suggest,
+    sweep_settings,
+    validate,
+)
 from ablate.experiment import RunFailed, plan, refuse_used
 from ablate.study import study_name
 
@@ -50,6 +62,11 @@ def register() -> None:
 def validated(composed: DictConfig) -> Config:
     """The checked configuration of what Hydra composed. Raises ConfigError."""
     return validate(_without_hydra(composed))
+
+
+def validated_sweep(composed: DictConfig) -> SweepConfig:
+    """The checked settings of a sweep in what Hydra composed, without what its arms will add. Raises ConfigError."""
+    return sweep_settings(_without_hydra(composed))
 
 
 def refuse_resume(config: Config) -> None:
@@ -170,11 +187,13 @@ def complete_arguments(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def explain(error: BaseException) -> str:
-    """One line for the user: what is wrong with which key and value, and the nearest right one."""
+def explain(error: BaseException, given: Sequence[str] = ()) -> str:
+    """One line for the user: what is wrong with which key and value, and the nearest right one.
+
+    given: the overrides that the error is about, where they are not the command line's."""
     text = str(error)
     cause = str(error.__cause__ or "")
-    overrides = {a.lstrip("+~").partition("=")[0]: a for a in sys.argv[1:] if "=" in a}
+    overrides = {a.lstrip("+~").partition("=")[0]: a for a in given or sys.argv[1:] if "=" in a}
     if found := re.match(r"(?:Could not override|Could not delete from config\.|Key) '([^']+)'", text):
         key = found[1].rpartition("@")[0] or found[1]
         if key.startswith("env.kwargs."):

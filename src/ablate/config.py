@@ -237,7 +237,7 @@ class ClaimConfig:
 
 @dataclass
 class SweepConfig:
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")] | None = None
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")] | None = None
     question: str = ""
     base: list[str] = field(default_factory=list)
     arms: dict[str, ArmConfig] = field(default_factory=dict)
@@ -304,8 +304,10 @@ def validate(composed: DictConfig) -> Config:
 def sweep_settings(composed: DictConfig) -> SweepConfig:
     """The checked `sweep` node of a composed configuration, whose other values may be swept over and not be there.
 
-    Raises ConfigError."""
-    return _build(composed.sweep, "sweep.")
+    Raises ConfigError, also for any unknown key."""
+    _refuse_unknown(composed)
+    settings: SweepConfig = _build(composed.sweep, "sweep.")
+    return settings
 
 
 def from_dict(values: dict[str, Any]) -> Config:

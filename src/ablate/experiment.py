@@ -26,9 +26,8 @@ from ablate.envs.make import spec_of
 from ablate.nn.architecture import architecture_of
 from ablate.parallel.supervisor import ChildFailed
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint
-from ablate.records.files import read_json
-from ablate.records.manifest import lock_run, note_resume, read_manifest, write_manifest
-from ablate.records.schema import LAST_CHECKPOINT, MANIFEST, STATUS
+from ablate.records.manifest import lock_run, note_resume, read_manifest, read_status, write_manifest
+from ablate.records.schema import LAST_CHECKPOINT, MANIFEST
 from ablate.seeding import Role, generator
 from ablate.training import Interrupted, Plan, Signals, Training, resume_command
 from ablate.types import Counters
@@ -173,7 +172,7 @@ def _resume(plan: Plan, folder: Path) -> Training | None:
     if not reached:
         note_resume(folder, plan.config, sys.argv, counters)
         return Training(plan, folder)
-    if read_json(folder / STATUS)["state"] == "completed":
+    if read_status(folder).get("state") == "completed":
         print(f"nothing to do: {reached}; a larger limit beside resume= trains further")
     else:  # killed between its last checkpoint and its last status
         training = Training(plan, folder)

@@ -6,11 +6,13 @@ import hashlib
 import itertools
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
 
 from ablate.config import Config, ConfigError, SweepConfig, evaluation_horizon, suggest, to_dict
 
@@ -20,6 +22,14 @@ CELL_DEFAULTS = ("evaluation.every_seconds=null", "figures=false")
 # Keys that do not change what a cell's records say.
 NOT_COMPARED = ("seed", "resume", "figures", "logger", "checkpoint_every_seconds", "hang_timeout_s")
 LONGEST_NAME = 80  # characters; a folder's name may have 255
+MOST_SEEDS = 100_000  # more is a slip of the finger
+# What a study's overrides may not hold, as it would be ignored or has its own place.
+ELSEWHERE = {
+    "hydra": "Hydra ignores it in a study's overrides; give it on the command line",
+    "sweep": "its place is beside base and arms",
+    "seed": "a study's seeds are sweep.seeds=0-29",
+    "resume": "a sweep starts new runs; resume one run at a time",
+}
 
 
 class Arm(NamedTuple):
@@ -45,7 +55,7 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
     Raises ConfigError for what cannot be swept over, names that do not exist, and arms that are the same."""
     overrides = OverridesParser.create().parse_overrides(arguments)
     for override in overrides:
-        if override.is_sweep_override() and not override.is_discrete_sweep():
+        if override.is_sweep_override() and (not override.is_discrete_sweep() or isinstance(override.value(), Glob)):
             raise ConfigError(f"{override.input_line}: only lists can be swept over: 1,2,4 or range(1,5)")
         if override.is_sweep_override() and _group(override) == "sweep" and override.get_key_element() != "sweep.seeds":
             raise ConfigError(f"{override.input_line}: one sweep at a time")
@@ -53,11 +63,15 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
     seeds = _seeds(overrides, settings, seed)
     swept = [o for o in command if o.is_sweep_override()]
     fixed = [o.input_line or "" for o in command if not o.is_sweep_override()]
+    keys = Counter(o.get_key_element() for o in command)
+    if twice := [o for o in swept if keys[o.get_key_element()] > 1]:
+        raise ConfigError(f"{twice[0].input_line}: {twice[0].get_key_element()} is given twice; give it once")
+    _refuse_misplaced("sweep.base", settings.base)
     if settings.arms:
-        if wrong := [name for name in settings.arms if slug(name) != name]:
-            raise ConfigError(
-                f"sweep.arms.{wrong[0]}: a folder's name; use letters, digits, dots and dashes: {slug(wrong[0])}"
-            )
+        for name, arm in settings.arms.items():
+            if name != (right := slug(name)[:LONGEST_NAME]):
+                raise ConfigError(f"sweep.arms.{name}: a folder's name; use letters, digits, dots and dashes: {right}")
+            _refuse_misplaced(f"sweep.arms.{name}", arm.overrides)
         if swept:
             raise ConfigError(
                 f"{swept[0].input_line}: the study has arms of its own, {', '.join(settings.arms)}; give one value"
@@ -67,7 +81,7 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
         ]
     else:
         arms = [_arm(settings.base, values, fixed) for values in itertools.product(*map(_values, swept))]
-    _refuse_same([arm.name for arm in arms])
+    _refuse_same(arms)
     _refuse_unknown_names(settings, [arm.name for arm in arms])
     return Study(settings.name or study_name(arguments), settings, tuple(arms), seeds)
 
@@ -130,19 +144,21 @@ def refuse_incomparable(configs: dict[str, Config]) -> None:
                 )
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """`0-4,7` as 0, 1, 2, 3, 4, 7. Raises ConfigError."""
+def parse_seeds(text: str, key: str = "sweep.seeds") -> tuple[int, ...]:
+    """`0-4,7` as 0, 1, 2, 3, 4, 7. Raises ConfigError, which names the key."""
     seeds: list[int] = []
     for part in text.strip("[]").split(","):
         found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not found:
-            raise ConfigError(f"sweep.seeds={text}: seeds are written 0-29, or 0-4,7")
+            raise ConfigError(f"{key}={text}: seeds are written 0-29, or 0-4,7")
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first:
-            raise ConfigError(f"sweep.seeds={text}: {part} runs backwards; give {last}-{first}")
+            raise ConfigError(f"{key}={text}: {part} runs backwards; give {last}-{first}")
+        if last - first >= MOST_SEEDS:
+            raise ConfigError(f"{key}={text}: {part} is more than {MOST_SEEDS} seeds")
         seeds += range(first, last + 1)
-    if twice := {seed for seed in seeds if seeds.count(seed) > 1}:
-        raise ConfigError(f"sweep.seeds={text}: {min(twice)} is there twice")
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{key}={text}: {Counter(seeds).most_common(1)[0][0]} is there twice")
     return tuple(sorted(seeds))
 
 
@@ -167,7 +183,7 @@ def _seeds(overrides: list[Override], settings: SweepConfig, seed: int) -> tuple
         for value in values:
             if key == "seed" and not value.isdigit():
                 raise ConfigError(f"seed={value}: a seed is a whole number, 0 or more")
-        return parse_seeds(",".join(values))
+        return parse_seeds(",".join(values), key)
     return parse_seeds(settings.seeds) if settings.seeds else (seed,)
 
 
@@ -179,9 +195,14 @@ def _values(swept: Override) -> list[tuple[str, str]]:
 def _arm(base: list[str], values: tuple[tuple[str, str], ...], fixed: list[str]) -> Arm:
     """An arm of a plain sweep: workers-2_t_max-5."""
     short = [(key.lstrip("+~").split(".")[-1], value) for key, value in values]
-    name = _shortened("_".join(f"{slug(key)}-{slug(value)}" for key, value in short) or "all")
+    name = _shortened("_".join(f"{slug(key)}-{_value_slug(value)}" for key, value in short) or "all")
     label = ", ".join(f"{key}={value}" for key, value in short) or "all"
     return Arm(name, label, tuple(merged(base, fixed, [f"{key}={value}" for key, value in values])))
+
+
+def _value_slug(value: str) -> str:
+    """A value as part of a folder's name: [64,-1] as 64--1."""
+    return re.sub(r"[^\w.-]", "-", value.strip("[]{}'\"")).lower()
 
 
 def _shortened(name: str) -> str:
@@ -191,28 +212,50 @@ def _shortened(name: str) -> str:
     return f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def _refuse_same(names: list[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"sweep: {names.count(name)} arms are named {name}; each value once")
+def _refuse_misplaced(where: str, overrides: list[str]) -> None:
+    """Overrides of a study's file that Hydra would take for something else, or not at all."""
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            raise ConfigError(f"{where}: {text}: not of the form key=value") from error
+        if override.is_sweep_override():
+            raise ConfigError(f"{where}: {text}: one value an arm; each further one is an arm of its own")
+        if instead := ELSEWHERE.get(re.split("[./@]", override.get_key_element().lstrip("+~"))[0]):
+            raise ConfigError(f"{where}: {text}: {instead}")
+
+
+def _refuse_same(arms: list[Arm]) -> None:
+    labels: dict[str, str] = {}
+    for arm in arms:
+        if (other := labels.setdefault(arm.name, arm.label)) != arm.label:
+            raise ConfigError(
+                f"sweep: {other} and {arm.label} would share the folder {arm.name}; name them: sweep.arms"
+            )
+    if len(labels) < len(arms):
+        name, times = Counter(arm.name for arm in arms).most_common(1)[0]
+        raise ConfigError(f"sweep: {times} arms are named {name}; each value once")
 
 
 def _refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
     """Names in the study's judgement that are none of its arms' or metrics'."""
-    arms_named = [("sweep.baseline", settings.baseline)] if settings.baseline else []
-    metrics_named = [("sweep.metric", settings.metric)]
+    arms_named = [(f"sweep.baseline={settings.baseline}", settings.baseline)] if settings.baseline else []
+    metrics_named = [(f"sweep.metric={settings.metric}", settings.metric)]
     for claim in settings.claims:
         first, _, second = claim.inequality.split(" ")
-        arms_named += [(f"sweep.claims: {claim.id}: {claim.inequality}", name) for name in (first, second)]
-        metrics_named.append((f"sweep.claims: {claim.id}: metric", claim.metric))
+        arms_named += [
+            (f"sweep.claims {claim.id}: inequality={claim.inequality}: {name}", name) for name in (first, second)
+        ]
+        metrics_named.append((f"sweep.claims {claim.id}: metric={claim.metric}", claim.metric))
     for named, known, what in ((arms_named, arms, "arm"), (metrics_named, list(settings.metrics), "metric")):
         for key, name in named:
             if name not in known:
-                raise ConfigError(f"{key}={name}: no such {what}{suggest(name, known)} (there are: {', '.join(known)})")
+                raise ConfigError(f"{key}: no such {what}{suggest(name, known)} (there are: {', '.join(known)})")
     for name, metric in settings.metrics.items():
         if (metric.statistic == "first_reach") != (metric.score is not None):
+            score = "null" if metric.score is None else metric.score
             raise ConfigError(
-                f"sweep.metrics.{name}.score={metric.score}: first_reach needs a score, and nothing else has one"
+                f"sweep.metrics.{name}.score={score}: first_reach needs a score, and nothing else has one"
             )
     if settings.smallest_effect is None and any(" ~ " in claim.inequality for claim in settings.claims):
         raise ConfigError(

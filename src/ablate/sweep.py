@@ -5,6 +5,7 @@ Repeating the command is the resume: completed cells are skipped, others go on f
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import sys
@@ -18,12 +19,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablate.cell import STOP, Outcome, last_lines, run_cell
+from ablate.cell import STOP, Outcome, attempts_of, last_lines, run_cell
 from ablate.config import Config, ConfigError
 from ablate.experiment import RunFailed
 from ablate.records.files import read_json, write_json
-from ablate.records.manifest import lock_folder, provenance, read_manifest
-from ablate.records.schema import CELL, CELL_LOG, EPISODES, MANIFEST, SCHEMA_VERSION, STATUS, STUDY, UPDATES
+from ablate.records.manifest import lock_folder, provenance, read_manifest, read_status
+from ablate.records.schema import CELL, CELL_LOG, EPISODES, MANIFEST, SCHEMA_VERSION, STATES, STUDY, UPDATES
 from ablate.resources import cores, memory_mb
 from ablate.study import Study, identity, identity_of, refuse_incomparable
 from ablate.training import Interrupted, Signals, shown
@@ -67,7 +68,7 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
     the same names, the sweep's folder is <folder>-<hash>. Raises ConfigError."""
     refuse_incomparable(configs)
     identities = {arm: identity(config) for arm, config in configs.items()}
-    held = {name: arm["identity"] for name, arm in _held(folder).items()}
+    held = {name: arm["identity"] for name, arm in _held(folder)["arms"].items()}
     if any(held.get(arm, own) != own for arm, own in identities.items()):
         digest = hashlib.sha256(json.dumps(identities, sort_keys=True).encode()).hexdigest()[:8]
         folder = folder.with_name(f"{folder.name}-{digest}")
@@ -81,24 +82,33 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
 
 
 def _held(folder: Path) -> dict[str, Any]:
-    """The arms that a sweep's folder holds."""
+    """The arms and seeds that a sweep's folder holds."""
     try:
-        return read_json(folder / STUDY)["arms"] if (folder / STUDY).exists() else {}
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{folder / STUDY}: cannot be read ({error}); mend it, or name another folder") from error
+        if not (folder / STUDY).exists():
+            return {"arms": {}, "seeds": []}
+        study = read_json(folder / STUDY)
+        arms = {name: {**arm, "identity": arm["identity"]} for name, arm in study["arms"].items()}
+        return {"arms": arms, "seeds": [int(seed) for seed in study["seeds"]]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{folder / STUDY}: cannot be read ({type(error).__name__}: {error}); move it away: completed cells are "
+            "found by their own manifests"
+        ) from error
 
 
 def _state(folder: Path, expected: str, seed: int) -> str:
     """How a cell stands. Raises ConfigError if the folder holds another run."""
-    if not (folder / MANIFEST).exists():
-        return "missing"
+    state = read_status(folder).get("state")
     try:
         config = read_manifest(folder)["config"]
-        if identity_of(config) != expected or config["seed"] != seed:
-            raise ConfigError(f"{folder}: it holds a run of another configuration; give another hydra.sweep.dir=")
-        return read_json(folder / STATUS)["state"]
-    except (OSError, ValueError, KeyError):
-        return "interrupted"  # killed before it wrote its first status
+        same = identity_of(config) == expected and config["seed"] == seed
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        if state == "completed":
+            raise ConfigError(f"{folder}: it holds a completed run and no readable {MANIFEST}; move it away") from error
+        return "interrupted" if (folder / MANIFEST).exists() else "missing"
+    if not same:
+        raise ConfigError(f"{folder}: it holds a run of another configuration; give another hydra.sweep.dir=")
+    return state if state in STATES else "interrupted"  # killed before it wrote its first status
 
 
 def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Estimate | None) -> str:
@@ -159,8 +169,10 @@ def estimate(plan: SweepPlan) -> Estimate:
     sizes: dict[str, list[float]] = {}
     for cell in plan.cells:
         if cell.state == "completed":
-            attempts = read_json(cell.folder / CELL)["attempts"] if (cell.folder / CELL).exists() else []
-            seconds.setdefault(cell.arm, []).append(sum(attempt.get("seconds", 0.0) for attempt in attempts))
+            took = sum(attempt.get("seconds", 0.0) for attempt in attempts_of(cell.folder))
+            if not took:  # the sweep was killed before it could note it
+                continue
+            seconds.setdefault(cell.arm, []).append(took)
             sizes.setdefault(cell.arm, []).append(_size(cell.folder))
     arms = {cell.arm for cell in plan.to_run}
     if arms <= set(seconds):
@@ -192,8 +204,11 @@ def _probe(config: Config) -> tuple[float, float, float, float]:
         folder = Path(temporary)
         short = replace(config, total_steps=steps, max_episodes=None, seed=0)
         began = time.monotonic()
-        outcome = run_cell(short, [], folder, lambda: False)
+        with Signals() as signals:
+            outcome = run_cell(short, [], folder, lambda: signals.received is not None)
         took = time.monotonic() - began
+        if signals.received is not None:
+            raise Interrupted(signals.received)
         if outcome.outcome != "completed":
             raise RunFailed(
                 "\n".join([f"a probe of this configuration {outcome.outcome}: {outcome.reason}", *last_lines(folder)])
@@ -222,8 +237,16 @@ def run(
 
     Raises RunFailed if cells failed, Interrupted after a signal."""
     new = not plan.folder.exists()
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"hydra.sweep.dir={plan.folder}: {error.strerror}") from error
     with lock_folder(plan.folder, "another sweep runs in this folder"):
+        now = make_plan(plan.study, plan.configs, plan.folder)
+        if now.folder != plan.folder:
+            raise ConfigError(f"{plan.folder}: another sweep has just used it; repeat the command")
+        plan = now  # that one may have completed cells
+        _tidy(plan)
         (plan.folder / STOP).unlink(missing_ok=True)
         _write_study(plan)
         with Signals() as signals:
@@ -239,6 +262,13 @@ def run(
                 raise
         (plan.folder / STOP).unlink(missing_ok=True)
         _report(plan, watch, signals)
+
+
+def _tidy(plan: SweepPlan) -> None:
+    """Remove what a sweep that was killed left half-written, where no cell will."""
+    for folder in (plan.folder, *(cell.folder for cell in plan.cells if cell.state == "completed")):
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def _rounds(
@@ -257,7 +287,7 @@ def _rounds(
         with watch.over(todo):
             returns = launch([job_overrides(cell) for cell in todo])
         watch.settle(todo, returns)
-        todo = [cell for cell in todo if watch.outcomes[cell].outcome == "failed"]
+        todo = [cell for cell in todo if watch.outcomes[cell].outcome != "completed"]
 
 
 class _Watch:
@@ -267,6 +297,7 @@ class _Watch:
         self._plan, self._signals = plan, signals
         self.outcomes: dict[Cell, Outcome] = {}
         self.stopping = ""
+        self._error: Exception | None = None
         self._ended = threading.Event()
         self._began = time.monotonic()
         self._steps = {arm: most_steps(config) for arm, config in plan.configs.items()}
@@ -274,7 +305,7 @@ class _Watch:
     @contextmanager
     def over(self, cells: list[Cell]) -> Iterator[None]:
         """Watch the cells while a launcher runs them."""
-        self._pending = {cell: len(_attempts(cell)) for cell in cells}
+        self._pending = {cell: len(attempts_of(cell.folder)) for cell in cells}
         self._all = len(self._plan.cells)
         self._ended.clear()
         thread = threading.Thread(target=self._look_on, daemon=True)
@@ -284,17 +315,23 @@ class _Watch:
         finally:
             self._ended.set()
             thread.join()
-            self._look()
+        if self._error:
+            raise self._error
+        self._look()
 
     def _look_on(self) -> None:
-        while not self._ended.wait(POLL_S):
-            self._look()
-            if self._signals.received is not None and not self.stopping:
-                self._stop("stopping: running cells write their checkpoints (a second signal stops at once)")
+        try:
+            while not self._ended.wait(POLL_S):
+                self._look()
+                if self._signals.received is not None and not self.stopping:
+                    self._stop("stopping: running cells write their checkpoints (a second signal stops at once)")
+        except Exception as error:  # `| head`: nobody reads what is printed. Cells shall not run unwatched
+            self._error = error
+            (self._plan.folder / STOP).touch()
 
     def _look(self) -> None:
         for cell, before in list(self._pending.items()):
-            attempts = _attempts(cell)
+            attempts = attempts_of(cell.folder)
             if len(attempts) > before and "outcome" in attempts[-1]:
                 del self._pending[cell]
                 self._tell(cell, Outcome(attempts[-1]["outcome"], attempts[-1]["reason"]), attempts[-1]["seconds"])
@@ -326,7 +363,7 @@ class _Watch:
 
     def settle(self, cells: list[Cell], returns: Sequence[Any]) -> None:
         """What became of the cells that said nothing: never started, or lost with their machine."""
-        for cell, job in zip(cells, returns, strict=False):
+        for cell, job in itertools.zip_longest(cells, returns[: len(cells)]):
             if cell in self._pending:
                 if self.stopping:
                     self.outcomes[cell] = Outcome("interrupted", "not started: the sweep was stopped")
@@ -338,16 +375,9 @@ class _Watch:
         self._pending = {}
 
 
-def _attempts(cell: Cell) -> list[dict[str, Any]]:
-    try:
-        return read_json(cell.folder / CELL)["attempts"]
-    except (OSError, ValueError, KeyError):
-        return []
-
-
 def _note_lost(cell: Cell, outcome: Outcome) -> None:
     """In the place of the process that should have."""
-    attempts = _attempts(cell)
+    attempts = attempts_of(cell.folder)
     open_one = attempts.pop() if attempts and "outcome" not in attempts[-1] else {}
     try:
         cell.folder.mkdir(parents=True, exist_ok=True)
@@ -359,7 +389,7 @@ def _note_lost(cell: Cell, outcome: Outcome) -> None:
 def _write_study(plan: SweepPlan) -> None:
     """study.json: this study, with the arms and seeds that its folder held before."""
     study, settings = plan.study, asdict(plan.study.settings)
-    held = read_json(plan.folder / STUDY) if (plan.folder / STUDY).exists() else {"arms": {}, "seeds": []}
+    held = _held(plan.folder)
     arms = {
         arm.name: {
             "label": arm.label,
@@ -389,6 +419,7 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
     states = Counter(outcome.outcome for outcome in watch.outcomes.values())
     skipped = sum(cell.state == "completed" for cell in plan.cells)
     failed = [cell for cell, outcome in watch.outcomes.items() if outcome.outcome == "failed"]
+    ended = [cell for cell, outcome in watch.outcomes.items() if outcome.outcome == "interrupted"]  # from outside
     counts = [f"{skipped + states['completed']} of {len(plan.cells)} cells completed"]
     counts += [f"{states[state]} {state}" for state in ("failed", "interrupted") if states[state]]
     print(f"sweep     {', '.join(counts)}")
@@ -406,6 +437,8 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
         raise RunFailed(f"{len(failed)} of {len(plan.cells)} cells; the same command runs them again")
     if watch.stopping:
         raise RunFailed(watch.stopping)
+    if ended:
+        raise RunFailed(f"{len(ended)} of {len(plan.cells)} cells were interrupted; the same command goes on with them")
 
 
 def _means(values: dict[str, list[float]]) -> dict[str, float]:

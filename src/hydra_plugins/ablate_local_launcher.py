@@ -32,6 +32,8 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from ablate import command_line, experiment
+        from ablate.cell import STOP
+        from ablate.experiment import RunFailed
         from ablate.resources import Room
 
         room = Room.of(self._config.sweep.parallel)
@@ -40,7 +42,13 @@ class LocalLauncher(Launcher):
         returns: dict[int, JobReturn] = {}
         ended: queue.SimpleQueue[int] = queue.SimpleQueue()
         running = 0
+        stop = Path(self._config.hydra.sweep.dir) / STOP
         while waiting or prepared or running:
+            if waiting and stop.exists():  # composing takes a tenth of a second each
+                for index, overrides in waiting:
+                    failed = RunFailed("not started: the sweep was stopped")
+                    returns[index] = JobReturn(overrides, status=JobStatus.FAILED, _return_value=failed)
+                waiting.clear()
             if prepared is None and waiting:  # composed while others run
                 index, overrides = waiting.popleft()
                 composed, job = self._compose(list(overrides), initial_job_idx + index)

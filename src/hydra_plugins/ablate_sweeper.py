@@ -24,17 +24,21 @@ class AblateSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         # Hydra imports every plugin, also for --help: what is heavy is imported here.
         from ablate import command_line, experiment, sweep
-        from ablate.config import sweep_settings
+        from ablate.config import ConfigError
         from ablate.resources import Room
         from ablate.study import expand
 
-        study = expand(arguments, sweep_settings(self._config), self._config.seed)
+        study = expand(arguments, command_line.validated_sweep(self._config), self._config.seed)
         configs = {}
         for arm in study.arms:
-            composed = self._context.config_loader.load_sweep_config(self._config, list(arm.overrides))
-            config = command_line.validated(composed)
-            command_line.refuse_resume(config)
-            configs[arm.name] = experiment.plan(config, list(arm.overrides)).config
+            try:
+                composed = self._context.config_loader.load_sweep_config(self._config, list(arm.overrides))
+                config = command_line.validated(composed)
+                command_line.refuse_resume(config)
+                configs[arm.name] = experiment.plan(config, list(arm.overrides)).config
+            except command_line.REFUSALS as error:
+                where = f"sweep.arms.{arm.name}: " if study.settings.arms else ""
+                raise ConfigError(where + command_line.explain(error, arm.overrides)) from error
         plan = sweep.make_plan(study, configs, Path(self._config.hydra.sweep.dir).absolute())
         todo = [plan.configs[cell.arm] for cell in plan.to_run]
         launcher = self._config.hydra.runtime.choices["hydra/launcher"]

@@ -268,21 +268,24 @@ def draw_scores(summary: Summary, metric: str) -> Figure:
 def draw_staleness(sweep: Sweep) -> Figure:
     """A row an arm: how many global updates others made between a worker's pull and its push, as share of the updates.
 
+    A worker that did not get the CPU for a while may be a thousand updates late: what is above the 99th percentile of
+    every arm is not drawn; each title has the arm's largest.
     Raises ConfigError if no completed cell has recorded an update."""
     if sweep.updates.empty:
         raise ConfigError(f"{sweep.folder.name}: no update of a completed cell yet")
-    shares = {arm: own["staleness"].value_counts(normalize=True) for arm, own in sweep.updates.groupby("arm")}
-    widest = sweep.updates["staleness"].max() + 1
+    staleness = sweep.updates.groupby("arm")["staleness"]
+    shares = {arm: own.value_counts(normalize=True) for arm, own in staleness}
+    widest = int(np.ceil(staleness.quantile(0.99).max())) + 1
+    edges = np.arange(0, widest + (step := max(1, widest // 60)), step) - 0.5
     with mpl.rc_context(STYLE):
         figure, panels = _figure(len(sweep.arms), 1, (8.5, 1.2 * len(sweep.arms) + 1.2))
         for ax, (arm, label) in zip(panels, sweep.arms.items(), strict=True):
             own = sweep.updates[sweep.updates["arm"] == arm]
             title = f"{label}   W = {workers(sweep, arm)}   n = {own['seed'].nunique()}"
             if len(own):
-                sns.histplot(x=shares[arm].index, weights=shares[arm].to_numpy(), discrete=widest <= 60, ax=ax,
-                             binwidth=max(1, widest // 60), color=_look(sweep, arm)[0], linewidth=0.5)  # fmt: skip
+                ax.hist(shares[arm].index, edges.tolist(), weights=shares[arm], color=_look(sweep, arm)[0], linewidth=0.5)
                 ax.axvline(own["staleness"].mean(), color="0.1", linewidth=1.5, linestyle=":")
-                title += f"   mean {own['staleness'].mean():.3g}"
+                title += f"   mean {own['staleness'].mean():.3g}   largest {own['staleness'].max():.0f}"
             ax.set_title(title, fontsize="small", loc="left")
             ax.set(ylabel="share", xlim=(-0.6, widest - 0.4))
         panels[-1].xaxis.set_major_locator(MaxNLocator(10, integer=True))

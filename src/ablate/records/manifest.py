@@ -96,6 +96,15 @@ def write_status(folder: Path, state: str, reason: str, counters: Counters) -> N
     )
 
 
+def read_status(folder: Path) -> dict[str, Any]:
+    """How a run stands; empty if it left no status.json that can be read."""
+    try:
+        status = read_json(folder / STATUS)
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 

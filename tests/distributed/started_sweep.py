@@ -1,0 +1,95 @@
+"""Sweeps over faulty environments, started as a user starts them, for the tests of launchers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from test_supervision import Run
+
+from ablate.records.checkpoint import read_checkpoint
+from ablate.records.manifest import read_manifest
+from ablate.records.schema import CELL, EPISODES, LAST_CHECKPOINT
+
+FAULTS = {"raises": "Raises", "exits": "OsExit3", "hangs": "Hangs"}
+STUDY = """# @package _global_
+hydra: {{mode: MULTIRUN}}
+sweep:
+  name: study
+  base: [env=gymnasium, "env.id=faulty_envs:Faulty-v0", env.max_ep_step=20, schedule=interleaved, workers=2,
+         max_episodes=60, log_interval=10, hang_timeout_s=3, checkpoint_every_seconds=0.5, logger.display=plain,
+         evaluation.every_steps=200, evaluation.episodes=1]
+  seeds: "{seeds}"
+  arms:
+"""
+
+
+class Sweep(Run):
+    """`python src/run.py sweep=study` in a process group of its own. arms: {name: its overrides}."""
+
+    def __init__(self, folder: Path, arms: dict[str, list[str]], *arguments: str, seeds: str = "0", **env: str) -> None:
+        studies = folder.parent / "conf"
+        (studies / "sweep").mkdir(parents=True, exist_ok=True)
+        described = "".join(f"    {arm}: {json.dumps({'overrides': own})}\n" for arm, own in arms.items())
+        (studies / "sweep/study.yaml").write_text(STUDY.format(seeds=seeds) + described)
+        self.sweep = folder
+        settings = (f"--config-dir={studies}", "sweep=study", f"hydra.sweep.dir={folder}")
+        super().__init__(folder, *settings, *arguments, **env)
+
+    def cell(self, arm: str, seed: int = 0) -> Path:
+        return self.sweep / arm / f"seed={seed}"
+
+    def attempts(self, arm: str, seed: int = 0) -> list[dict[str, Any]]:
+        path = self.cell(arm, seed) / CELL
+        return json.loads(path.read_text())["attempts"] if path.exists() else []
+
+    def outcome(self, arm: str, seed: int = 0) -> tuple[str, str]:
+        """(outcome, reason) of the last attempt."""
+        last = self.attempts(arm, seed)[-1]
+        return last["outcome"], last["reason"]
+
+    def episodes(self, arm: str, seed: int = 0) -> int:
+        path = self.cell(arm, seed) / EPISODES
+        return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
+
+    def trains(self, *arms: str) -> bool:
+        """Whether the arms' cells have written a checkpoint and episodes."""
+        return all((self.cell(arm) / LAST_CHECKPOINT).exists() and self.episodes(arm) for arm in arms)
+
+    def checkpointed_episodes(self, arm: str) -> int:
+        return read_checkpoint(self.cell(arm) / LAST_CHECKPOINT).state["counters"]["episodes"]
+
+    def cell_processes(self, arm: str) -> list[int]:
+        """The process of the arm's cell, on whatever node of this machine."""
+        wanted = [b"ablate.cell", str(self.cell(arm)).encode()]
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _command(pid)[-2:] == wanted]
+
+    def kill_cell(self, arm: str) -> None:
+        for pid in self.cell_processes(arm):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _command(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    except OSError:
+        return []
+
+
+def env(name: str, **kwargs: Any) -> list[str]:
+    """Overrides of an arm whose environment is one of faulty_envs."""
+    return [f"env.id=faulty_envs:{name}-v0", *(f"+env.kwargs.{key}={value}" for key, value in kwargs.items())]
+
+
+def five_good_and_four_bad() -> dict[str, list[str]]:
+    good = {f"good-{n}": [f"algo.t_max={n}"] for n in range(6, 11)}
+    bad = {arm: env(fault, after=100) for arm, fault in FAULTS.items()}
+    return {**good, **bad, "killed": env("Slow", after=100, step_s=0.3)}
+
+
+def resumed_from(sweep: Sweep, arm: str) -> int:
+    """Episodes that the cell's last attempt went on from."""
+    return read_manifest(sweep.cell(arm))["resumes"][-1]["from"]["episodes"]

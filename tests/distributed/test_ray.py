@@ -1,0 +1,173 @@
+"""hydra/launcher=ray, on a Ray of its own and on a cluster of two nodes: whatever becomes of a cell, the others'
+results are there and it is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty_envs import DISARMED
+from started_sweep import Sweep, env, five_good_and_four_bad, resumed_from
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
+pytest.importorskip("ray", reason="needs pip install -e '.[ray]'")
+WAIT_S = 240.0
+SLOW = env("Slow", after=100, step_s=0.05)
+NODE = {"num_cpus": 2, "object_store_memory": 100_000_000, "include_dashboard": False}
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
+    """Start a sweep over Ray; whatever a failed test leaves is ended."""
+    started: list[Sweep] = []
+
+    def start(arms: dict[str, list[str]], *arguments: str, **environment: str) -> Sweep:
+        started.append(Sweep(tmp_path / "sweep", arms, "hydra/launcher=ray", *arguments, **environment))
+        return started[-1]
+
+    yield start
+    for sweep in started:
+        sweep.kill()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """Two nodes on this machine."""
+    from ray.cluster_utils import Cluster
+
+    running = Cluster(initialize_head=True, head_node_args=NODE)
+    running.add_node(**{key: value for key, value in NODE.items() if key != "include_dashboard"})
+    running.wait_for_nodes()
+    yield running
+    running.shutdown()
+
+
+def raylet_of(pid: int) -> int:
+    """The process of the Ray node that a cell's process runs on: Ray's worker has started it, and the node that."""
+    for _ in range(2):
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return pid
+
+
+def assert_gone(sweep: Sweep) -> None:
+    """A local Ray's own processes, too, inherit the environment that tells them from others'."""
+    deadline = time.monotonic() + 15
+    while sweep.processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert sweep.processes() == [], subprocess.run(["ps", "-ef"], capture_output=True, text=True).stdout
+
+
+def test_one_cells_fault_is_its_own(start: Callable[..., Sweep]) -> None:
+    arms = five_good_and_four_bad()
+    good, bad = [arm for arm in arms if arm.startswith("good")], ["raises", "exits", "hangs", "killed"]
+    sweep = start(arms)
+    sweep.wait_until(lambda: sweep.trains("killed"), "training", WAIT_S)
+    sweep.kill_cell("killed")
+    assert sweep.exit_code(WAIT_S) == 1, sweep.errors
+    assert {sweep.outcome(arm)[0] for arm in good} == {"completed"}
+    reasons = {arm: sweep.outcome(arm)[1] for arm in bad if sweep.outcome(arm)[0] == "failed"}
+    assert "ValueError" in reasons["raises"]
+    assert "exited with code 3" in reasons["exits"]
+    assert "hangs" in reasons["hangs"]
+    assert "killed by SIGKILL" in reasons["killed"]
+    assert all(f"failed    {arm} seed=0: {reason}" in sweep.output for arm, reason in reasons.items()), sweep.output
+    assert_gone(sweep)
+    before = {arm: (sweep.cell(arm) / "episodes.csv").stat().st_mtime_ns for arm in good}
+    again = start(arms, **{DISARMED: "1"})
+    assert again.exit_code(WAIT_S) == 0, again.errors
+    assert {arm: (again.cell(arm) / "episodes.csv").stat().st_mtime_ns for arm in good} == before
+    assert {arm: [a["outcome"] for a in again.attempts(arm)] for arm in bad} == {
+        arm: ["failed", "completed"] for arm in bad
+    }
+
+
+def test_a_dead_nodes_cells_are_run_again(cluster: Any, start: Callable[..., Sweep]) -> None:
+    arms = {f"slow-{n}": [*SLOW, f"algo.t_max={n}"] for n in range(5, 9)}
+    sweep = start(arms, f"hydra.launcher.address={cluster.address}")
+    sweep.wait_until(lambda: sweep.trains(*arms), "training", WAIT_S)
+    (node,) = cluster.worker_nodes
+    raylet = node.all_processes["raylet"][0].process.pid
+    there = {arm for arm in arms if raylet_of(sweep.cell_processes(arm)[0]) == raylet}
+    assert len(there) == 2
+    done = {arm: sweep.checkpointed_episodes(arm) for arm in there}
+    cluster.remove_node(node, allow_graceful=False)
+    assert sweep.exit_code(WAIT_S) == 0, f"{sweep.output} {sweep.errors}"
+    assert {arm: len(sweep.attempts(arm)) for arm in arms} == {arm: 1 + (arm in there) for arm in arms}
+    assert {sweep.outcome(arm) for arm in arms} == {("completed", "")}
+    assert all(resumed_from(sweep, arm) >= episodes for arm, episodes in done.items())
+
+
+def test_a_cell_whose_nodes_keep_dying_is_told(cluster: Any, start: Callable[..., Sweep]) -> None:
+    """Ray's worker is killed each time that it has started the cell."""
+    sweep = start({"good": [], "doomed": SLOW}, f"hydra.launcher.address={cluster.address}",
+                  "hydra.launcher.max_node_failures=1")  # fmt: skip
+    for attempt in (1, 2):
+        sweep.wait_until(lambda n=attempt: len(sweep.attempts("doomed")) == n and sweep.cell_processes("doomed"),
+                         "training", WAIT_S)  # fmt: skip
+        parent = Path(f"/proc/{sweep.cell_processes('doomed')[0]}/stat").read_text().rpartition(")")[2].split()[1]
+        os.kill(int(parent), signal.SIGKILL)
+    assert sweep.exit_code(WAIT_S) == 1, f"{sweep.output} {sweep.errors}"
+    assert sweep.outcome("good") == ("completed", "")
+    outcome, reason = sweep.outcome("doomed")
+    assert outcome == "failed"
+    assert reason.startswith("lost: Ray: WorkerCrashedError: ")
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own Ray", "cluster"])
+def test_ctrl_c(own: bool, start: Callable[..., Sweep], request: pytest.FixtureRequest) -> None:
+    """More cells than fit: some wait in Ray's queue."""
+    address = "null" if own else request.getfixturevalue("cluster").address
+    arms = {f"slow-{n}": [*SLOW, f"algo.t_max={n}"] for n in range(5, 9)}
+    sweep = start(arms, "hydra.launcher.num_cpus=2", f"hydra.launcher.address={address}")
+    sweep.wait_until(lambda: sum(map(sweep.trains, arms)) == 2 - own, "training", WAIT_S)
+    running = {arm for arm in arms if sweep.attempts(arm)}
+    os.killpg(sweep.process.pid, signal.SIGINT)
+    assert sweep.exit_code(WAIT_S) == 130, sweep.errors
+    for arm in running:
+        assert sweep.outcome(arm) == ("interrupted", "the sweep was stopped")
+        assert sweep.checkpointed_episodes(arm) == sweep.episodes(arm) > 0
+        assert sweep.cell_processes(arm) == []
+    assert all(sweep.attempts(arm) == [] for arm in arms if arm not in running)
+    if own:
+        assert_gone(sweep)
+
+
+def test_an_impatient_ctrl_c_leaves_nothing(start: Callable[..., Sweep]) -> None:
+    sweep = start({"hangs-on": env("Slow", after=100, step_s=3), "slow": SLOW}, "hang_timeout_s=100")
+    sweep.wait_until(lambda: sweep.trains("hangs-on", "slow"), "training", WAIT_S)
+    for _ in range(2):
+        os.killpg(sweep.process.pid, signal.SIGINT)
+        time.sleep(0.5)
+    assert sweep.exit_code(WAIT_S) == 130, sweep.errors
+    assert_gone(sweep)
+
+
+def test_a_killed_sweep_leaves_nothing_and_goes_on(start: Callable[..., Sweep]) -> None:
+    sweep = start({"slow": SLOW})
+    sweep.wait_until(lambda: sweep.trains("slow"), "training", WAIT_S)
+    sweep.process.kill()
+    sweep.exit_code()
+    assert_gone(sweep)
+    again = start({"slow": SLOW}, **{DISARMED: "1"})
+    assert again.exit_code(WAIT_S) == 0, again.errors
+    assert again.outcome("slow") == ("completed", "")
+    assert resumed_from(again, "slow") > 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("hydra.launcher.address=127.0.0.1:1", "hydra.launcher.address=127.0.0.1:1: Ray: "),
+        ("hydra.launcher.num_gpus=4096", "hydra/launcher=ray: a cell asks for num_gpus=4096, no node has more than "),
+    ],
+)
+def test_what_cannot_be_had_is_refused(setting: str, told: str, start: Callable[..., Sweep]) -> None:
+    sweep = start({"good": []}, setting)
+    assert sweep.exit_code() == 2, sweep.errors
+    assert sweep.errors.splitlines()[-1].startswith(told), sweep.errors

@@ -1,0 +1,184 @@
+"""hydra/launcher=slurm on a real Slurm: whatever becomes of a job, the others' results are there and it is told."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from faulty_envs import DISARMED
+from omegaconf import OmegaConf
+from slurm_cluster import NODES, SlurmCluster, missing_programs, slurm_cluster
+from started_sweep import Sweep, env, five_good_and_four_bad, resumed_from
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
+pytest.importorskip("submitit", reason="needs pip install -e '.[slurm]'")
+WAIT_S = 240.0
+SLOW = env("Slow", after=100, step_s=0.05)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[SlurmCluster]:
+    if missing := missing_programs():
+        pytest.skip(f"needs Debian's packages of Slurm, munge and MariaDB (make test-distributed): no {missing[0]}")
+    with slurm_cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def start(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
+    """Start a sweep over the cluster; whatever a failed test leaves is ended."""
+    started: list[Sweep] = []
+
+    def start(arms: dict[str, list[str]], *arguments: str, **environment: str) -> Sweep:
+        arguments = ("hydra/launcher=slurm", *arguments)
+        started.append(Sweep(tmp_path / "sweep", arms, *arguments, **{**cluster.environment, **environment}))
+        return started[-1]
+
+    yield start
+    cluster.output("scancel", "--user=root")
+    for sweep in started:
+        sweep.kill()
+
+
+def job_of(sweep: Sweep, arm: str) -> str:
+    """Slurm's id of the cell's job, as Hydra knows it."""
+    return OmegaConf.load(sweep.cell(arm) / ".hydra/hydra.yaml").hydra.job.id
+
+
+def node_of(sweep: Sweep, arm: str) -> str:
+    """Where Slurm has put the arm's cell."""
+    (pid,) = sweep.cell_processes(arm)
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return next(v.partition("=")[2] for v in variables if v.startswith("SLURMD_NODENAME="))
+
+
+def assert_gone(cluster: SlurmCluster, sweep: Sweep) -> None:
+    assert cluster.jobs() == []
+    deadline = time.monotonic() + 10
+    while sweep.processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert sweep.processes() == []
+
+
+def test_one_cells_fault_is_its_own(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
+    arms = five_good_and_four_bad()
+    good, bad = [arm for arm in arms if arm.startswith("good")], ["raises", "exits", "hangs", "killed"]
+    sweep = start(arms)
+    sweep.wait_until(lambda: sweep.trains("killed"), "training", WAIT_S)
+    sweep.kill_cell("killed")
+    assert sweep.exit_code(WAIT_S) == 1, sweep.errors
+    assert {sweep.outcome(arm)[0] for arm in good} == {"completed"}
+    reasons = {arm: sweep.outcome(arm)[1] for arm in bad if sweep.outcome(arm)[0] == "failed"}
+    assert "ValueError" in reasons["raises"]
+    assert "exited with code 3" in reasons["exits"]
+    assert "hangs" in reasons["hangs"]
+    assert "killed by SIGKILL" in reasons["killed"]
+    assert all(f"failed    {arm} seed=0: {reason}" in sweep.output for arm, reason in reasons.items()), sweep.output
+    assert_gone(cluster, sweep)
+    before = {arm: (sweep.cell(arm) / "episodes.csv").stat().st_mtime_ns for arm in good}
+    again = start(arms, **{DISARMED: "1"})
+    assert again.exit_code(WAIT_S) == 0, again.errors
+    assert {arm: (again.cell(arm) / "episodes.csv").stat().st_mtime_ns for arm in good} == before
+    assert {arm: [a["outcome"] for a in again.attempts(arm)] for arm in bad} == {
+        arm: ["failed", "completed"] for arm in bad
+    }
+
+
+def test_jobs_that_slurm_ends(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
+    """One takes too much memory, one is cancelled, one runs into its time limit: each is told with Slurm's reason."""
+    long = [*SLOW, "max_episodes=10000"]
+    arms = {"good": [], "hoards": env("Hoards", after=100), "cancelled": long, "late": [*long, "algo.t_max=7"]}
+    limits = ("mem_gb=2", "timeout_min=1", "signal_delay_s=10")
+    sweep = start(arms, *(f"hydra.launcher.{limit}" for limit in limits))
+    sweep.wait_until(lambda: sweep.trains("cancelled", "late"), "training", WAIT_S)
+    cluster.output("scancel", job_of(sweep, "cancelled"))
+    assert sweep.exit_code(WAIT_S) == 1, sweep.errors
+    assert sweep.outcome("good") == ("completed", "")
+    assert sweep.outcome("cancelled") == ("interrupted", "SIGTERM")
+    failed = {arm: sweep.outcome(arm)[1] for arm in ("hoards", "late") if sweep.outcome(arm)[0] == "failed"}
+    assert re.search(r"Slurm's job \S+: \w+ on n[12], .*exceeded memory limit", failed["hoards"])
+    assert "hydra.launcher.timeout_min=1" in failed["late"]
+    assert sweep.checkpointed_episodes("late") == sweep.episodes("late")  # it was told early enough
+    assert all(f"failed    {arm} seed=0: " in sweep.output for arm in ("hoards", "cancelled", "late"))
+    assert_gone(cluster, sweep)
+
+
+def test_a_dead_nodes_cells_are_run_again(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
+    arms = {f"slow-{n}": [*SLOW, f"algo.t_max={n}"] for n in range(5, 9)}
+    sweep = start(arms, "hydra.launcher.cpus_per_task=2")  # two cells on each node
+    sweep.wait_until(lambda: sweep.trains(*arms), "training", WAIT_S)
+    on_first = {arm for arm in arms if node_of(sweep, arm) == NODES[0]}
+    assert len(on_first) == 2
+    done = {arm: sweep.checkpointed_episodes(arm) for arm in on_first}
+    try:
+        cluster.kill_node(NODES[0])
+        sweep.wait_until(lambda: len(cluster.jobs("PENDING")) == 2, "queued again", WAIT_S)
+        for job in cluster.jobs("PENDING"):  # Slurm would give them two minutes first
+            cluster.output("scontrol", "update", f"JobId={job}", "StartTime=now")
+        assert sweep.exit_code(WAIT_S) == 0, f"{sweep.output} {sweep.errors}"
+    finally:
+        cluster.start_node(NODES[0])
+    assert {arm: len(sweep.attempts(arm)) for arm in arms} == {arm: 1 + (arm in on_first) for arm in arms}
+    for arm in arms:
+        assert sweep.outcome(arm) == ("completed", "")
+    assert all(resumed_from(sweep, arm) >= episodes for arm, episodes in done.items())
+    assert_gone(cluster, sweep)
+
+
+def test_ctrl_c_leaves_no_job(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
+    """More cells than fit: some wait in Slurm's queue."""
+    arms = {f"slow-{n}": [*SLOW, f"algo.t_max={n}"] for n in range(5, 9)}
+    sweep = start(arms, "hydra.launcher.cpus_per_task=4")  # one on each node
+    sweep.wait_until(lambda: sum(map(sweep.trains, arms)) == 2, "training", WAIT_S)
+    running = {arm for arm in arms if sweep.trains(arm)}
+    os.killpg(sweep.process.pid, signal.SIGINT)
+    assert sweep.exit_code(WAIT_S) == 130, sweep.errors
+    assert_gone(cluster, sweep)
+    for arm in running:
+        assert sweep.outcome(arm) == ("interrupted", "the sweep was stopped")
+        assert sweep.checkpointed_episodes(arm) == sweep.episodes(arm) > 0
+    assert all(sweep.attempts(arm) == [] for arm in arms if arm not in running)
+
+
+def test_an_impatient_ctrl_c_leaves_no_job_either(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
+    arms = {"hangs-on": env("Slow", after=100, step_s=3), "slow": SLOW}
+    sweep = start(arms, "hang_timeout_s=100", "hydra.launcher.cpus_per_task=4")
+    sweep.wait_until(lambda: sweep.trains(*arms), "training", WAIT_S)
+    for _ in range(2):
+        os.killpg(sweep.process.pid, signal.SIGINT)
+        time.sleep(0.5)
+    assert sweep.exit_code(WAIT_S) == 130, sweep.errors
+    assert_gone(cluster, sweep)
+
+
+def test_jobs_of_a_killed_sweep_are_ended_by_the_next(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
+    """Slurm runs on when whoever sent the jobs is gone; the same command takes the cells up from their checkpoints."""
+    sweep = start({"slow": SLOW})
+    sweep.wait_until(lambda: sweep.trains("slow"), "training", WAIT_S)
+    sweep.process.kill()
+    sweep.exit_code()
+    assert cluster.jobs() != []
+    again = start({"slow": SLOW}, **{DISARMED: "1"})
+    assert again.exit_code(WAIT_S) == 0, again.errors
+    assert again.outcome("slow") == ("completed", "")
+    assert resumed_from(again, "slow") > 0
+    assert_gone(cluster, again)
+    assert_gone(cluster, sweep)
+
+
+def test_without_slurm_it_says_so(tmp_path: Path, start: Callable[..., Sweep]) -> None:
+    sweep = start({"good": []}, SLURM_CONF=str(tmp_path / "none"))
+    assert sweep.exit_code() == 2
+    assert sweep.errors.startswith("hydra/launcher=slurm: no Slurm answers here")
+    assert sweep.errors.count("\n") == 1
+
+
+def test_what_no_node_has_is_refused(start: Callable[..., Sweep]) -> None:
+    sweep = start({"good": []}, "hydra.launcher.cpus_per_task=5")
+    assert sweep.exit_code() == 2
+    assert sweep.errors.splitlines()[-1].startswith("hydra/launcher=slurm: sbatch: error: ")
