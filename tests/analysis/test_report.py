@@ -21,7 +21,9 @@ from synthetic import write_sweep
 from ablate.analysis.load import load_sweep
 from ablate.analysis.report import (
     LOG_LINES,
+    LOGS,
     differences,
+    failures,
     grouped,
     interval_marks,
     log_tail,
@@ -160,8 +162,8 @@ def test_tables_hold_the_summarys_numbers(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.0, "0"), (3, "3"), (-1.5, "−1.50"), (0.00123456, "0.00123"), (123.456, "123"), (1234567.8, "1,234,568"),
-        (float("nan"), "–"), (None, "–"), (float("inf"), "inf"), (True, "yes"), ("an arm", "an arm"), (2.0, "2"),
+        (0.0, "0"), (3, "3"), (-1.5, "−1.5"), (0.00123456, "0.001235"), (123.456, "123.5"), (1234567.8, "1,234,568"),
+        (float("nan"), "–"), (None, "–"), (float("inf"), "inf"), ("an-arm", "an-arm"),
     ],
 )  # fmt: skip
 def test_numbers_are_short_and_exact_enough(value: Any, text: str) -> None:
@@ -187,6 +189,15 @@ def test_the_intervals_marks_keep_their_order_and_distances(folder: Path) -> Non
     for name in names:
         assert marks[name] == pytest.approx(marks["zero"] + scale * values[name], abs=0.02)
     assert interval_marks(summary, summary.verdicts[3]) is None
+
+
+def test_the_logs_of_the_first_failures_only_are_shown(tmp_path: Path) -> None:
+    failed = tuple((arm, seed) for arm in ARMS for seed in range(10))
+    sweep = load_sweep(write_sweep(tmp_path / "many", ARMS, seeds=range(10), episodes=2, failed=failed))
+    found = failures(sweep)
+    assert len(found) == 30
+    assert [bool(cell["log"]) for cell in found] == [True] * LOGS + [False] * 10
+    assert all(cell["path"].is_file() for cell in found)
 
 
 def test_a_log_without_lines_or_end_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:

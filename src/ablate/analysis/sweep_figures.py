@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -174,9 +174,14 @@ def mean_band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if n < SMALL:
         intervals = [interval(point, mean) for point in scores.T]
         return np.array([i.low for i in intervals]), np.array([i.high for i in intervals])
-    weights = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
-    low, high = np.quantile(weights @ scores, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+    low, high = np.quantile(_resamples(n) @ scores, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     return low, high
+
+
+@lru_cache(maxsize=4)
+def _resamples(n: int) -> np.ndarray:
+    """The weight of each of n curves in each bootstrap resample, (RESAMPLES, n)."""
+    return np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
 
 
 def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = None) -> Figure:
