@@ -447,16 +447,30 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
         print("go on with the same command")
         raise Interrupted(signals.received)
     if skipped + states["completed"]:
-        from ablate.analysis.report import write_report
-
-        for path in write_report(plan.folder):
-            print(f"  {shown(path)}")
+        _judge(plan.folder)
     if failed:
         raise RunFailed(f"{len(failed)} of {len(plan.cells)} cells; the same command runs them again")
     if watch.stopping:
         raise RunFailed(watch.stopping)
     if ended:
         raise RunFailed(f"{len(ended)} of {len(plan.cells)} cells were interrupted; the same command goes on with them")
+
+
+def _judge(folder: Path) -> None:
+    """Write tables, figures and report, and print the verdicts."""
+    from ablate.analysis.load import load_sweep
+    from ablate.analysis.report import write_report
+    from ablate.analysis.summary import summarise
+
+    summary = summarise(load_sweep(folder))
+    report, *figures = write_report(summary)
+    for verdict in summary.verdicts:
+        print(f"{verdict.id:9} {verdict.verdict}: {verdict.words} ({verdict.inequality}: {verdict.reason})")
+    print(f"report    {shown(report)}")
+    for name in ("verdict.md", "summary.csv", "export.npz"):
+        print(f"          {shown(folder / name)}")
+    if figures:
+        print(f"          {len(figures)} figures, PNG and PDF, in {shown(figures[0].parent)}")
 
 
 def _means(values: dict[str, list[float]]) -> dict[str, float]:

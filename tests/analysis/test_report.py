@@ -225,7 +225,7 @@ def test_a_refused_figure_leaves_its_reason(folder: Path) -> None:
 def test_a_sweep_of_which_nothing_is_completed_still_has_a_report(tmp_path: Path) -> None:
     failed = tuple((arm, seed) for arm in ARMS for seed in range(2))
     sweep = write_sweep(tmp_path / "none", ARMS, seeds=range(2), episodes=5, failed=failed, claims=CLAIMS)
-    assert write_report(sweep) == [sweep / REPORT]
+    assert write_report(summarise(load_sweep(sweep))) == [sweep / REPORT]
     words = Page((sweep / REPORT).read_text()).words()
     assert "0 of 6 cells completed" in words
     assert words.count("Not drawn.") == words.count("of a completed cell yet") > 10
@@ -245,7 +245,7 @@ def test_the_report_is_replaced_whole(folder: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("ablate.analysis.report.write_tables", lambda summary: None)
     monkeypatch.setattr("ablate.analysis.report.write_figures", lambda summary: [])
     with pytest.raises(OSError, match="No space"):
-        write_report(copy)
+        write_report(summarise(load_sweep(copy)))
     assert (copy / REPORT).read_bytes() == before
     assert not list(copy.glob(".*"))
 
@@ -290,7 +290,7 @@ def browser(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         pytest.skip("no chromium or chromium-browser on PATH (Debian: apt-get install chromium)")
     opened = Browser(tmp_path_factory.mktemp("chromium"))
     try:
-        opened.open(write_report(folder)[0])
+        opened.open(write_report(summarise(load_sweep(folder)))[0])
         yield opened
     finally:
         opened.close()
