@@ -450,6 +450,7 @@ def test_a_damaged_cell_json_of_a_completed_cell_does_no_harm(content: bytes, pl
     more = plan_of("more")._replace(cells=[cell for cell in plan_of("more").cells if cell.arm != "w8"])
     assert estimate(more).seconds == {"w2": 10.0, "w4": 10.0}
     assert estimate(more).source == "3 completed cells"
+    assert set(load_sweep(plan.folder).cells["state"]) == {"completed"}
 
 
 # What other sweeps do meanwhile.
