@@ -165,11 +165,11 @@ def cell_folder(sweep: Path, arm: str, seed: int) -> Path:
 
 
 def read_cell(folder: Path) -> dict[str, Any]:
-    """How a cell stands: state, reason, attempts, resumes, seconds of its attempts together."""
-    cell = _read_object(folder / CELL) if (folder / CELL).exists() else {}
-    status = _read_object(folder / STATUS) if (folder / STATUS).exists() else {}
-    manifest = _read_object(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
-    attempts = cell.get("attempts", [])
+    """How a cell stands: state, reason, attempts, resumes, seconds of its attempts together.
+
+    A file that is missing or damaged says nothing: one cell's does not keep the others from being seen."""
+    cell, status, manifest = (_told(folder / name) for name in (CELL, STATUS, MANIFEST))
+    attempts = [attempt for attempt in cell.get("attempts", []) if isinstance(attempt, dict)]
     state, reason = status.get("state", "missing"), status.get("reason", "")
     if state != "completed" and attempts and attempts[-1].get("outcome"):
         state, reason = attempts[-1]["outcome"], attempts[-1]["reason"]
@@ -180,6 +180,13 @@ def read_cell(folder: Path) -> dict[str, Any]:
         "resumes": len(manifest.get("resumes", [])),
         "seconds": sum(attempt.get("seconds", 0.0) for attempt in attempts),
     }
+
+
+def _told(path: Path) -> dict[str, Any]:
+    try:
+        return _read_object(path)
+    except (OSError, ConfigError):
+        return {}
 
 
 def _read_cells(folder: Path, name: str, cells: pd.DataFrame) -> tuple[pd.DataFrame, int]:
