@@ -1,12 +1,13 @@
-"""A run's folder is read whatever state a killed or a living process left it in."""
+"""A run's or a sweep's folder is read whatever state a killed or a living process left it in."""
 
 import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from synthetic import write_sweep
 
-from ablate.analysis.load import load_run
+from ablate.analysis.load import load_run, load_sweep
 from ablate.config import ConfigError
 from ablate.records.csv_writer import CsvWriter
 from ablate.records.schema import COLUMNS, EPISODES, EVALUATIONS, MANIFEST, STATUS, UPDATES
@@ -144,3 +145,57 @@ def test_floats_keep_all_their_digits(folder: Path) -> None:
     values = pd.Series([1 / 3, 0.1 + 0.2, 1e-300, -123456.789012345678])
     write(folder / UPDATES, [(i, i, 0.0, value, 0.0, 0.0, 0.0, 0, 0.0) for i, value in enumerate(values)])
     assert load_run(folder).updates["policy_loss"].tolist() == values.tolist()
+
+
+CELLS = [(arm, seed) for arm in ("a", "b") for seed in range(3)]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Two arms of three seeds: one cell failed, one is missing."""
+    return write_sweep(tmp_path, {"a": {}, "b": {}}, range(3), 20, failed=(("a", 1),), missing=(("b", 2),))
+
+
+def test_a_sweeps_tables_are_its_completed_cells_on_top_of_each_other(sweep: Path) -> None:
+    loaded = load_sweep(sweep)
+    states = dict(zip(CELLS, loaded.cells["state"], strict=True))
+    assert states == {cell: {("a", 1): "failed", ("b", 2): "missing"}.get(cell, "completed") for cell in CELLS}
+    completed = [cell for cell in CELLS if states[cell] == "completed"]
+    runs = {(arm, seed): load_run(sweep / arm / f"seed={seed}") for arm, seed in completed}
+    for name in ("episodes", "updates", "evaluations"):
+        parts = [getattr(run, name).assign(arm=arm, seed=seed) for (arm, seed), run in runs.items()]
+        expected = pd.concat(parts, ignore_index=True).astype({"arm": "str"})
+        table = getattr(loaded, name)
+        assert list(table.columns[:2]) == ["arm", "seed"]
+        pd.testing.assert_frame_equal(table, expected[table.columns.tolist()])
+
+
+def test_torn_and_empty_lines_of_cells_shift_no_row_to_another_cell(sweep: Path) -> None:
+    whole = load_sweep(sweep)
+    append(sweep / "a/seed=0" / EPISODES, "\n\n")
+    append(sweep / "a/seed=2" / EPISODES, "21,0,42")
+    append(sweep / "b/seed=0" / EVALUATIONS, "13,")
+    loaded = load_sweep(sweep)
+    pd.testing.assert_frame_equal(loaded.episodes, whole.episodes)
+    pd.testing.assert_frame_equal(loaded.evaluations, whole.evaluations)
+    assert (whole.torn, loaded.torn) == (0, 2)
+
+
+def test_a_damaged_file_of_a_cell_is_named(sweep: Path) -> None:
+    append(sweep / "b/seed=1" / EPISODES, "21,0,x,4,5,6,7,8,True,False\n")
+    with pytest.raises(ConfigError) as refusal:
+        load_sweep(sweep)
+    assert str(sweep / "b/seed=1" / EPISODES) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_sweep_with_some_of_its_arms(sweep: Path) -> None:
+    part = load_sweep(sweep).only(["b"])
+    assert list(part.arms) == ["b"]
+    for table in (part.cells, part.episodes, part.updates, part.evaluations):
+        assert set(table["arm"]) == {"b"}
+
+
+def test_a_folder_that_is_no_sweep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"not a sweep's folder; it has no study\.json"):
+        load_sweep(tmp_path)

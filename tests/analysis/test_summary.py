@@ -175,6 +175,13 @@ def test_likeness_within_a_border_that_the_interval_crosses_is_inconclusive(tmp_
     assert only_verdict(folder).verdict == "inconclusive"
 
 
+def test_a_difference_too_small_to_matter_is_named_so(tmp_path: Path) -> None:
+    folder = small(tmp_path, claims=claims("bad < good"), smallest_effect=5.0)
+    verdict = only_verdict(folder)
+    assert verdict.verdict == "supported"
+    assert verdict.reason.endswith("lies below 0, yet within ±5: a difference too small to matter")
+
+
 def test_under_five_seeds_there_is_no_verdict(tmp_path: Path) -> None:
     folder = small(tmp_path, seeds=4, claims=claims("bad < good"))
     verdict = only_verdict(folder)
@@ -320,7 +327,7 @@ def test_a_half_written_sweep_shows_what_it_has(tmp_path: Path) -> None:
     assert np.isnan(bad["mean"])
     assert summary.verdicts[0].verdict == "inconclusive"
     assert any("6 of 12 cells missing: bad/seed=0" in note for note in summary.notes)
-    assert any("1 torn" in note for note in summary.notes)
+    assert any("torn last lines of tables, left out: 1" in note for note in summary.notes)
     write_tables(summary)
 
 
@@ -377,8 +384,8 @@ def test_resumed_and_repeated_cells_are_noted(tmp_path: Path) -> None:
     (attempt,) = json.loads(cell.read_text())["attempts"]
     cell.write_text(json.dumps({"attempts": [{**attempt, "outcome": "failed"}, attempt]}))
     notes = summarise(load_sweep(folder)).notes
-    assert "1 cells were resumed from a checkpoint: good/seed=2" in notes
-    assert "1 cells completed at a later attempt: bad/seed=4" in notes
+    assert "1 cell resumed from a checkpoint: good/seed=2" in notes
+    assert "1 cell completed at a later attempt: bad/seed=4" in notes
 
 
 def test_the_files_hold_the_tables(folder: Path, summary: Summary) -> None:
@@ -420,3 +427,26 @@ def test_the_export_is_in_rliables_layout(folder: Path, summary: Summary) -> Non
             np.testing.assert_allclose(curves[:, 0, -1], scores[:, 0])  # all cells end at the same step
             assert len(export[f"seeds.{arm}"]) == n
             assert (np.diff(export[f"frames.{arm}"]) > 0).all()
+
+
+def test_one_arm_alone_is_summarised_without_comparisons(tmp_path: Path) -> None:
+    folder = small(tmp_path, 5, {"good": ARMS["good"]}, smallest_effect=None)
+    summary = summarise(load_sweep(folder))
+    assert len(summary.arms) == len(METRICS)
+    assert summary.comparisons.empty
+    assert summary.speed_ups.empty
+    write_tables(summary)
+    assert "The study makes no claims." in (folder / "verdict.md").read_text()
+    assert set(pd.read_csv(folder / "summary.csv")["arm"]) == {"good"}
+
+
+def test_training_returns_that_would_mix_lengths_are_left_out(tmp_path: Path) -> None:
+    arms = {name: {**ARMS["good"], "overrides": [f"env.max_ep_step={n}"]} for name, n in (("a", 200), ("b", 500))}
+    folder = small(tmp_path, 5, arms, baseline="a")
+    for path in folder.glob("*/seed=*/episodes.csv"):  # episodes that end by themselves: scores are returns
+        path.write_text(path.read_text().replace("False,True", "True,False"))
+    summary = summarise(load_sweep(folder))
+    assert "fluctuation" not in set(summary.arms["metric"])
+    assert any(
+        note.startswith("fluctuation is left out: env.max_ep_step differs: a: 200; b: 500") for note in summary.notes
+    )

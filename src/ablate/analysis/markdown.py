@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.analysis.metrics import environments, metric_config, unit
+from ablate.analysis.metrics import environments, metric_config, score_label, unit
 from ablate.analysis.tables import Summary
-from ablate.analysis.verdicts import Verdict
+from ablate.analysis.verdicts import Verdict, number
 from ablate.config import Statistic
 
 METHODS = """\
@@ -18,7 +18,7 @@ the percentile bootstrap; median and IQM (the interquartile mean): the percentil
 below 20 seeds, else the bootstrap; P(better), of a seed of the arm against one of the baseline, and Cliff's δ:
 Newcombe's method 5. p: Welch's and the permutation test, both corrected by Holm over the arms of a table. Times to
 reach a score are restricted means: a cell that did not get there counts with the budget's end. Collapsed: a curve that
-ends below half of its gain, start + ½ (best - start)."""
+ends below half of its gain, start + ½ (best - start). Verdicts are not corrected for the number of claims."""
 
 
 def report(summary: Summary) -> str:
@@ -38,13 +38,6 @@ def report(summary: Summary) -> str:
         "## Provenance", _provenance(study),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def number(value: float) -> str:
-    """Four significant digits, all of a whole number; a dash where there is none."""
-    if pd.isna(value):
-        return "-"
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.4g}"
 
 
 def with_interval(value: float, low: float, high: float) -> str:
@@ -70,12 +63,13 @@ def _metric(summary: Summary, name: str) -> list[str]:
     metric = metric_config(sweep, name)
     first, last = (f"{100 * fraction:g} %" for fraction in metric.window)
     window = f"after {first} of" if first == last else f"from {first} to {last} of"
+    counted = score_label(sweep) if unit(metric) == "score" else unit(metric)
     better = "smaller" if metric.smaller_is_better else "larger"
     target = f" {metric.score:g}" if metric.statistic is Statistic.first_reach else ""
     parts = [
         f"## {metric.label} (`{name}`{', the primary metric' * (name == study['metric'])})",
         f"{metric.statistic}{target} of {metric.source} {window} the {metric.budget} budget on {metric.x}; "
-        f"in {unit(metric)}; {better} is better.",
+        f"in {counted}; {better} is better.",
     ]
     for env, part in environments(sweep).items():
         if part is not sweep:
@@ -83,7 +77,8 @@ def _metric(summary: Summary, name: str) -> list[str]:
         parts.append(_table(_only(summary.arms, name, part.arms), {
             "arm": lambda row: row["label"],
             "n": lambda row: f"{row['n']} of {row['n_planned']}",
-            "mean": _interval("mean"), "median": _interval("median"), "IQM": _interval("iqm"),
+            "restricted mean" if target else "mean": _interval("mean"),
+            "median": _interval("median"), "IQM": _interval("iqm"),
             "spread": lambda row: number(row["spread"]),
             "diverged": lambda row: str(row["n_diverged"]),
             **({"not reached": lambda row: str(row["n_censored"])} if target else {}),

@@ -15,10 +15,10 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from ablate.analysis import markdown
 from ablate.analysis.figures import DPI
-from ablate.analysis.load import Sweep, cell_folder, load_sweep
-from ablate.analysis.markdown import METHODS
-from ablate.analysis.summary import summarise, write_tables
+from ablate.analysis.load import Sweep, cell_folder
+from ablate.analysis.summary import write_tables
 from ablate.analysis.sweep_figures import Drawing, metric_unit, write_figures
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import Verdict, workers
@@ -27,6 +27,7 @@ from ablate.records.files import replace_atomically
 from ablate.records.schema import CELL_LOG, REPORT
 
 LOG_LINES = 25
+LOGS = 20  # failures whose log is shown; a page of a thousand would not open
 LOG_BYTES = 16_384  # of a log's end are read: a run that prints without end must not fill the page
 HEADINGS = {
     "n_planned": "planned", "n_failed": "failed", "n_missing": "missing", "n_diverged": "diverged",
@@ -50,11 +51,11 @@ class Table(NamedTuple):
     rows: list[list[Entry]]
 
 
-def write_report(folder: Path) -> list[Path]:
-    """Write a sweep's tables, figures and report.html, from its files alone. Returns the paths of report and figures.
+def write_report(summary: Summary) -> list[Path]:
+    """Write a sweep's tables, figures and report.html into its folder. Returns the paths of report and figures.
 
-    Raises ConfigError if it is no sweep's folder or a file in it is damaged, OSError if one cannot be written."""
-    summary = summarise(load_sweep(folder))
+    Raises OSError if one cannot be written."""
+    folder = summary.sweep.folder
     write_tables(summary)
     figures = list(write_figures(summary))
     path = folder / REPORT
@@ -79,7 +80,7 @@ def render(summary: Summary, figures: list[tuple[Drawing, bytes | ConfigError]])
         symbols=SYMBOLS,
         claims=[{"verdict": v, "unit": effect_unit(summary, v), "marks": interval_marks(summary, v)}
                 for v in summary.verdicts],
-        methods=METHODS,
+        methods=markdown.METHODS,
         tables=tables(summary),
         figures=grouped(figures),
         states=states(sweep),
@@ -102,11 +103,14 @@ def tables(summary: Summary) -> dict[str, dict[str, Table]]:
     for heading, frame in (
         ("Arms", summary.arms),
         ("Against the baseline", summary.comparisons),
-        ("Speed-up", summary.speed_ups),
+        ("Speed-up over the baseline", summary.speed_ups),
     ):
         frame = _with_labels(frame, summary.sweep)
+        if "baseline" in frame and frame["baseline"].nunique() == 1:  # two environments have two
+            heading += f", {frame['baseline'].iloc[0]}"
+            frame = frame.drop(columns="baseline")
         for name in order if len(frame) else []:
-            part = frame[frame["metric"] == name].drop(columns="metric")
+            part = _without_empty_counts(frame[frame["metric"] == name].drop(columns="metric"))
             if len(part):
                 tab = labels[name] + " (primary)" * (name == primary)
                 listed.setdefault(heading, {})[tab] = table(part)
@@ -140,16 +144,10 @@ def table(frame: pd.DataFrame) -> Table:
 
 
 def number(value: Any) -> str:
-    """A value with three or four significant digits, large ones in full: 0.00123, 1.23, 1,234,567."""
+    """A value as verdict.md writes it; text as it is."""
     if isinstance(value, str):
         return value
-    if value is None or pd.isna(value):
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if float(value).is_integer() or abs(value) >= 1000:
-        return f"{value:,.0f}".replace("-", "−")
-    return f"{value:#.3g}".rstrip(".").replace("-", "−")
+    return "–" if pd.isna(value) else markdown.number(value).replace("-", "−")
 
 
 def effect_unit(summary: Summary, verdict: Verdict) -> str:
@@ -208,15 +206,14 @@ def states(sweep: Sweep) -> dict[str, list[dict[str, Any]]]:
 
 
 def failures(sweep: Sweep) -> list[dict[str, Any]]:
-    """Cells that neither completed nor wait: why, and the end of their log."""
+    """Cells that neither completed nor wait: why, where their log is, and its end."""
     bad = sweep.cells[~sweep.cells["state"].isin(["completed", "missing", "running"])]
-    return [
-        {
-            **{str(key): value for key, value in row.items()},
-            "log": log_tail(cell_folder(sweep.folder, row["arm"], row["seed"]) / CELL_LOG),
-        }
-        for _, row in bad.iterrows()
-    ]
+    found: list[dict[str, Any]] = []
+    for _, row in bad.iterrows():
+        path = cell_folder(sweep.folder, row["arm"], row["seed"]) / CELL_LOG
+        log = log_tail(path) if len(found) < LOGS else ""
+        found.append({**{str(key): value for key, value in row.items()}, "path": path, "log": log})
+    return found
 
 
 def log_tail(path: Path) -> str:
@@ -269,6 +266,12 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             values[prefix + key] = value
     return values
+
+
+def _without_empty_counts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Less the counts of what did not happen to any arm: failed, missing, diverged, censored."""
+    counts = ["n_failed", "n_missing", "n_diverged", "n_censored", "n_baseline_censored"]
+    return frame.drop(columns=[c for c in counts if c in frame and not frame[c].any()])
 
 
 def _with_labels(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from ablate.analysis.metrics import (
     shortest_cell,
 )
 from ablate.analysis.tables import Summary, arms, comparisons, speed_ups, stability
-from ablate.analysis.verdicts import Refusals, Values, judge, untimed
+from ablate.analysis.verdicts import Refusals, Values, judge, number, untimed
 from ablate.config import Axis, Budget, ConfigError
 from ablate.records.files import replace_atomically
 
@@ -81,20 +81,20 @@ def _notes(sweep: Sweep, scores: pd.DataFrame, refusals: Refusals) -> list[str]:
     notes = list(dict.fromkeys(f"{metric} is left out: {why}" for (metric, _), why in refusals.items()))
     cells = sweep.cells
     for state, rows in cells[cells["state"] != "completed"].groupby("state"):
-        notes.append(f"{len(rows)} of {len(cells)} cells {state}: {_names(rows)}")
+        notes.append(f"{len(rows)} of {_cells(len(cells))} {state}: {_names(rows)}")
     if len(resumed := cells[cells["resumes"] > 0]):
-        notes.append(f"{len(resumed)} cells were resumed from a checkpoint: {_names(resumed)}")
+        notes.append(f"{_cells(len(resumed))} resumed from a checkpoint: {_names(resumed)}")
     if len(again := cells[(cells["attempts"] > 1) & (cells["state"] == "completed")]):
-        notes.append(f"{len(again)} cells completed at a later attempt: {_names(again)}")
+        notes.append(f"{_cells(len(again))} completed at a later attempt: {_names(again)}")
     if sweep.torn:
-        notes.append(f"{sweep.torn} torn last lines of tables are left out")
+        notes.append(f"torn last lines of tables, left out: {sweep.torn}")
     for (metric, arm), rows in scores.groupby(["metric", "arm"], sort=False):
         if diverged := int(np.isinf(rows["value"]).sum()):
             notes.append(
-                f"{metric}: {diverged} cells of {arm} diverged; means are without them, in ranks they are last"
+                f"{metric}: {_cells(diverged)} of {arm} diverged; means are without them, in ranks they are last"
             )
         if absent := int(rows["value"].isna().sum()):
-            notes.append(f"{metric}: {absent} cells of {arm} have no value in the window and are left out")
+            notes.append(f"{metric}: {_cells(absent)} of {arm} without a value in the window, left out")
     metrics = {name: metric_config(sweep, name) for name in scores["metric"].unique()}
     budgets = {(m.source, counted_axis(m)): None for m in metrics.values() if m.budget is Budget.equal}
     for env, part in environments(sweep).items():
@@ -103,13 +103,17 @@ def _notes(sweep: Sweep, scores: pd.DataFrame, refusals: Refusals) -> list[str]:
             if cell := shortest_cell(part, source, x):
                 end = budget(part, source, x)[cell[0]]
                 notes.append(
-                    f"the equal budget{where} on {x} of {source} is {end:.6g}, the end of {cell[0]}/seed={cell[1]}"
+                    f"the equal budget{where} on {x} of {source} is {number(end)}, the end of {cell[0]}/seed={cell[1]}"
                 )
     timed = [name for name, metric in metrics.items() if metric.x is Axis.wall_time_s]
     why = [reason for arm in sweep.arms if (reason := untimed(sweep, arm))]
     if timed and why:
         notes.append(f"seconds ({', '.join(timed)}) are not those of workers side by side: {'; '.join(why)}")
     return notes
+
+
+def _cells(count: int) -> str:
+    return f"{count} cell{'s' * (count != 1)}"
 
 
 def _names(cells: pd.DataFrame, most: int = 6) -> str:

@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -174,9 +174,14 @@ def mean_band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if n < SMALL:
         intervals = [interval(point, mean) for point in scores.T]
         return np.array([i.low for i in intervals]), np.array([i.high for i in intervals])
-    weights = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
-    low, high = np.quantile(weights @ scores, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+    low, high = np.quantile(_resamples(n) @ scores, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     return low, high
+
+
+@lru_cache(maxsize=4)
+def _resamples(n: int) -> np.ndarray:
+    """The weight of each of n curves in each bootstrap resample, (RESAMPLES, n)."""
+    return np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
 
 
 def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = None) -> Figure:
@@ -278,7 +283,8 @@ def draw_staleness(sweep: Sweep) -> Figure:
             own = sweep.updates[sweep.updates["arm"] == arm]
             title = f"{label}   W = {workers(sweep, arm)}   n = {own['seed'].nunique()}"
             if len(own):
-                ax.hist(shares[arm].index, edges, weights=shares[arm], color=_look(sweep, arm)[0], linewidth=0.5)
+                colour, _ = _look(sweep, arm)
+                ax.hist(shares[arm].index, edges.tolist(), weights=shares[arm], color=colour, linewidth=0.5)
                 ax.axvline(own["staleness"].mean(), color="0.1", linewidth=1.5, linestyle=":")
                 title += f"   mean {own['staleness'].mean():.3g}   largest {own['staleness'].max():.0f}"
             ax.set_title(title, fontsize="small", loc="left")
@@ -357,7 +363,7 @@ def _finish_x(ax: Axes) -> None:
     # The panels share the axis. One without data has infinite limits.
     end = max((panel.dataLim.xmax for panel in ax.figure.axes if np.isfinite(panel.dataLim.xmax)), default=1)
     ax.set_xlim(0, end * 1.03)
-    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(EngFormatter(sep="") if end >= 10_000 else StrMethodFormatter("{x:,g}"))
 
 

@@ -66,7 +66,7 @@ def judge(sweep: Sweep, values: Values, refusals: Refusals, claim: dict[str, Any
     elif relation == "~" and what.startswith("Cliff"):
         verdict, reason = INCONCLUSIVE, f"likeness is about means, and there is only {what}"
     else:
-        verdict, reason = _place(effect, relation, smallest_effect, what)
+        verdict, reason = _place(effect, relation, None if what.startswith("Cliff") else smallest_effect, what)
     needed = statistics.seeds_needed(finite_a, finite_b, smallest_effect) if smallest_effect else None
     n = f"{len(a)}, {len(b)}"
     return Verdict(claim["id"], claim["words"], metric, inequality, verdict, *effect, n, needed, reason)
@@ -74,20 +74,20 @@ def judge(sweep: Sweep, values: Values, refusals: Refusals, claim: dict[str, Any
 
 def _place(effect: Interval, relation: str, smallest_effect: float | None, what: str) -> tuple[str, str]:
     """Where the interval lies: on the claimed side of 0 (or within ± smallest_effect), on the other, or across."""
-    interval = f"the interval of the {what}, {effect.low:.4g} to {effect.high:.4g},"
+    interval = f"the interval of the {what}, {number(effect.low)} to {number(effect.high)},"
+    small = smallest_effect is not None and max(-effect.low, effect.high) < smallest_effect
     if relation == "~":
         assert smallest_effect is not None
-        if max(-effect.low, effect.high) < smallest_effect:
+        if small:
             return SUPPORTED, f"{interval} lies within ±{smallest_effect:g}"
         if max(effect.low, -effect.high) > smallest_effect:
             return CONTRADICTED, f"{interval} lies outside ±{smallest_effect:g}"
         return INCONCLUSIVE, f"{interval} crosses a border of ±{smallest_effect:g}"
     if effect.low <= 0 <= effect.high:
         return INCONCLUSIVE, f"{interval} holds 0"
-    below = effect.high < 0
-    return SUPPORTED if below == (
-        relation == "<"
-    ) else CONTRADICTED, f"{interval} lies {'below' if below else 'above'} 0"
+    side = "below" if effect.high < 0 else "above"
+    slight = f", yet within ±{smallest_effect:g}: a difference too small to matter" if small else ""
+    return SUPPORTED if (side == "below") == (relation == "<") else CONTRADICTED, f"{interval} lies {side} 0{slight}"
 
 
 def _obstacle(sweep: Sweep, refusals: Refusals, claim: dict[str, Any], left: str, right: str) -> str:
@@ -114,6 +114,13 @@ def _smallest_effect(sweep: Sweep, metric: str) -> float | None:
         return None
     same = unit(metric_config(sweep, metric)) == unit(metric_config(sweep, sweep.study["metric"]))
     return sweep.study["smallest_effect"] if same else None
+
+
+def number(value: float) -> str:
+    """Four significant digits, all of a large whole number; a dash where there is none."""
+    if np.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.4g}"
 
 
 def workers(sweep: Sweep, arm: str) -> int:
