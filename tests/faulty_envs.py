@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -133,6 +134,30 @@ class Hoards(Faulty):
         return reward
 
 
+class RaisesOnce(Faulty):
+    """Until the file `flag` is there, which it makes."""
+
+    def __init__(self, flag: str = "", **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._flag = Path(flag)
+
+    def fault(self, reward: float) -> float:
+        if not self._flag.exists():
+            self._flag.touch()
+            raise ValueError("the environment is broken")
+        return reward
+
+
+class ExitsInCell(Faulty):
+    """With code 0 where a sweep's cell looks at its environment, before it trains."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        main = getattr(sys.modules["__main__"].__spec__, "name", "")
+        if self._armed and main == "ablate.cell" and multiprocessing.parent_process() is None:
+            os._exit(0)
+
+
 class Unbounded(Faulty):
     """No fault either: an action without bounds."""
 
@@ -140,7 +165,8 @@ class Unbounded(Faulty):
 
 
 ENVIRONMENTS = (
-    Faulty, Raises, Hangs, SysExit0, OsExit0, OsExit3, NanReward, Slow, Hoards, Unbounded, HangsInC, Takes,
+    Faulty, Raises, Hangs, SysExit0, OsExit0, OsExit3, NanReward, Slow, Hoards, Unbounded, HangsInC, Takes, RaisesOnce,
+    ExitsInCell,
 )  # fmt: skip
 for environment in ENVIRONMENTS:
     gymnasium.register(id=f"{environment.__name__}-v0", entry_point=environment)

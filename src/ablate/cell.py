@@ -201,9 +201,7 @@ def main() -> int:
     """Train the cell in the folder that is the argument; its configuration comes through standard input."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        signal.signal(
-            signal.SIGUSR2, signal.SIG_IGN
-        )  # Slurm warns all of a job's processes: whoever watches this one acts
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning to all of a job; its watcher heeds it
     request = json.load(sys.stdin)
     if os.getppid() != request["parent"]:
         return 1  # it died before it could be watched

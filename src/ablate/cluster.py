@@ -17,7 +17,7 @@ from ablate.cell import STOP
 from ablate.config import ROOT
 from ablate.resources import cores, memory_mb
 
-JOB_MB = 400  # measured: the process that watches a cell's
+JOB_MB = 300  # measured: 160 to 220 for the process that watches the cell's
 
 
 class JobLost(Exception):
@@ -64,7 +64,7 @@ class Jobs(NamedTuple):
             arm = tuple(o for o in overrides if not o.startswith(("seed=", "hydra.")))
             if arm not in known:
                 composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-                config = experiment.plan(command_line.validated(composed), list(overrides)).config
+                config = experiment.plan(command_line.validated(composed), list(overrides), here=False).config
                 gpus = int(config.device.startswith("cuda"))
                 known[arm] = Needs(cores(config), gpus, memory_mb(config) + JOB_MB)
             found.append(known[arm])

@@ -37,11 +37,11 @@ class RunFailed(Exception):
     """The run ended before its time. The message is the reason in status.json."""
 
 
-def plan(config: Config, overrides: list[str]) -> Plan:
+def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
     """Check the configuration against the environment, the device and the checkpoint it names; makes nothing.
 
-    overrides: what was given on the command line, to tell which keys were given beside resume=.
-    Raises ConfigError."""
+    overrides: what was given on the command line, to tell which keys were given beside resume=. here: it shall run on
+    this machine, and not on one that may have other devices. Raises ConfigError."""
     resumed, new = None, True
     if config.resume:
         folder = locate(config.resume)
@@ -56,7 +56,8 @@ def plan(config: Config, overrides: list[str]) -> Plan:
             raise ConfigError(f"resume={config.resume}: {error}") from error
         new, config = False, _resumed_config(config, stored, overrides)
     config = replace(config, workers=number_of_workers(config))
-    _check_device(config.device)
+    if here:
+        _check_device(config.device)
     check_arguments(config.env)
     spec = spec_of(config.env)
     # what the id is registered with, if the configuration gives no limit: part of the resolved configuration

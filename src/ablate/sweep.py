@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -31,6 +32,8 @@ from ablate.training import Interrupted, Signals, shown
 
 POLL_S = 0.25
 PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
+PROBE = "ablate-probe-"  # <process>-<random>, a temporary folder
+PROBE_S = 30.0  # a probe is stopped then, and tells what it has
 LONGEST_PROBES = 4  # kinds of arms that are probed
 
 
@@ -163,8 +166,10 @@ class Estimate(NamedTuple):
         return f"{how_long}, {_bytes(size)} of disk ({_bytes(free)} free){short}; from {self.source}"
 
 
-def estimate(plan: SweepPlan) -> Estimate:
-    """What the cells to run will take, from completed ones or else from a short probe of each kind of arm."""
+def estimate(plan: SweepPlan) -> Estimate | None:
+    """What the cells to run will take, from completed ones or else from a short probe of each kind of arm.
+
+    None if a probe comes to nothing: what is wrong with one arm keeps no other from running."""
     seconds: dict[str, list[float]] = {}
     sizes: dict[str, list[float]] = {}
     for cell in plan.cells:
@@ -183,9 +188,11 @@ def estimate(plan: SweepPlan) -> Estimate:
     for arm in sorted(arms - set(seconds)):
         config = plan.configs[arm]
         kind = (config.backend, config.schedule, config.workers, config.env.id)
-        if kind not in probes:
-            probes[kind] = _probe(config) if len(probes) < LONGEST_PROBES else next(iter(probes.values()))
-        start_s, per_step_s, fixed, per_step_bytes = probes[kind]
+        if kind not in probes and len(probes) < LONGEST_PROBES:
+            if (probe := _probe(config)) is None:
+                return None
+            probes[kind] = probe
+        start_s, per_step_s, fixed, per_step_bytes = probes.get(kind) or next(iter(probes.values()))
         found_s[arm] = start_s + per_step_s * most_steps(config)
         found_b[arm] = fixed + per_step_bytes * most_steps(config)
     return Estimate(found_s, found_b, f"{len(probes)} short probe{'s' * (len(probes) > 1)}")
@@ -197,25 +204,33 @@ def most_steps(config: Config) -> int:
     return min(limit for limit in (config.total_steps, by_episodes) if limit is not None)
 
 
-def _probe(config: Config) -> tuple[float, float, float, float]:
-    """(seconds to start, seconds a step, bytes, bytes a step) of a short run. Raises RunFailed if it fails."""
-    steps = min(PROBE_STEPS[config.backend], most_steps(config))
-    with tempfile.TemporaryDirectory(prefix="ablate-probe-") as temporary:
+def _probe(config: Config) -> tuple[float, float, float, float] | None:
+    """(seconds to start, seconds a step, bytes, bytes a step) of a short run; None if it fails, as cells will tell."""
+    most = min(PROBE_STEPS[config.backend], most_steps(config))
+    _remove_stale_probes()
+    with tempfile.TemporaryDirectory(prefix=f"{PROBE}{os.getpid()}-") as temporary:
         folder = Path(temporary)
-        short = replace(config, total_steps=steps, max_episodes=None, seed=0)
+        limited = replace(config.sweep, time_limit_s=PROBE_S)
+        short = replace(config, total_steps=most, max_episodes=None, seed=0, sweep=limited)
         began = time.monotonic()
         with Signals() as signals:
-            outcome = run_cell(short, [], folder, lambda: signals.received is not None)
+            run_cell(short, [], folder, lambda: signals.received is not None)
         took = time.monotonic() - began
         if signals.received is not None:
             raise Interrupted(signals.received)
-        if outcome.outcome != "completed":
-            raise RunFailed(
-                "\n".join([f"a probe of this configuration {outcome.outcome}: {outcome.reason}", *last_lines(folder)])
-            )
-        training = _last_wall_time(folder)
+        status = read_status(folder)
+        if status.get("state") not in ("completed", "interrupted") or not status["steps"]:
+            return None
+        training, steps = _last_wall_time(folder), status["steps"]
         tables = sum((folder / name).stat().st_size for name in (EPISODES, UPDATES))
         return took - training, training / steps, _size(folder) - tables, tables / steps
+
+
+def _remove_stale_probes() -> None:
+    """Those of sweeps that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PROBE}*-*"):
+        if not Path("/proc", folder.name.removeprefix(PROBE).partition("-")[0]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _last_wall_time(folder: Path) -> float:
@@ -248,7 +263,10 @@ def run(
         plan = now  # that one may have completed cells
         _tidy(plan)
         (plan.folder / STOP).unlink(missing_ok=True)
-        _write_study(plan)
+        try:
+            _write_study(plan)
+        except OSError as error:
+            raise RunFailed(f"the study could not be written: {error}") from error
         with Signals() as signals:
             watch = _Watch(plan, signals)
             try:

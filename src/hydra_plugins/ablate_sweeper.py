@@ -29,20 +29,20 @@ class AblateSweeper(Sweeper):
         from ablate.study import expand
 
         study = expand(arguments, command_line.validated_sweep(self._config), self._config.seed)
+        launcher = self._config.hydra.runtime.choices["hydra/launcher"]
+        local = launcher in ("local", "basic")
         configs = {}
         for arm in study.arms:
             try:
                 composed = self._context.config_loader.load_sweep_config(self._config, list(arm.overrides))
                 config = command_line.validated(composed)
                 command_line.refuse_resume(config)
-                configs[arm.name] = experiment.plan(config, list(arm.overrides)).config
+                configs[arm.name] = experiment.plan(config, list(arm.overrides), here=local).config
             except command_line.REFUSALS as error:
                 where = f"sweep.arms.{arm.name}: " if study.settings.arms else ""
                 raise ConfigError(where + command_line.explain(error, arm.overrides)) from error
         plan = sweep.make_plan(study, configs, Path(self._config.hydra.sweep.dir).absolute())
         todo = [plan.configs[cell.arm] for cell in plan.to_run]
-        launcher = self._config.hydra.runtime.choices["hydra/launcher"]
-        local = launcher in ("local", "basic")
         parallel = None
         if launcher == "local" and todo:
             parallel = Room.of(study.settings.parallel).at_once(todo)

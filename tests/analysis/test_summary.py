@@ -427,3 +427,26 @@ def test_the_export_is_in_rliables_layout(folder: Path, summary: Summary) -> Non
             np.testing.assert_allclose(curves[:, 0, -1], scores[:, 0])  # all cells end at the same step
             assert len(export[f"seeds.{arm}"]) == n
             assert (np.diff(export[f"frames.{arm}"]) > 0).all()
+
+
+def test_one_arm_alone_is_summarised_without_comparisons(tmp_path: Path) -> None:
+    folder = small(tmp_path, 5, {"good": ARMS["good"]}, smallest_effect=None)
+    summary = summarise(load_sweep(folder))
+    assert len(summary.arms) == len(METRICS)
+    assert summary.comparisons.empty
+    assert summary.speed_ups.empty
+    write_tables(summary)
+    assert "The study makes no claims." in (folder / "verdict.md").read_text()
+    assert set(pd.read_csv(folder / "summary.csv")["arm"]) == {"good"}
+
+
+def test_training_returns_that_would_mix_lengths_are_left_out(tmp_path: Path) -> None:
+    arms = {name: {**ARMS["good"], "overrides": [f"env.max_ep_step={n}"]} for name, n in (("a", 200), ("b", 500))}
+    folder = small(tmp_path, 5, arms, baseline="a")
+    for path in folder.glob("*/seed=*/episodes.csv"):  # episodes that end by themselves: scores are returns
+        path.write_text(path.read_text().replace("False,True", "True,False"))
+    summary = summarise(load_sweep(folder))
+    assert "fluctuation" not in set(summary.arms["metric"])
+    assert any(
+        note.startswith("fluctuation is left out: env.max_ep_step differs: a: 200; b: 500") for note in summary.notes
+    )

@@ -175,8 +175,8 @@ def permutation_p(a: np.ndarray, b: np.ndarray) -> float:
         return np.nan
     pooled = np.concatenate([a, b])
     pooled = pooled - pooled.mean()  # then sum(a) alone says how far the means are apart
-    divided, exact = _divisions(len(a), len(b))
-    sums = divided @ pooled
+    chosen, exact = _divisions(len(a), len(b))
+    sums = pooled[chosen].sum(1)
     observed = pooled[: len(a)].sum()
     as_far = np.count_nonzero(np.abs(sums) >= abs(observed) - 1e-9 * np.abs(pooled).sum())
     return as_far / len(sums) if exact else (as_far + 1) / (len(sums) + 1)
@@ -335,11 +335,8 @@ def _percentiles(resampled: np.ndarray, confidence: float) -> tuple[float, float
 
 @lru_cache(maxsize=4)
 def _divisions(n: int, m: int) -> tuple[np.ndarray, bool]:
-    """Divisions of n + m scores into n and m, as rows of ones and zeros (D, n + m), and whether these are all."""
+    """Which n of n + m scores are the first group, (D, n), in D divisions, and whether these are all."""
     if comb(n + m, n) <= RESAMPLES:
-        chosen = np.array(list(itertools.combinations(range(n + m), n)))
-        rows = np.zeros((len(chosen), n + m))
-        np.put_along_axis(rows, chosen, 1.0, axis=1)
-        return rows, True
-    rows = np.tile(np.repeat([1.0, 0.0], [n, m]), (RESAMPLES, 1))
-    return np.random.default_rng(SEED).permuted(rows, axis=1), False
+        return np.array(list(itertools.combinations(range(n + m), n))), True
+    ranks = np.random.default_rng(SEED).random((RESAMPLES, n + m)).argpartition(n, axis=1)
+    return ranks[:, :n].copy(), False

@@ -283,8 +283,7 @@ def draw_staleness(sweep: Sweep) -> Figure:
             own = sweep.updates[sweep.updates["arm"] == arm]
             title = f"{label}   W = {workers(sweep, arm)}   n = {own['seed'].nunique()}"
             if len(own):
-                colour, _ = _look(sweep, arm)
-                ax.hist(shares[arm].index, edges.tolist(), weights=shares[arm], color=colour, linewidth=0.5)
+                ax.hist(shares[arm].index, edges.tolist(), weights=shares[arm], color=_look(sweep, arm)[0])
                 ax.axvline(own["staleness"].mean(), color="0.1", linewidth=1.5, linestyle=":")
                 title += f"   mean {own['staleness'].mean():.3g}   largest {own['staleness'].max():.0f}"
             ax.set_title(title, fontsize="small", loc="left")
