@@ -38,12 +38,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 LONG_S = 400.0  # nine cells one after the other, on a machine that others use too
 MENDED = {DISARMED: "1"}
 BASE = (
-    "env=gymnasium", "env.max_ep_step=20", "workers=2", "schedule=interleaved", "backend=manual", "max_episodes=null",
-    "total_steps=1200", "evaluation.every_steps=600", "evaluation.episodes=1", "log_interval=10",
-    "checkpoint_every_seconds=0.2", "hang_timeout_s=4",
+    "env=gymnasium", "env.id=faulty_envs:Told-v0", "env.max_ep_step=20", "workers=2", "schedule=interleaved",
+    "backend=manual", "max_episodes=null", "total_steps=1200", "evaluation.every_steps=600", "evaluation.episodes=1",
+    "log_interval=10", "checkpoint_every_seconds=0.2", "hang_timeout_s=4",
 )  # fmt: skip
-SOUND = "env.id=faulty_envs:Faulty-v0"
-SLOW = ("env.id=faulty_envs:Slow-v0", "+env.kwargs.after=200", "+env.kwargs.step_s=0.02")  # until it is mended
+SOUND = "+env.kwargs.told=Faulty"
+SLOW = ("+env.kwargs.told=Slow", "+env.kwargs.after=200", "+env.kwargs.step_s=0.02")  # until it is mended
 SLOWER = (*SLOW, "+env.kwargs.step_s=0.1")
 AFTER = "+env.kwargs.after=300"
 
@@ -62,8 +62,8 @@ class Sweep:
         (tmp_path / "tmp").mkdir()
         self.tmp = {"TMPDIR": str(tmp_path / "tmp")}
 
-    def start(self, *arguments: str, **env: str) -> Run:
-        self.runs.append(Run(self.folder, *self._arguments, *arguments, **self.tmp, **env))
+    def start(self, *arguments: str, **options: Any) -> Run:
+        self.runs.append(Run(self.folder, *self._arguments, *arguments, **self.tmp, **options))
         return self.runs[-1]
 
     def cell(self, name: str) -> Path:
@@ -145,19 +145,19 @@ def stop_cell(one: Sweep, cell: str) -> None:
 Faults = dict[str, tuple[tuple[str, ...], Callable[[Sweep, str], None] | None, str]]
 IN_WORKERS: Faults = {
     "killed": (SLOW, kill_worker, "worker-0-1 was killed by SIGKILL"),
-    "exits": (("env.id=faulty_envs:OsExit0-v0", AFTER), None, "worker-0-1 exited with code 0"),
+    "exits": (("+env.kwargs.told=OsExit0", AFTER), None, "worker-0-1 exited with code 0"),
     "raises": (
-        ("env.id=faulty_envs:Raises-v0", AFTER),
+        ("+env.kwargs.told=Raises", AFTER),
         None,
         "worker-0-1 raised ValueError: the environment is broken",
     ),
-    "hangs": (("env.id=faulty_envs:Hangs-v0", AFTER), None, r"worker-0-1 hangs: no step for \d+ s"),
+    "hangs": (("+env.kwargs.told=Hangs", AFTER), None, r"worker-0-1 hangs: no step for \d+ s"),
 }
 IN_CELLS: Faults = {
     "killed": (SLOW, kill_cell, "killed by SIGKILL"),
-    "exits": (("env.id=faulty_envs:ExitsInCell-v0",), None, "exited with code 0"),
-    "raises": (("env.id=faulty_envs:OsExit3-v0", AFTER), None, "worker-0-1 exited with code 3"),
-    "hangs": ((*SLOW, "env.max_ep_step=19"), stop_cell, "hangs: its status.json grows old"),
+    "exits": (("+env.kwargs.told=ExitsInCell",), None, "exited with code 0"),
+    "raises": (("+env.kwargs.told=OsExit3", AFTER), None, "worker-0-1 exited with code 3"),
+    "hangs": ((*SLOW, "algo.gamma=0.7"), stop_cell, "hangs: its status.json grows old"),
 }
 
 
@@ -334,6 +334,23 @@ def test_a_machine_that_was_suspended_is_no_hang(sweep: Callable[..., Sweep]) ->
     assert run.exit_code() == 130, run.output
 
 
+def test_a_sweep_whose_reader_has_gone_stops(sweep: Callable[..., Sweep], tmp_path: Path) -> None:
+    """`python src/run.py sweep=... | head -1`: its cells do not go on unseen."""
+    one = sweep({"good": (SOUND,), "slow": (*SLOW, "+env.kwargs.step_s=0.3")}, "sweep.parallel=2")
+    (tmp_path / "head.py").write_text(
+        "import subprocess, sys\n"
+        "run = subprocess.Popen([sys.executable, 'src/run.py', *sys.argv[1:]], stdout=subprocess.PIPE)\n"
+        "print(run.stdout.readline())\n"
+        "run.stdout.close()\n"
+        "sys.exit(run.wait())\n"
+    )
+    run = one.start(program=(str(tmp_path / "head.py"),))
+    assert run.exit_code(LONG_S) == 128 + signal.SIGPIPE, run.errors
+    assert "Traceback" not in run.errors
+    assert one.states() == {"good seed=1": "completed", "slow seed=1": "interrupted"}
+    assert_nothing_is_left(one, run)
+
+
 # What a sweep may be told.
 
 
@@ -351,8 +368,8 @@ def test_time_limit(sweep: Callable[..., Sweep]) -> None:
 
 
 def test_retries(sweep: Callable[..., Sweep], tmp_path: Path) -> None:
-    once = ("env.id=faulty_envs:RaisesOnce-v0", AFTER, f"+env.kwargs.flag={tmp_path / 'flag'}")
-    always = ("env.id=faulty_envs:Raises-v0", AFTER)
+    once = ("+env.kwargs.told=RaisesOnce", AFTER, f"+env.kwargs.flag={tmp_path / 'flag'}")
+    always = ("+env.kwargs.told=Raises", AFTER)
     one = sweep({"always": always, "once": once, "good": (SOUND,)}, "sweep.max_retries=2", "sweep.parallel=1")
     (tmp_path / "flag").touch()  # for the probe
     run = one.start()
@@ -369,7 +386,7 @@ def test_retries(sweep: Callable[..., Sweep], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("launcher", ["local", "basic"])
 def test_fail_fast(launcher: str, sweep: Callable[..., Sweep]) -> None:
-    arms = {"raises": ("env.id=faulty_envs:Raises-v0", AFTER), "slow": SLOWER, "good": (SOUND,)}
+    arms = {"raises": ("+env.kwargs.told=Raises", AFTER), "slow": SLOWER, "good": (SOUND,)}
     one = sweep(arms, "sweep.fail_fast=true", f"hydra/launcher={launcher}", "sweep.parallel=2")
     run = one.start()
     assert run.exit_code(LONG_S) == 1, run.output
@@ -474,7 +491,7 @@ def test_hydras_own_sweeper(launcher: str, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     arguments = ("-m", "hydra/sweeper=basic", f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}", *BASE,
                  "evaluation.every_seconds=null", "figures=false", AFTER)  # fmt: skip
-    run = Run(folder, *arguments, "env.id=faulty_envs:Raises-v0,faulty_envs:Faulty-v0")
+    run = Run(folder, *arguments, "+env.kwargs.told=Raises,Faulty")
     assert run.exit_code(LONG_S) == 1, run.output
     assert "worker-0-1 raised ValueError: the environment is broken" in run.errors
     assert [read_cell(folder / number)["state"] for number in "01"] == ["failed", "completed"]
