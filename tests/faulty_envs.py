@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -135,17 +135,25 @@ class Hoards(Faulty):
 
 
 class Told(Faulty):
-    """What the class of this name does, so that all arms of a sweep have one environment. Besides:
+    """What the class does that the command line of the run names by its algo.gamma: so that the arms of a sweep may
+    fail in different ways and have one task, or their results could not be compared. Besides:
 
     RaisesOnce: until the file `flag` is there, which it makes.
     ExitsInCell: with code 0 where a sweep's cell looks at its environment, before it trains."""
 
-    def __init__(self, told: str = "Faulty", flag: str = "", **arguments: Any) -> None:
+    BY_GAMMA: ClassVar = {
+        "algo.gamma=0.61": "OsExit0", "algo.gamma=0.62": "OsExit3", "algo.gamma=0.63": "Raises",
+        "algo.gamma=0.64": "Hangs", "algo.gamma=0.65": "Slow", "algo.gamma=0.66": "Slow",
+        "algo.gamma=0.67": "RaisesOnce", "algo.gamma=0.68": "ExitsInCell",
+    }  # fmt: skip
+
+    def __init__(self, flag: str = "", **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._told, self._flag = told, Path(flag)
+        self._flag = Path(flag)
+        self._told = next((self.BY_GAMMA[argument] for argument in sys.argv if argument in self.BY_GAMMA), "Faulty")
         main = getattr(sys.modules["__main__"].__spec__, "name", "")
         in_cell = main == "ablate.cell" and multiprocessing.parent_process() is None
-        if told == "ExitsInCell" and self._armed and in_cell:
+        if self._told == "ExitsInCell" and self._armed and in_cell:
             os._exit(0)
 
     def fault(self, reward: float) -> float:

@@ -23,17 +23,19 @@ from omegaconf import DictConfig
 
 from ablate import command_line, experiment
 from ablate.analysis.load import load_sweep
-from ablate.config import ConfigError, to_dict
+from ablate.config import ConfigError, MetricConfig, Source, Statistic, SweepConfig, to_dict
 from ablate.experiment import RunFailed
 from ablate.planning import SweepPlan, estimate, make_plan
 from ablate.records.files import write_json
 from ablate.records.manifest import write_status
 from ablate.records.schema import CELL, COLUMNS, MANIFEST, STATUS, STUDY
+from ablate.study import expand
 from ablate.sweep import run
 from ablate.types import Counters
 from hydra_plugins.ablate_sweeper import AblateSweeper
 
 SHORT = ("schedule=interleaved", "max_episodes=null", "total_steps=1000", "evaluation.every_steps=500")
+METRIC = MetricConfig(label="area", source=Source.evaluations, statistic=Statistic.auc)
 PLAIN = ("env=pendulum", *SHORT)
 STUDY_FILE: dict[str, Any] = {
     "name": "invented",
@@ -232,6 +234,7 @@ def test_a_study_is_refused_in_one_line(
         (("workers=2,4", "resume=x"), "resume=x: a sweep starts new runs"),
         (("workers=2,0",), "workers=0: input should be greater than or equal to 1"),
         (("env.max_ep_step=100,200",), "evaluation.horizon: max_ep_step-100 would be evaluated with 100"),
+        (("+env.kwargs.g=9.0,5.0",), "env.kwargs: g-9.0 would be evaluated with {'g': 9.0}, g-5.0 with"),
         (("load='/a b','/a,b'",), "sweep: load='/a b' and load='/a,b' would share the folder load--a-b"),
         (("hydra/launcher=local,basic",), "Sweeping over Hydra's configuration is not supported"),
     ],
@@ -279,29 +282,27 @@ def test_what_only_its_arms_have_may_be_missing_from_the_command(planned: Planne
     assert [config.total_steps for config in plan.configs.values()] == [1000, 2000]
 
 
-def test_values_of_any_kind(planned: Planner) -> None:
+def test_values_of_any_kind(tmp_path: Path) -> None:
     """Each arrives in its arm as it was typed, and has a folder of its own."""
     values = {
         "-1.5": -1.5, "1.5": 1.5, "'with space'": "with space", '"it\'s"': "it's", "'Ünï'": "Ünï", "[1,-1]": [1, -1],
         "[1,1]": [1, 1], "{a:1}": {"a": 1}, "'a=b,c'": "a=b,c", "null": None, "'" + 300 * "x" + "'": 300 * "x",
         "'" + 299 * "x" + "y'": 299 * "x" + "y",
     }  # fmt: skip
-    plan = planned(
-        "env.id=faulty_envs:Takes-v0", *SHORT, "env.max_ep_step=20", f"+env.kwargs.value={','.join(values)}", jobs=True
-    )
-    assert [config.env.kwargs["value"] for config in plan.configs.values()] == list(values.values())
-    assert [job.env.kwargs["value"] for job in planned.jobs] == list(values.values())
-    folders = {cell.folder for cell in plan.cells}
-    assert len(folders) == len(values)
-    assert max(len(part) for folder in folders for part in folder.parts) < 100
-    for folder in folders:
-        folder.mkdir(parents=True)
-    assert len(list((plan.folder).iterdir())) == len(values)
+    arguments = ["env.id=faulty_envs:Takes-v0", "env.max_ep_step=20", f"+env.kwargs.value={','.join(values)}"]
+    arms = expand(
+        command_line.complete_arguments(arguments), SweepConfig(metric="auc", metrics={"auc": METRIC}), 1
+    ).arms
+    assert [config_of(*arm.overrides).env.kwargs["value"] for arm in arms] == list(values.values())
+    assert len({arm.name for arm in arms}) == len(values)
+    assert max(len(arm.name) for arm in arms) < 100
+    for arm in arms:
+        (tmp_path / arm.name).mkdir()
 
 
 def test_arms_that_share_a_composition_are_as_if_composed_alone(planned: Planner) -> None:
     arms = {
-        "a": ["algo.gamma=0.5", "workers=2"], "b": ["+env.kwargs.g=9.0", "workers=3"], "c": ["optimizer.lr=1e-5"],
+        "a": ["algo.gamma=0.5", "workers=2"], "b": ["++optimizer.eps=1e-5", "workers=3"], "c": ["optimizer.lr=1e-5"],
         "d": ["env.max_ep_step=null", "evaluation.horizon=200"], "e": ["model.torso_hidden=[8,8]", "total_steps=5"],
         "f": ["optimizer=rmsprop"], "g": ["++algo.gamma=0.25"], "h": ["optimizer=rmsprop", "optimizer.alpha=0.5"],
     }  # fmt: skip

@@ -40,12 +40,13 @@ MENDED = {DISARMED: "1"}
 BASE = (
     "env=gymnasium", "env.id=faulty_envs:Told-v0", "env.max_ep_step=20", "workers=2", "schedule=interleaved",
     "backend=manual", "max_episodes=null", "total_steps=1200", "evaluation.every_steps=600", "evaluation.episodes=1",
-    "log_interval=10", "checkpoint_every_seconds=0.2", "hang_timeout_s=4",
+    "log_interval=10", "checkpoint_every_seconds=0.2", "hang_timeout_s=4", "+env.kwargs.after=200",
+    "+env.kwargs.step_s=0.02",
 )  # fmt: skip
-SOUND = "+env.kwargs.told=Faulty"
-SLOW = ("+env.kwargs.told=Slow", "+env.kwargs.after=200", "+env.kwargs.step_s=0.02")  # until it is mended
-SLOWER = (*SLOW, "+env.kwargs.step_s=0.1")
-AFTER = "+env.kwargs.after=300"
+SOUND = ("algo.gamma=0.5",)
+SLOW, SLOW_TOO = ("algo.gamma=0.65",), ("algo.gamma=0.66",)  # after 200 steps, until they are mended
+SLOWER = "+env.kwargs.step_s=0.1"
+RAISES = ("algo.gamma=0.63",)
 
 
 class Sweep:
@@ -56,9 +57,9 @@ class Sweep:
         file = tmp_path / "searched" / "sweep" / "faulty.yaml"
         file.parent.mkdir(parents=True)
         content = {"base": list(BASE), "arms": {n: {"overrides": list(o)} for n, o in arms.items()}, **study}
-        file.write_text("# @package _global_\n" + yaml.safe_dump({"hydra": {"mode": "MULTIRUN"}, "sweep": content}))
+        file.write_text("# @package _global_\n" + yaml.safe_dump({"sweep": content}, sort_keys=False))
         search = f"hydra.searchpath=[file://{file.parents[1]}]"
-        self._arguments = ("sweep=faulty", search, f"hydra.sweep.dir={self.folder}", *arguments)
+        self._arguments = ("-m", "sweep=faulty", search, f"hydra.sweep.dir={self.folder}", *arguments)
         (tmp_path / "tmp").mkdir()
         self.tmp = {"TMPDIR": str(tmp_path / "tmp")}
 
@@ -145,19 +146,19 @@ def stop_cell(one: Sweep, cell: str) -> None:
 Faults = dict[str, tuple[tuple[str, ...], Callable[[Sweep, str], None] | None, str]]
 IN_WORKERS: Faults = {
     "killed": (SLOW, kill_worker, "worker-0-1 was killed by SIGKILL"),
-    "exits": (("+env.kwargs.told=OsExit0", AFTER), None, "worker-0-1 exited with code 0"),
+    "exits": (("algo.gamma=0.61",), None, "worker-0-1 exited with code 0"),
     "raises": (
-        ("+env.kwargs.told=Raises", AFTER),
+        ("algo.gamma=0.63",),
         None,
         "worker-0-1 raised ValueError: the environment is broken",
     ),
-    "hangs": (("+env.kwargs.told=Hangs", AFTER), None, r"worker-0-1 hangs: no step for \d+ s"),
+    "hangs": (("algo.gamma=0.64",), None, r"worker-0-1 hangs: no step for \d+ s"),
 }
 IN_CELLS: Faults = {
     "killed": (SLOW, kill_cell, "killed by SIGKILL"),
-    "exits": (("+env.kwargs.told=ExitsInCell",), None, "exited with code 0"),
-    "raises": (("+env.kwargs.told=OsExit3", AFTER), None, "worker-0-1 exited with code 3"),
-    "hangs": ((*SLOW, "algo.gamma=0.7"), stop_cell, "hangs: its status.json grows old"),
+    "exits": (("algo.gamma=0.68",), None, "exited with code 0"),
+    "raises": (("algo.gamma=0.62",), None, "worker-0-1 exited with code 3"),
+    "hangs": (SLOW_TOO, stop_cell, "hangs: its status.json grows old"),
 }
 
 
@@ -165,7 +166,7 @@ IN_CELLS: Faults = {
                                                   ("basic", "cells")])  # fmt: skip
 def test_four_faults_and_five_good_cells(launcher: str, faults: str, sweep: Callable[..., Sweep]) -> None:
     table = {"workers": IN_WORKERS, "cells": IN_CELLS}[faults]
-    good = {f"good{n}": (SOUND, f"algo.gamma=0.{n}") for n in range(1, 6)}
+    good = {f"good{n}": (f"algo.gamma=0.{n}",) for n in range(1, 6)}
     order = ["good1", "killed", "good2", "exits", "good3", "raises", "good4", "hangs", "good5"]
     arms = {arm: good.get(arm) or table[arm][0] for arm in order}
     one = sweep(arms, f"hydra/launcher={launcher}")
@@ -268,9 +269,9 @@ def _seconds(run: Run) -> float:
 def test_a_signal_lets_running_cells_write_checkpoints(
     number: signal.Signals, group: bool, launcher: str, sweep: Callable[..., Sweep]
 ) -> None:
-    one = sweep({"slow": SLOW, "slow5": (*SLOW, "algo.gamma=0.5")}, f"hydra/launcher={launcher}", "sweep.seeds=1-2")
+    one = sweep({"slow": SLOW, "slow2": SLOW_TOO}, f"hydra/launcher={launcher}", "sweep.seeds=1-2")
     run = one.start("sweep.parallel=2")
-    running = ("slow", "slow5") if launcher == "local" else ("slow",)
+    running = ("slow", "slow2") if launcher == "local" else ("slow",)
     one.wait_until_trains(*running)
     before = {name: one.steps(name) for name in running}
     (os.killpg if group else os.kill)(run.process.pid, number)
@@ -336,7 +337,7 @@ def test_a_machine_that_was_suspended_is_no_hang(sweep: Callable[..., Sweep]) ->
 
 def test_a_sweep_whose_reader_has_gone_stops(sweep: Callable[..., Sweep], tmp_path: Path) -> None:
     """`python src/run.py sweep=... | head -1`: its cells do not go on unseen."""
-    one = sweep({"good": (SOUND,), "slow": (*SLOW, "+env.kwargs.step_s=0.3")}, "sweep.parallel=2")
+    one = sweep({"good": SOUND, "slow": SLOW}, "+env.kwargs.step_s=0.3", "sweep.parallel=2")
     (tmp_path / "head.py").write_text(
         "import subprocess, sys\n"
         "run = subprocess.Popen([sys.executable, 'src/run.py', *sys.argv[1:]], stdout=subprocess.PIPE)\n"
@@ -355,7 +356,7 @@ def test_a_sweep_whose_reader_has_gone_stops(sweep: Callable[..., Sweep], tmp_pa
 
 
 def test_time_limit(sweep: Callable[..., Sweep]) -> None:
-    one = sweep({"slow": SLOWER, "good": (SOUND,)}, "sweep.parallel=1")
+    one = sweep({"slow": SLOW, "good": SOUND}, "sweep.parallel=1", SLOWER)
     run = one.start("sweep.time_limit_s=25")
     assert run.exit_code(LONG_S) == 1, run.output
     assert "failed    slow seed=1: stopped after 25 s (sweep.time_limit_s)\n" in run.output
@@ -368,9 +369,9 @@ def test_time_limit(sweep: Callable[..., Sweep]) -> None:
 
 
 def test_retries(sweep: Callable[..., Sweep], tmp_path: Path) -> None:
-    once = ("+env.kwargs.told=RaisesOnce", AFTER, f"+env.kwargs.flag={tmp_path / 'flag'}")
-    always = ("+env.kwargs.told=Raises", AFTER)
-    one = sweep({"always": always, "once": once, "good": (SOUND,)}, "sweep.max_retries=2", "sweep.parallel=1")
+    flag = f"+env.kwargs.flag={tmp_path / 'flag'}"
+    arms = {"always": RAISES, "once": ("algo.gamma=0.67",), "good": SOUND}
+    one = sweep(arms, flag, "sweep.max_retries=2", "sweep.parallel=1")
     (tmp_path / "flag").touch()  # for the probe
     run = one.start()
     (tmp_path / "flag").unlink()
@@ -386,8 +387,8 @@ def test_retries(sweep: Callable[..., Sweep], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("launcher", ["local", "basic"])
 def test_fail_fast(launcher: str, sweep: Callable[..., Sweep]) -> None:
-    arms = {"raises": ("+env.kwargs.told=Raises", AFTER), "slow": SLOWER, "good": (SOUND,)}
-    one = sweep(arms, "sweep.fail_fast=true", f"hydra/launcher={launcher}", "sweep.parallel=2")
+    arms = {"raises": RAISES, "slow": SLOW, "good": SOUND}
+    one = sweep(arms, SLOWER, "sweep.fail_fast=true", f"hydra/launcher={launcher}", "sweep.parallel=2")
     run = one.start()
     assert run.exit_code(LONG_S) == 1, run.output
     assert "stopping: a cell failed (sweep.fail_fast)" in run.output
@@ -402,7 +403,7 @@ def test_fail_fast(launcher: str, sweep: Callable[..., Sweep]) -> None:
 
 
 def test_a_full_disk_is_one_cells_failure(sweep: Callable[..., Sweep]) -> None:
-    one = sweep({"slow": SLOWER, "good": (SOUND,)})
+    one = sweep({"slow": SLOW, "good": SOUND}, SLOWER)
     run = one.start()
     one.wait_until_trains("slow")
     resource.prlimit(one.process("slow"), resource.RLIMIT_FSIZE, (1024, 1024))
@@ -416,7 +417,7 @@ def test_a_full_disk_is_one_cells_failure(sweep: Callable[..., Sweep]) -> None:
 
 
 def test_a_disk_that_is_full_for_the_sweep_itself(sweep: Callable[..., Sweep]) -> None:
-    one = sweep({"slow": SLOWER, "good": (SOUND,)})
+    one = sweep({"slow": SLOW, "good": SOUND}, SLOWER)
     run = one.start()
     one.wait_until_trains("slow")
     for pid in run.processes():
@@ -440,26 +441,30 @@ def overwrite(path: Path) -> None:
 def test_damaged_files_of_incomplete_cells(sweep: Callable[..., Sweep]) -> None:
     """Each cell's damage is another file's; those that cannot be gone on with start anew, and all complete."""
     files = (CELL, STATUS, MANIFEST, LAST_CHECKPOINT, EPISODES, UPDATES, EVALUATIONS)
-    one = sweep({f"c{n}": (*SLOWER, f"algo.gamma=0.{n + 1}") for n in range(len(files))}, "sweep.parallel=7")
+    cells = [f"slow seed={n}" for n in range(len(files))]
+    one = sweep({"slow": SLOW}, SLOWER, "sweep.parallel=7", seeds=f"0-{len(files) - 1}")
     run = one.start()
-    one.wait_until_trains(*(f"c{n}" for n in range(len(files))))
-    run.wait_until(lambda: all((one.cell(f"c{n}") / name).stat().st_size for n, name in enumerate(files)), "files")
+    one.wait_until_trains(*cells)
+    run.wait_until(lambda: all((one.cell(c) / f).stat().st_size for c, f in zip(cells, files, strict=True)), "files")
     os.kill(run.process.pid, signal.SIGINT)
     assert run.exit_code() == 130, run.errors
-    for n, name in enumerate(files):
-        (cut if name in (CELL, STATUS, MANIFEST) else overwrite)(one.cell(f"c{n}") / name)
+    for cell, name in zip(cells, files, strict=True):
+        (cut if name in (CELL, STATUS, MANIFEST) else overwrite)(one.cell(cell) / name)
     again = one.start("sweep.parallel=3", **MENDED)
     assert again.exit_code(LONG_S) == 0, f"{again.output} {again.errors}"
     done = load_sweep(one.folder)
     assert (set(done.cells["state"]), done.torn) == ({"completed"}, 0)
-    for n in range(len(files)):
-        tables = load_run(one.cell(f"c{n}"))
-        assert tables.episodes["episode"].tolist() == list(range(1, len(tables.episodes) + 1))
+    for cell in cells:
+        tables = load_run(one.cell(cell))
+        assert tables.status["episodes"] > 70
+        assert tables.episodes["episode"].tolist() == list(range(1, tables.status["episodes"] + 1))
+        assert tables.updates["update"].tolist() == list(range(10, tables.status["updates"] + 1, 10))
+        assert set(tables.evaluations["evaluation"]) == {1, 2}
     assert_nothing_is_left(one, again)
 
 
 def test_a_torn_line_of_a_completed_cell_is_counted(sweep: Callable[..., Sweep]) -> None:
-    one = sweep({"good": (SOUND,)})
+    one = sweep({"good": SOUND})
     assert one.start().exit_code(LONG_S) == 0
     rows = len(load_sweep(one.folder).episodes)
     with (one.cell("good") / EPISODES).open("a") as file:
@@ -490,12 +495,12 @@ def test_two_sweeps_at_once(sweep: Callable[..., Sweep]) -> None:
 def test_hydras_own_sweeper(launcher: str, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     arguments = ("-m", "hydra/sweeper=basic", f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}", *BASE,
-                 "evaluation.every_seconds=null", "figures=false", AFTER)  # fmt: skip
-    run = Run(folder, *arguments, "+env.kwargs.told=Raises,Faulty")
+                 "evaluation.every_seconds=null", "figures=false")  # fmt: skip
+    run = Run(folder, *arguments, "algo.gamma=0.63,0.5")
     assert run.exit_code(LONG_S) == 1, run.output
     assert "worker-0-1 raised ValueError: the environment is broken" in run.errors
     assert [read_cell(folder / number)["state"] for number in "01"] == ["failed", "completed"]
-    good = Run(tmp_path / "good", *arguments, f"hydra.sweep.dir={tmp_path / 'good'}", SOUND, "algo.gamma=0.5,0.9")
+    good = Run(tmp_path / "good", *arguments, f"hydra.sweep.dir={tmp_path / 'good'}", "algo.gamma=0.5,0.9")
     assert good.exit_code(LONG_S) == 0, good.errors
     assert [read_cell(tmp_path / "good" / number)["state"] for number in "01"] == ["completed", "completed"]
 
@@ -507,7 +512,7 @@ def test_optuna_maximises_the_last_evaluation(tmp_path: Path) -> None:
     search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2",
               "hydra.sweeper.direction=maximize", "optimizer.lr=interval(1e-5,1e-2)")  # fmt: skip
     fixed = ("evaluation.every_seconds=null", "figures=false", f"hydra.sweep.dir={folder}")
-    run = Run(folder, "-m", *search, *BASE, SOUND, *fixed)
+    run = Run(folder, "-m", *search, *BASE, *fixed)
     assert run.exit_code(LONG_S) == 0, run.errors
     tables = [load_run(folder / str(trial)).evaluations for trial in range(4)]
     scores = [table.loc[table["evaluation"] == table["evaluation"].max(), "episodic_return"].mean() for table in tables]

@@ -26,11 +26,12 @@ from typing import Any, NamedTuple
 from ablate.config import ROOT, Config, ConfigError, from_dict, to_dict
 from ablate.experiment import RunFailed, plan, run
 from ablate.parallel.supervisor import PR_SET_PDEATHSIG
-from ablate.records.csv_writer import trim
+from ablate.records.csv_writer import read_rows
 from ablate.records.files import read_json, write_json
 from ablate.records.manifest import lock_run, read_status
-from ablate.records.schema import CELL, CELL_LOG, COLUMNS, MANIFEST, STATUS
-from ablate.training import Interrupted
+from ablate.records.schema import CELL, CELL_LOG, COLUMNS, EPISODES, EVALUATIONS, MANIFEST, STATUS, UPDATES
+from ablate.training import Interrupted, Plan
+from ablate.types import Counters
 
 POLL_S = 0.05
 STOP = ".stop"  # a file in a sweep's folder: running cells shall write their checkpoints and end
@@ -228,8 +229,7 @@ def _train(config: Config, overrides: list[str], folder: Path) -> None:
     if (folder / MANIFEST).exists():
         try:
             resumed = plan(replace(config, resume=str(folder)), [])
-            for name in COLUMNS:
-                trim(folder / name, lambda row: int(row[0]) >= 0)
+            _refuse_lost_rows(resumed, folder)
         except (ConfigError, ValueError) as error:
             print(f"starting anew: {error}")
         else:
@@ -238,6 +238,22 @@ def _train(config: Config, overrides: list[str], folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     run(plan(config, []), folder, overrides)
+
+
+def _refuse_lost_rows(resumed: Plan, folder: Path) -> None:
+    """Raise ValueError if a table lacks rows that the checkpoint counts, which were written before it."""
+    if resumed.resumed is None:
+        return
+    state, interval = resumed.resumed.state, resumed.config.log_interval
+    counters = Counters(**state["counters"])
+    counted = {
+        EPISODES: range(1, counters.episodes + 1),
+        UPDATES: range(interval, counters.updates + 1, interval),
+        EVALUATIONS: range(1, state["evaluations_done"] + 1),
+    }
+    for name, numbers in counted.items():
+        if lost := set(numbers) - {int(row[0]) for row in read_rows(folder / name)[0]}:
+            raise ValueError(f"{folder / name} is damaged: {len(lost)} rows are lost, from {min(lost)} on")
 
 
 if __name__ == "__main__":

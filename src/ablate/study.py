@@ -133,6 +133,7 @@ def refuse_incomparable(configs: dict[str, Config]) -> None:
     for key, value in {
         "evaluation.horizon": evaluation_horizon,
         "evaluation.action": lambda c: str(c.evaluation.action),
+        "env.kwargs": lambda c: c.env.kwargs,  # another task under the same name
     }.items():
         by_env: dict[str, tuple[str, Any]] = {}
         for arm, config in configs.items():
