@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import ROOT
+from helpers import ROOT, config_of
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -21,14 +21,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from ablate import command_line
+from ablate import command_line, experiment
 from ablate.analysis.load import load_sweep
 from ablate.config import ConfigError, to_dict
 from ablate.experiment import RunFailed
+from ablate.planning import SweepPlan, estimate, make_plan
 from ablate.records.files import write_json
 from ablate.records.manifest import write_status
 from ablate.records.schema import CELL, COLUMNS, MANIFEST, STATUS, STUDY
-from ablate.sweep import SweepPlan, estimate, make_plan, run
+from ablate.sweep import run
 from ablate.types import Counters
 from hydra_plugins.ablate_sweeper import AblateSweeper
 
@@ -89,7 +90,7 @@ class Planner:
                 self.jobs.append(loader.load_sweep_config(master, job_overrides(cell)))
 
         self._monkeypatch.setattr("sys.argv", ["src/run.py", *arguments])
-        self._monkeypatch.setattr("ablate.sweep.estimate", lambda plan: None)  # it would train
+        self._monkeypatch.setattr("ablate.planning.estimate", lambda plan: None)  # it would train
         self._monkeypatch.setattr("ablate.sweep.run", instead_of_run)
         command_line.register()
         entries = ",".join(command_line.quoted(f"file://{entry}") for entry in search)
@@ -298,6 +299,17 @@ def test_values_of_any_kind(planned: Planner) -> None:
     assert len(list((plan.folder).iterdir())) == len(values)
 
 
+def test_arms_that_share_a_composition_are_as_if_composed_alone(planned: Planner) -> None:
+    arms = {
+        "a": ["algo.gamma=0.5", "workers=2"], "b": ["+env.kwargs.g=9.0", "workers=3"], "c": ["optimizer.lr=1e-5"],
+        "d": ["env.max_ep_step=null", "evaluation.horizon=200"], "e": ["model.torso_hidden=[8,8]", "total_steps=5"],
+        "f": ["optimizer=rmsprop"], "g": ["++algo.gamma=0.25"], "h": ["optimizer=rmsprop", "optimizer.alpha=0.5"],
+    }  # fmt: skip
+    plan = planned(study=changed("arms", {name: {"overrides": own} for name, own in arms.items()}))
+    for arm in plan.study.arms:
+        assert plan.configs[arm.name] == experiment.plan(config_of(*arm.overrides), []).config, arm
+
+
 @pytest.mark.parametrize("name", ["with a space", "it's", 'a "quoted" one', "a=b,c", "[x]", "Ünï"])
 def test_a_folder_of_any_name(name: str, planned: Planner, tmp_path: Path) -> None:
     folder = tmp_path / name
@@ -439,6 +451,7 @@ def test_a_damaged_cell_json_of_a_completed_cell_does_no_harm(content: bytes, pl
     more = plan_of("more")._replace(cells=[cell for cell in plan_of("more").cells if cell.arm != "w8"])
     assert estimate(more).seconds == {"w2": 10.0, "w4": 10.0}
     assert estimate(more).source == "3 completed cells"
+    assert set(load_sweep(plan.folder).cells["state"]) == {"completed"}
 
 
 # What other sweeps do meanwhile.

@@ -23,32 +23,25 @@ class AblateSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         # Hydra imports every plugin, also for --help: what is heavy is imported here.
-        from ablate import command_line, experiment, sweep
-        from ablate.config import ConfigError
+        from ablate import command_line, planning, sweep
+        from ablate.compose import resolve
         from ablate.resources import Room
         from ablate.study import expand
 
         study = expand(arguments, command_line.validated_sweep(self._config), self._config.seed)
         launcher = self._config.hydra.runtime.choices["hydra/launcher"]
         local = launcher in ("local", "basic")
-        configs = {}
-        for arm in study.arms:
-            try:
-                composed = self._context.config_loader.load_sweep_config(self._config, list(arm.overrides))
-                config = command_line.validated(composed)
-                command_line.refuse_resume(config)
-                configs[arm.name] = experiment.plan(config, list(arm.overrides), here=local).config
-            except command_line.REFUSALS as error:
-                where = f"sweep.arms.{arm.name}: " if study.settings.arms else ""
-                raise ConfigError(where + command_line.explain(error, arm.overrides)) from error
-        plan = sweep.make_plan(study, configs, Path(self._config.hydra.sweep.dir).absolute())
+        configs = resolve(study, self._context.config_loader, self._config, here=local)
+        plan = planning.make_plan(study, configs, Path(self._config.hydra.sweep.dir).absolute())
         todo = [plan.configs[cell.arm] for cell in plan.to_run]
         parallel = None
         if launcher == "local" and todo:
             parallel = Room.of(study.settings.parallel).at_once(todo)
         elif launcher == "basic":
             parallel = 1
-        print(sweep.describe(plan, launcher, parallel, sweep.estimate(plan) if local and todo else None), flush=True)
+        print(
+            planning.describe(plan, launcher, parallel, planning.estimate(plan) if local and todo else None), flush=True
+        )
         if study.settings.dry_run:
             return
 
@@ -65,7 +58,7 @@ class AblateSweeper(Sweeper):
 
         overrides = {arm.name: arm.overrides for arm in study.arms}
 
-        def job_overrides(cell: sweep.Cell) -> list[str]:
+        def job_overrides(cell: planning.Cell) -> list[str]:
             folders = {"hydra.sweep.dir": plan.folder, "hydra.sweep.subdir": cell.folder.relative_to(plan.folder)}
             limit = study.settings.time_limit_s
             return [

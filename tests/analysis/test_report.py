@@ -277,7 +277,7 @@ finally:
 
 
 def test_plot_tells_of_a_damaged_study_in_a_line(tmp_path: Path) -> None:
-    (tmp_path / STUDY).write_text("{")
+    (tmp_path / STUDY).write_text('{"name": "half a study"}')
     done = plot(str(ROOT / "src/plot.py"), str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ablate.config import ConfigError
-from ablate.records.schema import CELL, COLUMNS, EPISODES, EVALUATIONS, MANIFEST, STATUS, STUDY, UPDATES
+from ablate.records.schema import CELL, COLUMNS, EPISODES, EVALUATIONS, MANIFEST, SCHEMA_VERSION, STATUS, STUDY, UPDATES
 
 # Columns not named here are float64. `horizon` is empty where an evaluation episode is not cut.
 DTYPES: dict[str, str] = {
@@ -150,6 +150,8 @@ def load_sweep(folder: Path) -> Sweep:
     if not (folder / STUDY).is_file():
         raise ConfigError(f"{folder}: not a sweep's folder; it has no {STUDY}")
     study = _read_object(folder / STUDY)
+    if (version := study.get("schema_version")) != SCHEMA_VERSION:
+        raise ConfigError(f"{folder / STUDY}: schema_version={version}; {SCHEMA_VERSION} is needed, as sweeps write it")
     cells = pd.DataFrame(
         {"arm": arm, "seed": seed, **read_cell(cell_folder(folder, arm, seed))}
         for arm in study["arms"]
@@ -165,11 +167,11 @@ def cell_folder(sweep: Path, arm: str, seed: int) -> Path:
 
 
 def read_cell(folder: Path) -> dict[str, Any]:
-    """How a cell stands: state, reason, attempts, resumes, seconds of its attempts together."""
-    cell = _read_object(folder / CELL) if (folder / CELL).exists() else {}
-    status = _read_object(folder / STATUS) if (folder / STATUS).exists() else {}
-    manifest = _read_object(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
-    attempts = cell.get("attempts", [])
+    """How a cell stands: state, reason, attempts, resumes, seconds of its attempts together.
+
+    A file that is missing or damaged says nothing: one cell's does not keep the others from being seen."""
+    cell, status, manifest = (_told(folder / name) for name in (CELL, STATUS, MANIFEST))
+    attempts = [attempt for attempt in cell.get("attempts", []) if isinstance(attempt, dict)]
     state, reason = status.get("state", "missing"), status.get("reason", "")
     if state != "completed" and attempts and attempts[-1].get("outcome"):
         state, reason = attempts[-1]["outcome"], attempts[-1]["reason"]
@@ -180,6 +182,13 @@ def read_cell(folder: Path) -> dict[str, Any]:
         "resumes": len(manifest.get("resumes", [])),
         "seconds": sum(attempt.get("seconds", 0.0) for attempt in attempts),
     }
+
+
+def _told(path: Path) -> dict[str, Any]:
+    try:
+        return _read_object(path)
+    except (OSError, ConfigError):
+        return {}
 
 
 def _read_cells(folder: Path, name: str, cells: pd.DataFrame) -> tuple[pd.DataFrame, int]:
