@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -76,10 +77,12 @@ class SlurmLauncher(Launcher):
 
     def _submit(self, jobs: Jobs, name: str, job_overrides: Sequence[Sequence[str]], first: int) -> dict[int, Any]:
         """Submitit's jobs by their place in job_overrides; an array for each kind of needs."""
+        import cloudpickle
         from submitit.core.utils import FailedJobError
 
         from ablate.config import ConfigError
 
+        cell_job = _CellJob(cloudpickle.dumps(jobs))
         arrays = defaultdict(list)
         for index, needs in enumerate(jobs.needs(job_overrides)):
             arrays[needs].append(index)
@@ -90,7 +93,7 @@ class SlurmLauncher(Launcher):
                 some = indices[start : start + LARGEST_ARRAY]
                 try:
                     sent = executor.map_array(
-                        _CellJob(jobs), [list(job_overrides[i]) for i in some], [first + i for i in some]
+                        cell_job, [list(job_overrides[i]) for i in some], [first + i for i in some]
                     )
                 except FailedJobError as error:
                     told = str(error).strip().splitlines() or ["no reason given"]
@@ -163,14 +166,15 @@ class SlurmLauncher(Launcher):
 
 
 class _CellJob(NamedTuple):
-    """What submitit pickles, and calls on a node."""
+    """What submitit pickles for each job, and calls on a node."""
 
-    jobs: Jobs
+    jobs: bytes  # pickled once: for each of a thousand it would take a minute
 
     def __call__(self, overrides: list[str], number: int) -> JobReturn:
         import submitit
 
-        return self.jobs.run(overrides, number, submitit.JobEnvironment().job_id)
+        jobs: Jobs = pickle.loads(self.jobs)
+        return jobs.run(overrides, number, submitit.JobEnvironment().job_id)
 
     def checkpoint(self, *arguments: Any) -> Any:
         """What is queued again at the time limit, as often as max_num_timeout says; the cell then goes on."""

@@ -187,7 +187,9 @@ def test_jobs_of_a_killed_sweep_are_ended_by_the_next(cluster: SlurmCluster, sta
 
 
 def test_without_slurm_it_says_so(tmp_path: Path, start: Callable[..., Sweep]) -> None:
-    sweep = start({"good": []}, SLURM_CONF=str(tmp_path / "none"))
+    nobody = tmp_path / "slurm.conf"
+    nobody.write_text("ClusterName=none\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\nAuthType=auth/none\n")
+    sweep = start({"good": []}, SLURM_CONF=str(nobody))
     assert sweep.exit_code() == 2
     assert sweep.errors.startswith("hydra/launcher=slurm: no Slurm answers here")
     assert sweep.errors.count("\n") == 1
