@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.analysis.load import cell_folder, read_cell
-from ablate.command_line import exit_code
+from ablate.command_line import OUTPUTS, exit_code
 from ablate.config import ConfigError, from_dict, locate
 from ablate.planning import most_steps
 from ablate.records.files import read_json
@@ -32,8 +32,10 @@ SIGNS = {  # told apart without colours, too
 def main() -> None:
     parser = argparse.ArgumentParser(description="How a sweep stands.")
     parser.add_argument("command", choices=["status"])
-    parser.add_argument("folder", help="the sweep's folder")
-    status(locate(parser.parse_args().folder), Console())
+    parser.add_argument("folder", help="the sweep's folder, or its name")
+    folder = parser.parse_args().folder
+    named = OUTPUTS / "sweeps" / folder  # a sweep's name will do
+    status(named if (named / STUDY).exists() else locate(folder), Console())
 
 
 def status(folder: Path, console: Console) -> None:

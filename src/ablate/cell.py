@@ -48,13 +48,16 @@ class Outcome(NamedTuple):
     reason: str
 
 
+NOT_STARTED = Outcome("interrupted", f"not started: {STOPPED}")
+
+
 def run_cell(config: Config, overrides: list[str], folder: Path, stopped: Callable[[], bool]) -> Outcome:
     """Train the resolved configuration in `folder`, in a session of its own, and note in cell.json how that ended.
 
     Goes on from the folder's last checkpoint if it holds one. stopped: whether the sweep is being stopped; the cell
     then writes a checkpoint. Raises OSError if cell.json cannot be written."""
     if stopped():
-        return Outcome("interrupted", f"not started: {STOPPED}")
+        return NOT_STARTED
     folder.mkdir(parents=True, exist_ok=True)
     # one that has no outcome was killed together with whoever watched it
     lost = {"outcome": "interrupted", "reason": "killed together with its sweep"}

@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from ablate.config import (
     ROOT,
@@ -42,7 +43,8 @@ from ablate.study import study_name
 
 OUTPUTS = ROOT / "outputs"
 SHOW_TRACEBACKS = "ABLATE_SHOW_TRACEBACKS"
-REFUSALS = (ConfigError, HydraException, OmegaConfBaseException)  # what the user can mend, told in a line
+REFUSALS = (ConfigError, HydraException, OmegaConfBaseException, YAMLError)  # what the user can mend, told in a line
+PATHS = ("resume", "load", "hydra.run.dir", "hydra.sweep.dir")
 
 
 def register() -> None:
@@ -127,6 +129,8 @@ class ValidateFirst(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
+            if of_sweeps := [o for o in config.hydra.overrides.task if o.lstrip("+~").startswith("sweep.")]:
+                raise ConfigError(f"{of_sweeps[0]}: a setting of sweeps; add -m, or sweep=<study>")
             checked = plan(validated(config), list(config.hydra.overrides.task))
             if checked.new:
                 refuse_used(Path(config.hydra.run.dir))
@@ -163,9 +167,11 @@ def complete_arguments(arguments: list[str]) -> list[str]:
     """The arguments as Hydra should see them.
 
     `env.id=<id>` without an `env=` means the environment file for any id, not another id under Pendulum's settings.
+    A study is a sweep, also if its file does not say so. A path may hold a =, as a cell's does.
     Raises ConfigError for what is no override, and where `_target_` is named: code is chosen by names from the schema,
     never from outside."""
     parser = OverridesParser.create()
+    arguments = [_with_quoted_path(argument) for argument in arguments]
     for argument in arguments:
         if "_target_" in argument:
             raise ConfigError(
@@ -177,14 +183,26 @@ def complete_arguments(arguments: list[str]) -> list[str]:
             try:
                 parser.parse_override(argument)
             except HydraException as error:
-                raise ConfigError(f"{argument}: not of the form key=value ({str(error).splitlines()[0]})") from error
+                hint = "; a list has no spaces, or is quoted" if argument.endswith(",") else ""
+                told = str(error).splitlines()[0]
+                raise ConfigError(f"{argument}: not of the form key=value ({told}){hint}") from error
     keys = [argument.partition("=")[0].lstrip("+") for argument in arguments]
     if "algo_env" in keys:  # Hydra would ignore an option that does not exist, as the group is optional
         raise ConfigError(f"{arguments[keys.index('algo_env')]}: chosen by algo= and env=, not to be given")
     if "env.id" in keys and not {"env", "experiment", "resume"} & set(keys):
         at = keys.index("env.id")  # beside it: argparse wants all overrides in one piece
-        return [*arguments[:at], "env=gymnasium", *arguments[at:]]
+        arguments = [*arguments[:at], "env=gymnasium", *arguments[at:]]
+    studies = [a for a in arguments if a.startswith("sweep=") and a != "sweep=null"]
+    if studies and not {"hydra.mode", "-m", "--multirun"} & {a.partition("=")[0] for a in arguments}:
+        at = arguments.index(studies[0])
+        arguments = [*arguments[:at], "hydra.mode=MULTIRUN", *arguments[at:]]
     return arguments
+
+
+def _with_quoted_path(argument: str) -> str:
+    """resume=outputs/sweeps/x/y/seed=0 with its value in quotes, as Hydra's grammar wants it."""
+    key, _, value = argument.partition("=")
+    return f"{key}={quoted(value)}" if key in PATHS and "=" in value and value[0] not in "'\"" else argument
 
 
 def explain(error: BaseException, given: Sequence[str] = ()) -> str:
@@ -200,7 +218,11 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
             return f"{overrides.get(key, key)}: a new argument of the environment is written +{overrides.get(key, key)}"
         return f"{overrides.get(key, key)}: no such key{suggest(key, _all_keys())}"
     if found := re.match(r"Error merging override (.+)", text):
-        return f"{found[1]}: {_sentence(cause or text.partition(chr(10))[2])}"
+        seeds = '; several seeds are "seed=range(5)", or sweep.seeds=0-4' if found[1].startswith("seed=") else ""
+        return f"{found[1]}: {_sentence(cause or text.partition(chr(10))[2])}{seeds}"
+    if found := re.match(r"In '(sweep/[^']+)': .*?(Key .+|Cannot .+|Value .+)", text, re.DOTALL):
+        hint = "; does it begin with # @package _global_ ?" if "'hydra' not in" in found[2] else ""
+        return f"sweeps/{found[1]}.yaml: {_sentence(found[2])}{hint}"
     if found := re.search(r"Could not find '([^']+)'\n\nAvailable options in '([^']+)':\n((?:\t.+\n?)+)", text):
         group, options = found[2], found[3].split()
         option = found[1].removeprefix(f"{group}/")

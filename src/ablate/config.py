@@ -231,7 +231,7 @@ class ClaimConfig:
     id: str = MISSING
     words: str = MISSING
     metric: str = MISSING
-    inequality: Annotated[str, Field(pattern=r"^\S+ [<>~] \S+$")] = MISSING
+    inequality: str = MISSING  # <arm> < <arm>, with <, > or ~
     real_time: bool = False
 
 
@@ -241,7 +241,7 @@ class SweepConfig:
     question: str = ""
     base: list[str] = field(default_factory=list)
     arms: dict[str, ArmConfig] = field(default_factory=dict)
-    seeds: str | None = None
+    seeds: Any = None  # 0-29, or a list
     baseline: str | None = None
     metric: str = ""
     metrics: dict[str, MetricConfig] = field(default_factory=dict)
@@ -363,11 +363,11 @@ def evaluation_horizon(config: Config) -> int | None:
 
 def suggest(word: str, known: list[str]) -> str:
     """`; did you mean X?` for the nearest known word, or nothing."""
-    namesakes = [name for name in known if name.rpartition(".")[2] == word.rpartition(".")[2]]
-    if namesakes:  # a right name in the wrong place: gamma for algo.gamma
-        return f"; did you mean {namesakes[0]}?"
     group = word.rpartition(".")[0]
     neighbours = [name for name in known if name.rpartition(".")[0] == group]
+    namesakes = [name for name in known if name.rpartition(".")[2] == word.rpartition(".")[2]]
+    if namesakes and not (group and difflib.get_close_matches(word, neighbours, n=1, cutoff=0.9)):
+        return f"; did you mean {namesakes[0]}?"  # a right name in the wrong place: gamma for algo.gamma
     nearest = difflib.get_close_matches(word, neighbours, n=1, cutoff=0.6)
     nearest = nearest or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {nearest[0]}?" if nearest else ""
@@ -411,7 +411,7 @@ def _build(node: DictConfig, prefix: str) -> Any:
         if isinstance(child, DictConfig) and is_dataclass(OmegaConf.get_type(child)):
             values[item.name] = _build(child, f"{key}.")
         elif isinstance(child, DictConfig | ListConfig):
-            values[item.name] = OmegaConf.to_container(child, resolve=True)
+            values[item.name] = OmegaConf.to_container(child, resolve=True, throw_on_missing=True)
         else:
             values[item.name] = child
     try:

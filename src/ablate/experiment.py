@@ -27,7 +27,7 @@ from ablate.nn.architecture import architecture_of
 from ablate.parallel.supervisor import ChildFailed
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint
 from ablate.records.manifest import lock_run, note_resume, read_manifest, read_status, write_manifest
-from ablate.records.schema import LAST_CHECKPOINT, MANIFEST
+from ablate.records.schema import CELL, LAST_CHECKPOINT, MANIFEST
 from ablate.seeding import Role, generator
 from ablate.training import Interrupted, Plan, Signals, Training, resume_command
 from ablate.types import Counters
@@ -55,6 +55,12 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
         except ConfigError as error:
             raise ConfigError(f"resume={config.resume}: {error}") from error
         new, config = False, _resumed_config(config, stored, overrides)
+        if (folder / CELL).exists() and (config.max_episodes, config.total_steps) != (
+            stored["max_episodes"], stored["total_steps"],
+        ):  # fmt: skip
+            raise ConfigError(
+                f"resume={folder}: a cell of a sweep, whose arms are equally long; a run of its own goes on with load="
+            )
     config = replace(config, workers=number_of_workers(config))
     if here:
         _check_device(config.device)

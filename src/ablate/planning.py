@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ablate.cell import attempts_of, run_cell
-from ablate.config import Config, ConfigError
+from ablate.config import Config, ConfigError, to_dict
 from ablate.records.files import read_json
 from ablate.records.manifest import read_manifest, read_status
 from ablate.records.schema import EPISODES, MANIFEST, STATES, STUDY, UPDATES
 from ablate.resources import cores, memory_mb
-from ablate.study import Study, identity, identity_of, refuse_incomparable
+from ablate.study import NOT_COMPARED, Study, identity, identity_of, refuse_incomparable
 from ablate.training import Interrupted, Signals, shown
 
 PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
@@ -49,6 +49,7 @@ class SweepPlan(NamedTuple):
     folder: Path
     configs: dict[str, Config]  # the arms', resolved
     cells: list[Cell]
+    moved: str = ""  # why the folder is not the one that was asked for
 
     @property
     def to_run(self) -> list[Cell]:
@@ -63,7 +64,10 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
     refuse_incomparable(configs)
     identities = {arm: identity(config) for arm, config in configs.items()}
     there = {name: arm["identity"] for name, arm in held(folder)["arms"].items()}
-    if any(there.get(arm, own) != own for arm, own in identities.items()):
+    moved = ""
+    if changed := [arm for arm, own in identities.items() if there.get(arm, own) != own]:
+        arm = changed[0]
+        moved = f"{shown(folder)} holds {arm} with {_differing(held(folder)['arms'][arm], configs[arm])}"
         digest = hashlib.sha256(json.dumps(identities, sort_keys=True).encode()).hexdigest()[:8]
         folder = folder.with_name(f"{folder.name}-{digest}")
     cells = [
@@ -72,17 +76,36 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
         for arm in configs
         for cell in [folder / arm / f"seed={seed}"]
     ]
-    return SweepPlan(study, folder, configs, cells)
+    return SweepPlan(study, folder, configs, cells, moved)
+
+
+def _differing(arm: dict[str, Any], config: Config) -> str:
+    """What an arm of a study.json had set otherwise, in a few words."""
+    old, new = _flat(arm["config"]), _flat(to_dict(config))
+    keys = [
+        key for key in sorted({*old, *new}) if key.split(".")[0] not in NOT_COMPARED and old.get(key) != new.get(key)
+    ]
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(f"{key}={old.get(key)}" for key in keys[:3]) + more
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"env": {"id": 1}} as {"env.id": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def held(folder: Path) -> dict[str, Any]:
-    """The arms and seeds that a sweep's folder holds."""
+    """The study that a sweep's folder holds; without arms and seeds where it holds none."""
     try:
         if not (folder / STUDY).exists():
             return {"arms": {}, "seeds": []}
         study = read_json(folder / STUDY)
         arms = {name: {**arm, "identity": arm["identity"]} for name, arm in study["arms"].items()}
-        return {"arms": arms, "seeds": [int(seed) for seed in study["seeds"]]}
+        judged = {key: study[key] for key in ("baseline", "metric", "metrics", "smallest_effect", "claims", "started")}
+        return {**study, **judged, "arms": arms, "seeds": [int(seed) for seed in study["seeds"]]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{folder / STUDY}: cannot be read ({type(error).__name__}: {error}); move it away: completed cells are "
@@ -101,7 +124,10 @@ def _state(folder: Path, expected: str, seed: int) -> str:
             raise ConfigError(f"{folder}: it holds a completed run and no readable {MANIFEST}; move it away") from error
         return "interrupted" if (folder / MANIFEST).exists() else "missing"
     if not same:
-        raise ConfigError(f"{folder}: it holds a run of another configuration; give another hydra.sweep.dir=")
+        raise ConfigError(
+            f"{folder}: it holds a run of another configuration; remove that folder to train the cell again, or give "
+            "another hydra.sweep.dir="
+        )
     return state if state in STATES else "interrupted"  # killed before it wrote its first status
 
 
@@ -112,6 +138,8 @@ def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Est
     baseline = study.settings.baseline or study.arms[0].name
     before = ", ".join(f"{states[s]} {s} before" for s in ("failed", "interrupted", "running") if states[s])
     lines = [f"sweep     {shown(plan.folder)}"]
+    if plan.moved:
+        lines.append(f"note      a folder of its own: {plan.moved}")
     if study.settings.question:
         lines.append(f"question  {study.settings.question}")
     arms = ", ".join(arm.name + (" (baseline)" if arm.name == baseline else "") for arm in study.arms)

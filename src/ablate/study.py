@@ -185,7 +185,10 @@ def _seeds(overrides: list[Override], settings: SweepConfig, seed: int) -> tuple
             if key == "seed" and not value.isdigit():
                 raise ConfigError(f"seed={value}: a seed is a whole number, 0 or more")
         return parse_seeds(",".join(values), key)
-    return parse_seeds(settings.seeds) if settings.seeds else (seed,)
+    if settings.seeds is None:
+        return (seed,)
+    listed = settings.seeds if isinstance(settings.seeds, list) else [settings.seeds]
+    return parse_seeds(",".join(map(str, listed)))
 
 
 def _values(swept: Override) -> list[tuple[str, str]]:
@@ -243,6 +246,10 @@ def _refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
     arms_named = [(f"sweep.baseline={settings.baseline}", settings.baseline)] if settings.baseline else []
     metrics_named = [(f"sweep.metric={settings.metric}", settings.metric)]
     for claim in settings.claims:
+        if not re.fullmatch(r"\S+ [<>~] \S+", claim.inequality):
+            raise ConfigError(
+                f"sweep.claims {claim.id}: inequality={claim.inequality}: written <arm> < <arm>, with <, > or ~ (alike)"
+            )
         first, _, second = claim.inequality.split(" ")
         arms_named += [
             (f"sweep.claims {claim.id}: inequality={claim.inequality}: {name}", name) for name in (first, second)

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ablate.cell import STOP, Outcome, attempts_of, last_lines
+from ablate.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines
 from ablate.config import ConfigError
 from ablate.experiment import RunFailed
 from ablate.planning import Cell, SweepPlan, duration, held, make_plan, most_steps
@@ -45,7 +45,7 @@ def run(
         raise ConfigError(f"hydra.sweep.dir={plan.folder}: {error.strerror}") from error
     with lock_folder(plan.folder, "another sweep runs in this folder"):
         now = make_plan(plan.study, plan.configs, plan.folder)
-        if now.folder != plan.folder:
+        if now.folder != plan.folder:  # study.json is another since the plan was made
             raise ConfigError(f"{plan.folder}: another sweep has just used it; repeat the command")
         plan = now  # that one may have completed cells
         _tidy(plan)
@@ -171,7 +171,7 @@ class _Watch:
         for cell, job in itertools.zip_longest(cells, returns[: len(cells)]):
             if cell in self._pending:
                 if self.stopping:
-                    self.outcomes[cell] = Outcome("interrupted", "not started: the sweep was stopped")
+                    self.outcomes[cell] = NOT_STARTED
                     continue
                 told = str(getattr(job, "_return_value", "")).splitlines()
                 outcome = Outcome("failed", f"lost: {told[0] if told else 'its process left no word'}")
@@ -216,7 +216,31 @@ def _write_study(plan: SweepPlan) -> None:
         "seeds": sorted({*before["seeds"], *study.seeds}),
         **provenance(sys.argv),
     }
-    write_json(plan.folder / STUDY, json.loads(json.dumps(content)))
+    content = json.loads(json.dumps(content))
+    completed = sum(cell.state == "completed" for cell in plan.cells)
+    content["changes"] = before.get("changes", [])
+    if before["arms"]:
+        if completed and (what := [*_changes(before, content)]):
+            content["changes"].append({"when": content["started"], "completed": completed, "what": what})
+        content["started"] = before["started"]
+    write_json(plan.folder / STUDY, content)
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What of the judgement or the size of a study is no longer what its first cells were run for, in words."""
+    for key in ("baseline", "metric", "smallest_effect"):
+        if before[key] != now[key]:
+            yield f"{key} {before[key]} -> {now[key]}"
+    for name in sorted({*before["metrics"], *now["metrics"]}):
+        if before["metrics"].get(name) != now["metrics"].get(name):
+            yield f"the metric {name}"
+    claims = [{claim["id"]: claim for claim in study["claims"]} for study in (before, now)]
+    for name in sorted({*claims[0], *claims[1]}):
+        if claims[0].get(name) != claims[1].get(name):
+            yield f"the claim {name}"
+    for key in ("arms", "seeds"):
+        if more := [str(one) for one in now[key] if one not in before[key]]:
+            yield f"{key} added: {', '.join(more)}"
 
 
 def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
@@ -226,7 +250,9 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
     failed = [cell for cell, outcome in watch.outcomes.items() if outcome.outcome == "failed"]
     ended = [cell for cell, outcome in watch.outcomes.items() if outcome.outcome == "interrupted"]  # from outside
     counts = [f"{skipped + states['completed']} of {len(plan.cells)} cells completed"]
-    counts += [f"{states[state]} {state}" for state in ("failed", "interrupted") if states[state]]
+    waiting = sum(outcome == NOT_STARTED for outcome in watch.outcomes.values())
+    numbers = {"failed": states["failed"], "interrupted": states["interrupted"] - waiting, "not started": waiting}
+    counts += [f"{number} {state}" for state, number in numbers.items() if number]
     print(f"sweep     {', '.join(counts)}")
     for cell in failed:
         print(f"failed    {cell.name}: {watch.outcomes[cell].reason}")
@@ -234,6 +260,7 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
         print("go on with the same command")
         raise Interrupted(signals.received)
     if skipped + states["completed"]:
+        print("report    being written", flush=True)
         _judge(plan.folder)
     if failed:
         raise RunFailed(f"{len(failed)} of {len(plan.cells)} cells; the same command runs them again")

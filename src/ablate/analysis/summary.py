@@ -79,6 +79,13 @@ def _baselines(sweep: Sweep) -> dict[str, str]:
 def _notes(sweep: Sweep, scores: pd.DataFrame, refusals: Refusals) -> list[str]:
     """What a reader should know before believing the tables."""
     notes = list(dict.fromkeys(f"{metric} is left out: {why}" for (metric, _), why in refusals.items()))
+    for change in sweep.study.get("changes", []):
+        cells_then = f"{change['completed']} cell{'s' * (change['completed'] > 1)}"
+        notes.append(f"changed after {cells_then} had completed ({change['when']}): {'; '.join(change['what'])}")
+    tested = sweep.evaluations.groupby(["arm", "seed"])["evaluation"].nunique()
+    if len(tested) and tested.min() < 3:
+        few = f"{tested.min()} evaluation{'s' * (tested.min() > 1)}"
+        notes.append(f"some cells have only {few}: a curve of them says little; see evaluation.every_steps")
     cells = sweep.cells
     for state, rows in cells[cells["state"] != "completed"].groupby("state"):
         notes.append(f"{len(rows)} of {_cells(len(cells))} {state}: {_names(rows)}")

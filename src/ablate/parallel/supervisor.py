@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from ablate.parallel.shared import Command, SharedState
 
 STARTUP_S = 120.0  # for a child to import torch and to make its environment, on a crowded machine
+COMPILATION_S = 900.0  # and where kernels are compiled, which takes some 15 s on a machine that does nothing else
 ASLEEP_S = 1.0  # a pause in watching that says nothing about the children
 GRACE_S = 5.0  # for a child whose pipe has ended to end too
 ABANDON_S = 1.0  # between asking the children to end and killing them
@@ -118,8 +119,9 @@ class Supervisor:
                 silent = min(silent, now - self._awake_since)
             if silent is not None and silent > self._hang_timeout_s:
                 raise ChildFailed(f"{child.name} hangs: no step for {silent:.0f} s (hang_timeout_s)")
-            if silent is None and time.monotonic() - self._shared.started > max(self._hang_timeout_s, STARTUP_S):
-                raise ChildFailed(f"{child.name} hangs: no first step after {STARTUP_S:.0f} s")
+            startup_s = COMPILATION_S if self._shared.compiles else STARTUP_S
+            if silent is None and time.monotonic() - self._shared.started > max(self._hang_timeout_s, startup_s):
+                raise ChildFailed(f"{child.name} hangs: no first step after {startup_s:.0f} s")
 
     def _ended(self, name: str) -> None:
         self._pipes.pop(name).close()
