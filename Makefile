@@ -16,6 +16,7 @@ test-slow: install  ## the tests that train or kill for minutes
 	$(BIN)/python -m pytest -m 'slow and not distributed'
 
 test-distributed: install  ## sweeps over a Slurm and a Ray on this machine (Debian, as root: it installs Slurm)
+	apt-get update --quiet
 	apt-get install --yes --no-install-recommends slurmctld slurmd slurmdbd slurm-client munge mariadb-server
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),slurm,ray]'
 	$(BIN)/python -m pytest -m distributed
