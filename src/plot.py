@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from ablate.analysis.figures import learning_curve
-from ablate.analysis.load import load_run
+from ablate.analysis.load import load_run, load_sweep
 from ablate.analysis.report import write_report
+from ablate.analysis.summary import summarise
 from ablate.config import ConfigError, locate
 from ablate.records.schema import LEARNING_CURVE, STUDY
 
@@ -31,7 +32,7 @@ def main() -> int:
 def redraw(folder: Path) -> list[Path]:
     """Draw a run's or a sweep's figures. Returns their paths."""
     if (folder / STUDY).is_file():
-        return write_report(folder)
+        return write_report(summarise(load_sweep(folder)))
     learning_curve(load_run(folder), folder / LEARNING_CURVE)
     return [folder / LEARNING_CURVE]
 

@@ -15,9 +15,9 @@ from rich.text import Text
 from ablate.analysis.load import cell_folder, read_cell
 from ablate.command_line import exit_code
 from ablate.config import ConfigError, from_dict, locate
+from ablate.planning import most_steps
 from ablate.records.files import read_json
 from ablate.records.schema import STATUS, STUDY
-from ablate.sweep import most_steps
 
 PARTS = " ▁▂▃▄▅▆▇█"  # how far a running cell is
 SIGNS = {  # told apart without colours, too

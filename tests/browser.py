@@ -29,6 +29,7 @@ class Browser:
              "--disable-background-networking", "--remote-debugging-port=0", f"--window-size={width},{height}",
              f"--user-data-dir={folder}", "about:blank"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, "TMPDIR": str(folder)},  # a killed browser leaves files there
         )  # fmt: skip
         self.events: list[dict[str, Any]] = []
         self._number = 0

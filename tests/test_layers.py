@@ -17,9 +17,9 @@ ORDER = (
     "analysis",
     "training",
     "experiment",
-    "study", "resources", "cell", "sweep",
+    "study", "resources", "cell", "planning", "sweep",
     "command_line",
-    "cluster",
+    "compose", "cluster",
 )  # fmt: skip
 GROUND = {"types", "config", "seeding"}
 

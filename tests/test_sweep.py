@@ -25,11 +25,12 @@ from ablate import command_line, experiment
 from ablate.analysis.load import load_sweep
 from ablate.config import ConfigError, MetricConfig, Source, Statistic, SweepConfig, to_dict
 from ablate.experiment import RunFailed
+from ablate.planning import SweepPlan, estimate, make_plan
 from ablate.records.files import write_json
 from ablate.records.manifest import write_status
 from ablate.records.schema import CELL, COLUMNS, MANIFEST, STATUS, STUDY
 from ablate.study import expand
-from ablate.sweep import SweepPlan, estimate, make_plan, run
+from ablate.sweep import run
 from ablate.types import Counters
 from hydra_plugins.ablate_sweeper import AblateSweeper
 
@@ -91,7 +92,7 @@ class Planner:
                 self.jobs.append(loader.load_sweep_config(master, job_overrides(cell)))
 
         self._monkeypatch.setattr("sys.argv", ["src/run.py", *arguments])
-        self._monkeypatch.setattr("ablate.sweep.estimate", lambda plan: None)  # it would train
+        self._monkeypatch.setattr("ablate.planning.estimate", lambda plan: None)  # it would train
         self._monkeypatch.setattr("ablate.sweep.run", instead_of_run)
         command_line.register()
         entries = ",".join(command_line.quoted(f"file://{entry}") for entry in search)

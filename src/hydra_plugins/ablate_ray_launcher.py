@@ -2,8 +2,7 @@
 
 Ray's own retries are off: a task that takes its worker down would be retried for ever, and nobody told."""
 
-from __future__ import annotations
-
+# no `from __future__ import annotations`: Hydra imports plugins in a way that dataclasses then do not survive
 import contextlib
 import os
 import signal
@@ -11,12 +10,14 @@ import socket
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 
 if TYPE_CHECKING:
     from ablate.cluster import Jobs, Needs
@@ -29,9 +30,24 @@ RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}  # a task
 OWN_RAY = {"address": "local", "object_store_memory": 100_000_000, "include_dashboard": False}
 
 
+@dataclass
+class RayLauncherConfig:
+    """Types of conf/hydra/launcher/ray.yaml, where each key is explained."""
+
+    _target_: str = "hydra_plugins.ablate_ray_launcher.RayLauncher"
+    address: str | None = None
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    memory_gb: float | None = None
+    max_node_failures: int = MISSING
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="ray_schema", node=RayLauncherConfig, provider="ablate")
+
+
 class RayLauncher(Launcher):
     def __init__(self, address: str | None, max_node_failures: int, memory_gb: float | None, **given: Any) -> None:
-        """As in conf/hydra/launcher/ray.yaml. given: num_cpus, num_gpus."""
+        """given: num_cpus, num_gpus."""
         self._address, self._max_node_failures = address, max_node_failures
         self._given = {**given, "memory": memory_gb and int(memory_gb * 2**30)}
 
@@ -50,7 +66,7 @@ class RayLauncher(Launcher):
             options = self._options(ray, needs)
             return self._until_all_ended(ray, jobs, job_overrides, initial_job_idx, options)
 
-    def _options(self, ray: Any, needs: Sequence[Needs]) -> list[dict[str, float]]:
+    def _options(self, ray: Any, needs: "Sequence[Needs]") -> list[dict[str, float]]:
         """What each task asks for. As with hydra/launcher=local, a cell that no node holds gets a whole one.
 
         Raises ConfigError for what no node has: Ray would wait for such a node for ever."""
@@ -65,14 +81,19 @@ class RayLauncher(Launcher):
             asked = {option: min(value, largest[option] or value) for option, value in own.items()}
             asked = {**asked, "num_gpus": need.gpus, **given}
             for option, value in asked.items():
-                if value > largest[option]:
+                if not 0 <= value <= largest[option]:
                     most = f"no node has more than {largest[option]:g}"
                     raise ConfigError(f"hydra/launcher=ray: a cell asks for {option}={value:g}, {most}")
             options.append(asked)
         return options
 
     def _until_all_ended(
-        self, ray: Any, jobs: Jobs, job_overrides: Sequence[Sequence[str]], first: int, options: list[dict[str, float]]
+        self,
+        ray: Any,
+        jobs: "Jobs",
+        job_overrides: Sequence[Sequence[str]],
+        first: int,
+        options: list[dict[str, float]],
     ) -> list[JobReturn]:
         from ablate.cluster import lost
 
@@ -109,7 +130,7 @@ class RayLauncher(Launcher):
         return [returns[index] for index in range(len(job_overrides))]
 
 
-def _run(jobs: Jobs, overrides: list[str], number: int) -> JobReturn:
+def _run(jobs: "Jobs", overrides: list[str], number: int) -> JobReturn:
     """A task, on whatever node."""
     import ray
 
@@ -121,8 +142,8 @@ def _run(jobs: Jobs, overrides: list[str], number: int) -> JobReturn:
 
 
 def _in_a_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"Ray: {type(error).__name__}: {lines[-1] if lines else ''}"
+    cause = getattr(error, "cause", None) or error  # a task's exception is wrapped in its traceback
+    return f"Ray: {type(cause).__name__}: {next(iter(str(cause).splitlines()), '')}"
 
 
 @contextlib.contextmanager

@@ -62,7 +62,8 @@ class SlurmLauncher(Launcher):
             raise ConfigError("hydra/launcher=slurm: needs submitit; pip install -e '.[slurm]'") from error
         jobs = Jobs.of(self._context, self._task_function, self._config)
         # The sweep's, and the same each time: jobs that a killed sweep left behind are found by it.
-        name = f"{jobs.folder.name}-{hashlib.sha256(str(jobs.folder).encode()).hexdigest()[:8]}"
+        digest = hashlib.sha256(str(jobs.folder).encode()).hexdigest()[:8]
+        name = f"{re.sub(r'[^A-Za-z0-9_.-]', '-', jobs.folder.name)}-{digest}"
         if shutil.which("sbatch") is None or _states(name) is None:
             raise ConfigError("hydra/launcher=slurm: no Slurm answers here (squeue fails); is this a login node?")
         _cancel(name)
@@ -172,7 +173,7 @@ class _CellJob(NamedTuple):
         return self.jobs.run(overrides, number, submitit.JobEnvironment().job_id)
 
     def checkpoint(self, *arguments: Any) -> Any:
-        """At its time limit the cell has written a checkpoint: it may go on as often as max_num_timeout says."""
+        """What is queued again at the time limit, as often as max_num_timeout says; the cell then goes on."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, *arguments)

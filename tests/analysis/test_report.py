@@ -33,7 +33,7 @@ from ablate.analysis.report import (
     write_report,
 )
 from ablate.analysis.summary import summarise
-from ablate.analysis.sweep_figures import Drawing, draw_staleness
+from ablate.analysis.sweep_figures import Drawing, draw_staleness, drawings, save
 from ablate.config import ConfigError
 from ablate.records.schema import CELL_LOG, REPORT, STUDY
 
@@ -57,7 +57,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_sweep(path, ARMS, episodes=40, failed=(("two", 3),), missing=(("one", 5),), claims=CLAIMS, question=EVIL)
     log = [f"line {i}" for i in range(100)] + [f"\x1b[31m{EVIL}\x1b[0m", "worker-0 was killed by SIGKILL"]
     (path / "two" / "seed=3" / CELL_LOG).write_text("\n".join(log) + "\n")
-    write_report(path)
     return path
 
 
@@ -93,8 +92,11 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(folder: Path) -> Page:
-    return Page((folder / REPORT).read_text())
+def page(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The report with the first figures; the browser gets all."""
+    summary = summarise(load_sweep(folder))
+    pngs = tmp_path_factory.mktemp("figures")
+    return Page(render(summary, [(d, save(d.draw(), pngs / d.name)) for d in drawings(summary)[:3]]))
 
 
 def test_every_element_is_closed_and_nothing_comes_from_elsewhere(page: Page) -> None:
@@ -223,7 +225,7 @@ def test_a_refused_figure_leaves_its_reason(folder: Path) -> None:
 def test_a_sweep_of_which_nothing_is_completed_still_has_a_report(tmp_path: Path) -> None:
     failed = tuple((arm, seed) for arm in ARMS for seed in range(2))
     sweep = write_sweep(tmp_path / "none", ARMS, seeds=range(2), episodes=5, failed=failed, claims=CLAIMS)
-    assert write_report(sweep) == [sweep / REPORT]
+    assert write_report(summarise(load_sweep(sweep))) == [sweep / REPORT]
     words = Page((sweep / REPORT).read_text()).words()
     assert "0 of 6 cells completed" in words
     assert words.count("Not drawn.") == words.count("of a completed cell yet") > 10
@@ -233,7 +235,8 @@ def test_a_sweep_of_which_nothing_is_completed_still_has_a_report(tmp_path: Path
 def test_the_report_is_replaced_whole(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(folder), str(copy)], check=True)
-    before = (copy / REPORT).read_bytes()
+    before = b"the whole of another day's"
+    (copy / REPORT).write_bytes(before)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -242,7 +245,7 @@ def test_the_report_is_replaced_whole(folder: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("ablate.analysis.report.write_tables", lambda summary: None)
     monkeypatch.setattr("ablate.analysis.report.write_figures", lambda summary: [])
     with pytest.raises(OSError, match="No space"):
-        write_report(copy)
+        write_report(summarise(load_sweep(copy)))
     assert (copy / REPORT).read_bytes() == before
     assert not list(copy.glob(".*"))
 
@@ -274,7 +277,7 @@ finally:
 
 
 def test_plot_tells_of_a_damaged_study_in_a_line(tmp_path: Path) -> None:
-    (tmp_path / STUDY).write_text("{")
+    (tmp_path / STUDY).write_text('{"name": "half a study"}')
     done = plot(str(ROOT / "src/plot.py"), str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
@@ -287,7 +290,7 @@ def browser(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         pytest.skip("no chromium or chromium-browser on PATH (Debian: apt-get install chromium)")
     opened = Browser(tmp_path_factory.mktemp("chromium"))
     try:
-        opened.open(folder / REPORT)
+        opened.open(write_report(summarise(load_sweep(folder)))[0])
         yield opened
     finally:
         opened.close()
@@ -302,6 +305,7 @@ def column(browser: Browser, table: str, index: int) -> list[str]:
 ARMS_TABLE = "#tables .switch:first-of-type .panel:not([hidden]) table"
 
 
+@pytest.mark.slow
 def test_chromium_opens_the_page_without_a_complaint_or_a_request(browser: Browser) -> None:
     assert browser.of("Runtime.exceptionThrown") == []
     assert browser.of("Runtime.consoleAPICalled") == []
@@ -314,6 +318,7 @@ def test_chromium_opens_the_page_without_a_complaint_or_a_request(browser: Brows
     assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+@pytest.mark.slow
 def test_a_click_on_a_header_sorts_by_it_and_another_the_other_way_round(browser: Browser) -> None:
     headings = browser.evaluate(f"[...document.querySelectorAll({ARMS_TABLE!r} + ' th')].map(h => h.innerText.trim())")
     index = next(i for i, heading in enumerate(headings) if heading.startswith("mean"))
@@ -334,6 +339,7 @@ def test_a_click_on_a_header_sorts_by_it_and_another_the_other_way_round(browser
     assert [name.split()[0] for name in names] == ["4", "one", "two"]
 
 
+@pytest.mark.slow
 def test_tabs_switch_the_figure_by_mouse_and_keyboard(browser: Browser) -> None:
     shown = "[...document.querySelectorAll('#figures figure')].filter(f => f.offsetParent).map(f => f.id)"
     first = browser.evaluate(shown)
@@ -354,6 +360,7 @@ def test_tabs_switch_the_figure_by_mouse_and_keyboard(browser: Browser) -> None:
     assert browser.evaluate(shown) == first
 
 
+@pytest.mark.slow
 def test_dark_screens_and_paper(browser: Browser, tmp_path: Path) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     light = browser.evaluate(background)
@@ -371,12 +378,14 @@ def test_dark_screens_and_paper(browser: Browser, tmp_path: Path) -> None:
     assert browser.evaluate(visible) < figures
 
 
+@pytest.mark.slow
 def test_a_telephone_scrolls_downwards_only(browser: Browser) -> None:
     browser.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=2, mobile=True)
     assert browser.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [390, 390]
     browser.call("Emulation.clearDeviceMetricsOverride")
 
 
+@pytest.mark.slow
 def test_nothing_was_asked_of_the_network_while_clicking(browser: Browser) -> None:
     assert all(e["request"]["url"].startswith(("data:", "file:")) for e in browser.of("Network.requestWillBeSent"))
     assert browser.of("Runtime.exceptionThrown") == []

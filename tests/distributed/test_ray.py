@@ -15,9 +15,9 @@ import pytest
 from faulty_envs import DISARMED
 from started_sweep import Sweep, env, five_good_and_four_bad, resumed_from
 
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]
 pytest.importorskip("ray", reason="needs pip install -e '.[ray]'")
-WAIT_S = 240.0
+WAIT_S = 400.0  # a sweep ends with its report, which a busy machine takes minutes to draw
 SLOW = env("Slow", after=100, step_s=0.05)
 NODE = {"num_cpus": 2, "object_store_memory": 100_000_000, "include_dashboard": False}
 
@@ -55,9 +55,9 @@ def raylet_of(pid: int) -> int:
     return pid
 
 
-def assert_gone(sweep: Sweep) -> None:
+def assert_gone(sweep: Sweep, within_s: float = 15.0) -> None:
     """A local Ray's own processes, too, inherit the environment that tells them from others'."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + within_s
     while sweep.processes() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert sweep.processes() == [], subprocess.run(["ps", "-ef"], capture_output=True, text=True).stdout
@@ -151,13 +151,16 @@ def test_an_impatient_ctrl_c_leaves_nothing(start: Callable[..., Sweep]) -> None
 def test_a_killed_sweep_leaves_nothing_and_goes_on(start: Callable[..., Sweep]) -> None:
     sweep = start({"slow": SLOW})
     sweep.wait_until(lambda: sweep.trains("slow"), "training", WAIT_S)
+    (cell,) = sweep.cell_processes("slow")
     sweep.process.kill()
     sweep.exit_code()
-    assert_gone(sweep)
     again = start({"slow": SLOW}, **{DISARMED: "1"})
     assert again.exit_code(WAIT_S) == 0, again.errors
     assert again.outcome("slow") == ("completed", "")
     assert resumed_from(again, "slow") > 0
+    assert cell not in sweep.processes()
+    assert_gone(sweep, within_s=150)  # two agents of Ray's try for more than a minute to tell their dead head
+    assert_gone(again)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from slurm_cluster import NODES, SlurmCluster, missing_programs, slurm_cluster
 from started_sweep import Sweep, env, five_good_and_four_bad, resumed_from
 
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]
 pytest.importorskip("submitit", reason="needs pip install -e '.[slurm]'")
-WAIT_S = 240.0
+WAIT_S = 400.0  # a sweep ends with its report, which a busy machine takes minutes to draw
 SLOW = env("Slow", after=100, step_s=0.05)
 
 
@@ -93,7 +93,7 @@ def test_jobs_that_slurm_ends(cluster: SlurmCluster, start: Callable[..., Sweep]
     """One takes too much memory, one is cancelled, one runs into its time limit: each is told with Slurm's reason."""
     long = [*SLOW, "max_episodes=10000"]
     arms = {"good": [], "hoards": env("Hoards", after=100), "cancelled": long, "late": [*long, "algo.t_max=7"]}
-    limits = ("mem_gb=2", "timeout_min=1", "signal_delay_s=10")
+    limits = ("mem_gb=1", "timeout_min=1", "signal_delay_s=10")
     sweep = start(arms, *(f"hydra.launcher.{limit}" for limit in limits))
     sweep.wait_until(lambda: sweep.trains("cancelled", "late"), "training", WAIT_S)
     cluster.output("scancel", job_of(sweep, "cancelled"))
@@ -127,6 +127,21 @@ def test_a_dead_nodes_cells_are_run_again(cluster: SlurmCluster, start: Callable
     for arm in arms:
         assert sweep.outcome(arm) == ("completed", "")
     assert all(resumed_from(sweep, arm) >= episodes for arm, episodes in done.items())
+    assert_gone(cluster, sweep)
+
+
+def test_a_cell_longer_than_the_time_limit_goes_on(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
+    """Told to leave some 30 s after its start, it is queued again as often as max_num_timeout says."""
+    limits = ("timeout_min=1", "signal_delay_s=30", "max_num_timeout=9")
+    sweep = start({"slow": SLOW}, *(f"hydra.launcher.{limit}" for limit in limits))
+    while sweep.process.poll() is None:
+        time.sleep(1)
+        for job in cluster.jobs("PENDING"):  # Slurm would give it two minutes first
+            cluster.output("scontrol", "update", f"JobId={job}", "StartTime=now")
+    assert sweep.exit_code() == 0, f"{sweep.output} {sweep.errors}"
+    assert sweep.outcome("slow") == ("completed", "")
+    assert len(sweep.attempts("slow")) > 1
+    assert resumed_from(sweep, "slow") > 0
     assert_gone(cluster, sweep)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ablate.config import ConfigError
-from ablate.records.schema import CELL, COLUMNS, EPISODES, EVALUATIONS, MANIFEST, STATUS, STUDY, UPDATES
+from ablate.records.schema import CELL, COLUMNS, EPISODES, EVALUATIONS, MANIFEST, SCHEMA_VERSION, STATUS, STUDY, UPDATES
 
 # Columns not named here are float64. `horizon` is empty where an evaluation episode is not cut.
 DTYPES: dict[str, str] = {
@@ -150,6 +150,8 @@ def load_sweep(folder: Path) -> Sweep:
     if not (folder / STUDY).is_file():
         raise ConfigError(f"{folder}: not a sweep's folder; it has no {STUDY}")
     study = _read_object(folder / STUDY)
+    if (version := study.get("schema_version")) != SCHEMA_VERSION:
+        raise ConfigError(f"{folder / STUDY}: schema_version={version}; {SCHEMA_VERSION} is needed, as sweeps write it")
     cells = pd.DataFrame(
         {"arm": arm, "seed": seed, **read_cell(cell_folder(folder, arm, seed))}
         for arm in study["arms"]

@@ -17,8 +17,8 @@ import pandas as pd
 
 from ablate.analysis import markdown
 from ablate.analysis.figures import DPI
-from ablate.analysis.load import Sweep, cell_folder, load_sweep
-from ablate.analysis.summary import summarise, write_tables
+from ablate.analysis.load import Sweep, cell_folder
+from ablate.analysis.summary import write_tables
 from ablate.analysis.sweep_figures import Drawing, metric_unit, write_figures
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import Verdict, workers
@@ -51,11 +51,11 @@ class Table(NamedTuple):
     rows: list[list[Entry]]
 
 
-def write_report(folder: Path) -> list[Path]:
-    """Write a sweep's tables, figures and report.html, from its files alone. Returns the paths of report and figures.
+def write_report(summary: Summary) -> list[Path]:
+    """Write a sweep's tables, figures and report.html into its folder. Returns the paths of report and figures.
 
-    Raises ConfigError if it is no sweep's folder or a file in it is damaged, OSError if one cannot be written."""
-    summary = summarise(load_sweep(folder))
+    Raises OSError if one cannot be written."""
+    folder = summary.sweep.folder
     write_tables(summary)
     figures = list(write_figures(summary))
     path = folder / REPORT

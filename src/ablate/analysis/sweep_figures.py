@@ -283,7 +283,8 @@ def draw_staleness(sweep: Sweep) -> Figure:
             own = sweep.updates[sweep.updates["arm"] == arm]
             title = f"{label}   W = {workers(sweep, arm)}   n = {own['seed'].nunique()}"
             if len(own):
-                ax.hist(shares[arm].index, edges.tolist(), weights=shares[arm], color=_look(sweep, arm)[0])
+                colour, _ = _look(sweep, arm)
+                ax.hist(shares[arm].index, edges.tolist(), weights=shares[arm], color=colour, linewidth=0.5)
                 ax.axvline(own["staleness"].mean(), color="0.1", linewidth=1.5, linestyle=":")
                 title += f"   mean {own['staleness'].mean():.3g}   largest {own['staleness'].max():.0f}"
             ax.set_title(title, fontsize="small", loc="left")
@@ -362,7 +363,7 @@ def _finish_x(ax: Axes) -> None:
     # The panels share the axis. One without data has infinite limits.
     end = max((panel.dataLim.xmax for panel in ax.figure.axes if np.isfinite(panel.dataLim.xmax)), default=1)
     ax.set_xlim(0, end * 1.03)
-    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(EngFormatter(sep="") if end >= 10_000 else StrMethodFormatter("{x:,g}"))
 
 
