@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,9 +19,12 @@ import pandas as pd
 import pytest
 import yaml
 from faulty_envs import DISARMED
+from helpers import config_of
 from test_supervision import GONE_S, Run, _eventually, _proc
 
+from ablate import experiment
 from ablate.analysis.load import load_run, load_sweep, read_cell
+from ablate.planning import estimate, make_plan
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.schema import (
     CELL,
@@ -32,6 +36,7 @@ from ablate.records.schema import (
     UPDATES,
     WALL_CLOCK_COLUMNS,
 )
+from ablate.study import Arm, Study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -518,3 +523,15 @@ def test_optuna_maximises_the_last_evaluation(tmp_path: Path) -> None:
     scores = [table.loc[table["evaluation"] == table["evaluation"].max(), "episodic_return"].mean() for table in tables]
     best = yaml.safe_load((folder / "optimization_results.yaml").read_text())["best_value"]
     assert best == pytest.approx(max(scores))
+
+
+def test_a_probe_that_fails_keeps_nothing_from_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives no estimate, and leaves no folder; nor does one whose sweep was killed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    (tmp_path / "ablate-probe-4194305-x").mkdir()  # no process has so high a number
+    raising = [*BASE, "env.id=faulty_envs:Raises-v0", "evaluation.every_seconds=null"]
+    config = experiment.plan(config_of(*raising), []).config
+    study = Study("invented", config.sweep, (Arm("raises", "", ()),), (0,))
+    assert estimate(make_plan(study, {"raises": config}, tmp_path / "sweep")) is None
+    assert os.listdir(tmp_path) == []
