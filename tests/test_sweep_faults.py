@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,9 +19,13 @@ import pandas as pd
 import pytest
 import yaml
 from faulty_envs import DISARMED
+from helpers import config_of
 from test_supervision import GONE_S, Run, _eventually, _proc
 
+from ablate import experiment
 from ablate.analysis.load import load_run, load_sweep, read_cell
+from ablate.cell import attempts_of
+from ablate.planning import estimate, make_plan
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.schema import (
     CELL,
@@ -32,6 +37,7 @@ from ablate.records.schema import (
     UPDATES,
     WALL_CLOCK_COLUMNS,
 )
+from ablate.study import Arm, Study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -212,7 +218,7 @@ KILLS = 20
 
 def test_kill_9_of_the_sweep_twenty_times_changes_no_row(tmp_path: Path) -> None:
     settings = ("-m", "env=pendulum", "workers=2,4", "seed=range(3)", "schedule=interleaved", "backend=compiled",
-                "max_episodes=null", "total_steps=800000", "evaluation.every_steps=100000", "evaluation.episodes=2",
+                "max_episodes=null", "total_steps=4000000", "evaluation.every_steps=100000", "evaluation.episodes=2",
                 "env.max_ep_step=200", "checkpoint_every_seconds=0.2")  # fmt: skip
     (tmp_path / "tmp").mkdir()
 
@@ -222,14 +228,17 @@ def test_kill_9_of_the_sweep_twenty_times_changes_no_row(tmp_path: Path) -> None
 
     undisturbed = start("undisturbed")
     assert undisturbed.exit_code(LONG_S) == 0, undisturbed.errors
-    took = _seconds(undisturbed)
     rng = np.random.default_rng(7)
     killed_in_time, resumed = 0, 0
     for _ in range(KILLS):
+        before = _attempts(tmp_path / "killed")
         run = start("killed")
-        time.sleep(rng.uniform(0.0, took / 3))
+        if rng.random() < 0.6:  # from the start of a cell on, or else from the start of the sweep
+            begun = lambda run=run, before=before: _attempts(run.folder) > before or run.process.poll() is not None  # noqa: E731
+            _eventually(begun, LONG_S)
+        time.sleep(rng.uniform(0.0, 3.0))
         killed_in_time += run.process.poll() is None
-        os.kill(run.process.pid, signal.SIGKILL)
+        run.process.kill()
         run.process.wait()
         assert _eventually(lambda run=run: not run.processes(), GONE_S), "orphans"  # type: ignore[misc]
     last = start("killed")
@@ -253,10 +262,8 @@ def test_kill_9_of_the_sweep_twenty_times_changes_no_row(tmp_path: Path) -> None
     assert os.listdir(tmp_path / "tmp") == [], "probes of killed sweeps"
 
 
-def _seconds(run: Run) -> float:
-    """How long the sweep took, by its own files."""
-    began = min(path.stat().st_mtime for path in (run.folder / "multirun.yaml",))
-    return max(path.stat().st_mtime for path in run.folder.rglob("*.csv")) - began + 8.0
+def _attempts(folder: Path) -> int:
+    return sum(len(attempts_of(cell)) for cell in folder.glob("*/seed=*"))
 
 
 # Signals.
@@ -518,3 +525,15 @@ def test_optuna_maximises_the_last_evaluation(tmp_path: Path) -> None:
     scores = [table.loc[table["evaluation"] == table["evaluation"].max(), "episodic_return"].mean() for table in tables]
     best = yaml.safe_load((folder / "optimization_results.yaml").read_text())["best_value"]
     assert best == pytest.approx(max(scores))
+
+
+def test_a_probe_that_fails_keeps_nothing_from_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives no estimate, and leaves no folder; nor does one whose sweep was killed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    (tmp_path / "ablate-probe-4194305-x").mkdir()  # no process has so high a number
+    raising = [*BASE, "env.id=faulty_envs:Raises-v0", "evaluation.every_seconds=null"]
+    config = experiment.plan(config_of(*raising), []).config
+    study = Study("invented", config.sweep, (Arm("raises", "", ()),), (0,))
+    assert estimate(make_plan(study, {"raises": config}, tmp_path / "sweep")) is None
+    assert os.listdir(tmp_path) == []
