@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -411,7 +411,11 @@ def _build(node: DictConfig, prefix: str) -> Any:
         if isinstance(child, DictConfig) and is_dataclass(OmegaConf.get_type(child)):
             values[item.name] = _build(child, f"{key}.")
         elif isinstance(child, DictConfig | ListConfig):
-            values[item.name] = OmegaConf.to_container(child, resolve=True, throw_on_missing=True)
+            try:
+                values[item.name] = OmegaConf.to_container(child, resolve=True, throw_on_missing=True)
+            except MissingMandatoryValue as error:
+                lacking = str(error).partition("\n")[0].rpartition(" ")[2]
+                raise ConfigError(f"{key}: an entry has no {lacking}") from error
         else:
             values[item.name] = child
     try:
