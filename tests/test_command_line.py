@@ -162,6 +162,7 @@ ERRORS = (
     case("resume={damaged}", "{damaged}", "damaged"),
     case("resume={cut}", "{cut}"),
     case("resume={run} algo.gamma=0.5", "algo.gamma=0.5"),
+    case("env=cartpole sweep.dry_run=true", "sweep.dry_run=true", "add -m"),
     case("resume={run} wokers=2", "wokers=2", "did you mean workers?"),
     case("load={missing}", "{missing}"),
     case("load={damaged}", "{damaged}", "damaged"),

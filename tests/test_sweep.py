@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 
 from ablate import command_line, experiment
 from ablate.analysis.load import load_sweep
+from ablate.analysis.summary import summarise
 from ablate.config import ConfigError, MetricConfig, Source, Statistic, SweepConfig, to_dict
 from ablate.experiment import RunFailed
 from ablate.planning import SweepPlan, estimate, make_plan
@@ -147,7 +148,7 @@ def states(plan: SweepPlan) -> dict[str, str]:
 REFUSED_STUDIES: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
     (changed("baseline", "w3"), (), "sweep.baseline=w3: no such arm; did you mean w4? (there are: w2, w4)"),
     (claim(inequality="w2 < w44"), (), "sweep.claims A1: inequality=w2 < w44: w44: no such arm; did you mean w4?"),
-    (claim(inequality="w2<w4"), (), "string should match pattern"),
+    (claim(inequality="w2<w4"), (), "sweep.claims A1: inequality=w2<w4: written <arm> < <arm>"),
     (claim(inequality="w2 ~ w4"), (), "sweep.smallest_effect=null: a claim of equality (~) needs"),
     (claim(metric="final_scor"), (), "sweep.claims A1: metric=final_scor: no such metric; did you mean final_score?"),
     (changed("metric", "auk"), (), "sweep.metric=auk: no such metric; did you mean auc?"),
@@ -190,7 +191,7 @@ REFUSED_STUDIES: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
     (changed("arms", "w2", "overrides", ["workers"]), (), "sweep.arms.w2: workers: not of the form key=value"),
     (changed("arms", "w2", "overrides", ["workers=2,3"]), (), "sweep.arms.w2: workers=2,3: one value an arm"),
     (changed("arms", "w2", "overrides", ["env=pendulun"]), (), "env=pendulun: no such option; did you mean pendulum?"),
-    (changed("arms", "w2", {"label": "no overrides"}), (), "element w2: input should be a valid list"),
+    (changed("arms", "w2", {"label": "no overrides"}), (), "w2.overrides: no value; it is needed"),
     (changed("arms", "W 2", {"overrides": ["workers=3"]}), (), "sweep.arms.W 2: a folder's name; use letters"),
     (changed("arms", "../up", {"overrides": ["workers=3"]}), (), "sweep.arms.../up: a folder's name; use letters"),
     (changed("arms", "x" * 300, {"overrides": ["workers=3"]}), (), "xxx: a folder's name"),
@@ -391,6 +392,22 @@ def test_another_configuration_goes_to_a_folder_of_its_own(plan_of: Folder) -> N
     assert (plan_of("study").folder, plan_of("study").to_run) == (first.folder, [])
 
 
+def test_what_was_changed_afterwards_is_told(plan_of: Folder) -> None:
+    """A claim that is turned round once its cells are there must not look as if it had been made before."""
+    plan = swept(plan_of("study"))
+    assert load_sweep(plan.folder).study["changes"] == []
+    settings = replace(plan.study.settings, smallest_effect=7.0)
+    swept(make_plan(replace(plan.study, settings=settings), plan.configs, plan.folder))
+    swept(plan_of("more"))
+    study = load_sweep(plan.folder).study
+    before = plan.study.settings.smallest_effect
+    assert [(change["completed"], change["what"]) for change in study["changes"]] == [
+        (4, [f"smallest_effect {before} -> 7.0"]),
+        (4, [f"smallest_effect 7.0 -> {before}", "arms added: w8", "seeds added: 2"]),
+    ]
+    assert any("smallest_effect" in note for note in summarise(load_sweep(plan.folder)).notes)
+
+
 def test_what_changes_no_record_is_no_other_configuration(plan_of: Folder) -> None:
     plan = swept(plan_of("study"))
     shown = {arm: replace(config, checkpoint_every_seconds=1.0, figures=True) for arm, config in plan.configs.items()}
@@ -434,14 +451,14 @@ def test_a_damaged_study_is_refused(content: bytes, plan_of: Folder) -> None:
 def test_another_run_in_a_cells_folder_is_refused(plan_of: Folder) -> None:
     plan = swept(plan_of("other"))
     (plan.folder / STUDY).unlink()
-    with pytest.raises(ConfigError, match=r"w2/seed=0: it holds a run of another configuration; give another"):
+    with pytest.raises(ConfigError, match=r"w2/seed=0: it holds a run of another configuration; remove that folder"):
         plan_of("study")
 
 
 def test_a_cell_of_another_seed_is_refused(plan_of: Folder) -> None:
     folder = swept(plan_of("study")).folder
     (folder / "w2" / "seed=0").rename(folder / "w2" / "seed=2")
-    with pytest.raises(ConfigError, match=r"w2/seed=2: it holds a run of another configuration; give another"):
+    with pytest.raises(ConfigError, match=r"w2/seed=2: it holds a run of another configuration; remove that folder"):
         plan_of("more")
 
 

@@ -414,8 +414,7 @@ def _build(node: DictConfig, prefix: str) -> Any:
             try:
                 values[item.name] = OmegaConf.to_container(child, resolve=True, throw_on_missing=True)
             except MissingMandatoryValue as error:
-                lacking = str(error).partition("\n")[0].rpartition(" ")[2]
-                raise ConfigError(f"{key}: an entry has no {lacking}") from error
+                raise ConfigError(f"{error.full_key}: no value; it is needed") from error
         else:
             values[item.name] = child
     try:
