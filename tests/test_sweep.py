@@ -190,7 +190,7 @@ REFUSED_STUDIES: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
     (changed("arms", "w2", "overrides", ["workers"]), (), "sweep.arms.w2: workers: not of the form key=value"),
     (changed("arms", "w2", "overrides", ["workers=2,3"]), (), "sweep.arms.w2: workers=2,3: one value an arm"),
     (changed("arms", "w2", "overrides", ["env=pendulun"]), (), "env=pendulun: no such option; did you mean pendulum?"),
-    (changed("arms", "w2", {"label": "no overrides"}), (), "element w2: input should be a valid list"),
+    (changed("arms", "w2", {"label": "no overrides"}), (), "has no overrides"),
     (changed("arms", "W 2", {"overrides": ["workers=3"]}), (), "sweep.arms.W 2: a folder's name; use letters"),
     (changed("arms", "../up", {"overrides": ["workers=3"]}), (), "sweep.arms.../up: a folder's name; use letters"),
     (changed("arms", "x" * 300, {"overrides": ["workers=3"]}), (), "xxx: a folder's name"),
@@ -434,14 +434,14 @@ def test_a_damaged_study_is_refused(content: bytes, plan_of: Folder) -> None:
 def test_another_run_in_a_cells_folder_is_refused(plan_of: Folder) -> None:
     plan = swept(plan_of("other"))
     (plan.folder / STUDY).unlink()
-    with pytest.raises(ConfigError, match=r"w2/seed=0: it holds a run of another configuration; give another"):
+    with pytest.raises(ConfigError, match=r"w2/seed=0: it holds a run of another configuration; remove that folder"):
         plan_of("study")
 
 
 def test_a_cell_of_another_seed_is_refused(plan_of: Folder) -> None:
     folder = swept(plan_of("study")).folder
     (folder / "w2" / "seed=0").rename(folder / "w2" / "seed=2")
-    with pytest.raises(ConfigError, match=r"w2/seed=2: it holds a run of another configuration; give another"):
+    with pytest.raises(ConfigError, match=r"w2/seed=2: it holds a run of another configuration; remove that folder"):
         plan_of("more")
 
 

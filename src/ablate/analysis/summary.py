@@ -84,7 +84,7 @@ def _notes(sweep: Sweep, scores: pd.DataFrame, refusals: Refusals) -> list[str]:
         notes.append(f"changed after {cells_then} had completed ({change['when']}): {'; '.join(change['what'])}")
     tested = sweep.evaluations.groupby(["arm", "seed"])["evaluation"].nunique()
     if len(tested) and tested.min() < 3:
-        few = f"{tested.min()} evaluation{'s' * (tested.min() > 1)}"
+        few = f"{tested.min()} evaluation{'s' * int(tested.min() > 1)}"
         notes.append(f"some cells have only {few}: a curve of them says little; see evaluation.every_steps")
     cells = sweep.cells
     for state, rows in cells[cells["state"] != "completed"].groupby("state"):
