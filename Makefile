@@ -10,13 +10,14 @@ run: install  ## train A3C on Pendulum; prints where the CSVs, the checkpoint an
 	$(BIN)/python src/run.py algo=a3c env=pendulum workers=4
 
 test: check  ## ruff, mypy and the quick tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: install  ## the tests that train or kill for minutes
 	$(BIN)/python -m pytest -m 'slow and not distributed'
 
 test-distributed: install  ## sweeps over a Slurm and a Ray on this machine (Debian, as root: it installs Slurm)
 	apt-get update --quiet
+	apt-get update
 	apt-get install --yes --no-install-recommends slurmctld slurmd slurmdbd slurm-client munge mariadb-server
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),slurm,ray]'
 	$(BIN)/python -m pytest -m distributed
