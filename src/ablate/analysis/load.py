@@ -23,6 +23,13 @@ DTYPES: dict[str, str] = {
 }
 
 
+# What a study.json must hold to be judged.
+STUDY_KEYS = (
+    "name", "question", "command", "arms", "seeds", "baseline", "metric", "metrics", "smallest_effect", "claims",
+    "machine", "started",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Run:
     """What one run's folder says. The tables have the columns of `records.schema`, even without a row."""
@@ -152,6 +159,10 @@ def load_sweep(folder: Path) -> Sweep:
     study = _read_object(folder / STUDY)
     if (version := study.get("schema_version")) != SCHEMA_VERSION:
         raise ConfigError(f"{folder / STUDY}: schema_version={version}; {SCHEMA_VERSION} is needed, as sweeps write it")
+    if missing := [key for key in STUDY_KEYS if key not in study]:
+        raise ConfigError(
+            f"{folder / STUDY}: it has no {missing[0]}; move it away and repeat the sweep's command, which writes it anew"
+        )
     cells = pd.DataFrame(
         {"arm": arm, "seed": seed, **read_cell(cell_folder(folder, arm, seed))}
         for arm in study["arms"]
