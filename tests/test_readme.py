@@ -2,6 +2,9 @@
 
 import re
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from helpers import ROOT, config_of
@@ -38,6 +41,16 @@ def test_the_table_has_every_option(group: str) -> None:
 @pytest.mark.parametrize("study", sorted(p.stem for p in (ROOT / "sweeps/sweep").iterdir()))
 def test_the_studies_are_listed(study: str) -> None:
     assert f"`{study}`" in README
+
+
+def test_the_study_shown_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep/entropy.yaml").write_text(re.findall(r"```yaml\n(.+?)```", README, re.DOTALL)[0])
+    command = [sys.executable, "src/run.py", f"--config-dir={tmp_path}", "sweep=entropy", "sweep.dry_run=true"]
+    command.append("hydra/launcher=slurm")  # which is not probed
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "60 = 2 arms x 30 seeds" in done.stdout
 
 
 def test_every_top_level_key_is_named() -> None:

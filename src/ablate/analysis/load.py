@@ -160,9 +160,7 @@ def load_sweep(folder: Path) -> Sweep:
     if (version := study.get("schema_version")) != SCHEMA_VERSION:
         raise ConfigError(f"{folder / STUDY}: schema_version={version}; {SCHEMA_VERSION} is needed, as sweeps write it")
     if missing := [key for key in STUDY_KEYS if key not in study]:
-        raise ConfigError(
-            f"{folder / STUDY}: it has no {missing[0]}; move it away and repeat the sweep's command, which writes it anew"
-        )
+        raise ConfigError(f"{folder / STUDY}: it has no {missing[0]}; move it away: the sweep's command writes it anew")
     cells = pd.DataFrame(
         {"arm": arm, "seed": seed, **read_cell(cell_folder(folder, arm, seed))}
         for arm in study["arms"]
