@@ -5,6 +5,7 @@ Repeat the command to go on after an interruption, or to draw again. Overrides a
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ def main() -> int:
     for study in STUDIES:
         name = f"{study}-quick" if options.quick else study
         shortened = [*QUICK, f"sweep.name={name}"] if options.quick else []
-        command = [sys.executable, str(ROOT / "src/run.py"), f"sweep={study}", *shortened, *overrides]
+        command = [sys.executable, os.path.relpath(ROOT / "src/run.py"), f"sweep={study}", *shortened, *overrides]
         if code := subprocess.run(command).returncode:
             return code
         folders.append(ROOT / "outputs/sweeps" / name)
