@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ablate.analysis.load import cell_folder, read_cell
+from ablate.analysis.load import read_cell
 from ablate.command_line import OUTPUTS, exit_code
 from ablate.config import ConfigError, from_dict, locate
 from ablate.planning import most_steps
 from ablate.records.files import read_json
-from ablate.records.schema import STATUS, STUDY
+from ablate.records.schema import STATUS, STUDY, cell_folder
 
 PARTS = " ▁▂▃▄▅▆▇█"  # how far a running cell is
 SIGNS = {  # told apart without colours, too

@@ -6,7 +6,6 @@ side below. What became of the cell is in its folder: cell.json, written here, a
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import datetime
 import json
 import math
@@ -25,7 +24,7 @@ from typing import Any, NamedTuple
 
 from ablate.config import ROOT, Config, ConfigError, from_dict, to_dict
 from ablate.experiment import RunFailed, plan, run
-from ablate.parallel.supervisor import PR_SET_PDEATHSIG
+from ablate.parallel.supervisor import die_with_parent
 from ablate.records.csv_writer import read_rows
 from ablate.records.files import read_json, write_json
 from ablate.records.manifest import lock_run, read_status
@@ -89,7 +88,7 @@ def objective(folder: Path) -> float:
     """The mean return of the cell's last evaluation, for sweepers that look for a maximum; NaN without one."""
     import pandas as pd
 
-    table = pd.read_csv(folder / "evaluations.csv", usecols=["evaluation", "episodic_return"])
+    table = pd.read_csv(folder / EVALUATIONS, usecols=["evaluation", "episodic_return"])
     return float(table.loc[table["evaluation"] == table["evaluation"].max(), "episodic_return"].mean())
 
 
@@ -110,12 +109,16 @@ def attempts_of(folder: Path) -> list[dict[str, Any]]:
         return []
 
 
+def python_path() -> str:
+    """PYTHONPATH for a cell's process, here or elsewhere: this source tree, whatever is installed, and the caller's."""
+    return os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def _supervised(
     config: Config, overrides: list[str], folder: Path, stopped: Callable[[], bool]
 ) -> tuple[Outcome, float]:
     """Start the cell's process and watch it to its end: (how it ended, peak memory of its largest process in MB)."""
-    path = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = {**os.environ, "PYTHONPATH": python_path()}
     request = json.dumps({"config": to_dict(config), "overrides": overrides, "parent": os.getpid()})
     with (folder / CELL_LOG).open("ab") as log:
         process = subprocess.Popen(
@@ -203,8 +206,8 @@ def _outcome(process: subprocess.Popen[bytes], why: str, folder: Path) -> Outcom
 
 def main() -> int:
     """Train the cell in the folder that is the argument; its configuration comes through standard input."""
+    die_with_parent()
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning to all of a job; its watcher heeds it
     request = json.load(sys.stdin)
     if os.getppid() != request["parent"]:

@@ -14,7 +14,6 @@ from omegaconf import DictConfig, open_dict
 
 from ablate import command_line, experiment
 from ablate.cell import STOP
-from ablate.config import ROOT
 from ablate.resources import cores, memory_mb
 
 JOB_MB = 300  # measured: 160 to 220 for the process that watches the cell's
@@ -85,8 +84,3 @@ class Jobs(NamedTuple):
 def lost(overrides: Sequence[str], why: str) -> JobReturn:
     """What a launcher returns for a job that said nothing. why: one line."""
     return JobReturn(overrides=list(overrides), status=JobStatus.FAILED, _return_value=JobLost(why))
-
-
-def python_path() -> str:
-    """PYTHONPATH for processes on other machines: this source tree, whatever is installed there, and the caller's."""
-    return os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])

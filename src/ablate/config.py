@@ -331,6 +331,15 @@ def to_dict(config: Config) -> dict[str, Any]:
     return values
 
 
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What `to_dict` gave by dotted keys: {"env": {"id": 1}} as {"env.id": 1}; an empty dictionary is a value."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict) and value
+        found |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return found
+
+
 def config_hash(config: Config) -> str:
     """Eight hexadecimal digits that name the configuration: the same for the same experiment."""
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:8]

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ablate.cell import attempts_of, run_cell
-from ablate.config import Config, ConfigError, to_dict
+from ablate.config import Config, ConfigError, flat, to_dict
 from ablate.records.files import read_json
 from ablate.records.manifest import read_manifest, read_status
-from ablate.records.schema import EPISODES, MANIFEST, STATES, STUDY, UPDATES
+from ablate.records.schema import EPISODES, MANIFEST, STATES, STUDY, UPDATES, cell_folder
 from ablate.resources import cores, memory_mb
 from ablate.study import NOT_COMPARED, Study, identity, identity_of, refuse_incomparable
 from ablate.training import Interrupted, Signals, shown
@@ -63,38 +63,30 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
     the same names, the sweep's folder is <folder>-<hash>. Raises ConfigError."""
     refuse_incomparable(configs)
     identities = {arm: identity(config) for arm, config in configs.items()}
-    there = {name: arm["identity"] for name, arm in held(folder)["arms"].items()}
+    there = held(folder)["arms"]
     moved = ""
-    if changed := [arm for arm, own in identities.items() if there.get(arm, own) != own]:
+    if changed := [arm for arm, own in identities.items() if arm in there and there[arm]["identity"] != own]:
         arm = changed[0]
-        moved = f"{shown(folder)} holds {arm} with {_differing(held(folder)['arms'][arm], configs[arm])}"
+        moved = f"{shown(folder)} holds {arm} with {_differing(there[arm], configs[arm])}"
         digest = hashlib.sha256(json.dumps(identities, sort_keys=True).encode()).hexdigest()[:8]
         folder = folder.with_name(f"{folder.name}-{digest}")
     cells = [
         Cell(arm, seed, cell, _state(cell, identities[arm], seed))
         for seed in study.seeds  # the arms side by side: half a sweep has as many seeds of each
         for arm in configs
-        for cell in [folder / arm / f"seed={seed}"]
+        for cell in [cell_folder(folder, arm, seed)]
     ]
     return SweepPlan(study, folder, configs, cells, moved)
 
 
 def _differing(arm: dict[str, Any], config: Config) -> str:
     """What an arm of a study.json had set otherwise, in a few words."""
-    old, new = _flat(arm["config"]), _flat(to_dict(config))
+    old, new = flat(arm["config"]), flat(to_dict(config))
     keys = [
         key for key in sorted({*old, *new}) if key.split(".")[0] not in NOT_COMPARED and old.get(key) != new.get(key)
     ]
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
     return ", ".join(f"{key}={old.get(key)}" for key in keys[:3]) + more
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"env": {"id": 1}} as {"env.id": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def held(folder: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines
-from ablate.config import ConfigError
+from ablate.config import ConfigError, to_dict
 from ablate.experiment import RunFailed
 from ablate.planning import Cell, SweepPlan, duration, held, make_plan, most_steps
 from ablate.records.files import write_json
@@ -200,12 +200,10 @@ def _write_study(plan: SweepPlan) -> None:
             "label": arm.label,
             "overrides": list(arm.overrides),
             "identity": identity(plan.configs[arm.name]),
-            "config": asdict(plan.configs[arm.name]),
+            "config": to_dict(plan.configs[arm.name]),
         }
         for arm in study.arms
     }
-    for arm in arms.values():
-        del arm["config"]["sweep"]  # type: ignore[attr-defined]
     judged = {key: settings[key] for key in ("question", "baseline", "metric", "metrics", "smallest_effect", "claims")}
     content = {
         "schema_version": SCHEMA_VERSION,

@@ -32,7 +32,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from ablate import command_line, experiment
-        from ablate.cell import STOP
+        from ablate.cell import NOT_STARTED, STOP
         from ablate.experiment import RunFailed
         from ablate.resources import Room
 
@@ -46,7 +46,7 @@ class LocalLauncher(Launcher):
         while waiting or prepared or running:
             if waiting and stop.exists():  # composing takes a tenth of a second each
                 for index, overrides in waiting:
-                    failed = RunFailed("not started: the sweep was stopped")
+                    failed = RunFailed(NOT_STARTED.reason)
                     returns[index] = JobReturn(overrides, status=JobStatus.FAILED, _return_value=failed)
                 waiting.clear()
             if prepared is None and waiting:  # composed while others run

@@ -134,10 +134,11 @@ def _run(jobs: "Jobs", overrides: list[str], number: int) -> JobReturn:
     """A task, on whatever node."""
     import ray
 
+    from ablate.cell import NOT_STARTED
     from ablate.cluster import lost
 
     if jobs.stopped:  # a thousand queued cells need not be composed to be told
-        return lost(overrides, "not started: the sweep was stopped")
+        return lost(overrides, NOT_STARTED.reason)
     return jobs.run(overrides, number, ray.get_runtime_context().get_task_id())
 
 
@@ -149,7 +150,7 @@ def _in_a_line(error: Exception) -> str:
 @contextlib.contextmanager
 def _connected(address: str | None) -> Iterator[Any]:
     """Ray, for as long as the context lasts. address: None starts one here. Raises ConfigError."""
-    from ablate.cluster import python_path
+    from ablate.cell import python_path
     from ablate.config import ConfigError
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

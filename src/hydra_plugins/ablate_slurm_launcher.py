@@ -105,7 +105,7 @@ class SlurmLauncher(Launcher):
         import submitit
         from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
-        from ablate.cluster import python_path
+        from ablate.cell import python_path
 
         executor = submitit.AutoExecutor(self._folder, "slurm", slurm_max_num_timeout=self._max_num_timeout)
         given = {key: value for key, value in self._parameters.items() if value is not None}

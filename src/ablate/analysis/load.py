@@ -12,7 +12,18 @@ from typing import Any
 import pandas as pd
 
 from ablate.config import ConfigError
-from ablate.records.schema import CELL, COLUMNS, EPISODES, EVALUATIONS, MANIFEST, SCHEMA_VERSION, STATUS, STUDY, UPDATES
+from ablate.records.schema import (
+    CELL,
+    COLUMNS,
+    EPISODES,
+    EVALUATIONS,
+    MANIFEST,
+    SCHEMA_VERSION,
+    STATUS,
+    STUDY,
+    UPDATES,
+    cell_folder,
+)
 
 # Columns not named here are float64. `horizon` is empty where an evaluation episode is not cut.
 DTYPES: dict[str, str] = {
@@ -140,6 +151,11 @@ class Sweep:
         """Whether scores are rewards per step: where no episode ends by itself, its length is not part of the score."""
         return not self.episodes["terminated"].any()
 
+    @property
+    def failures(self) -> pd.DataFrame:
+        """Rows of `cells` that neither completed nor wait nor run."""
+        return self.cells[~self.cells["state"].isin(["completed", "missing", "running"])]
+
     def only(self, arms: list[str]) -> Sweep:
         """The same sweep with some of its arms."""
         study = {**self.study, "arms": {name: self.study["arms"][name] for name in arms}}
@@ -169,10 +185,6 @@ def load_sweep(folder: Path) -> Sweep:
     episodes, torn_episodes = _read_cells(folder, EPISODES, cells)
     evaluations, torn_evaluations = _read_cells(folder, EVALUATIONS, cells)
     return Sweep(folder, study, cells, episodes, evaluations, torn_episodes + torn_evaluations)
-
-
-def cell_folder(sweep: Path, arm: str, seed: int) -> Path:
-    return sweep / arm / f"seed={seed}"
 
 
 def read_cell(folder: Path) -> dict[str, Any]:

@@ -118,8 +118,7 @@ def _stability(summary: Summary) -> str:
 
 
 def _failures(summary: Summary) -> str:
-    cells = summary.sweep.cells
-    bad = cells[~cells["state"].isin(["completed", "missing", "running"])]
+    bad = summary.sweep.failures
     if bad.empty:
         return "None."
     return _table(bad, {

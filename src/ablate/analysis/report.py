@@ -17,14 +17,14 @@ import pandas as pd
 
 from ablate.analysis import markdown
 from ablate.analysis.figures import DPI
-from ablate.analysis.load import Sweep, cell_folder
+from ablate.analysis.load import Sweep
 from ablate.analysis.summary import write_tables
 from ablate.analysis.sweep_figures import Drawing, metric_unit, write_figures
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import Verdict, workers
-from ablate.config import ConfigError
+from ablate.config import ConfigError, flat
 from ablate.records.files import replace_atomically
-from ablate.records.schema import CELL_LOG, REPORT
+from ablate.records.schema import CELL_LOG, REPORT, cell_folder
 
 LOG_LINES = 25
 LOGS = 20  # failures whose log is shown; a page of a thousand would not open
@@ -207,9 +207,8 @@ def states(sweep: Sweep) -> dict[str, list[dict[str, Any]]]:
 
 def failures(sweep: Sweep) -> list[dict[str, Any]]:
     """Cells that neither completed nor wait: why, where their log is, and its end."""
-    bad = sweep.cells[~sweep.cells["state"].isin(["completed", "missing", "running"])]
     found: list[dict[str, Any]] = []
-    for _, row in bad.iterrows():
+    for _, row in sweep.failures.iterrows():
         path = cell_folder(sweep.folder, row["arm"], row["seed"]) / CELL_LOG
         log = log_tail(path) if len(found) < LOGS else ""
         found.append({**{str(key): value for key, value in row.items()}, "path": path, "log": log})
@@ -248,24 +247,14 @@ def metrics(sweep: Sweep) -> Table:
 
 def differences(sweep: Sweep) -> Table:
     """Dotted keys of the resolved configuration in which the arms differ."""
-    flat = [_flat(described["config"]) for described in sweep.study["arms"].values()]
-    keys = sorted({key for config in flat for key in config})
+    configs = [flat(described["config"]) for described in sweep.study["arms"].values()]
+    keys = sorted({key for config in configs for key in config})
     rows = []
     for key in keys:
-        values = [json.dumps(config.get(key), ensure_ascii=False) for config in flat]
+        values = [json.dumps(config.get(key), ensure_ascii=False) for config in configs]
         if len(set(values)) > 1:
             rows.append([Entry(text, text) for text in (key, *values)])
     return Table(["key", *sweep.arms.values()], rows)
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            values.update(_flat(value, f"{prefix}{key}."))
-        else:
-            values[prefix + key] = value
-    return values
 
 
 def _without_empty_counts(frame: pd.DataFrame) -> pd.DataFrame:

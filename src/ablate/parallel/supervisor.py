@@ -157,8 +157,7 @@ def _run_child(child: Child, sending: Connection) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
     def send(message: Any) -> None:
@@ -177,6 +176,12 @@ def _run_child(child: Child, sending: Connection) -> None:
     except Exception as error:
         # A child's exception would reach the parent as exit code 1 only: ship its traceback.
         send(ChildFailed(f"{child.name} raised {type(error).__name__}: {error}\n{traceback.format_exc()}"))
+
+
+def die_with_parent() -> None:
+    """Let the kernel end this process when its parent, or the parent's thread that started it, is gone. On Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _exit_with_parent() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 SCHEMA_VERSION = 1
 
 MANIFEST = "manifest.json"
@@ -37,3 +39,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 WALL_CLOCK_COLUMNS = ("wall_time_s",)  # what may differ between two runs of the same interleaved configuration
 STATES = ("running", "completed", "interrupted", "failed")
+
+
+def cell_folder(sweep: Path, arm: str, seed: int) -> Path:
+    """Where a sweep's cell lies."""
+    return sweep / arm / f"seed={seed}"
