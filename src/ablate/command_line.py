@@ -56,6 +56,7 @@ def register() -> None:
             store.store(name, schema, group=f"schema/{group}")
     OmegaConf.register_new_resolver("ablate.outputs", lambda: str(OUTPUTS), replace=True)
     OmegaConf.register_new_resolver("ablate.sweeps", lambda: str(ROOT / "sweeps"), replace=True)
+    OmegaConf.register_new_resolver("ablate.model", _default_model, replace=True)
     OmegaConf.register_new_resolver("ablate.run_dir", _run_dir, replace=True)
     OmegaConf.register_new_resolver("ablate.sweep_dir", _sweep_dir, replace=True)
     OmegaConf.register_new_resolver("ablate.output_subdir", _output_subdir, replace=True)
@@ -89,6 +90,11 @@ def _without_hydra(composed: DictConfig) -> DictConfig:
     OmegaConf.set_struct(task, False)
     task.pop("hydra", None)
     return task
+
+
+def _default_model(algo: str, env: str) -> str:
+    """The option of the group `model` that suits this pair of options."""
+    return {"breakout": "conv_pool_lstm_80", "riverraid": "conv_lstm_42", "atari": "conv_lstm_42"}.get(env, "mlp")
 
 
 def _run_dir(*, _root_: DictConfig) -> str:

@@ -58,6 +58,14 @@ class Activation(StrEnum):
     elu = "elu"
 
 
+class Preprocessing(StrEnum):
+    """How an Atari screen becomes an observation."""
+
+    report_42 = "report_42"
+    report_80 = "report_80"
+    nature_84 = "nature_84"
+
+
 class ActionChoice(StrEnum):
     """How an evaluated policy acts: its most likely action, or a draw from its distribution."""
 
@@ -115,11 +123,31 @@ Count = Annotated[int, Field(ge=1)]
 
 @dataclass
 class EnvConfig:
+    name: str = MISSING
     id: str = MISSING
     max_ep_step: Count | None = None
     reward_shift: Finite = MISSING
     reward_scale: Positive = MISSING
     kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class GymnasiumConfig(EnvConfig):
+    name: Annotated[str, Field(pattern="^gymnasium$")] = "gymnasium"
+
+
+@dataclass
+class AtariConfig(EnvConfig):
+    name: Annotated[str, Field(pattern="^atari$")] = "atari"
+    preprocessing: Preprocessing | None = None
+    protocol: str = MISSING
+    frame_skip: tuple[Count, Count] = MISSING  # fewest and most frames a step
+    sticky_actions: Fraction = MISSING
+    noop_max: Annotated[int, Field(ge=0)] = MISSING
+    fire_on_reset: bool = MISSING
+    life_loss_terminates: bool = MISSING
+    clip_rewards: bool = MISSING
+    full_action_space: bool = MISSING
 
 
 @dataclass
@@ -156,6 +184,26 @@ class MlpConfig(ModelConfig):
     mu_scale: Positive | None = None
     sigma_min: Positive = MISSING
     init_std: NonNegative = MISSING
+
+
+@dataclass
+class ConvolutionConfig:
+    channels: Count
+    kernel: Count
+    stride: Count = 1
+    padding: Annotated[int, Field(ge=0)] = 0
+    pool: bool = False  # 2 × 2 max-pooling after the activation
+
+
+@dataclass
+class ConvConfig(ModelConfig):
+    name: Annotated[str, Field(pattern="^conv$")] = "conv"
+    input: tuple[Count, Count, Count] = MISSING  # channels, height, width
+    convolutions: list[ConvolutionConfig] = MISSING
+    activation: Activation = MISSING
+    hidden: Count = MISSING
+    recurrent: bool = MISSING
+    init_gain: Positive = MISSING
 
 
 @dataclass
@@ -258,6 +306,7 @@ class SweepConfig:
 class Config:
     seed: Annotated[int, Field(ge=0)] = MISSING
     workers: Count | None = None
+    envs_per_worker: Count = MISSING
     device: str = MISSING
     backend: Backend = MISSING
     schedule: Schedule = MISSING
@@ -270,7 +319,7 @@ class Config:
     resume: str | None = None
     load: str | None = None
     algo: AlgoConfig = MISSING
-    env: EnvConfig = field(default_factory=EnvConfig)
+    env: EnvConfig = MISSING
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -281,7 +330,8 @@ class Config:
 # The schema of each option of a group, by the option's `name`; groups not listed have one schema.
 SCHEMAS: dict[str, dict[str, type]] = {
     "algo": {"a3c": A3CConfig},
-    "model": {"mlp": MlpConfig},
+    "env": {"gymnasium": GymnasiumConfig, "atari": AtariConfig},
+    "model": {"conv": ConvConfig, "mlp": MlpConfig},
     "optimizer": {"adam": AdamConfig, "rmsprop": RMSpropConfig},
 }
 # What may be given beside resume=: how long to train and what to show, not what is trained.

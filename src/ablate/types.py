@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,17 +27,23 @@ class ActionSpec:
 class EnvSpec:
     """The shapes of an environment, enough to build a network for it without building it."""
 
-    observation_size: int  # the observation, flattened
+    observation_shape: tuple[int, ...]  # (size,), or (channels, height, width)
     action: ActionSpec
     time_limit: int | None = None  # steps after which an episode is cut
+    observation_dtype: str = "float32"  # or uint8
+
+    @property
+    def observation_size(self) -> int:
+        return prod(self.observation_shape)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EnvSpec:
         action = values["action"]
         return cls(
-            values["observation_size"],
+            tuple(values["observation_shape"]),
             ActionSpec(action["n"], tuple(action["low"]), tuple(action["high"]), action["start"]),
             values["time_limit"],
+            values["observation_dtype"],
         )
 
 
@@ -47,6 +54,16 @@ class Trajectory(NamedTuple):
     actions: np.ndarray  # (T, A) float, or (T,) int64: a_0 ... a_{T-1}
     rewards: np.ndarray  # (T,) r_1 ... r_T as training sees them: shifted and scaled
     discounts: np.ndarray  # (T,) γ, or 0 where nothing follows
+
+
+class Rollout(NamedTuple):
+    """Up to t_max steps of the E environments of one worker, side by side, and the observations to bootstrap from."""
+
+    observations: np.ndarray  # (T+1, E, channels, height, width): s_0 ... s_T
+    firsts: np.ndarray  # (T+1, E) bool: an episode starts with this observation
+    actions: np.ndarray  # (T, E) int64
+    rewards: np.ndarray  # (T, E) r_1 ... r_T as training sees them
+    discounts: np.ndarray  # (T, E) γ, or 0 where nothing follows
 
 
 class Counters(NamedTuple):

@@ -51,6 +51,6 @@ def spec_of(env_config: EnvConfig) -> EnvSpec:
         else:
             raise ConfigError(f"env.id={env_config.id}: its action is {action}; a Discrete or a flat Box is needed")
         limit = env.spec.max_episode_steps if env.spec else None
-        return EnvSpec(int(np.prod(observation.shape)), spec, limit)
+        return EnvSpec((int(np.prod(observation.shape)),), spec, limit)
     finally:
         env.close()

@@ -17,7 +17,7 @@ from ablate.config import ConfigError
 from ablate.records.files import replace_atomically
 from ablate.records.schema import LAST_CHECKPOINT
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 
 
 class Checkpoint(NamedTuple):
