@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ablate.compiled.support import check_arguments, why_not
 from ablate.config import (
     CHANGEABLE_ON_RESUME,
@@ -23,7 +21,7 @@ from ablate.config import (
     to_dict,
 )
 from ablate.envs.make import spec_of
-from ablate.nn.architecture import architecture_of
+from ablate.nn.architecture import architecture_of, initial_parameters
 from ablate.parallel.supervisor import ChildFailed
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint
 from ablate.records.manifest import lock_run, note_resume, read_manifest, read_status, write_manifest
@@ -69,9 +67,8 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
     # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
     config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))
     config, note = _resolve_backend(config)
-    layout = architecture_of(config.model, spec).layout()
-    parameters = np.zeros(layout.size, np.float32)
-    layout.initialise(parameters, generator(config.seed, Role.parameters), config.model.init_std)  # type: ignore[attr-defined]
+    architecture = architecture_of(config.model, spec)
+    parameters = initial_parameters(config.model, architecture, generator(config.seed, Role.parameters))
     source = resumed
     if config.load and resumed is None:
         try:
