@@ -33,11 +33,9 @@ def assert_close(actual: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize(("batch", "n_in", "n_out"), [(1, 1, 1), (1, 3, 200), (10, 200, 1), (7, 288, 5)])
-def test_linear_matches_autograd(batch: int, n_in: int, n_out: int) -> None:
+def test_linear_is_a_matrix_product(batch: int, n_in: int, n_out: int) -> None:
     x, weight, bias = randn(batch, n_in), randn(n_out, n_in, seed=1), randn(n_out, seed=2)
-    d_y = randn(batch, n_out, seed=3)
     assert_close(layers.linear(x, weight, bias), x @ weight.T + bias)
-    assert_close(layers.linear_backward(d_y, x, weight), autograd(F.linear, d_y, x, weight, bias))
 
 
 def check_conv2d(
@@ -59,7 +57,9 @@ def check_conv2d(
     assert_close(y, reference(x, weight, bias))
     assert_close(layers.conv2d(x, weight, None, stride, padding), y - bias[:, None, None])
     d_y = randn(*y.shape, seed=3)
-    assert_close(layers.conv2d_backward(d_y, x, weight, stride, padding), autograd(reference, d_y, x, weight, bias))
+    d_x, d_weight, _ = autograd(reference, d_y, x, weight, bias)
+    assert_close(layers.conv2d_backward_x(d_y, weight, x.shape, stride, padding), d_x)
+    assert_close(layers.conv2d_backward_weight(d_y, x, weight.shape, stride, padding), d_weight)
     return y
 
 
@@ -110,6 +110,33 @@ def test_conv2d_on_the_breakout_stack() -> None:
     assert sizes == [84, 20, 9, 7]
 
 
+def pool_reference(x: Tensor) -> Tensor:
+    return F.max_pool2d(x, 2)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 3), (7, 4), (19, 19)])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_max_pool_matches_autograd(size: tuple[int, int], memory: torch.memory_format) -> None:
+    x = randn(3, 2, *size).contiguous(memory_format=memory)
+    y, indices = layers.max_pool2d(x)
+    assert_close(y, pool_reference(x))
+    d_y = randn(*y.shape, seed=1)
+    assert_close(layers.max_pool2d_backward(d_y, indices, tuple(x.shape)), autograd(pool_reference, d_y, x)[0])
+
+
+def test_of_equals_the_first_has_the_gradient() -> None:
+    """Ties are the rule where a screen is empty: one of them gets the gradient, and the same one as in torch."""
+    windows = [[0, 0, 0, 0], [1, 2, 2, 0], [3, 1, 3, 1], [0, 5, 0, 5], [-1, -1, -1, -1]]
+    x = torch.tensor(windows, dtype=torch.float64).view(5, 1, 2, 2)
+    y, indices = layers.max_pool2d(x)
+    assert y.flatten().tolist() == [0, 2, 3, 5, -1]
+    d_y = torch.arange(1.0, 6.0, dtype=torch.float64).view(5, 1, 1, 1)
+    d_x = layers.max_pool2d_backward(d_y, indices, (5, 1, 2, 2))
+    expected = [[1, 0, 0, 0], [0, 2, 0, 0], [3, 0, 0, 0], [0, 4, 0, 0], [5, 0, 0, 0]]
+    assert d_x.view(5, 4).tolist() == expected
+    assert_close(d_x, autograd(pool_reference, d_y, x)[0])
+
+
 # ------------------------------------------------------------------------------------- activations
 
 EXTREMES = [0.0, -0.0, 1e-300, -1e-300, 1e-9, -1e-9, 6.0, 6.0 - 1e-15, 6.0 + 1e-15, 37.0, -37.0]
@@ -132,7 +159,6 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], Calla
         lambda x: F.elu(x, 0.3),
     ),
     "tanh": (layers.tanh, layers.tanh_backward, torch.tanh),
-    "sigmoid": (layers.sigmoid, layers.sigmoid_backward, torch.sigmoid),
     "softplus": (layers.softplus, layers.softplus_backward, softplus_reference),
 }
 
@@ -177,12 +203,18 @@ def test_activation_in_float32_agrees_with_float64(name: str) -> None:
     torch.testing.assert_close(d_x.double(), backward(torch.ones_like(y64), y64), rtol=1e-5, atol=1e-6)
 
 
+def test_sigmoid_is_right_everywhere() -> None:
+    for x in (*EXTREMES, *np.linspace(-50.0, 50.0, 101)):
+        y = layers.sigmoid(torch.tensor([x] * 17, dtype=torch.float64))  # enough for vector instructions
+        expected = 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
+        np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-300)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.floats(-745.0, 36.0))
-def test_sigmoid_and_softplus_keep_their_relative_precision(x: float) -> None:
+def test_softplus_keeps_its_relative_precision(x: float) -> None:
     exp_x = math.exp(x)
     tensor = torch.tensor([x], dtype=torch.float64)
-    assert layers.sigmoid(tensor).item() == pytest.approx(exp_x / (1.0 + exp_x), rel=1e-12, abs=1e-320)
     softplus = layers.softplus(tensor)
     assert softplus.item() == pytest.approx(math.log1p(exp_x), rel=1e-12, abs=1e-320)
     d_x = layers.softplus_backward(torch.ones(1, dtype=torch.float64), softplus)
@@ -240,74 +272,6 @@ def test_categorical_is_finite_at_certainty(shift: float) -> None:
     assert torch.equal(d_logits.abs(), torch.zeros(2, 3, dtype=torch.float64))
 
 
-# -------------------------------------------------------------------------------------- recurrence
-
-
-def lstm_weights(n_in: int, hidden: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shapes = [(4 * hidden, n_in), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,)]
-    w_ih, w_hh, b_ih, b_hh = (randn(*shape, seed=10 + k) for k, shape in enumerate(shapes))
-    return w_ih / math.sqrt(n_in), w_hh / math.sqrt(hidden), b_ih, b_hh
-
-
-def lstm_reference(*weights: Tensor) -> torch.nn.LSTMCell:
-    """torch's own cell with these weights."""
-    w_ih, w_hh, _, _ = weights
-    cell = torch.nn.LSTMCell(w_ih.shape[1], w_hh.shape[1], dtype=torch.float64)
-    with torch.no_grad():
-        for parameter, weight in zip(cell.parameters(), weights, strict=True):
-            parameter.copy_(weight)
-    return cell
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e3])
-@pytest.mark.parametrize(("batch", "n_in", "hidden"), [(1, 1, 1), (1, 288, 256), (5, 7, 4)])
-def test_lstm_cell_matches_torch(batch: int, n_in: int, hidden: int, scale: float) -> None:
-    w_ih, w_hh, b_ih, b_hh = lstm_weights(n_in, hidden)
-    cell = lstm_reference(w_ih, w_hh, b_ih, b_hh)
-    inputs = [scale * randn(batch, n_in), randn(batch, hidden, seed=1), randn(batch, hidden, seed=2)]
-    x, h_tm1, c_tm1 = (tensor.clone().requires_grad_() for tensor in inputs)
-    h_reference, c_reference = cell(x, (h_tm1, c_tm1))
-    h, c, cache = layers.lstm_cell(x.detach(), h_tm1.detach(), c_tm1.detach(), w_ih, w_hh, b_ih, b_hh)
-    assert_close((h, c), (h_reference.detach(), c_reference.detach()))
-
-    d_h, d_c = randn(batch, hidden, seed=3), randn(batch, hidden, seed=4)
-    expected = torch.autograd.grad([h_reference, c_reference], [x, h_tm1, c_tm1, *cell.parameters()], [d_h, d_c])
-    *actual, d_b = layers.lstm_cell_backward(d_h, d_c, cache, w_ih, w_hh)
-    assert_close((*actual, d_b, d_b), expected)
-
-
-def test_lstm_backward_through_a_rollout_matches_torch() -> None:
-    steps, batch, n_in, hidden = 20, 2, 6, 5
-    weights = lstm_weights(n_in, hidden)
-    w_ih, w_hh, _, _ = weights
-    xs, d_hs = randn(steps, batch, n_in), randn(steps, batch, hidden, seed=1)
-
-    cell = lstm_reference(*weights)
-    xs_leaf = xs.clone().requires_grad_()
-    zeros = torch.zeros(batch, hidden, dtype=torch.float64)
-    h, c = zeros, zeros
-    hs = []
-    for x in xs_leaf:
-        h, c = cell(x, (h, c))
-        hs.append(h)
-    expected = torch.autograd.grad(torch.stack(hs), [xs_leaf, *cell.parameters()], d_hs)
-
-    h, c = zeros, zeros
-    caches = []
-    for x in xs:
-        h, c, cache = layers.lstm_cell(x, h, c, *weights)
-        caches.append(cache)
-    d_h, d_c = zeros, zeros
-    d_xs = torch.empty_like(xs)
-    d_w_ih, d_w_hh, d_b = torch.zeros_like(w_ih), torch.zeros_like(w_hh), torch.zeros_like(weights[2])
-    for t in reversed(range(steps)):
-        d_xs[t], d_h, d_c, d_w_ih_t, d_w_hh_t, d_b_t = layers.lstm_cell_backward(
-            d_hs[t] + d_h, d_c, caches[t], w_ih, w_hh
-        )
-        d_w_ih, d_w_hh, d_b = d_w_ih + d_w_ih_t, d_w_hh + d_w_hh_t, d_b + d_b_t
-    assert_close((d_xs, d_w_ih, d_w_hh, d_b, d_b), expected)
-
-
 # ---------------------------------------------------------- against finite differences, as a whole
 
 
@@ -323,29 +287,32 @@ class ConvElu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight, y = ctx.saved_tensors
-        return layers.conv2d_backward(layers.elu_backward(d_outputs[0], y), x, weight, 2, 1)
+        d_y = layers.elu_backward(d_outputs[0], y)
+        d_x = layers.conv2d_backward_x(d_y, weight, x.shape, 2, 1)
+        return d_x, layers.conv2d_backward_weight(d_y, x, weight.shape, 2, 1), d_y.sum((0, 2, 3))
 
 
-class LstmSoftmaxEntropy(torch.autograd.Function):
-    """The entropy of a policy whose logits are an LSTM's output, backward by hand."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, h_tm1: Tensor, c_tm1: Tensor, *weights: Tensor) -> Tensor:
-        h, _, cache = layers.lstm_cell(x, h_tm1, c_tm1, *weights)
-        ctx.cache, ctx.weights = cache, weights
-        ctx.p, ctx.log_p = layers.softmax(h), layers.log_softmax(h)
-        return layers.entropy(ctx.p, ctx.log_p)
+class PooledSoftmaxEntropy(torch.autograd.Function):
+    """The entropy of a policy whose logits are pooled pixels, backward by hand."""
 
     @staticmethod
-    def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor, ...]:
-        d_h = layers.entropy_backward(d_outputs[0], ctx.p, ctx.log_p)
-        *d_inputs, d_b = layers.lstm_cell_backward(d_h, torch.zeros_like(d_h), ctx.cache, *ctx.weights[:2])
-        return (*d_inputs, d_b, d_b)
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y, indices = layers.max_pool2d(x)
+        p, log_p = layers.softmax(y.flatten(1)), layers.log_softmax(y.flatten(1))
+        ctx.save_for_backward(indices, p, log_p)
+        ctx.shapes = x.shape, y.shape
+        return layers.entropy(p, log_p)
+
+    @staticmethod
+    def backward(ctx: Any, *d_outputs: Tensor) -> Tensor:
+        indices, p, log_p = ctx.saved_tensors
+        d_logits = layers.entropy_backward(d_outputs[0], p, log_p)
+        return layers.max_pool2d_backward(d_logits.view(ctx.shapes[1]), indices, tuple(ctx.shapes[0]))
 
 
 def test_gradcheck() -> None:
     inputs = [randn(2, 2, 6, 7), randn(3, 2, 3, 3, seed=1), randn(3, seed=2)]
     assert torch.autograd.gradcheck(ConvElu.apply, [tensor.requires_grad_() for tensor in inputs])
-    inputs = [randn(2, 3), randn(2, 4, seed=1), randn(2, 4, seed=2), *lstm_weights(3, 4)]
-    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
-    assert torch.autograd.gradcheck(LstmSoftmaxEntropy.apply, inputs)
+    inputs = [randn(2, 1, 6, 7), randn(3, 1, 3, 3, seed=1), randn(3, seed=2)]
+    assert torch.autograd.gradcheck(ConvElu.apply, [tensor.requires_grad_() for tensor in inputs])
+    assert torch.autograd.gradcheck(PooledSoftmaxEntropy.apply, [randn(2, 2, 5, 4).requires_grad_()])

@@ -9,7 +9,6 @@ boolean mask costs several times as much.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +22,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def linear_backward(d_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of linear: ∂x = g W, ∂W = gᵀ x, ∂b = Σ_n g_n, with g = d_y.
-
-    d_y (N, out), x (N, in), weight (out, in) -> d_x (N, in), d_weight (out, in), d_bias (out,).
-    """
-    return d_y @ weight, d_y.T @ x, d_y.sum(dim=0)
-
-
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0) -> Tensor:
     """Cross-correlation, as every "convolution" here, with stride s and p zeros of padding on each side:
 
@@ -41,25 +32,17 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padd
     return F.conv2d(x, weight, bias, stride, padding)
 
 
-def conv2d_backward(d_y: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of conv2d, the first two convolutions too, with g = d_y, and ∂b[o] = Σ_{n,u,v} g[n, o, u, v].
-
-    d_y (N, O, H', W'), x (N, C, H, W), weight (O, C, kh, kw)
-    -> d_x like x, d_weight like weight, d_bias (O,); d_bias is to be ignored where there is no bias.
-    """
-    d_x = conv2d_backward_x(d_y, weight, x.shape, stride, padding)
-    return d_x, conv2d_backward_weight(d_y, x, weight.shape, stride, padding), d_y.sum(dim=(0, 2, 3))
-
-
 def conv2d_backward_x(d_y: Tensor, weight: Tensor, x_shape: Sequence[int], stride: int, padding: int) -> Tensor:
-    """∂x: the transposed convolution of g = d_y with W."""
+    """∂x: the transposed convolution of g with W.  d_y (N, O, H', W'), weight (O, C, kh, kw) -> d_x of x_shape."""
     # Sizes H, H + 1, ... H + stride - 1 all give the same H'; the output padding says which of them x had.
     rest = _rest(x_shape, weight.shape, stride, padding)
     return F.conv_transpose2d(d_y, weight, stride=stride, padding=padding, output_padding=rest)
 
 
 def conv2d_backward_weight(d_y: Tensor, x: Tensor, weight_shape: Sequence[int], stride: int, padding: int) -> Tensor:
-    """∂W[o, c, i, j] = Σ_{n,u,v} g[n, o, u, v] · x[n, c, u s + i - p, v s + j - p]: x convolved with g dilated."""
+    """∂W[o, c, i, j] = Σ_{n,u,v} g[n, o, u, v] · x[n, c, u s + i - p, v s + j - p]: x convolved with g, dilated.
+
+    d_y (N, O, H', W'), x (N, C, H, W) -> d_weight of weight_shape (O, C, kh, kw)."""
     n_out, n_in, height, width = weight_shape
     if n_in == 1:  # one matrix product over all windows of x, which are few enough to be written out
         windows = F.pad(x, (padding,) * 4).unfold(2, height, stride).unfold(3, width, stride)  # (N, 1, H', W', kh, kw)
@@ -139,15 +122,9 @@ def tanh_backward(d_y: Tensor, y: Tensor) -> Tensor:
     return torch.addcmul(d_y, d_y, y * y, value=-1.0)
 
 
-def sigmoid(x: Tensor) -> Tensor:
-    """y = 1 / (1 + exp(-x)) for x ≥ 0, else exp(x) / (1 + exp(x)): no exponential of a positive number."""
-    # Both branches at once: the numerator is exp(min(x, 0)), the denominator 1 + exp(-|x|).
-    return torch.clamp(x, max=0.0).exp_().div_(torch.abs(x).neg_().exp_().add_(1.0))
-
-
-def sigmoid_backward(d_y: Tensor, y: Tensor) -> Tensor:
-    """∂x = g y (1 - y)."""
-    return torch.addcmul(y, y, y, value=-1.0).mul_(d_y)
+def sigmoid(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """y = 1 / (1 + exp(-x)); torch's own, which can't overflow: where exp(-x) is infinite, 0 is right."""
+    return torch.sigmoid(x, out=out)
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -198,65 +175,3 @@ def log_prob_backward(d_log_prob: Tensor, p: Tensor, action: Tensor) -> Tensor:
     """
     one_hot = torch.zeros_like(p).scatter_(-1, action.unsqueeze(-1), 1.0)
     return one_hot.sub_(p).mul_(d_log_prob.unsqueeze(-1))
-
-
-# -------------------------------------------------------------------------------------- recurrence
-
-
-class LstmCache(NamedTuple):
-    """What lstm_cell keeps for its backward."""
-
-    x: Tensor  # (N, in)
-    h_tm1: Tensor  # (N, hidden), as are all below
-    c_tm1: Tensor
-    i: Tensor  # input gate
-    f: Tensor  # forget gate
-    g: Tensor  # candidate
-    o: Tensor  # output gate
-    tanh_c: Tensor
-
-
-def lstm_cell(
-    x: Tensor, h_tm1: Tensor, c_tm1: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
-) -> tuple[Tensor, Tensor, LstmCache]:
-    """One step of an LSTM: a = W_ih x + b_ih + W_hh h_tm1 + b_hh, in blocks i, f, g, o.
-
-    i, f, o = sigmoid(a_i, a_f, a_o),  g = tanh(a_g),  c = f c_tm1 + i g,  h = o tanh(c).
-    x (N, in), h_tm1, c_tm1 (N, hidden), w_ih (4·hidden, in), w_hh (4·hidden, hidden), b_ih, b_hh (4·hidden,)
-    -> h, c (N, hidden) and the cache for the backward.
-    """
-    a = linear(x, w_ih, b_ih).add_(linear(h_tm1, w_hh, b_hh))
-    # One sigmoid over all four blocks, g's thrown away, is cheaper than one for each of the other three.
-    i, f, _, o = sigmoid(a).chunk(4, dim=-1)
-    g = tanh(a.chunk(4, dim=-1)[2])
-    c = torch.addcmul(f * c_tm1, i, g)
-    tanh_c = tanh(c)
-    return o * tanh_c, c, LstmCache(x, h_tm1, c_tm1, i, f, g, o, tanh_c)
-
-
-def lstm_cell_backward(
-    d_h: Tensor, d_c: Tensor, cache: LstmCache, w_ih: Tensor, w_hh: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of one LSTM step; backward through time is a loop that hands d_h_tm1, d_c_tm1 on.
-
-    ∂c = d_c + d_h o (1 - tanh²c),  ∂i = ∂c g,  ∂f = ∂c c_tm1,  ∂g = ∂c i,  ∂o = d_h tanh(c),  ∂c_tm1 = ∂c f;
-    ∂a through the activations of the gates, and from it
-    ∂x = ∂a W_ih,  ∂h_tm1 = ∂a W_hh,  ∂W_ih = ∂aᵀ x,  ∂W_hh = ∂aᵀ h_tm1,  ∂b = Σ_n ∂a_n.
-    d_h, d_c (N, hidden): all that reaches this step's h and c, from its own output and from the step after.
-    -> d_x, d_h_tm1, d_c_tm1, d_w_ih, d_w_hh, d_b, shaped like x, h_tm1, c_tm1, w_ih, w_hh, b_ih; d_b is the
-    gradient of b_ih and of b_hh alike, which only ever enter as their sum.
-    """
-    x, h_tm1, c_tm1, i, f, g, o, tanh_c = cache
-    d_c = d_c + tanh_backward(d_h * o, tanh_c)
-    d_a = torch.cat(
-        [
-            sigmoid_backward(d_c * g, i),
-            sigmoid_backward(d_c * c_tm1, f),
-            tanh_backward(d_c * i, g),
-            sigmoid_backward(d_h * tanh_c, o),
-        ],
-        dim=-1,
-    )
-    d_x, d_w_ih, d_b = linear_backward(d_a, x, w_ih)
-    d_h_tm1, d_w_hh = d_a @ w_hh, d_a.T @ h_tm1
-    return d_x, d_h_tm1, d_c * f, d_w_ih, d_w_hh, d_b

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ablate.nn import layers
 from ablate.nn.networks import Activation
 
 
 class Lstm:
-    """An LSTM cell (layers.lstm_cell has the equations) with backward through time over the rollout.
+    """An LSTM cell: a = W_ih x + b_ih + W_hh h_tm1 + b_hh, in blocks i, f, g, o; i, f, o = sigmoid(a_i, a_f, a_o),
+    g = tanh(a_g), c = f c_tm1 + i g, h = o tanh(c). Backward goes through time over the rollout.
 
     weight, d_weight: (features + 1 + hidden + 1, 4 · hidden), the rows of W_ihᵀ, b_ih, W_hhᵀ, b_hh.
     x: (R, E, features), where the features of each row are to be written. y: (R, E, hidden), the output.
@@ -49,13 +51,13 @@ class Lstm:
         if cut is not None:
             z_h[cut] = 0.0
         torch.mm(z, self._weight, out=a)
-        torch.sigmoid(a_if, out=a_if)
+        layers.sigmoid(a_if, out=a_if)
         if cut is not None:
             f[cut] = 0.0  # c_tm1 is forgotten, and no gradient passes through a gate that is shut
-        torch.tanh(g, out=g)
-        torch.sigmoid(o, out=o)
+        layers.tanh(g, out=g)
+        layers.sigmoid(o, out=o)
         torch.mul(f, c_tm1, out=c).addcmul_(i, g)
-        torch.tanh(c, out=tanh_c)
+        layers.tanh(c, out=tanh_c)
         torch.mul(o, tanh_c, out=h)
 
     def backward(self, d_y: Tensor, firsts: np.ndarray) -> Tensor:
