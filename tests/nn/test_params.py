@@ -49,3 +49,17 @@ def test_initial_parameters_are_drawn_by_name_however_they_lie() -> None:
     for name, view in LAYOUT.views(flat).items():
         drawn = np.zeros(4) if name == "bias" else 0.1 * rng.standard_normal(SHAPES[name])  # row by row of (out, in)
         np.testing.assert_array_equal(view, drawn.astype(np.float32))
+
+
+def test_a_parameter_can_lie_in_another_order() -> None:
+    layout = ParameterLayout(SHAPES.items(), {"conv": (0, 2, 3, 1), "tall": (0, 1), "wide": (1, 0)})
+    flat = np.arange(float(layout.size))
+    for views in (layout.views(flat), layout.views(torch.from_numpy(flat))):
+        arrays = {name: np.asarray(view) for name, view in views.items()}
+        assert {name: array.shape for name, array in arrays.items()} == SHAPES
+        for name, memory in {"conv": (4, 3, 3, 2), "tall": (4, 3), "wide": (5, 2), "square": (3, 3)}.items():
+            start = layout.starts[name]
+            part = flat[start : start + arrays[name].size].reshape(memory)
+            expected = part.transpose(0, 3, 1, 2) if name == "conv" else part.T if name == "wide" else part
+            np.testing.assert_array_equal(arrays[name], expected)
+    np.testing.assert_array_equal(layout.block(flat, "bias", "wide"), flat[12:26])
