@@ -17,6 +17,7 @@ import numpy as np
 
 from ablate.algos.job import WorkerJob
 from ablate.config import Config, limit_reached, to_dict
+from ablate.envs.preprocessing import frozen
 from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.supervisor import Child, ChildFailed, Supervisor
 from ablate.records.checkpoint import Checkpoint, write_checkpoint
@@ -29,6 +30,7 @@ from ablate.records.schema import BEST_CHECKPOINT, EPISODES, EVALUATIONS, LAST_C
 from ablate.types import Counters, EnvSpec, EpisodeRecord, EvaluationSummary, ProcessState, Records, UpdateRecord
 
 POLL_S = 0.1
+LOADED_COUNT = 1e6  # observations that a loaded running normalisation counts as: its start is forgotten by then
 HEARTBEAT_S = 2.0
 
 
@@ -40,6 +42,7 @@ class Plan:
     spec: EnvSpec
     parameters: np.ndarray  # (P,) float32, the first ones
     resumed: Checkpoint | None  # None also where a run is resumed that had no checkpoint yet: it starts again
+    normalisation: np.ndarray | None  # (2,) mean and std that workers start with; None: from nothing
     new: bool  # not resumed: the folder must not hold a run
     backend: str  # which backend was chosen and why, if the configuration left it open
 
@@ -65,9 +68,11 @@ class Training:
             config.evaluation.every_seconds is not None or config.evaluation.every_steps is not None
         )
         self.shared = SharedState(
-            plan.parameters.size, len(config.optimizer.statistics), len(groups) + has_test_process
+            plan.parameters.size, len(config.optimizer.statistics), len(groups) + has_test_process, len(workers)
         )
         self.shared.parameters_view()[:] = plan.parameters
+        if plan.normalisation is not None:
+            self.shared.normalisation_view()[:] = (*plan.normalisation, LOADED_COUNT)
         self._starts = 0
         self._evaluations_done = 0
         if resumed:
@@ -95,6 +100,8 @@ class Training:
         self.shared.elapsed_before = state["wall_time_s"]
         for name, view in zip(self._config.optimizer.statistics, self.shared.statistics_views(), strict=True):
             view[:] = resumed.tensors[name]
+        if "normalisations" in resumed.tensors:
+            self.shared.normalisation_view()[:] = resumed.tensors["normalisations"]
         self._starts = state["starts"] + 1
         self._evaluations_done = state["evaluations_done"]
 
@@ -105,8 +112,9 @@ class Training:
         if resumed:
             turn = resumed.state["turns"][process]
             for k in group:
-                tensors = {"parameters": resumed.tensors[f"worker.{k}.parameters"]}
-                states[k] = ProcessState(resumed.state["workers"][str(k)], tensors)
+                prefix = f"worker.{k}."
+                own = {n.removeprefix(prefix): array for n, array in resumed.tensors.items() if n.startswith(prefix)}
+                states[k] = ProcessState(resumed.state["workers"][str(k)], own)
         evaluates = config.schedule == "interleaved" and config.evaluation.every_steps is not None
         job = WorkerJob(
             config=config,
@@ -287,6 +295,9 @@ class Training:
         statistics = zip(self._config.optimizer.statistics, self.shared.statistics_views(), strict=True)
         tensors = {"parameters": self.shared.parameters_view().copy()}
         tensors |= {name: view.copy() for name, view in statistics}
+        normalisations = self.shared.normalisation_view()
+        if normalisations.any():
+            tensors |= {"normalisations": normalisations.copy(), "normalisation": frozen(normalisations)}
         workers: dict[str, Any] = {}
         for state in self._states.values():
             tensors |= state.tensors

@@ -192,7 +192,7 @@ class CompiledWorkers:
                 },
                 "observation": self._observation.tolist(),
             }
-            states[index] = (values, workers.theta[row].copy())
+            states[index] = (values, {"parameters": workers.theta[row].copy()})
         return process_state(states, self._turn)
 
 
