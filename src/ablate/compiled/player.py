@@ -42,7 +42,10 @@ class CompiledPlayer:
         # compiled now, before the process's first sign of life: later it would count as training, or as a hang
         self._play(np.zeros(architecture.layout().size, np.float32), np.zeros(1, np.int64), 0, 1)
 
-    def play(self, parameters: np.ndarray, episodes: int, rng: np.random.Generator) -> Iterator[Score]:
+    def play(
+        self, parameters: np.ndarray, episodes: int, rng: np.random.Generator, normalisation: np.ndarray | None = None
+    ) -> Iterator[Score]:
+        assert normalisation is None  # only games have one
         used = np.zeros(1, np.int64)
         for _ in range(episodes):
             env_rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(draw_seed(rng))))
