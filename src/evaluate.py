@@ -91,14 +91,14 @@ def main() -> None:
         env = shown_env(config, horizon, options.render)
         played = play(Policy.of(checkpoint, sample), [env], streams)
     try:
-        episodes = sorted(with_progress(played, options.episodes), key=lambda episode: episode.index)
+        episodes = sorted(with_progress(played, options.episodes), key=lambda episode: episode.number)
     except ChildFailed as failure:
         raise RunFailed(str(failure)) from failure
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS[SCORES])
-    writer.writerows((e.index + 1, *e.score, horizon, options.action) for e in episodes)
+    writer.writerows((e.number + 1, *e.score, horizon, options.action) for e in episodes)
     replace_atomically(folder / SCORES, text.getvalue().encode())
 
     print(f"{config.env.id}, {path.name}, {options.episodes} episodes of at most {horizon} steps, {options.action}")
@@ -108,7 +108,7 @@ def main() -> None:
         for name, episode in best_and_median(episodes).items():
             video = folder / VIDEOS / f"evaluation-{name}.mp4"
             record(config, horizon, episode, video)
-            print(f"video    {video} (episode {episode.index + 1}: {episode.score.episodic_return:g})")
+            print(f"video    {video} (episode {episode.number + 1}: {episode.score.episodic_return:g})")
 
 
 def read_options(arguments: list[str]) -> Options:
@@ -233,7 +233,7 @@ def record(config: Config, horizon: int | None, episode: Episode, path: Path) ->
     if total != episode.score.episodic_return:
         path.unlink()
         raise ConfigError(
-            f"video=true: {config.env.id} is not the same twice under one seed (episode {episode.index + 1}: a return "
+            f"video=true: {config.env.id} is not the same twice under one seed (episode {episode.number + 1}: a return "
             f"of {episode.score.episodic_return:g}, and replayed {total:g}); use render=human"
         )
 

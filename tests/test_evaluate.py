@@ -79,7 +79,7 @@ def test_the_reference_scores_are_of_games_that_exist() -> None:
 
 def test_the_best_and_the_median_episode() -> None:
     chosen = evaluate.best_and_median(episodes_of(3.0, 9.0, 1.0, 9.0, 5.0, 4.0))
-    assert {name: episode.index for name, episode in chosen.items()} == {"best": 1, "median": 5}
+    assert {name: episode.number for name, episode in chosen.items()} == {"best": 1, "median": 5}
 
 
 @pytest.mark.parametrize(

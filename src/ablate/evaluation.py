@@ -11,7 +11,6 @@ from typing import Protocol
 import numpy as np
 
 from ablate.config import Config, evaluation_horizon, to_dict
-from ablate.envs.preprocessing import RunningNormalisation
 from ablate.parallel.shared import Command, SharedState
 from ablate.playing import make_envs, play
 from ablate.policy import Policy
@@ -47,7 +46,7 @@ class GymnasiumPlayer:
         # one after the other, all draw from the same stream, as in the kernels
         streams = rng.spawn(episodes) if len(self._envs) > 1 else [rng] * episodes
         played = list(play(self._policy, self._envs, streams, self._beat))
-        return iter([episode.score for episode in sorted(played, key=lambda episode: episode.index)])
+        return iter([episode.score for episode in sorted(played, key=lambda episode: episode.number)])
 
 
 def make_player(config: Config, spec: EnvSpec, beat: Callable[[], None]) -> Player:
@@ -62,6 +61,15 @@ def make_player(config: Config, spec: EnvSpec, beat: Callable[[], None]) -> Play
 def due(every_steps: int | None, before: int, after: int) -> bool:
     """Whether a multiple of every_steps lies between two counts of steps."""
     return every_steps is not None and after // every_steps > before // every_steps
+
+
+def frozen_normalisation(shared: SharedState) -> np.ndarray | None:
+    """(2,) mean and std by which the workers normalise observations now, weighted by their steps; None: they do not."""
+    if not shared.normalisation_view().any():
+        return None
+    from ablate.envs.preprocessing import RunningNormalisation  # imports OpenCV
+
+    return RunningNormalisation.frozen(shared.normalisation_view().copy())
 
 
 class Evaluator:
@@ -84,8 +92,7 @@ class Evaluator:
 
     def evaluate(self, shared: SharedState, counters: Counters) -> EvaluationSummary:
         """One evaluation of the shared parameters as they are at `counters`."""
-        parameters, normalisations = shared.parameters_view().copy(), shared.normalisation_view()
-        normalisation = RunningNormalisation.frozen(normalisations.copy()) if normalisations.any() else None
+        parameters, normalisation = shared.parameters_view().copy(), frozen_normalisation(shared)
         wall_time_s = shared.wall_time_s()
         rng = generator(self._config.seed, Role.evaluation, self.done)
         scores = list(self._player.play(parameters, self._config.evaluation.episodes, rng, normalisation))

@@ -28,7 +28,7 @@ POLL_S = 0.1
 class Episode(NamedTuple):
     """One that was played: the seed and the actions are what replaying it takes."""
 
-    index: int  # in the order of the streams
+    number: int  # in the order of the streams, from 0
     seed: int
     score: Score
     actions: list[Action]
@@ -65,7 +65,7 @@ def play(
 class _Seat:
     """One of the environments that are played side by side, and the episode under way in it."""
 
-    index: int
+    number: int
     stream: np.random.Generator
     observation: np.ndarray
 
@@ -73,8 +73,8 @@ class _Seat:
         self.slot = slot
         self._env = env
 
-    def begin(self, policy: Policy, index: int, stream: np.random.Generator) -> None:
-        self.index, self.stream = index, stream
+    def begin(self, policy: Policy, number: int, stream: np.random.Generator) -> None:
+        self.number, self.stream = number, stream
         self._seed = draw_seed(stream)
         self._actions: list[Action] = []
         self._return = 0.0
@@ -89,17 +89,15 @@ class _Seat:
         return terminated or truncated
 
     def episode(self) -> Episode:
-        return Episode(self.index, self._seed, Score(self._return, len(self._actions)), self._actions)
+        return Episode(self.number, self._seed, Score(self._return, len(self._actions)), self._actions)
 
 
 def make_envs(config: Config, horizon: int | None, episodes: int, **kwargs: Any) -> list[gymnasium.Env]:
     """The environments in which so many episodes are played side by side: several where one forward pass serves them.
 
     Whole games and raw rewards, whatever training sees. kwargs: further ones of `make_env`."""
-    if isinstance(config.env, AtariConfig):
-        games = min(episodes, GAMES_SIDE_BY_SIDE)
-        return [make_env(config.env, horizon, training=False, **kwargs) for _ in range(games)]
-    return [make_env(config.env, horizon, **kwargs)]
+    games = min(episodes, GAMES_SIDE_BY_SIDE) if isinstance(config.env, AtariConfig) else 1
+    return [make_env(config.env, horizon, training=False, **kwargs) for _ in range(games)]
 
 
 class Share(NamedTuple):
@@ -108,8 +106,8 @@ class Share(NamedTuple):
     checkpoint: Path
     horizon: int | None
     sample: bool
-    indices: list[int]
-    streams: list[np.random.Generator]  # one for each index
+    numbers: list[int]
+    streams: list[np.random.Generator]  # one for each
 
 
 def play_in_processes(
@@ -122,8 +120,8 @@ def play_in_processes(
     shared = SharedState(1, 0, processes)
     children = []
     for process in range(processes):
-        indices = list(range(process, len(streams), processes))
-        share = Share(checkpoint, horizon, sample, indices, [streams[index] for index in indices])
+        numbers = list(range(process, len(streams), processes))
+        share = Share(checkpoint, horizon, sample, numbers, [streams[number] for number in numbers])
         children.append(Child(f"player {process}", "ablate.playing", "play_share", (share, shared, process)))
     with Supervisor(children, shared, hang_timeout_s) as supervisor:
         while supervisor.running:
@@ -137,4 +135,4 @@ def play_share(send: Callable[[Episode], None], share: Share, shared: SharedStat
     envs = make_envs(from_dict(checkpoint.state["config"]), share.horizon, len(share.streams))
     policy = Policy.of(checkpoint, share.sample, games=len(envs))
     for episode in play(policy, envs, share.streams, lambda: shared.beat(process)):
-        send(episode._replace(index=share.indices[episode.index]))
+        send(episode._replace(number=share.numbers[episode.number]))

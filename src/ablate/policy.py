@@ -1,4 +1,4 @@
-"""A saved policy as a plain object, for evaluation and for outside programs. Torch is imported for games only."""
+"""A saved policy as a plain object, for evaluation and for outside programs. Torch, OpenCV and the emulator are imported for games only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Policy:
 
     act takes one raw observation of the environment and gives an action that its step takes. Of a game that is the RGB
     screen (210, 160, 3) uint8 after a step's frames (the largest of them, where the preprocessing pools several);
-    preprocessing, normalisation and the LSTM's state are the policy's own affair. Raises ValueError for another shape."""
+    preprocessing, normalisation and the LSTM's state are the policy's own affair.
+    Raises ValueError for an observation of another shape."""
 
     def __init__(self, config: Config, spec: EnvSpec, sample: bool = False, seed: int = 0, games: int = 1) -> None:
         architecture = architecture_of(config.model, spec)
@@ -102,25 +103,27 @@ class _ImageNetwork:
     """The policy on torch, one forward pass for all games. It remembers their LSTM state, and screens to stack."""
 
     def __init__(self, architecture: ConvArchitecture, config: Config, games: int) -> None:
-        from ablate.envs.games import registered
-        from ablate.envs.preprocessing import Preprocessor
-        from ablate.nn.convolutional import CONV_BACKENDS
-        from ablate.nn.gradients import LossSettings
+        import torch
 
-        assert isinstance(config.env, AtariConfig) and config.env.preprocessing is not None
-        settings = LossSettings.of(config.algo)  # type: ignore[arg-type]
-        self._computer = CONV_BACKENDS["manual"](architecture, settings, games, 1, "cpu")
+        from ablate.envs.games import registered
+        from ablate.envs.preprocessing import Preprocessor, normalise
+        from ablate.nn.conv_networks import ManualConv
+
+        assert isinstance(config.env, AtariConfig)
+        assert config.env.preprocessing is not None
+        size = architecture.layout().size
+        self._parameters = torch.zeros(size)
+        self._network = ManualConv(architecture, self._parameters, torch.zeros(size), rows=1, envs=games)
         dtype = np.uint8 if architecture.scale != 1 else np.float32
         self._observations = np.zeros((games, *architecture.input_shape), dtype)
         self._firsts = np.ones(games, np.bool_)
         self._screens = Preprocessor(config.env.preprocessing, registered(config.env.id).rom)
-        self._normalisation: np.ndarray | None = None
+        self._normalise, self._normalisation = normalise, np.array([])
+        self._inference_mode, self._from_numpy = torch.inference_mode, torch.from_numpy
 
     def set_parameters(self, parameters: np.ndarray, normalisation: np.ndarray | None) -> None:
-        import torch
-
-        self._computer.parameters.copy_(torch.from_numpy(parameters))
-        self._normalisation = normalisation
+        self._parameters.copy_(self._from_numpy(parameters))
+        self._normalisation = np.array([] if normalisation is None else normalisation)
 
     def reset(self, game: int) -> None:
         self._firsts[game] = True
@@ -134,11 +137,13 @@ class _ImageNetwork:
     ) -> list[Action]:
         for row, observation in zip(self._observations, observations, strict=True):
             row[:] = observation
-        if self._normalisation is not None:
-            normalise(self._observations, self._normalisation, out=self._observations)
-        self._computer.start()
-        logits, _ = self._computer.step(0, self._observations, self._firsts)
+        if len(self._normalisation):
+            self._normalise(self._observations, self._normalisation, out=self._observations)
+        with self._inference_mode():
+            heads = self._network.forward(0, self._from_numpy(self._observations), self._firsts)
+            self._network.state[0] = self._network.state[1]
         self._firsts[:] = False
+        logits = heads[:, :-1].numpy()
         if streams is None:
             return [int(action) for action in np.argmax(logits, 1)]
         return [draw_categorical(*pair) for pair in zip(logits, streams, strict=True)]
