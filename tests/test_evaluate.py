@@ -103,16 +103,42 @@ def test_bad_options_are_refused_in_a_line(arguments: list[str], words: str) -> 
 
 
 @pytest.mark.slow
-def test_scores_and_videos_of_a_pendulum(tmp_path: Path) -> None:
+@pytest.mark.parametrize("overrides", [("env=pendulum",), ("env=breakout", "env.preprocessing=report_80")])
+def test_scores_and_videos(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    """Of a vector in this process, of a game in several; the videos replay the episodes that the scores name."""
     pytest.importorskip("moviepy")
-    run = saved_run(tmp_path / "run", config_of("env=pendulum"))
-    done = run_program(f"run={run}", "episodes=3", "horizon=40", "video=true")
+    run = saved_run(tmp_path / "run", config_of(*overrides))
+    done = run_program(f"run={run}", "episodes=5", "horizon=300", "action=sample", "video=true")
     assert done.returncode == 0, done.stderr
     with (run / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["episode"] for row in rows] == ["1", "2", "3"]
+    assert [row["episode"] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert {(row["horizon"], row["protocol"]) for row in rows} == {("300", "sample")}
     returns = [float(row["episodic_return"]) for row in rows]
     assert f"mean {np.mean(returns):.2f}" in done.stdout
+    assert ("human" in done.stdout) == ("env=breakout" in overrides)
     named = dict(re.findall(r"evaluation-(\w+)\.mp4 \(episode (\d)", done.stdout))
-    assert named == {"best": str(np.argmax(returns) + 1), "median": str(returns.index(np.median(returns)) + 1)}
-    assert [frames_of(run / f"videos/evaluation-{name}.mp4") for name in named] == [41, 41]
+    assert named == {
+        "best": str(np.argmax(returns) + 1),
+        "median": str(np.argsort(returns, kind="stable")[2] + 1),
+    }
+    for name, episode in named.items():
+        assert frames_of(run / f"videos/evaluation-{name}.mp4") == int(rows[int(episode) - 1]["episodic_length"]) + 1
+    again = run_program(f"run={run}", "episodes=3", "horizon=300", "action=sample")
+    assert again.returncode == 0, again.stderr
+    assert (run / "scores.csv").read_text().splitlines() == [
+        ",".join(rows[0]),
+        *(",".join(r.values()) for r in rows[:3]),
+    ]
+
+
+def test_the_replay_must_be_the_episode(tmp_path: Path) -> None:
+    """A video of another episode than the scores say would be a lie: nothing is left of it."""
+    pytest.importorskip("moviepy")
+    config = config_of("env=cartpole")
+    episode = Episode(0, 3, Score(4.0, 3), [0, 1, 0])  # three steps give a return of 3
+    with pytest.raises(ConfigError, match=r"^video=true: CartPole-v1 is not the same twice under one seed .*4.* 3"):
+        evaluate.record(config, 10, episode, tmp_path / "x.mp4")
+    assert not (tmp_path / "x.mp4").exists()
+    evaluate.record(config, 10, episode._replace(score=Score(3.0, 3)), tmp_path / "x.mp4")
+    assert frames_of(tmp_path / "x.mp4") == 4
