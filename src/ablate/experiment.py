@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ablate.compiled.support import check_arguments, why_not
 from ablate.config import (
     CHANGEABLE_ON_RESUME,

@@ -107,7 +107,7 @@ def test_a_cut_game_is_bootstrapped_with_the_value_of_its_last_observation(
     config = config_of(*GAME, "envs_per_worker=1", "env.preprocessing=report_42")
     architecture: Any = architecture_of(config.model, spec_of(config.env))
     settings = LossSettings.of(config.algo)  # type: ignore[arg-type]
-    fresh = CONV_BACKENDS["autograd"](architecture, settings, 1, 5, "cpu")
+    fresh = CONV_BACKENDS["autograd"](architecture, 1, 5, settings)
     fresh.parameters.copy_(worker.computer.parameters)
     fresh.start()
     for t, number in enumerate([500, 1, 2, 3]):
@@ -119,7 +119,7 @@ def test_a_cut_game_is_bootstrapped_with_the_value_of_its_last_observation(
     assert rollout.firsts[:, 1].tolist() == [True, False, False, True, False, False]
 
     worker.computer.compute(rollout)  # what was stepped twice is not kept twice
-    again = CONV_BACKENDS["autograd"](architecture, settings, 2, 5, "cpu")
+    again = CONV_BACKENDS["autograd"](architecture, 2, 5, settings)
     again.parameters.copy_(worker.computer.parameters)
     again.start()
     for t in range(6):
@@ -143,7 +143,7 @@ def test_each_push_is_the_gradient_of_this_rollout(
 
     config = experiment.plan(config, []).config
     architecture: Any = architecture_of(config.model, spec_of(config.env))
-    fresh = CONV_BACKENDS["autograd"](architecture, LossSettings.of(config.algo), 3, 5, "cpu")  # type: ignore[arg-type]
+    fresh = CONV_BACKENDS["autograd"](architecture, 3, 5, LossSettings.of(config.algo))  # type: ignore[arg-type]
     compared = []
     compute = CONV_BACKENDS["manual"].compute
 

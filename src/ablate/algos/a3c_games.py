@@ -38,7 +38,7 @@ class GameWorker:
         assert isinstance(architecture, ConvArchitecture)
         device = devices(config)[index % len(devices(config))]
         self.computer = CONV_BACKENDS[str(config.backend)](
-            architecture, LossSettings.of(config.algo), E, config.algo.t_max, device
+            architecture, E, config.algo.t_max, LossSettings.of(config.algo), device
         )
         self._envs = [make_env(config.env, training=True) for _ in range(E)]
         self._normalisation = (
