@@ -516,7 +516,9 @@ def refuse_contradictions(config: Config) -> None:
     if config.model.name == "conv" and config.env.name != "atari":
         raise ConfigError(f"env.id={config.env.id}: no images; this network needs them (env=atari), use model=mlp")
     if config.model.name != "conv" and config.env.name == "atari":
-        raise ConfigError(f"env.id={config.env.id}: its observations are images; use model=conv_lstm_42 or another conv_*")
+        raise ConfigError(
+            f"env.id={config.env.id}: its observations are images; use model=conv_lstm_42 or another conv_*"
+        )
     if "max_episode_steps" in config.env.kwargs:
         limit = config.env.kwargs["max_episode_steps"]
         raise ConfigError(f"env.kwargs.max_episode_steps={limit}: the time limit's home is env.max_ep_step")

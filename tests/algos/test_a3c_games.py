@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from helpers import config_of, job_of, train, work
+from helpers import config_of, train
 
 from ablate.algos import a3c_games
 from ablate.algos.a3c_games import GameWorker
@@ -16,7 +16,7 @@ from ablate.nn.architecture import architecture_of
 from ablate.nn.convolutional import CONV_BACKENDS
 from ablate.nn.gradients import LossSettings
 from ablate.parallel.shared import SharedState
-from ablate.types import EpisodeRecord, Rollout
+from ablate.types import Rollout
 
 SMALL = (
     "model.convolutions=[{channels:4,kernel:3,stride:2,padding:1},{channels:4,kernel:3,stride:3,padding:0}]",
@@ -129,9 +129,7 @@ def test_a_cut_game_is_bootstrapped_with_the_value_of_its_last_observation(
 
 
 @pytest.mark.parametrize("model", ["conv_lstm_42", "conv_84"])
-def test_each_push_is_the_gradient_of_this_rollout(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_push_is_the_gradient_of_this_rollout(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the real loop on the real emulator: every gradient is what a fresh autograd network gives that is led through
     the same rollouts, with its state carried from one to the next."""
     small = SMALL if model == "conv_lstm_42" else ("model.hidden=8",)
