@@ -174,7 +174,7 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
             send(UpdateRecord(*at, *losses, grad_norm, staleness, config.optimizer.lr))
         reached_limit = bool(limit_reached(config, counters))
         if evaluator and (reached_limit or due(config.evaluation.every_steps, before.steps, counters.steps)):
-            send(evaluator.evaluate(shared.parameters_view().copy(), counters, shared.wall_time_s()))
+            send(evaluator.evaluate(shared, counters))
         if reached_limit:
             shared.command = Command.stop
     send(_state(workers, turn))

@@ -59,7 +59,7 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
             raise RuntimeError("the shared lock was not let go: its holder died or hangs")
         counters = shared.counters()
         if evaluator and ended.reason in (loop.LIMIT, loop.EVALUATION):
-            send(evaluator.evaluate(shared.parameters_view().copy(), counters, shared.wall_time_s()))
+            send(evaluator.evaluate(shared, counters))
         if ended.reason == loop.LIMIT:
             shared.command = Command.stop
         if ended.updates == updates:  # nothing cut the slice short: its length can be judged
