@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ablate.compiled.support import check_arguments, why_not
 from ablate.config import (
     CHANGEABLE_ON_RESUME,
@@ -26,8 +24,7 @@ from ablate.config import (
     refuse_contradictions,
     to_dict,
 )
-from ablate.envs.make import spec_of
-from ablate.envs.preprocessing import shape_of
+from ablate.envs.make import shape_of, spec_of
 from ablate.nn.architecture import architecture_of, initial_parameters
 from ablate.parallel.supervisor import ChildFailed
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint

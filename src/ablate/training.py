@@ -17,7 +17,6 @@ import numpy as np
 
 from ablate.algos.job import WorkerJob
 from ablate.config import Config, limit_reached, to_dict
-from ablate.envs.preprocessing import frozen
 from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.supervisor import Child, ChildFailed, Supervisor
 from ablate.records.checkpoint import Checkpoint, write_checkpoint
@@ -297,7 +296,12 @@ class Training:
         tensors |= {name: view.copy() for name, view in statistics}
         normalisations = self.shared.normalisation_view()
         if normalisations.any():
-            tensors |= {"normalisations": normalisations.copy(), "normalisation": frozen(normalisations)}
+            from ablate.envs.preprocessing import RunningNormalisation  # imports OpenCV, which only games need
+
+            tensors |= {
+                "normalisations": normalisations.copy(),
+                "normalisation": RunningNormalisation.frozen(normalisations),
+            }
         workers: dict[str, Any] = {}
         for state in self._states.values():
             tensors |= state.tensors

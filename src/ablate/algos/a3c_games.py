@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ablate.config import A3CConfig, AtariConfig, Config, devices
-from ablate.envs import atari
+from ablate.envs.atari import AtariGame
 from ablate.envs.make import make_env
 from ablate.envs.preprocessing import RunningNormalisation
 from ablate.nn.acting import draw_categorical
@@ -38,11 +38,13 @@ class GameWorker:
         assert isinstance(architecture, ConvArchitecture)
         device = devices(config)[index % len(devices(config))]
         self.computer = CONV_BACKENDS[str(config.backend)](
-            architecture, LossSettings.of(config.algo), E, config.algo.t_max, device
+            architecture, E, config.algo.t_max, LossSettings.of(config.algo), device
         )
-        self._envs = [make_env(config.env, training=True) for _ in range(E)]
+        self._envs: list[AtariGame] = [make_env(config.env, training=True) for _ in range(E)]
         self._normalisation = (
-            RunningNormalisation(shared.normalisation_view()[index]) if atari.is_normalised(config.env) else None
+            RunningNormalisation(shared.normalisation_view()[index])
+            if self._envs[0].preprocessor.pipeline.normalised
+            else None
         )
         self._action_rng = generator(config.seed, Role.action, index)
         t_max = config.algo.t_max
@@ -60,7 +62,7 @@ class GameWorker:
             restore(self._action_rng, saved["action_rng"])
         if resumed:
             for env, state in zip(self._envs, saved["env"], strict=True):
-                atari.restore(env, state)
+                env.restore(state)
             self._returns, self._lengths = saved["returns"], saved["lengths"]
             self._observations[0] = resumed.tensors["observations"]
             self._firsts[0] = resumed.tensors["firsts"]
@@ -148,7 +150,7 @@ class GameWorker:
         values = {
             "pulled_at": self.pulled_at,
             "action_rng": state_of(self._action_rng),
-            "env": [atari.save(env) for env in self._envs],
+            "env": [env.save() for env in self._envs],
             "returns": list(self._returns),
             "lengths": list(self._lengths),
         }
