@@ -130,6 +130,43 @@ def test_a_lost_life_ends_an_episode_in_training_only_and_the_game_goes_on() -> 
     assert sum(step[1] for step in scored) == points  # evaluation: raw rewards
 
 
+def test_a_last_life_that_counts_as_none_is_played_to_its_end() -> None:
+    """Bank Heist goes on with lives() at 0: as in OpenAI baselines, only the game's end is one."""
+    env = make_env(replace(PLAIN, id="BankHeistNoFrameskip-v4"))
+    rng, lives, without = np.random.default_rng(0), [], 0
+    env.reset(seed=0)
+    while True:
+        _, _, terminated, _, info = env.step(int(rng.integers(18)))
+        without += env.ale.lives() == 0 and not terminated
+        if terminated:
+            lives.append(env.ale.lives())
+        if info["game_over"]:
+            break
+        if terminated:
+            env.reset()
+    assert lives == [3, 2, 1, 0]
+    assert without
+
+
+def test_points_of_a_start_count_to_the_first_step() -> None:
+    """Skiing takes time off from the first frame on."""
+    env, emulated = recorded(replace(PLAIN, id="SkiingNoFrameskip-v4", noop_max=30))
+    env.reset(seed=0)
+    points_before = env.save()["points_before"]
+    other = make_env(replace(PLAIN, id="SkiingNoFrameskip-v4", noop_max=30))
+    other.restore(env.save())
+    total = 0.0
+    for step in range(5):
+        info = env.step(0)[4]
+        total += info["raw_reward"]
+        if step == 0:
+            assert other.step(0)[4] == info
+    ale = emulator("skiing")
+    ale.reset_game()
+    assert total == sum(ale.act(action) for action in emulated.actions)
+    assert points_before < 0
+
+
 def test_rewards_are_clipped_in_training_only() -> None:
     training, evaluation = make_env(RIVERRAID), make_env(RIVERRAID, training=False)
     steps = []
@@ -271,6 +308,20 @@ def test_a_restored_game_goes_on_as_the_saved_one(config: AtariConfig, preproces
                 ends += 1
                 np.testing.assert_array_equal(original.reset()[0], other.reset()[0])
         assert ends
+
+
+def test_what_a_sticky_action_holds_is_saved() -> None:
+    config = replace(PLAIN, sticky_actions=0.7, frame_skip=(1, 1))
+    original, emulated = recorded(config)
+    other, emulated_again = recorded(config)
+    original.reset(seed=5)
+    other.reset(seed=6)
+    for step in range(40):
+        other.restore(original.save())
+        original.step(2 + step % 2)
+        other.step(2 + step % 2)
+        assert emulated.actions[-1] == emulated_again.actions[-1]
+    assert set(emulated.actions) == {0, 3, 4}
 
 
 def test_a_game_that_is_over_can_be_saved() -> None:
