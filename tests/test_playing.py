@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from helpers import config_of
 
-from ablate.config import Config, Preprocessing, to_dict
+from ablate import experiment
+from ablate.config import Config, ConfigError, Preprocessing, to_dict
 from ablate.envs.make import make_env, spec_of
-from ablate.envs.preprocessing import Preprocessor
-from ablate.evaluation import Evaluator
+from ablate.envs.preprocessing import Preprocessor, RunningNormalisation
+from ablate.evaluation import Evaluator, frozen_normalisation
 from ablate.nn.architecture import ConvArchitecture, architecture_of, initial_parameters
 from ablate.parallel.shared import SharedState
 from ablate.playing import Episode, make_envs, play, play_in_processes
@@ -25,6 +26,7 @@ from ablate.policy import Policy
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ablate.records.schema import BEST_CHECKPOINT, EVALUATIONS
 from ablate.seeding import Role, generator
+from ablate.training import Training
 from ablate.types import Counters
 
 KINDS = {
@@ -301,3 +303,20 @@ def test_an_evaluation_and_its_best_checkpoint(tmp_path: Path, action: str) -> N
         again = sorted(play(policy, make_envs(config, 150, 3), streams), key=lambda e: e.number)
         found = [(float(row["episodic_return"]), int(row["episodic_length"])) for row in rows[3 * evaluation :][:3]]
         assert found == [episode.score for episode in again]
+
+
+def test_load_starts_from_the_parameters_and_the_normalisation(tmp_path: Path) -> None:
+    """The workers' running normalisation goes on from the saved one, as if it had forgotten its start."""
+    path = save(tmp_path / "x.safetensors", config_for("report_42"))
+    plan = experiment.plan(config_for("report_42", f"load={path}", "workers=3"), [])
+    shared = Training(plan, tmp_path).shared
+    np.testing.assert_array_equal(shared.parameters_view(), parameters_for("report_42", 2.0))
+    assert frozen_normalisation(shared) == pytest.approx(NORMALISATION)
+    RunningNormalisation(shared.normalisation_view()[1]).update(np.ones((1, 42, 42), np.float32))
+    assert frozen_normalisation(shared) == pytest.approx(NORMALISATION, rel=1e-3)
+
+
+def test_what_does_not_fit_cannot_be_loaded(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.safetensors", config_for("report_42"))
+    with pytest.raises(ConfigError, match=r"^load=.*: it holds \d+ parameters, the network .* has \d+; model and env"):
+        experiment.plan(config_for("report_80", f"load={path}"), [])
