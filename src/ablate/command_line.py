@@ -57,6 +57,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("ablate.outputs", lambda: str(OUTPUTS), replace=True)
     OmegaConf.register_new_resolver("ablate.sweeps", lambda: str(ROOT / "sweeps"), replace=True)
     OmegaConf.register_new_resolver("ablate.model", _default_model, replace=True)
+    OmegaConf.register_new_resolver("ablate.game", _registered_with, replace=True)
     OmegaConf.register_new_resolver("ablate.run_dir", _run_dir, replace=True)
     OmegaConf.register_new_resolver("ablate.sweep_dir", _sweep_dir, replace=True)
     OmegaConf.register_new_resolver("ablate.output_subdir", _output_subdir, replace=True)
@@ -97,12 +98,20 @@ def _default_model(algo: str, env: str) -> str:
     return {"breakout": "conv_pool_lstm_80", "riverraid": "conv_lstm_42", "atari": "conv_lstm_42"}.get(env, "mlp")
 
 
+def _registered_with(env_id: str, switch: str) -> Any:
+    """What a game's id is registered with: its frame_skip, sticky_actions or full_action_space. Raises ConfigError."""
+    from ablate.envs.games import registered  # imports ale-py, which only games need
+
+    value = getattr(registered(env_id), switch)
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _run_dir(*, _root_: DictConfig) -> str:
     """The folder of a run: the one that is resumed, or outputs/runs/<algo>-<env>/<date>_<time>_<hash>/."""
     if _root_.resume:
         return str(locate(_root_.resume))
     choices = _root_.hydra.runtime.choices
-    env = choices.env if choices.env != "gymnasium" else _root_.env.id
+    env = choices.env if choices.env not in ("gymnasium", "atari") else _root_.env.id
     pair = re.sub(r"[^\w.-]+", "-", f"{_root_.algo.name}-{env}").lower()
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config_hash(validated(_root_))}"
     return str(_unused(OUTPUTS / "runs" / pair / name))
@@ -172,7 +181,8 @@ def _refuse(error: Exception) -> None:
 def complete_arguments(arguments: list[str]) -> list[str]:
     """The arguments as Hydra should see them.
 
-    `env.id=<id>` without an `env=` means the environment file for any id, not another id under Pendulum's settings.
+    `env.id=<id>` without an `env=` means the file for any game, or else for any id, not another id under Pendulum's
+    settings.
     A study is a sweep, also if its file does not say so. A path may hold a =, as a cell's does.
     Raises ConfigError for what is no override, and where `_target_` is named: code is chosen by names from the schema,
     never from outside."""
@@ -197,12 +207,19 @@ def complete_arguments(arguments: list[str]) -> list[str]:
         raise ConfigError(f"{arguments[keys.index('algo_env')]}: chosen by algo= and env=, not to be given")
     if "env.id" in keys and not {"env", "experiment", "resume"} & set(keys):
         at = keys.index("env.id")  # beside it: argparse wants all overrides in one piece
-        arguments = [*arguments[:at], "env=gymnasium", *arguments[at:]]
+        arguments = [*arguments[:at], f"env={_file_for(arguments[at])}", *arguments[at:]]
     studies = [a for a in arguments if a.startswith("sweep=") and a != "sweep=null"]
     if studies and not {"hydra.mode", "-m", "--multirun"} & {a.partition("=")[0] for a in arguments}:
         at = arguments.index(studies[0])
         arguments = [*arguments[:at], "hydra.mode=MULTIRUN", *arguments[at:]]
     return arguments
+
+
+def _file_for(argument: str) -> str:
+    """The option of the group `env` for env.id=<id>, or for the first of several ids."""
+    from ablate.envs.games import looks_like_a_game  # imports ale-py, which only games need
+
+    return "atari" if looks_like_a_game(re.split(r"[=,]", argument)[1].strip("'\"")) else "gymnasium"
 
 
 def _with_quoted_path(argument: str) -> str:
@@ -215,17 +232,24 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
     """One line for the user: what is wrong with which key and value, and the nearest right one.
 
     given: the overrides that the error is about, where they are not the command line's."""
-    text = str(error)
+    text = str(error).removeprefix(
+        "ConfigError raised while resolving interpolation: "
+    )  # refused by a resolver of ours
     cause = str(error.__cause__ or "")
     overrides = {a.lstrip("+~").partition("=")[0]: a for a in given or sys.argv[1:] if "=" in a}
     if found := re.match(r"(?:Could not override|Could not delete from config\.|Key) '([^']+)'", text):
         key = found[1].rpartition("@")[0] or found[1]
         if key.startswith("env.kwargs."):
             return f"{overrides.get(key, key)}: a new argument of the environment is written +{overrides.get(key, key)}"
+        if key in _all_keys():
+            return f"{overrides.get(key, key)}: no key of the option of {key.partition('.')[0]} that was chosen"
         return f"{overrides.get(key, key)}: no such key{suggest(key, _all_keys())}"
+    if found := re.match(r"In '(protocol|preprocessing)/([^']+)': .*not in 'GymnasiumConfig'", text, re.DOTALL):
+        return f"{found[1]}={found[2]}: of games only; choose one with env=breakout, env=riverraid or env=atari"
     if found := re.match(r"Error merging override (.+)", text):
-        seeds = '; several seeds are "seed=range(5)", or sweep.seeds=0-4' if found[1].startswith("seed=") else ""
-        return f"{found[1]}: {_sentence(cause or text.partition(chr(10))[2])}{seeds}"
+        hint = '; several seeds are "seed=range(5)", or sweep.seeds=0-4' if found[1].startswith("seed=") else ""
+        hint = "; a list of values is written [4,4]" if "is not a ListConfig" in cause + text else hint
+        return f"{found[1]}: {_sentence(cause or text.partition(chr(10))[2])}{hint}"
     if found := re.match(r"In '(sweep/[^']+)': .*?(Key .+|Cannot .+|Value .+)", text, re.DOTALL):
         hint = "; does it begin with # @package _global_ ?" if "'hydra' not in" in found[2] else ""
         return f"sweeps/{found[1]}.yaml: {_sentence(found[2])}{hint}"

@@ -9,15 +9,33 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from ablate.config import ConfigError, EnvConfig, suggest
+from ablate.config import AtariConfig, ConfigError, EnvConfig, Preprocessing, suggest
 from ablate.types import ActionSpec, EnvSpec
 
+# (channels, height, width) and type of the observations; here, as the parent process does without OpenCV.
+OBSERVATIONS = {
+    Preprocessing.report_42: ((1, 42, 42), "float32"),
+    Preprocessing.report_80: ((1, 80, 80), "float32"),
+    Preprocessing.nature_84: ((4, 84, 84), "uint8"),
+}
+GAME_FRAMES = 108_000  # half an hour of play, after which gymnasium cuts a game
 
-def make_env(env: EnvConfig, max_ep_step: int | None = None, **kwargs: Any) -> gymnasium.Env:
-    """The environment of the configuration, its observations flattened to (observation_size,).
 
-    max_ep_step: another limit than env.max_ep_step (an evaluation's horizon). kwargs: further ones of gymnasium.make.
+def shape_of(preprocessing: Preprocessing) -> tuple[int, int, int]:
+    """(channels, height, width) of its observations."""
+    return OBSERVATIONS[preprocessing][0]
+
+
+def make_env(env: EnvConfig, max_ep_step: int | None = None, training: bool = True, **kwargs: Any) -> gymnasium.Env:
+    """The environment of the configuration; observations (size,), flattened, or of games (channels, height, width).
+
+    max_ep_step: another limit than env.max_ep_step (an evaluation's horizon). training: games as learning sees them;
+    else whole games with raw rewards. kwargs: further ones of gymnasium.make (of games: render_mode).
     Raises ConfigError if there is no such environment or it cannot be made."""
+    if isinstance(env, AtariConfig):
+        from ablate.envs.atari import AtariGame  # imports OpenCV, which only processes that play need
+
+        return AtariGame(env, max_ep_step or time_limit(env), training, **kwargs)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gymnasium warns of old versions; the id was chosen on purpose
@@ -30,15 +48,25 @@ def make_env(env: EnvConfig, max_ep_step: int | None = None, **kwargs: Any) -> g
     except Exception as error:  # whatever the environment's own constructor may raise
         message = " ".join(str(error).split()).partition(" Did you mean")[0]
         unknown = isinstance(error, gymnasium.error.UnregisteredEnv)
-        hint = suggest(env.id, sorted(gymnasium.registry)) if unknown else ""
+        hint = _hint(env.id) if unknown else ""
         raise ConfigError(f"env.id={env.id}: {message}{hint}") from error
     if isinstance(made.observation_space, spaces.Box) and len(made.observation_space.shape) != 1:
         made = gymnasium.wrappers.FlattenObservation(made)
     return made
 
 
+def _hint(env_id: str) -> str:
+    from ablate.envs.games import looks_like_a_game  # imports ale-py, which only games need
+
+    if looks_like_a_game(env_id):
+        return f"; a game is played by env=atari env.id={env_id}"
+    return suggest(env_id, sorted(gymnasium.registry))
+
+
 def spec_of(env_config: EnvConfig) -> EnvSpec:
     """What the environment takes and gives. Raises ConfigError for spaces that A3C has no network for."""
+    if isinstance(env_config, AtariConfig):
+        return _spec_of_game(env_config)
     env = make_env(env_config)
     try:
         observation, action = env.observation_space, env.action_space
@@ -54,3 +82,24 @@ def spec_of(env_config: EnvConfig) -> EnvSpec:
         return EnvSpec((int(np.prod(observation.shape)),), spec, limit)
     finally:
         env.close()
+
+
+def time_limit(env: AtariConfig) -> int:
+    """Steps after which a game is cut: env.max_ep_step, or half an hour of play at the mean frame skip."""
+    return env.max_ep_step or 2 * GAME_FRAMES // sum(env.frame_skip)
+
+
+def _spec_of_game(env: AtariConfig) -> EnvSpec:
+    from ablate.envs.games import emulator, registered
+
+    rom = registered(env.id).rom
+    fewest, most = env.frame_skip
+    if fewest > most:
+        raise ConfigError(f"env.frame_skip=[{fewest},{most}]: fewest and most frames a step; use [{most},{fewest}]")
+    if env.kwargs:
+        raise ConfigError(f"env.kwargs={env.kwargs}: a game takes no further arguments; its switches are keys of env")
+    ale = emulator(rom)
+    actions = ale.getLegalActionSet() if env.full_action_space else ale.getMinimalActionSet()
+    assert env.preprocessing is not None, "resolved before an environment is asked for"
+    shape, dtype = OBSERVATIONS[env.preprocessing]
+    return EnvSpec(shape, ActionSpec(n=len(actions)), time_limit(env), dtype)

@@ -1,0 +1,169 @@
+"""Atari games, straight on ale-py's emulator: a step is a handful of frames and one observation, whole games go on
+over lost lives, and everything that a game holds can be saved.
+
+gymnasium's AtariEnv and AtariPreprocessing make a screen and a dictionary of every frame, and their end on a lost life
+resets the game; ale-py's vector environment has the preprocessing of Mnih et al. 2015 only.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import Any
+
+import gymnasium
+import numpy as np
+from ale_py import ALEState
+from gymnasium import spaces
+
+from ablate import seeding
+from ablate.config import AtariConfig
+from ablate.envs.games import emulator, registered
+from ablate.envs.preprocessing import Preprocessor
+
+NOOP, FIRE = 0, 1  # the emulator's numbers
+FRAMES_PER_SECOND = 60
+
+
+class AtariGame(gymnasium.Env):
+    """A game as training sees it, or (training=False) as it is scored: whole games, raw rewards.
+
+    Observations: as `preprocessing` makes them, (C, H, W). `terminated`: the game is over, or in training and with
+    life_loss_terminates a life is lost; `reset` then goes on with the same game (EpisodicLife of OpenAI baselines).
+    `truncated`: the game was cut after max_steps steps. info: "raw_reward" (points), "game_over" (a new game follows).
+    The resets' no-ops and FIRE are no steps; points made in them count to the next step."""
+
+    def __init__(
+        self, config: AtariConfig, max_steps: int, training: bool = True, render_mode: str | None = None
+    ) -> None:
+        assert config.preprocessing is not None, "resolved before an environment is made"
+        self.render_mode = render_mode
+        rom = registered(config.id).rom
+        self.ale = emulator(rom, display=render_mode == "human")
+        actions = self.ale.getLegalActionSet() if config.full_action_space else self.ale.getMinimalActionSet()
+        self._actions = [action.value for action in actions]
+        self.action_space = spaces.Discrete(len(self._actions))
+        self._fewest, self._most = config.frame_skip
+        steps_per_second = 2 * FRAMES_PER_SECOND // (self._fewest + self._most)
+        self.metadata = {"render_modes": ["rgb_array", "human"], "render_fps": steps_per_second}
+        self._sticky = config.sticky_actions
+        self._noop_max = config.noop_max
+        self._fires = config.fire_on_reset and FIRE in self._actions
+        self._ends_on_life_loss = training and config.life_loss_terminates
+        self._clips = training and config.clip_rewards
+        self._max_steps = max_steps
+
+        self.preprocessor = Preprocessor(config.preprocessing, rom)
+        height, width = self.ale.getScreenDims()
+        grey, self._pooled = self.preprocessor.pipeline.grey, self.preprocessor.pipeline.pooled
+        self._read = self.ale.getScreenGrayscale if grey else self.ale.getScreenRGB
+        self._screen = np.empty((height, width) if grey else (height, width, 3), np.uint8)
+        self._other_screen = np.empty_like(self._screen)
+        self._read(self._screen)
+        example = self.preprocessor.from_screen(self._screen)
+        high = 255 if example.dtype == np.uint8 else 1
+        self.observation_space = spaces.Box(0, high, example.shape, example.dtype.type)
+
+        self._game_over = True  # the next reset starts a game
+        self._held = NOOP  # what the emulator was last given: what a sticky action repeats
+        self._lives = self._steps = 0
+        self._points_before = 0  # made in a reset
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start a game, or after a lost life go on with it. A seed always starts a game."""
+        super().reset(seed=seed)
+        self.preprocessor.reset()
+        if self._game_over or seed is not None:
+            self._points_before = self._start_game()
+            self._read(self._screen)
+        else:
+            self._points_before = self._play(FIRE if self._fires else NOOP)
+        self._lives = self.ale.lives()
+        return self.preprocessor.from_screen(self._screen), {}
+
+    def _start_game(self) -> int:
+        """Random no-ops, then FIRE, as gymnasium's and baselines' wrappers do. Returns the points made."""
+        self.ale.reset_game()
+        self._game_over, self._steps, self._held, points = False, 0, NOOP, 0
+        for _ in range(self.np_random.integers(1, self._noop_max + 1) if self._noop_max else 0):
+            points += self.ale.act(NOOP)
+            if self.ale.game_over():
+                self.ale.reset_game()
+        return points + (self._play(FIRE) if self._fires else 0)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        points = self._points_before + self._play(self._actions[action])
+        self._points_before = 0
+        self._steps += 1
+        lives, over = self.ale.lives(), self.ale.game_over()
+        # Some games go on for frames with no life left; they end when the emulator says so (baselines).
+        life_lost = 0 < lives < self._lives and not over
+        self._lives = lives
+        truncated = self._steps >= self._max_steps and not over
+        terminated = over or (life_lost and self._ends_on_life_loss)
+        if life_lost and self._fires and not (terminated or truncated):
+            points += self._play(FIRE)
+        self._game_over = over or truncated
+        reward = float(max(-1, min(1, points)) if self._clips else points)  # points are whole: their sign
+        info = {"raw_reward": float(points), "game_over": self._game_over}
+        return self.preprocessor.from_screen(self._screen), reward, terminated, truncated, info
+
+    def _play(self, action: int) -> int:
+        """Hold an action for a step's frames; the pooled screen of the last ones is in _screen. Returns the points.
+
+        Sticky actions (Machado et al. 2018): at each frame the emulator keeps the action before with this probability.
+        ale-py's own are not in the state that it saves, so they are drawn here."""
+        frames = self._fewest
+        if self._most > self._fewest:
+            frames = int(self.np_random.integers(self._fewest, self._most + 1))
+        first_pooled = max(0, frames - self._pooled)
+        points = 0
+        for frame in range(frames):
+            if not self._sticky or self.np_random.random() >= self._sticky:
+                self._held = action
+            points += self.ale.act(self._held)
+            if frame == first_pooled:
+                self._read(self._screen)
+            elif frame > first_pooled:
+                self._read(self._other_screen)
+                np.maximum(self._screen, self._other_screen, out=self._screen)
+        return points
+
+    def render(self) -> np.ndarray | None:
+        """The screen (210, 160, 3); in a window the emulator draws it itself."""
+        return self.ale.getScreenRGB() if self.render_mode == "rgb_array" else None
+
+    def save(self) -> dict[str, Any]:
+        """The game in its midst as JSON values. The last screen is not part of it: no step looks at it."""
+        stack = self.preprocessor.stack
+        return {
+            "emulator": _text_of(self.ale.cloneState(include_rng=True).serialize()),
+            "random": seeding.state_of(self.np_random),
+            "stack": None if stack is None else _text_of(stack.tobytes()),
+            "held": self._held,
+            "lives": self._lives,
+            "steps": self._steps,
+            "points_before": self._points_before,
+            "game_over": self._game_over,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Put the game back to where `save` found it."""
+        self.ale.restoreState(ALEState(_bytes_of(saved["emulator"])))
+        seeding.restore(self.np_random, saved["random"])
+        self.preprocessor.reset()
+        if saved["stack"] is not None:
+            shape = self.observation_space.shape
+            self.preprocessor.stack = np.frombuffer(_bytes_of(saved["stack"]), np.uint8).reshape(shape).copy()
+        self._held, self._lives, self._steps = saved["held"], saved["lives"], saved["steps"]
+        self._points_before, self._game_over = saved["points_before"], saved["game_over"]
+
+
+def _text_of(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data, 1)).decode()
+
+
+def _bytes_of(text: str) -> bytes:
+    return zlib.decompress(base64.b64decode(text))

@@ -1,0 +1,67 @@
+"""Atari games: which one a gymnasium id means, what the id is registered with, and the emulator that plays it."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import gymnasium
+from ale_py import ALEInterface, LoggerMode, roms  # its import registers the ids
+
+from ablate.config import ConfigError, suggest
+
+
+class Registered(NamedTuple):
+    """What gymnasium registers for an id: `BreakoutNoFrameskip-v4` is Breakout with 1 frame a step."""
+
+    rom: str  # ale-py's name of the game
+    frame_skip: tuple[int, int]  # fewest and most frames a step
+    sticky_actions: float
+    full_action_space: bool
+
+
+@cache
+def games() -> dict[str, Registered]:
+    """Every id of ale-py that gymnasium knows."""
+    found = {}
+    for env_id, spec in gymnasium.registry.items():
+        if spec.entry_point == "ale_py.env:AtariEnv":
+            kwargs = spec.kwargs
+            skip = kwargs["frameskip"]
+            fewest, most = (
+                (skip, skip) if isinstance(skip, int) else (skip[0], skip[1] - 1)
+            )  # drawn from a half-open range
+            sticky = kwargs["repeat_action_probability"]
+            found[env_id] = Registered(kwargs["game"], (fewest, most), sticky, kwargs["full_action_space"])
+    return found
+
+
+def registered(env_id: str) -> Registered:
+    """What the id is registered with. Raises ConfigError for an id that ale-py does not have."""
+    if env_id not in games():
+        hint = suggest(env_id, sorted(games()))
+        raise ConfigError(
+            f"env.id={env_id}: no such game{hint or '; ids are ALE/<Game>-v5, <Game>NoFrameskip-v4, ...'}"
+        )
+    return games()[env_id]
+
+
+def looks_like_a_game(env_id: str) -> bool:
+    """Whether the id is a game's, or was meant to be one."""
+    return env_id.startswith("ALE/") or "NoFrameskip" in env_id or env_id in games()
+
+
+def emulator(rom: str, display: bool = False) -> ALEInterface:
+    """An emulator at the game's start. It draws nothing (sticky actions are ours), so that its state is all there is.
+
+    display: show the game in a window, with sound."""
+    ALEInterface.setLoggerMode(LoggerMode.Error)  # or each one prints a banner
+    ale = ALEInterface()
+    ale.setInt("random_seed", 0)
+    ale.setFloat("repeat_action_probability", 0.0)
+    ale.setBool("display_screen", display)
+    ale.setBool("sound", display)
+    path = roms.get_rom_path(rom)
+    assert path is not None, rom
+    ale.loadROM(path)
+    return ale
