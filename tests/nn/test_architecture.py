@@ -45,7 +45,7 @@ def test_only_bytes_are_scaled() -> None:
     [
         (EnvSpec((4, 84, 84), SIX), ["model=conv_lstm_42"],
          r"model\.input=\[1, 42, 42\]: the observation is \[4, 84, 84\]; choose a model and a preprocessing that fit"),
-        (EnvSpec((3,), TORQUE), ["model=conv_lstm_42"], r"model\.name=conv: is no image, \[3\]; use model=mlp"),
+        (EnvSpec((3,), TORQUE), ["model=conv_lstm_42"], r"the observation is no image, \[3\]; use model=mlp"),
         (EnvSpec((1, 42, 42), SIX), ["model=mlp"], r"model\.name=mlp: the observation is an image, \[1, 42, 42\]"),
         (EnvSpec((1, 42, 42), TORQUE), ["model=conv_lstm_42"], r"model\.name=conv: it chooses among discrete actions"),
         (EnvSpec((1, 42, 42), SIX), ["model=conv_lstm_42", "model.convolutions=[{channels: 8, kernel: 43}]"],
