@@ -7,6 +7,7 @@ from ablate.config import ConfigError
 from ablate.nn.architecture import ConvArchitecture, architecture_of
 from ablate.types import ActionSpec, EnvSpec
 
+LSTM_42 = ["env=breakout", "model=conv_lstm_42"]
 SIX, TORQUE = ActionSpec(n=6), ActionSpec(low=(-2.0,), high=(2.0,))
 
 
@@ -30,28 +31,28 @@ def made(spec: EnvSpec, *overrides: str) -> ConvArchitecture:
 def test_sizes_are_the_reports(
     model: str, shape: tuple[int, int, int], sizes: list[tuple[int, int, int]], parameters: int
 ) -> None:
-    architecture = made(EnvSpec(shape, SIX), f"model={model}")
+    architecture = made(EnvSpec(shape, SIX), "env=breakout", f"model={model}")
     assert list(architecture.sizes()) == [shape, *sizes]
     assert architecture.layout().size == parameters
 
 
 def test_only_bytes_are_scaled() -> None:
-    assert made(EnvSpec((4, 84, 84), SIX, None, "uint8"), "model=conv_84").scale == 1 / 255
-    assert made(EnvSpec((4, 84, 84), SIX, None, "float32"), "model=conv_84").scale == 1.0
+    assert made(EnvSpec((4, 84, 84), SIX, None, "uint8"), "env=breakout", "model=conv_84").scale == 1 / 255
+    assert made(EnvSpec((4, 84, 84), SIX, None, "float32"), "env=breakout", "model=conv_84").scale == 1.0
 
 
 @pytest.mark.parametrize(
     ("spec", "overrides", "message"),
     [
-        (EnvSpec((4, 84, 84), SIX), ["model=conv_lstm_42"],
+        (EnvSpec((4, 84, 84), SIX), LSTM_42,
          r"model\.input=\[1, 42, 42\]: the observation is \[4, 84, 84\]; choose a model and a preprocessing that fit"),
-        (EnvSpec((3,), TORQUE), ["model=conv_lstm_42"], r"the observation is no image, \[3\]; use model=mlp"),
+        (EnvSpec((3,), TORQUE), LSTM_42, r"the observation is no image, \[3\]; use model=mlp"),
         (EnvSpec((1, 42, 42), SIX), ["model=mlp"], r"model\.name=mlp: the observation is an image, \[1, 42, 42\]"),
-        (EnvSpec((1, 42, 42), TORQUE), ["model=conv_lstm_42"], r"model\.name=conv: it chooses among discrete actions"),
-        (EnvSpec((1, 42, 42), SIX), ["model=conv_lstm_42", "model.convolutions=[{channels: 8, kernel: 43}]"],
+        (EnvSpec((1, 42, 42), TORQUE), LSTM_42, r"model\.name=conv: it chooses among discrete actions"),
+        (EnvSpec((1, 42, 42), SIX), [*LSTM_42, "model.convolutions=[{channels: 8, kernel: 43}]"],
          r"model\.convolutions: nothing is left of \[42, 42\] pixels behind convolution 0 \(kernel 43, stride 1"),
         (EnvSpec((1, 80, 80), SIX),
-         ["model=conv_pool_lstm_80",
+         ["env=breakout", "model=conv_pool_lstm_80",
           "model.convolutions=[{channels: 8, kernel: 40, stride: 20}, {channels: 8, kernel: 3, pool: true}]"],
          r"nothing is left of \[3, 3\] pixels behind convolution 1 \(kernel 3, stride 1, padding 0, pooled\)"),
     ],

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from helpers import config_of
 
 from ablate.nn.architecture import ConvArchitecture, Convolution, architecture_of, initial_parameters
-from ablate.nn.convolutional import CONV_BACKENDS, ConvComputer, ConvPlayer
+from ablate.nn.conv_networks import ManualConv
+from ablate.nn.convolutional import CONV_BACKENDS, ConvComputer
 from ablate.nn.gradients import LossSettings
 from ablate.types import ActionSpec, EnvSpec, Rollout
 
@@ -24,7 +25,7 @@ SMALL = ConvArchitecture(
 
 def real(model: str, actions: int = 6) -> ConvArchitecture:
     """The network that conf/model/<model>.yaml describes."""
-    config = config_of(f"model={model}")
+    config = config_of("env=breakout", f"model={model}")
     dtype = "uint8" if model == "conv_84" else "float32"
     shape = tuple(config.model.input)  # type: ignore[attr-defined]
     architecture = architecture_of(config.model, EnvSpec(shape, ActionSpec(n=actions), None, dtype))
@@ -223,17 +224,18 @@ def test_float32_agrees_with_float64(model: str) -> None:
         torch.testing.assert_close(single.gradient.double(), double.gradient, rtol=1e-3, atol=1e-5 * scale)
 
 
-def test_player_plays_as_the_worker_does() -> None:
+def test_a_network_of_one_row_plays_as_the_worker_does() -> None:
+    """As a policy uses it: the state behind the row becomes the state before it."""
     architecture = real("conv_lstm_42")
     computer = both(architecture, 2, 9, dtype=torch.float32)["manual"]
-    player = ConvPlayer(architecture, 2)
-    player.set_parameters(computer.parameters.numpy())
+    player = ManualConv(architecture, computer.parameters.clone(), torch.zeros_like(computer.parameters), 1, 2)
     rollout = random_rollout(architecture, 9, 2, ends=((4, 1),))
     expected_logits, expected_values = step_through(computer, rollout)
     for t in range(10):
-        logits, values = player.step(rollout.observations[t], rollout.firsts[t])
-        np.testing.assert_allclose(logits, expected_logits[t], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(values, expected_values[t], rtol=1e-5, atol=1e-6)
+        heads = player.forward(0, torch.from_numpy(rollout.observations[t]), rollout.firsts[t])
+        player.state[0] = player.state[1]
+        np.testing.assert_allclose(heads[:, :-1], expected_logits[t], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(heads[:, -1], expected_values[t], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -252,7 +254,7 @@ def test_on_a_gpu(model: str, backend: str) -> None:
 
 
 def test_initial_parameters_are_those_of_the_reports() -> None:
-    config = config_of("model=conv_pool_lstm_80")
+    config = config_of("env=breakout", "model=conv_pool_lstm_80")
     architecture = real("conv_pool_lstm_80")
     flat = initial_parameters(config.model, architecture, np.random.default_rng(0))
     assert flat.dtype == np.float32

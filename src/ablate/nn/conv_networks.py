@@ -115,20 +115,34 @@ class ManualConv:
             for flat in (parameters, gradient)
         ]  # fmt: skip
         (self._w_heads, self._b_heads), (self._d_w_heads, self._d_b_heads) = heads
+        self._w_heads_t = self._w_heads.T
         self.heads = parameters.new_zeros(rows, envs, architecture.actions + 1)  # logits and value
 
         # (R, E, C, H, W) the images, and behind each convolution with activation and pooling
         self._xs = [_channels_last(parameters.new_zeros(rows, envs, h * w * c), (c, h, w))
                     for c, h, w in architecture.sizes()[:-1]]  # fmt: skip
         self._xs.append(_channels_last(self._hidden.x, architecture.sizes()[-1]))
-        self._indices: list[Tensor | None] = [
-            torch.zeros_like(x, dtype=torch.int32) if layer.pool else None
-            for x, layer in zip(self._xs[1:], architecture.convolutions, strict=True)
-        ]
         # channels, height and width behind each convolution, before pooling
         self._convolved = [
             (layer.channels, *layer.convolved(*size[1:]))
             for size, layer in zip(architecture.sizes(), architecture.convolutions, strict=False)
+        ]
+        # where in its plane each pooled pixel stood, in a quarter of the memory of torch's int64 where that is enough
+        self._indices = [
+            torch.zeros_like(x, dtype=torch.int16 if height * width < 1 << 15 else torch.int64) if layer.pool else None
+            for x, layer, (_, height, width) in zip(
+                self._xs[1:], architecture.convolutions, self._convolved, strict=True
+            )
+        ]
+        # All views of a row: slicing costs as much as the arithmetic where there are few environments.
+        self._rows = [
+            (
+                [x[t] for x in self._xs],
+                [None if indices is None else indices[t] for indices in self._indices],
+                self._hidden.y[t],
+                self.heads[t],
+            )
+            for t in range(rows)
         ]
         self._chunks = [
             max(1, CHUNK_BYTES // (parameters.element_size() * (prod(x) + prod(y))))
@@ -137,18 +151,19 @@ class ManualConv:
 
     def forward(self, t: int, images: Tensor, firsts: np.ndarray) -> Tensor:
         """Row t: images (E, C, H, W), firsts (E,) bool -> logits and value (E, n + 1), valid until row t comes back."""
-        x = self._xs[0][t].copy_(images)
+        xs, indices, y, heads = self._rows[t]
+        x = xs[0].copy_(images)
         if self._architecture.scale != 1.0:
             x.mul_(self._architecture.scale)
         for i, layer in enumerate(self._architecture.convolutions):
-            y = layers.conv2d(x, self._weights[i], self._biases[i], layer.stride, layer.padding)
-            indices = self._indices[i]
-            if indices is not None:  # before the activation, which is monotonic: the largest stays the largest
-                y, at = layers.max_pool2d(y)
-                indices[t].copy_(at)
-            x = self._activation(y, out=self._xs[i + 1][t])
+            z = layers.conv2d(x, self._weights[i], self._biases[i], layer.stride, layer.padding)
+            at = indices[i]
+            if at is not None:  # before the activation, which is monotonic: the largest stays the largest
+                z, largest = layers.max_pool2d(z)
+                at.copy_(largest)
+            x = self._activation(z, out=xs[i + 1])
         self._hidden.forward(t, firsts)
-        return torch.addmm(self._b_heads, self._hidden.y[t], self._w_heads.T, out=self.heads[t])
+        return torch.addmm(self._b_heads, y, self._w_heads_t, out=heads)
 
     def backward(self, d_logits: Tensor, d_values: Tensor, firsts: np.ndarray) -> None:
         """From d_logits (T, E, n), d_values (T, E) and firsts (T, E) of the rows kept to the gradient."""

@@ -184,24 +184,3 @@ class ManualConvComputer(ConvComputer):
 
 
 CONV_BACKENDS: dict[str, type[ConvComputer]] = {"autograd": AutogradConvComputer, "manual": ManualConvComputer}
-
-
-class ConvPlayer:
-    """The network as the policy of E games side by side, with their LSTMs' states, on the CPU; it learns nothing."""
-
-    def __init__(self, architecture: ConvArchitecture, envs: int) -> None:
-        self._parameters = torch.zeros(architecture.layout().size)
-        self._network = ManualConv(architecture, self._parameters, torch.zeros_like(self._parameters), 1, envs)
-
-    def set_parameters(self, parameters: np.ndarray) -> None:
-        """parameters: (P,), copied."""
-        self._parameters.copy_(torch.from_numpy(parameters))
-
-    @torch.inference_mode()
-    def step(self, observations: np.ndarray, firsts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """observations (E, C, H, W), firsts (E,) bool: a game starts with it -> logits (E, n) and values (E,).
-
-        What is returned is valid until the next step."""
-        heads = self._network.forward(0, torch.from_numpy(observations), firsts).numpy()
-        self._network.state[0] = self._network.state[1]
-        return heads[:, :-1], heads[:, -1]
