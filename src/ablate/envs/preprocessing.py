@@ -50,9 +50,8 @@ def channel_mean(frame: np.ndarray) -> np.ndarray:
 
     For all sums of three bytes the same float32 as frame.mean(2) in float64, ten times as fast."""
     means = cv2.transform(frame.astype(np.float32), _ONES)  # whole numbers: exact
-    means /= 3
-    means *= 1 / 255
-    return means
+    np.divide(means, 3, out=means)
+    return np.multiply(means, 1 / 255, out=means)
 
 
 def luminance(frame: np.ndarray) -> np.ndarray:
