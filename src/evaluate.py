@@ -1,4 +1,4 @@
-"""Play a saved run:  python src/evaluate.py run=<folder or checkpoint> episodes=20 video=true"""
+"""Play a saved run:  python src/evaluate.py run=<folder or checkpoint> episodes=100 video=true"""
 
 from __future__ import annotations
 
@@ -7,19 +7,37 @@ import importlib.util
 import io
 import os
 import sys
-import warnings
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import Progress
 
 from ablate import command_line
-from ablate.config import ActionChoice, ConfigError, EnvConfig, evaluation_horizon, from_dict, locate, suggest
-from ablate.evaluation import play
+from ablate.config import (
+    ActionChoice,
+    AtariConfig,
+    Config,
+    ConfigError,
+    Display,
+    evaluation_horizon,
+    from_dict,
+    locate,
+    suggest,
+)
+from ablate.envs.reference_scores import reference_scores
+from ablate.experiment import RunFailed
+from ablate.parallel.supervisor import ChildFailed
+from ablate.playing import Episode, make_envs, play, play_in_processes
 from ablate.policy import Policy
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint
+from ablate.records.display import resolve_mode
 from ablate.records.files import replace_atomically
 from ablate.records.schema import COLUMNS, MANIFEST, SCORES, VIDEOS
 from ablate.seeding import Role, generator
@@ -31,10 +49,13 @@ HELP = """Play a saved run:  python src/evaluate.py run=<folder or checkpoint> [
   horizon=null      steps after which an episode is cut; null: as in the run's own evaluations
   action=mode       mode: the most likely action; sample: a draw from the policy
   seed=0            of the starts, and of the draws
-  video=false       true: an mp4 of the first episode, in <run>/videos (extra [video])
+  video=false       true: mp4s of the best and of the median episode, in <run>/videos (extra [video])
   render=null       human: watch it in a window
 
-The scores are written to <run>/scores.csv, in place of the last ones."""
+The scores are written to <run>/scores.csv, in place of the last ones. Games are played whole: all lives, raw scores."""
+LINE_EVERY_S = 10.0  # how far it is, where there is no terminal to draw a bar in
+LEAST_HEIGHT = 480  # pixels: smaller frames are shown enlarged
+FRAMES_PER_SECOND = 60  # of an Atari
 
 
 @dataclass
@@ -60,28 +81,34 @@ def main() -> None:
     config = from_dict(checkpoint.state["config"])
     folder = next((f for f in path.parents[:2] if (f / MANIFEST).exists()), path.parent)
     horizon = options.horizon or evaluation_horizon(config)
-    policy = Policy.of(checkpoint, options.action == "sample", options.seed)
-    env = make_rendered_env(config.env, horizon, options, folder / VIDEOS)
-    rng = generator(options.seed, Role.evaluation)
+    if options.video:
+        refuse_undrawn(config)
+    streams = generator(options.seed, Role.evaluation).spawn(options.episodes)
+    sample = options.action == ActionChoice.sample
+    if isinstance(config.env, AtariConfig) and not options.render:
+        played = play_in_processes(path, horizon, sample, streams, config.hang_timeout_s)
+    else:
+        env = shown_env(config, horizon, options.render)
+        played = play(Policy.of(checkpoint, sample), [env], streams)
     try:
-        scores = list(play(policy, env, options.episodes, rng))
-    finally:
-        env.close()
+        episodes = sorted(with_progress(played, options.episodes), key=lambda episode: episode.number)
+    except ChildFailed as failure:
+        raise RunFailed(str(failure)) from failure
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS[SCORES])
-    writer.writerows((i, *score, horizon, options.action) for i, score in enumerate(scores, start=1))
+    writer.writerows((e.number + 1, *e.score, horizon, options.action) for e in episodes)
     replace_atomically(folder / SCORES, text.getvalue().encode())
 
-    returns = np.array([score.episodic_return for score in scores])
     print(f"{config.env.id}, {path.name}, {options.episodes} episodes of at most {horizon} steps, {options.action}")
-    print(f"return   mean {mean_and_interval(returns)}")
-    print(f"         median {np.median(returns):.2f}   min {returns.min():.2f}   max {returns.max():.2f}")
-    print(f"a step   mean {returns.sum() / sum(score.episodic_length for score in scores):.4f}")
+    print("\n".join(summary(config.env.id, episodes)))
     print(f"scores   {folder / SCORES}")
     if options.video:
-        print(f"video    {folder / VIDEOS / 'evaluation-episode-0.mp4'}")
+        for name, episode in best_and_median(episodes).items():
+            video = folder / VIDEOS / f"evaluation-{name}.mp4"
+            record(config, horizon, episode, video)
+            print(f"video    {video} (episode {episode.number + 1}: {episode.score.episodic_return:g})")
 
 
 def read_options(arguments: list[str]) -> Options:
@@ -102,10 +129,10 @@ def read_options(arguments: list[str]) -> Options:
     assert isinstance(options, Options)
     if not options.run:
         raise ConfigError("run: no value; give run=<a run's folder or a checkpoint>")
-    for key in ("episodes", "horizon"):
+    for key, least in (("episodes", 1), ("horizon", 1), ("seed", 0)):
         value = getattr(options, key)
-        if value is not None and value < 1:
-            raise ConfigError(f"{key}={value}: it must be at least 1")
+        if value is not None and value < least:
+            raise ConfigError(f"{key}={value}: it must be at least {least}")
     if options.render not in (None, "human"):
         raise ConfigError(f"render={options.render}: only human")
     if options.render and options.video:
@@ -115,24 +142,37 @@ def read_options(arguments: list[str]) -> Options:
     return options
 
 
-def make_rendered_env(env_config: EnvConfig, horizon: int | None, options: Options, videos: Path):  # type: ignore[no-untyped-def]
-    """The run's environment, shown in a window or recorded if the options say so."""
-    from gymnasium.wrappers import RecordVideo
+def with_progress(episodes: Iterator[Episode], total: int) -> Iterator[Episode]:
+    """The same episodes, and how far it is on stderr: a bar in a terminal, elsewhere a line now and then."""
+    returns: list[float] = []
+    said = time.monotonic()
+    live = sys.stderr.isatty() and resolve_mode(Display.auto) == Display.live
+    with Progress(console=Console(stderr=True), transient=True, disable=not live) as bar:
+        task = bar.add_task(f"episode 0 of {total}", total=total)
+        for episode in episodes:
+            yield episode
+            returns.append(episode.score.episodic_return)
+            line = f"episode {len(returns)} of {total}, mean return so far {np.mean(returns):.2f}"
+            bar.update(task, advance=1, description=line)
+            if not live and time.monotonic() - said > LINE_EVERY_S:
+                said = time.monotonic()
+                print(line, file=sys.stderr, flush=True)
 
-    from ablate.envs.make import make_env
 
-    if options.render:
-        return make_env(env_config, horizon, render_mode=options.render)
-    if not options.video:
-        return make_env(env_config, horizon)
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws frames without a screen
-    env = make_env(env_config, horizon, render_mode="rgb_array")
-    if "rgb_array" not in env.metadata.get("render_modes", ()):
-        raise ConfigError(f"video=true: {env_config.id} cannot draw its frames (render_mode rgb_array)")
-    (videos / "evaluation-episode-0.mp4").unlink(missing_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of other videos in the folder
-        return RecordVideo(env, str(videos), lambda i: i == 0, name_prefix="evaluation", disable_logger=True)
+def summary(env_id: str, episodes: list[Episode]) -> list[str]:
+    """Mean return with its 95% confidence interval, raw and, for a game, as (return - random) / (human - random)."""
+    returns = np.array([episode.score.episodic_return for episode in episodes])
+    steps = sum(episode.score.episodic_length for episode in episodes)
+    lines = [
+        f"return   mean {mean_and_interval(returns)}",
+        f"         median {np.median(returns):.2f}   min {returns.min():.2f}   max {returns.max():.2f}",
+        f"a step   mean {returns.sum() / steps:.4f}",
+    ]
+    if (references := reference_scores(env_id)) is not None:
+        random, human = references
+        normalised = mean_and_interval((returns - random) / (human - random))
+        lines.append(f"human    {normalised}, where a random policy ({random:g}) is 0 and a human ({human:g}) is 1")
+    return lines
 
 
 def mean_and_interval(values: np.ndarray) -> str:
@@ -143,6 +183,66 @@ def mean_and_interval(values: np.ndarray) -> str:
         return f"{values.mean():.2f} (no interval from one episode)"
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return f"{values.mean():.2f} ± {half:.2f} (95% CI)"
+
+
+def shown_env(config: Config, horizon: int | None, render_mode: str | None) -> gymnasium.Env:
+    """The run's environment as evaluation plays it, with something to see."""
+    return make_envs(config, horizon, 1, **({"render_mode": render_mode} if render_mode else {}))[0]
+
+
+def refuse_undrawn(config: Config) -> None:
+    """Raise ConfigError before anything is played if the environment cannot draw its frames."""
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws frames without a screen
+    env = shown_env(config, None, "rgb_array")
+    env.close()
+    if "rgb_array" not in env.metadata.get("render_modes", ()):
+        raise ConfigError(f"video=true: {config.env.id} cannot draw its frames (render_mode rgb_array)")
+
+
+def best_and_median(episodes: list[Episode]) -> dict[str, Episode]:
+    """Of those with equal returns the first; of two in the middle the lower."""
+    ranked = sorted(episodes, key=lambda e: e.score.episodic_return)
+    best = max(episodes, key=lambda e: e.score.episodic_return)
+    return {"best": best, "median": ranked[(len(ranked) - 1) // 2]}
+
+
+def record(config: Config, horizon: int | None, episode: Episode, path: Path) -> None:
+    """Play an episode again from its seed and its actions, and write its frames, one a step and the first, as an mp4.
+
+    Raises ConfigError if it went otherwise this time."""
+    from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
+
+    env = shown_env(config, horizon, "rgb_array")
+    env.reset(seed=episode.seed)
+    frame = np.asarray(env.render())
+    factor = -(-LEAST_HEIGHT // frame.shape[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    total = 0.0
+    with FFMPEG_VideoWriter(
+        str(path),
+        frame.shape[1::-1],
+        steps_per_second(config, env),
+        # an even number of pixels each way, as the codec wants it
+        ffmpeg_params=["-vf", f"scale=trunc(iw*{factor}/2)*2:trunc(ih*{factor}/2)*2:flags=neighbor"],
+    ) as video:
+        video.write_frame(frame)
+        for action in episode.actions:
+            total += float(env.step(action)[1])
+            video.write_frame(np.asarray(env.render()))
+    env.close()
+    if total != episode.score.episodic_return:
+        path.unlink()
+        raise ConfigError(
+            f"video=true: {config.env.id} is not the same twice under one seed (episode {episode.number + 1}: a return "
+            f"of {episode.score.episodic_return:g}, and replayed {total:g}); use render=human"
+        )
+
+
+def steps_per_second(config: Config, env: gymnasium.Env) -> float:
+    """At which the video runs as fast as the game."""
+    if isinstance(config.env, AtariConfig):
+        return FRAMES_PER_SECOND / float(np.mean(config.env.frame_skip))
+    return float(env.metadata.get("render_fps", 30))
 
 
 if __name__ == "__main__":

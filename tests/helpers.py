@@ -15,7 +15,7 @@ from ablate import command_line
 from ablate.algos.job import WorkerJob
 from ablate.config import Config, validate
 from ablate.envs.make import spec_of
-from ablate.nn.architecture import MlpArchitecture, architecture_of
+from ablate.nn.architecture import MlpArchitecture, architecture_of, initial_parameters
 from ablate.nn.distributions import make_distribution
 from ablate.nn.gradients import BACKENDS, GradientComputer, LossSettings
 from ablate.parallel.shared import SharedState
@@ -65,9 +65,10 @@ def computers(
 def job_of(config: Config, folder: Path, evaluates: bool = False) -> WorkerJob:
     """All workers in one process, at the start of a run."""
     spec = spec_of(config.env)
-    layout = architecture_of(config.model, spec).layout()
-    shared = SharedState(layout.size, len(config.optimizer.statistics), 1)
-    layout.initialise(shared.parameters_view(), generator(config.seed, Role.parameters), config.model.init_std)  # type: ignore[attr-defined]
+    architecture = architecture_of(config.model, spec)
+    parameters = initial_parameters(config.model, architecture, generator(config.seed, Role.parameters))
+    shared = SharedState(parameters.size, len(config.optimizer.statistics), 1)
+    shared.parameters_view()[:] = parameters
     return WorkerJob(config, spec, folder, shared, 0, tuple(range(config.workers or 1)), evaluates, {}, 0, 0, 0)
 
 

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src/ablate"
 ORDER = (
     "types", "config", "seeding",
     "rl", "nn", "envs", "replay", "compiled", "records", "parallel",
-    "policy", "evaluation", "algos",
+    "policy", "playing", "evaluation", "algos",
     "analysis",
     "training",
     "experiment",

@@ -10,8 +10,8 @@ from helpers import config_of
 import ablate
 from ablate.config import to_dict
 from ablate.envs.make import make_env, spec_of
-from ablate.evaluation import play
 from ablate.nn.architecture import architecture_of
+from ablate.playing import play
 from ablate.policy import Policy
 from ablate.records.checkpoint import Checkpoint, write_checkpoint
 from ablate.seeding import Role, generator
@@ -59,7 +59,23 @@ def test_actions_are_the_environments(saved) -> None:  # type: ignore[no-untyped
 def test_the_same_stream_plays_the_same_episodes(saved) -> None:  # type: ignore[no-untyped-def]
     config, _, path = saved
     env = make_env(config.env, 30)
-    scores = [list(play(Policy.load(path), env, 3, np.random.default_rng(7))) for _ in range(2)]
+    streams = [np.random.default_rng(7).spawn(3) for _ in range(2)]
+    scores = [[episode.score for episode in play(Policy.load(path), [env], stream)] for stream in streams]
     assert scores[0] == scores[1]
     assert len({score.episodic_return for score in scores[0]}) > 1 or config.env.id == "CartPole-v1"
     assert all(score.episodic_length <= 30 for score in scores[0])
+
+
+def test_an_episode_is_played_again_from_its_seed_and_its_actions(saved) -> None:  # type: ignore[no-untyped-def]
+    config, _, path = saved
+    env = make_env(config.env, 30)
+    for episode in play(Policy.load(path, sample=True), [env], np.random.default_rng(7).spawn(2)):
+        env.reset(seed=episode.seed)
+        rewards = [float(env.step(action)[1]) for action in episode.actions]
+        assert (sum(rewards), len(rewards)) == episode.score
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 2, 2), ()])
+def test_an_observation_of_another_size_is_refused_in_a_line(saved, shape: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=r"^an observation of \d numbers is needed, not of shape \(.*\)$"):
+        Policy.load(saved[2]).act(np.zeros(shape, np.float32))

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, open_dict
 
 from ablate import command_line, experiment
 from ablate.cell import STOP
+from ablate.config import devices
 from ablate.resources import cores, memory_mb
 
 JOB_MB = 300  # measured: 160 to 220 for the process that watches the cell's
@@ -64,7 +65,7 @@ class Jobs(NamedTuple):
             if arm not in known:
                 composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
                 config = experiment.plan(command_line.validated(composed), list(overrides), here=False).config
-                gpus = int(config.device.startswith("cuda"))
+                gpus = len({device for device in devices(config) if device.startswith("cuda")})
                 known[arm] = Needs(cores(config), gpus, memory_mb(config) + JOB_MB)
             found.append(known[arm])
         return found

@@ -307,7 +307,7 @@ class Config:
     seed: Annotated[int, Field(ge=0)] = MISSING
     workers: Count | None = None
     envs_per_worker: Count = MISSING
-    device: str = MISSING
+    device: Any = MISSING  # a name, or a list of them
     backend: Backend = MISSING
     schedule: Schedule = MISSING
     max_episodes: Count | None = None
@@ -415,6 +415,11 @@ def limit_reached(config: Config, counters: Counters) -> str:
     return ""
 
 
+def devices(config: Config) -> list[str]:
+    """The devices that the workers' networks are spread over, in turn."""
+    return list(config.device) if isinstance(config.device, list | tuple) else [config.device]
+
+
 def evaluation_horizon(config: Config) -> int | None:
     """Steps after which an evaluation episode is cut."""
     return config.evaluation.horizon or config.env.max_ep_step
@@ -500,8 +505,20 @@ def refuse_contradictions(config: Config) -> None:
         raise ConfigError(
             "algo.lock_updates=true: nothing races under schedule=interleaved; drop it or use schedule=async"
         )
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", config.device):
-        raise ConfigError(f"device={config.device}: not a device; use cpu, cuda or cuda:<index>")
+    given = devices(config)
+    if not given or not all(re.fullmatch(r"cpu|cuda(:\d+)?", str(device)) for device in given):
+        raise ConfigError(f"device={config.device}: not a device; use cpu, cuda, cuda:<index>, or a list of them")
+    if config.envs_per_worker > 1 and config.model.name != "conv":
+        raise ConfigError(
+            f"envs_per_worker={config.envs_per_worker}: only networks of images step several at once; "
+            "use 1, and more workers"
+        )
+    if config.model.name == "conv" and config.env.name != "atari":
+        raise ConfigError(f"env.id={config.env.id}: no images; this network needs them (env=atari), use model=mlp")
+    if config.model.name != "conv" and config.env.name == "atari":
+        raise ConfigError(
+            f"env.id={config.env.id}: its observations are images; use model=conv_lstm_42 or another conv_*"
+        )
     if "max_episode_steps" in config.env.kwargs:
         limit = config.env.kwargs["max_episode_steps"]
         raise ConfigError(f"env.kwargs.max_episode_steps={limit}: the time limit's home is env.max_ep_step")

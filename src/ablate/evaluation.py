@@ -1,4 +1,4 @@
-"""Playing a frozen policy: whole episodes on random streams of their own, raw returns."""
+"""Testing a policy while it is trained: its scores, and the best parameters."""
 
 from __future__ import annotations
 
@@ -8,58 +8,45 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-import gymnasium
 import numpy as np
 
 from ablate.config import Config, evaluation_horizon, to_dict
-from ablate.envs.make import make_env
-from ablate.nn.architecture import architecture_of
 from ablate.parallel.shared import Command, SharedState
+from ablate.playing import make_envs, play
 from ablate.policy import Policy
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ablate.records.csv_writer import CsvWriter
 from ablate.records.schema import BEST_CHECKPOINT, EVALUATIONS
-from ablate.seeding import Role, draw_seed, generator
+from ablate.seeding import Role, generator
 from ablate.types import Counters, EnvSpec, EvaluationSummary, Score
 
 POLL_S = 0.05
 
 
-def play(
-    policy: Policy, env: gymnasium.Env, episodes: int, rng: np.random.Generator, beat: Callable[[], None] = lambda: None
-) -> Iterator[Score]:
-    """Play whole episodes, each from a seed drawn from `rng`; `beat` is called at every step."""
-    for _ in range(episodes):
-        observation, _ = env.reset(seed=draw_seed(rng))
-        episodic_return, length, over = 0.0, 0, False
-        while not over:
-            beat()
-            observation, reward, terminated, truncated, _ = env.step(policy.act(observation))
-            episodic_return += float(reward)
-            length += 1
-            over = terminated or truncated
-        yield Score(episodic_return, length)
-
-
 class Player(Protocol):
-    """Plays whole episodes with parameters (P,), each from a seed drawn from `rng`."""
+    """Plays whole episodes with parameters (P,), and observations' normalisation (2,) if any, on draws from `rng`."""
 
-    def play(self, parameters: np.ndarray, episodes: int, rng: np.random.Generator) -> Iterator[Score]: ...
+    def play(
+        self, parameters: np.ndarray, episodes: int, rng: np.random.Generator, normalisation: np.ndarray | None = None
+    ) -> Iterator[Score]: ...
 
 
 class GymnasiumPlayer:
-    """In gymnasium's environment, through the policy in numpy."""
+    """In gymnasium's environments, through the policy as outside programs use it."""
 
     def __init__(self, config: Config, spec: EnvSpec, beat: Callable[[], None]) -> None:
-        self._env = make_env(config.env, evaluation_horizon(config))
-        sample = config.evaluation.action == "sample"
-        self._policy = Policy(architecture_of(config.model, spec), spec, sample)
+        self._envs = make_envs(config, evaluation_horizon(config), config.evaluation.episodes)
+        self._policy = Policy(config, spec, config.evaluation.action == "sample", games=len(self._envs))
         self._beat = beat
 
-    def play(self, parameters: np.ndarray, episodes: int, rng: np.random.Generator) -> Iterator[Score]:
-        self._policy.set_parameters(parameters)
-        self._policy.rng = rng
-        return play(self._policy, self._env, episodes, rng, self._beat)
+    def play(
+        self, parameters: np.ndarray, episodes: int, rng: np.random.Generator, normalisation: np.ndarray | None = None
+    ) -> Iterator[Score]:
+        self._policy.set_parameters(parameters, normalisation)
+        # one after the other, all draw from the same stream, as in the kernels
+        streams = rng.spawn(episodes) if len(self._envs) > 1 else [rng] * episodes
+        played = list(play(self._policy, self._envs, streams, self._beat))
+        return iter([episode.score for episode in sorted(played, key=lambda episode: episode.number)])
 
 
 def make_player(config: Config, spec: EnvSpec, beat: Callable[[], None]) -> Player:
@@ -74,6 +61,15 @@ def make_player(config: Config, spec: EnvSpec, beat: Callable[[], None]) -> Play
 def due(every_steps: int | None, before: int, after: int) -> bool:
     """Whether a multiple of every_steps lies between two counts of steps."""
     return every_steps is not None and after // every_steps > before // every_steps
+
+
+def frozen_normalisation(shared: SharedState) -> np.ndarray | None:
+    """(2,) mean and std by which the workers normalise observations now, weighted by their steps; None: they do not."""
+    if not shared.normalisation_view().any():
+        return None
+    from ablate.envs.preprocessing import RunningNormalisation  # imports OpenCV
+
+    return RunningNormalisation.frozen(shared.normalisation_view().copy())
 
 
 class Evaluator:
@@ -94,10 +90,12 @@ class Evaluator:
                 self._best = best["mean_return"]
         self.done = done
 
-    def evaluate(self, parameters: np.ndarray, counters: Counters, wall_time_s: float) -> EvaluationSummary:
-        """One evaluation of parameters (P,) as they were at `counters`."""
+    def evaluate(self, shared: SharedState, counters: Counters) -> EvaluationSummary:
+        """One evaluation of the shared parameters as they are at `counters`."""
+        parameters, normalisation = shared.parameters_view().copy(), frozen_normalisation(shared)
+        wall_time_s = shared.wall_time_s()
         rng = generator(self._config.seed, Role.evaluation, self.done)
-        scores = list(self._player.play(parameters, self._config.evaluation.episodes, rng))
+        scores = list(self._player.play(parameters, self._config.evaluation.episodes, rng, normalisation))
         self.done += 1
         at = (self.done, counters.steps, counters.updates, f"{wall_time_s:.3f}")
         protocol = (evaluation_horizon(self._config), str(self._config.evaluation.action))
@@ -114,7 +112,10 @@ class Evaluator:
                 "evaluation": self.done,
                 "mean_return": mean_return,
             }
-            write_checkpoint(self._best_path, Checkpoint({"parameters": parameters}, state))
+            tensors = {"parameters": parameters}
+            if normalisation is not None:
+                tensors["normalisation"] = normalisation
+            write_checkpoint(self._best_path, Checkpoint(tensors, state))
         return EvaluationSummary(self.done, counters.steps, mean_return)
 
 
@@ -135,7 +136,6 @@ def test_process(
             raise _Abandoned
 
     evaluator = Evaluator(config, spec, folder, done, beat)
-    parameters = shared.parameters_view()
     every_s, every_steps = config.evaluation.every_seconds, config.evaluation.every_steps
     last_time, last_steps, evaluated_steps = time.monotonic(), shared.counters().steps, -1
     try:
@@ -149,7 +149,7 @@ def test_process(
             finish = command == Command.finish
             if (now_due and command == Command.run) or (finish and counters.steps != evaluated_steps):
                 last_time, last_steps, evaluated_steps = time.monotonic(), counters.steps, counters.steps
-                send(evaluator.evaluate(parameters.copy(), counters, shared.wall_time_s()))
+                send(evaluator.evaluate(shared, counters))
             if finish:
                 return
             time.sleep(POLL_S)

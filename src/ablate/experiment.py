@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ablate.compiled.support import check_arguments, why_not
 from ablate.config import (
     CHANGEABLE_ON_RESUME,
+    AtariConfig,
     Backend,
     Config,
     ConfigError,
+    ConvConfig,
+    Preprocessing,
+    devices,
     from_dict,
     limit_reached,
     locate,
@@ -22,8 +24,8 @@ from ablate.config import (
     refuse_contradictions,
     to_dict,
 )
-from ablate.envs.make import spec_of
-from ablate.nn.architecture import architecture_of
+from ablate.envs.make import shape_of, spec_of
+from ablate.nn.architecture import architecture_of, initial_parameters
 from ablate.parallel.supervisor import ChildFailed
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint
 from ablate.records.manifest import lock_run, note_resume, read_manifest, read_status, write_manifest
@@ -63,16 +65,17 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
             )
     config = replace(config, workers=number_of_workers(config))
     if here:
-        _check_device(config.device)
+        for device in devices(config):
+            _check_device(device)
     check_arguments(config.env)
+    config = _with_preprocessing(config)
     spec = spec_of(config.env)
     # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
     config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))
     config, note = _resolve_backend(config)
-    layout = architecture_of(config.model, spec).layout()
-    parameters = np.zeros(layout.size, np.float32)
-    layout.initialise(parameters, generator(config.seed, Role.parameters), config.model.init_std)  # type: ignore[attr-defined]
-    source = resumed
+    architecture = architecture_of(config.model, spec)
+    parameters = initial_parameters(config.model, architecture, generator(config.seed, Role.parameters))
+    source, normalisation = resumed, None
     if config.load and resumed is None:
         try:
             source = read_checkpoint(find_checkpoint(locate(config.load)))
@@ -85,7 +88,8 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
                 f"the network of this configuration has {parameters.size}; model and env must be the same"
             )
         parameters = source.tensors["parameters"]
-    return Plan(config, spec, parameters, resumed, new, note)
+        normalisation = source.tensors.get("normalisation")
+    return Plan(config, spec, parameters, resumed, normalisation, new, note)
 
 
 def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str]) -> Config:
@@ -116,6 +120,18 @@ def _at(config: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def _with_preprocessing(config: Config) -> Config:
+    """The configuration with the preprocessing that its network was made for, if that was left open."""
+    if not isinstance(config.env, AtariConfig) or config.env.preprocessing is not None:
+        return config
+    assert isinstance(config.model, ConvConfig)
+    fitting = [p for p in Preprocessing if shape_of(p) == tuple(config.model.input)]
+    if not fitting:
+        shapes = ", ".join(f"{p} {list(shape_of(p))}" for p in Preprocessing)
+        raise ConfigError(f"model.input={list(config.model.input)}: no preprocessing gives that (there are: {shapes})")
+    return replace(config, env=replace(config.env, preprocessing=fitting[0]))
 
 
 def _resolve_backend(config: Config) -> tuple[Config, str]:

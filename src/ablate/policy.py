@@ -1,29 +1,35 @@
-"""A saved policy as a plain object, for evaluation and for outside programs. No torch."""
+"""A saved policy as a plain object, for evaluation and for outside programs. Torch and OpenCV are for games only."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ablate.config import from_dict, locate
-from ablate.nn.acting import Action, Actor
-from ablate.nn.architecture import MlpArchitecture, architecture_of
+from ablate.config import AtariConfig, Config, from_dict, locate
+from ablate.nn.acting import Action, Actor, draw_categorical
+from ablate.nn.architecture import ConvArchitecture, MlpArchitecture, architecture_of
 from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from ablate.seeding import Role, generator
-from ablate.types import EnvSpec
+from ablate.types import ActionSpec, EnvSpec
 
 
 class Policy:
-    """policy = Policy.load("outputs/runs/..."); action = policy.act(observation).
+    """policy = Policy.load("outputs/runs/..."); action = policy.act(observation); policy.reset() between episodes.
 
-    act takes one raw observation of the environment and gives an action that the environment's step takes.
-    Raises ValueError for an observation of another size."""
+    act takes one raw observation of the environment and gives an action that its step takes. Of a game that is the RGB
+    screen (210, 160, 3) uint8 after a step's frames (the largest of them, where the preprocessing pools several);
+    preprocessing, normalisation and the LSTM's state are the policy's own affair.
+    Raises ValueError for an observation of another shape."""
 
-    def __init__(self, architecture: MlpArchitecture, spec: EnvSpec, sample: bool = False, seed: int = 0) -> None:
-        self._parameters = np.zeros(architecture.layout().size, np.float32)
-        self._actor = Actor(architecture, spec.action, self._parameters)
-        self._observation_size = spec.observation_size
+    def __init__(self, config: Config, spec: EnvSpec, sample: bool = False, seed: int = 0, games: int = 1) -> None:
+        architecture = architecture_of(config.model, spec)
+        self._network = (
+            _ImageNetwork(architecture, config, games)
+            if isinstance(architecture, ConvArchitecture)
+            else _VectorNetwork(architecture, spec.action)
+        )
         self._sample = sample
         self.rng = generator(seed, Role.action)
 
@@ -35,21 +41,109 @@ class Policy:
         return cls.of(read_checkpoint(find_checkpoint(locate(str(path)))), sample, seed)
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, sample: bool = False, seed: int = 0) -> Policy:
-        """From a checkpoint that was read already."""
-        spec = EnvSpec.from_dict(checkpoint.state["env_spec"])
-        policy = cls(architecture_of(from_dict(checkpoint.state["config"]).model, spec), spec, sample, seed)
-        policy.set_parameters(checkpoint.tensors["parameters"])
+    def of(cls, checkpoint: Checkpoint, sample: bool = False, seed: int = 0, games: int = 1) -> Policy:
+        """From a checkpoint that was read already, to play so many games side by side."""
+        config = from_dict(checkpoint.state["config"])
+        policy = cls(config, EnvSpec.from_dict(checkpoint.state["env_spec"]), sample, seed, games)
+        policy.set_parameters(checkpoint.tensors["parameters"], checkpoint.tensors.get("normalisation"))
         return policy
 
-    def set_parameters(self, parameters: np.ndarray) -> None:
-        """parameters: (P,), copied."""
-        self._parameters[:] = parameters
+    def set_parameters(self, parameters: np.ndarray, normalisation: np.ndarray | None = None) -> None:
+        """parameters: (P,), normalisation: (2,) mean and std of observations, where they are normalised. Copied."""
+        self._network.set_parameters(parameters, normalisation)
+
+    def reset(self, game: int = 0) -> None:
+        """An episode begins: what was seen in the one before is forgotten."""
+        self._network.reset(game)
 
     def act(self, observation: np.ndarray) -> Action:
+        """One raw observation -> an action for the environment."""
+        return self.act_on([self._network.preprocess(observation)], [self.rng])[0]
+
+    def act_on(self, observations: Sequence[np.ndarray], streams: Sequence[np.random.Generator]) -> list[Action]:
+        """An observation of `make_env`'s for each game that is played side by side -> an action for each.
+
+        streams: where each game's draws come from, if the policy samples."""
+        return self._network.actions(observations, streams if self._sample else None)
+
+
+class _VectorNetwork:
+    """The policy in numpy, one observation at a time. It remembers nothing."""
+
+    def __init__(self, architecture: MlpArchitecture, action: ActionSpec) -> None:
+        self._parameters = np.zeros(architecture.layout().size, np.float32)
+        self._actor = Actor(architecture, action, self._parameters)
+        self._size = architecture.torso_sizes[0]
+
+    def set_parameters(self, parameters: np.ndarray, normalisation: np.ndarray | None) -> None:
+        assert normalisation is None
+        self._parameters[:] = parameters
+
+    def reset(self, game: int) -> None:
+        pass
+
+    def preprocess(self, observation: np.ndarray) -> np.ndarray:
         flat = np.asarray(observation, np.float32).reshape(-1)
-        if flat.size != self._observation_size:
-            shape = np.shape(observation)
-            raise ValueError(f"an observation of {self._observation_size} numbers is needed, not of shape {shape}")
-        action = self._actor.sample(flat, self.rng) if self._sample else self._actor.mode(flat)
-        return self._actor.to_env(action)
+        if flat.size != self._size:
+            raise ValueError(f"an observation of {self._size} numbers is needed, not of shape {np.shape(observation)}")
+        return flat
+
+    def actions(
+        self, observations: Sequence[np.ndarray], streams: Sequence[np.random.Generator] | None
+    ) -> list[Action]:
+        flat = [np.asarray(observation, np.float32).reshape(-1) for observation in observations]
+        if streams is None:
+            chosen = [self._actor.mode(observation) for observation in flat]
+        else:
+            chosen = [self._actor.sample(*pair) for pair in zip(flat, streams, strict=True)]
+        return [self._actor.to_env(action) for action in chosen]
+
+
+class _ImageNetwork:
+    """The policy on torch, one forward pass for all games. It remembers their LSTM state, and screens to stack."""
+
+    def __init__(self, architecture: ConvArchitecture, config: Config, games: int) -> None:
+        import torch
+
+        from ablate.envs.games import registered
+        from ablate.envs.preprocessing import Preprocessor, normalise
+        from ablate.nn.conv_networks import ManualConv
+
+        assert isinstance(config.env, AtariConfig)
+        assert config.env.preprocessing is not None
+        size = architecture.layout().size
+        self._parameters = torch.zeros(size)
+        self._network = ManualConv(architecture, self._parameters, torch.zeros(size), rows=1, envs=games)
+        dtype = np.uint8 if architecture.scale != 1 else np.float32
+        self._observations = np.zeros((games, *architecture.input_shape), dtype)
+        self._firsts = np.ones(games, np.bool_)
+        self._screens = Preprocessor(config.env.preprocessing, registered(config.env.id).rom)
+        self._normalise, self._normalisation = normalise, np.array([])
+        self._inference_mode, self._from_numpy = torch.inference_mode, torch.from_numpy
+
+    def set_parameters(self, parameters: np.ndarray, normalisation: np.ndarray | None) -> None:
+        self._parameters.copy_(self._from_numpy(parameters))
+        self._normalisation = np.array([] if normalisation is None else normalisation)
+
+    def reset(self, game: int) -> None:
+        self._firsts[game] = True
+        self._screens.reset()
+
+    def preprocess(self, observation: np.ndarray) -> np.ndarray:
+        return self._screens.from_rgb(np.asarray(observation))
+
+    def actions(
+        self, observations: Sequence[np.ndarray], streams: Sequence[np.random.Generator] | None
+    ) -> list[Action]:
+        for row, observation in zip(self._observations, observations, strict=True):
+            row[:] = observation
+        if len(self._normalisation):
+            self._normalise(self._observations, self._normalisation, out=self._observations)
+        with self._inference_mode():
+            heads = self._network.forward(0, self._from_numpy(self._observations), self._firsts)
+            self._network.state[0] = self._network.state[1]
+        self._firsts[:] = False
+        logits = heads[:, :-1].numpy()
+        if streams is None:
+            return [int(action) for action in np.argmax(logits, 1)]
+        return [draw_categorical(*pair) for pair in zip(logits, streams, strict=True)]

@@ -29,6 +29,7 @@ from ablate.records.schema import BEST_CHECKPOINT, EPISODES, EVALUATIONS, LAST_C
 from ablate.types import Counters, EnvSpec, EpisodeRecord, EvaluationSummary, ProcessState, Records, UpdateRecord
 
 POLL_S = 0.1
+LOADED_COUNT = 1e6  # observations that a loaded running normalisation counts as: its start is forgotten by then
 HEARTBEAT_S = 2.0
 
 
@@ -40,6 +41,7 @@ class Plan:
     spec: EnvSpec
     parameters: np.ndarray  # (P,) float32, the first ones
     resumed: Checkpoint | None  # None also where a run is resumed that had no checkpoint yet: it starts again
+    normalisation: np.ndarray | None  # (2,) mean and std that workers start with; None: from nothing
     new: bool  # not resumed: the folder must not hold a run
     backend: str  # which backend was chosen and why, if the configuration left it open
 
@@ -65,9 +67,11 @@ class Training:
             config.evaluation.every_seconds is not None or config.evaluation.every_steps is not None
         )
         self.shared = SharedState(
-            plan.parameters.size, len(config.optimizer.statistics), len(groups) + has_test_process
+            plan.parameters.size, len(config.optimizer.statistics), len(groups) + has_test_process, len(workers)
         )
         self.shared.parameters_view()[:] = plan.parameters
+        if plan.normalisation is not None:
+            self.shared.normalisation_view()[:] = (*plan.normalisation, LOADED_COUNT)
         self._starts = 0
         self._evaluations_done = 0
         if resumed:
@@ -95,6 +99,8 @@ class Training:
         self.shared.elapsed_before = state["wall_time_s"]
         for name, view in zip(self._config.optimizer.statistics, self.shared.statistics_views(), strict=True):
             view[:] = resumed.tensors[name]
+        if "normalisations" in resumed.tensors:
+            self.shared.normalisation_view()[:] = resumed.tensors["normalisations"]
         self._starts = state["starts"] + 1
         self._evaluations_done = state["evaluations_done"]
 
@@ -105,8 +111,9 @@ class Training:
         if resumed:
             turn = resumed.state["turns"][process]
             for k in group:
-                tensors = {"parameters": resumed.tensors[f"worker.{k}.parameters"]}
-                states[k] = ProcessState(resumed.state["workers"][str(k)], tensors)
+                prefix = f"worker.{k}."
+                own = {n.removeprefix(prefix): array for n, array in resumed.tensors.items() if n.startswith(prefix)}
+                states[k] = ProcessState(resumed.state["workers"][str(k)], own)
         evaluates = config.schedule == "interleaved" and config.evaluation.every_steps is not None
         job = WorkerJob(
             config=config,
@@ -287,6 +294,14 @@ class Training:
         statistics = zip(self._config.optimizer.statistics, self.shared.statistics_views(), strict=True)
         tensors = {"parameters": self.shared.parameters_view().copy()}
         tensors |= {name: view.copy() for name, view in statistics}
+        normalisations = self.shared.normalisation_view()
+        if normalisations.any():
+            from ablate.envs.preprocessing import RunningNormalisation  # imports OpenCV, which only games need
+
+            tensors |= {
+                "normalisations": normalisations.copy(),
+                "normalisation": RunningNormalisation.frozen(normalisations),
+            }
         workers: dict[str, Any] = {}
         for state in self._states.values():
             tensors |= state.tensors

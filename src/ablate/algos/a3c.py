@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
+from ablate.algos.a3c_games import GameWorker
 from ablate.algos.job import WorkerJob, process_state, wait_for_release
-from ablate.config import A3CConfig, Config, limit_reached
+from ablate.config import A3CConfig, Config, ConvConfig, devices, limit_reached
 from ablate.envs import classic
 from ablate.envs.make import make_env
 from ablate.evaluation import Evaluator, due
 from ablate.nn.acting import Actor
 from ablate.nn.adam import Optimizer, make_optimizer
-from ablate.nn.architecture import architecture_of
+from ablate.nn.architecture import MlpArchitecture, architecture_of
 from ablate.nn.distributions import make_distribution
 from ablate.nn.gradients import BACKENDS, LossSettings
 from ablate.parallel.shared import Command, SharedState
@@ -39,8 +41,10 @@ class Worker:
         self._algo = config.algo
         self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale
         architecture = architecture_of(config.model, spec)
+        assert isinstance(architecture, MlpArchitecture)
+        device = devices(config)[index % len(devices(config))]
         self.computer = BACKENDS[str(config.backend)](
-            architecture, make_distribution(spec.action), LossSettings.of(config.algo), config.device
+            architecture, make_distribution(spec.action), LossSettings.of(config.algo), device
         )
         self._acting_parameters = np.zeros(architecture.layout().size, np.float32)
         self._actor = Actor(architecture, spec.action, self._acting_parameters)
@@ -67,7 +71,7 @@ class Worker:
         self._acting_parameters[:] = self.computer.parameters.cpu()
         self.pulled_at = updates
 
-    def collect(self, limit: int, beat: Callable[[], None]) -> tuple[Trajectory, EpisodeRecord | None]:
+    def collect(self, limit: int, beat: Callable[[], None]) -> tuple[Trajectory, list[EpisodeRecord]]:
         """Act for t_max steps (or `limit`) or to the episode's end. The record of an ended one lacks step and time."""
         actor, rollout, gamma = self._actor, self._rollout, self._algo.gamma
         rollout.start(self._observation)
@@ -88,10 +92,10 @@ class Worker:
                 )
                 self._episodic_return, self._episodic_length = 0.0, 0
                 self._observation = self._env.reset()[0]
-                return rollout.trajectory(), record
-        return rollout.trajectory(), None
+                return rollout.trajectory(), [record]
+        return rollout.trajectory(), []
 
-    def state(self) -> tuple[dict[str, Any], np.ndarray]:
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What a resume needs: JSON values, and the local parameters (P,)."""
         values = {
             "pulled_at": self.pulled_at,
@@ -101,7 +105,16 @@ class Worker:
             "env": classic.save(self._env),
             "observation": np.asarray(self._observation, np.float32).reshape(-1).tolist(),
         }
-        return values, self._acting_parameters.copy()
+        return values, {"parameters": self._acting_parameters.copy()}
+
+
+def make_worker(
+    index: int, config: Config, spec: EnvSpec, shared: SharedState, resumed: ProcessState | None, starts: int
+) -> Worker | GameWorker:
+    """The worker for the configuration's network."""
+    if isinstance(config.model, ConvConfig):
+        return GameWorker(index, config, spec, shared, resumed, starts)
+    return Worker(index, config, spec, resumed, starts)
 
 
 def work(send: Callable[[Any], None], job: WorkerJob) -> None:
@@ -118,10 +131,10 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
     def beat() -> None:
         shared.beat(job.process)
 
-    workers = []
+    workers: list[Worker | GameWorker] = []
     for index in job.workers:
         resumed = job.resumed.get(index)
-        worker = Worker(index, config, job.spec, resumed, job.starts)
+        worker = make_worker(index, config, job.spec, shared, resumed, job.starts)
         if resumed:
             worker.pull(torch.from_numpy(resumed.tensors["parameters"]), resumed.state["pulled_at"])
         else:
@@ -142,19 +155,19 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
         turn = (turn + 1) % len(workers)
 
         before = shared.counters()
-        limit = max(1, config.total_steps - before.steps) if config.total_steps else config.algo.t_max
+        limit = max(1, config.total_steps - before.steps) if config.total_steps else sys.maxsize
         try:
-            trajectory, episode = worker.collect(limit, beat)
+            rollout, ended = worker.collect(limit, beat)
         except FloatingPointError as error:
             raise diverged(str(error), before, worker) from error
-        loss, metrics = worker.computer.compute(trajectory)
+        loss, metrics = worker.computer.compute(rollout)  # type: ignore[arg-type]
         gradient, grad_norm = checked_gradient(worker, loss, before, config.algo.max_grad_norm)
-        steps, episodes = len(trajectory.rewards), int(episode is not None)
+        steps = rollout.rewards.size
         staleness, counters = push(
-            worker, optimizer, gradient, theta, shared, steps, episodes, config.algo.lock_updates
+            worker, optimizer, gradient, theta, shared, steps, len(ended), config.algo.lock_updates
         )
 
-        if episode is not None:
+        for episode in ended:
             send(episode._replace(global_step=counters.steps, wall_time_s=shared.wall_time_s()))
         if counters.updates % config.log_interval == 0:
             losses = (metrics.policy_loss.item(), metrics.value_loss.item(), metrics.entropy.item())
@@ -162,14 +175,14 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
             send(UpdateRecord(*at, *losses, grad_norm, staleness, config.optimizer.lr))
         reached_limit = bool(limit_reached(config, counters))
         if evaluator and (reached_limit or due(config.evaluation.every_steps, before.steps, counters.steps)):
-            send(evaluator.evaluate(shared.parameters_view().copy(), counters, shared.wall_time_s()))
+            send(evaluator.evaluate(shared, counters))
         if reached_limit:
             shared.command = Command.stop
     send(_state(workers, turn))
 
 
 def checked_gradient(
-    worker: Worker, loss: torch.Tensor, before: Counters, max_grad_norm: float | None
+    worker: Worker | GameWorker, loss: torch.Tensor, before: Counters, max_grad_norm: float | None
 ) -> tuple[torch.Tensor, float]:
     """The worker's gradient on the CPU, clipped, and its norm before that. Nothing but finite numbers may be pushed."""
     gradient = worker.computer.gradient.cpu()
@@ -181,12 +194,12 @@ def checked_gradient(
     return gradient, grad_norm
 
 
-def diverged(what: str, before: Counters, worker: Worker) -> ChildFailed:
+def diverged(what: str, before: Counters, worker: Worker | GameWorker) -> ChildFailed:
     return ChildFailed(f"diverged: {what} at update {before.updates + 1} (worker {worker.index})")
 
 
 def push(
-    worker: Worker,
+    worker: Worker | GameWorker,
     optimizer: Optimizer,
     gradient: torch.Tensor,
     theta: torch.Tensor,
@@ -204,5 +217,5 @@ def push(
     return staleness, counters
 
 
-def _state(workers: list[Worker], turn: int) -> ProcessState:
+def _state(workers: list[Worker | GameWorker], turn: int) -> ProcessState:
     return process_state({worker.index: worker.state() for worker in workers}, turn)

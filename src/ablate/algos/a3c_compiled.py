@@ -17,7 +17,7 @@ from ablate.compiled.jit import announcing
 from ablate.compiled.optimizer import optimizer_of
 from ablate.config import A3CConfig
 from ablate.evaluation import Evaluator
-from ablate.nn.architecture import architecture_of
+from ablate.nn.architecture import MlpArchitecture, architecture_of
 from ablate.parallel.shared import Command
 from ablate.parallel.supervisor import ChildFailed
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
@@ -59,7 +59,7 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
             raise RuntimeError("the shared lock was not let go: its holder died or hangs")
         counters = shared.counters()
         if evaluator and ended.reason in (loop.LIMIT, loop.EVALUATION):
-            send(evaluator.evaluate(shared.parameters_view().copy(), counters, shared.wall_time_s()))
+            send(evaluator.evaluate(shared, counters))
         if ended.reason == loop.LIMIT:
             shared.command = Command.stop
         if ended.updates == updates:  # nothing cut the slice short: its length can be judged
@@ -86,6 +86,7 @@ class CompiledWorkers:
         self._module = ENVIRONMENTS[config.env.id]
         self._env, state_size = environment_of(config.env)
         architecture = architecture_of(config.model, job.spec)
+        assert isinstance(architecture, MlpArchitecture)
         longest = min(config.algo.t_max, config.env.max_ep_step or config.algo.t_max)  # rollout
         policy = policy_of(architecture, job.spec.action, longest)
         self._head, self._network, self._scratch = policy
@@ -192,7 +193,7 @@ class CompiledWorkers:
                 },
                 "observation": self._observation.tolist(),
             }
-            states[index] = (values, workers.theta[row].copy())
+            states[index] = (values, {"parameters": workers.theta[row].copy()})
         return process_state(states, self._turn)
 
 

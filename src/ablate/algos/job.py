@@ -40,9 +40,9 @@ def wait_for_release(shared: SharedState, pause: int, beat: Callable[[], None]) 
         time.sleep(PAUSE_POLL_S)
 
 
-def process_state(states: dict[int, tuple[dict[str, Any], np.ndarray]], turn: int) -> ProcessState:
-    """The last state of a process from each worker's JSON values and local parameters."""
+def process_state(states: dict[int, tuple[dict[str, Any], dict[str, np.ndarray]]], turn: int) -> ProcessState:
+    """The last state of a process from each worker's JSON values and tensors."""
     return ProcessState(
         {"turn": turn, "workers": {str(index): values for index, (values, _) in states.items()}},
-        {f"worker.{index}.parameters": parameters for index, (_, parameters) in states.items()},
+        {f"worker.{index}.{name}": array for index, (_, tensors) in states.items() for name, array in tensors.items()},
     )

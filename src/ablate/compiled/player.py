@@ -17,7 +17,7 @@ from ablate.compiled.jit import kernel
 from ablate.compiled.loop import Scratch
 from ablate.compiled.network import Network, forward
 from ablate.config import Config, evaluation_horizon
-from ablate.nn.architecture import architecture_of
+from ablate.nn.architecture import MlpArchitecture, architecture_of
 from ablate.seeding import draw_seed
 from ablate.types import EnvSpec, Score
 
@@ -31,6 +31,7 @@ class CompiledPlayer:
         self._env, state_size = environment_of(config.env)
         self._module = ENVIRONMENTS[config.env.id]
         architecture = architecture_of(config.model, spec)
+        assert isinstance(architecture, MlpArchitecture)
         self._policy = policy_of(architecture, spec.action, 1)
         self._horizon = evaluation_horizon(config) or 0
         self._sample = config.evaluation.action == "sample"
@@ -42,7 +43,10 @@ class CompiledPlayer:
         # compiled now, before the process's first sign of life: later it would count as training, or as a hang
         self._play(np.zeros(architecture.layout().size, np.float32), np.zeros(1, np.int64), 0, 1)
 
-    def play(self, parameters: np.ndarray, episodes: int, rng: np.random.Generator) -> Iterator[Score]:
+    def play(
+        self, parameters: np.ndarray, episodes: int, rng: np.random.Generator, normalisation: np.ndarray | None = None
+    ) -> Iterator[Score]:
+        assert normalisation is None  # only games have one
         used = np.zeros(1, np.int64)
         for _ in range(episodes):
             env_rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(draw_seed(rng))))

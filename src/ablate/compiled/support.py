@@ -14,7 +14,7 @@ def why_not(config: Config) -> str:
         return f"algo={config.algo.name} has no kernel"
     if config.model.name != "mlp":
         return f"model={config.model.name} has no kernel"
-    if config.device != "cpu":
+    if config.device not in ("cpu", ["cpu"]):
         return f"device={config.device}: kernels run on the CPU"
     module = ENVIRONMENTS.get(config.env.id)
     if module is None:

@@ -5,7 +5,7 @@ A pipeline starts from the emulator's screen, RGB or grey, pooled over a step's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -67,6 +67,7 @@ class Pipeline:
     grey: bool = False  # the screen is the emulator's grey one, else RGB
     pooled: int = 1  # each pixel is the largest of this many last frames of a step
     stacked: int = 1  # images an observation
+    normalised: bool = False  # by the running normalisation below, a worker's own
 
 
 def pipeline_of(preprocessing: Preprocessing, rom: str) -> Pipeline:
@@ -78,7 +79,8 @@ def pipeline_of(preprocessing: Preprocessing, rom: str) -> Pipeline:
                 resize(80, 80),  # (80, 80, 3) uint8; straight to 42 × 42 would leave pixels out
                 resize(42, 42),  # (42, 42, 3) uint8
                 channel_mean,  # (42, 42) float32 in [0, 1]
-            )
+            ),
+            normalised=True,
         )
     if preprocessing == Preprocessing.report_80:  # S4, ° from its program. (210, 160, 3) uint8
         top, bottom, height = _ROWS_80.get(rom, _OTHER_ROWS_80)
@@ -90,6 +92,7 @@ def pipeline_of(preprocessing: Preprocessing, rom: str) -> Pipeline:
                 resize(80, 80),  # (80, 80) float32
             ),
             pooled=3,
+            normalised=True,
         )
     return Pipeline(  # Mnih et al. 2015, as gymnasium's AtariPreprocessing. (210, 160) uint8
         resize(84, 84, cv2.INTER_AREA),  # (84, 84) uint8
@@ -151,7 +154,9 @@ class RunningNormalisation:
 
     def apply(self, observation: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """The normalised observation, in `out` if given (it may be the observation). `update` comes first."""
-        return normalise(observation, self.frozen(self._statistics[np.newaxis]), out)
+        m, s, n = self._statistics.tolist()
+        unbiased = 1 - self.ALPHA**n
+        return normalise(observation, (m / unbiased, s / unbiased), out)
 
     @classmethod
     def frozen(cls, statistics: np.ndarray) -> np.ndarray:
@@ -163,8 +168,10 @@ class RunningNormalisation:
         return np.stack([m, s]) / (1 - cls.ALPHA**n) @ n / n.sum()
 
 
-def normalise(observation: np.ndarray, frozen: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+def normalise(
+    observation: np.ndarray, frozen: Sequence[float] | np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
     """(x - m̂) / (ŝ + 1e-8) for frozen = (m̂, ŝ), in the observation's dtype."""
-    mean, std = float(frozen[0]), float(frozen[1])  # Python's floats leave float32 what it is
+    mean, std = map(float, frozen)  # Python's floats leave float32 what it is
     centred = np.subtract(observation, mean, out=out)
     return np.divide(centred, std + 1e-8, out=centred)

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from math import isfinite, prod
+from math import isfinite, prod, sqrt
+
+import numpy as np
 
 from ablate.config import ConfigError, ConvConfig, MlpConfig, ModelConfig
 from ablate.nn.params import ParameterLayout
@@ -47,12 +49,17 @@ class Convolution:
     padding: int
     pool: bool
 
+    def convolved(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width behind the convolution, before any pooling."""
+        height, width = ((side + 2 * self.padding - self.kernel) // self.stride + 1 for side in (height, width))
+        return height, width
+
 
 @dataclass(frozen=True)
 class ConvArchitecture:
     """Actor and critic on convolutions, and an LSTM cell or a fully connected layer with the same activation.
 
-    uint8 images are divided by 255."""
+    uint8 images are divided by 255. Images lie channels-last, (height, width, channels), in memory and as features."""
 
     input_shape: tuple[int, int, int]  # channels, height, width
     convolutions: tuple[Convolution, ...]
@@ -66,10 +73,8 @@ class ConvArchitecture:
         """(channels, height, width) of the input and behind each convolution with its pooling."""
         sizes = [self.input_shape]
         for layer in self.convolutions:
-            _, *sides = sizes[-1]
-            sides = [(side + 2 * layer.padding - layer.kernel) // layer.stride + 1 for side in sides]
-            height, width = (side // 2 for side in sides) if layer.pool else sides
-            sizes.append((layer.channels, height, width))
+            height, width = layer.convolved(*sizes[-1][1:])
+            sizes.append((layer.channels, height // 2, width // 2) if layer.pool else (layer.channels, height, width))
         return tuple(sizes)
 
     @property
@@ -78,6 +83,8 @@ class ConvArchitecture:
         return prod(self.sizes()[-1])
 
     def layout(self) -> ParameterLayout:
+        """Convolutions channels-last; the weights of the hidden layer by input, each followed by its bias, so that they
+        are rows of one matrix; the heads by output, weights and then biases, so that both are one layer."""
         shapes: list[tuple[str, tuple[int, ...]]] = []
         for i, ((channels, *_), layer) in enumerate(zip(self.sizes(), self.convolutions, strict=False)):
             shapes += [(f"conv.{i}.weight", (layer.channels, channels, layer.kernel, layer.kernel))]
@@ -87,16 +94,53 @@ class ConvArchitecture:
             shapes += [("lstm.weight_hh", (4 * self.hidden, self.hidden)), ("lstm.bias_hh", (4 * self.hidden,))]
         else:
             shapes += [("hidden.weight", (self.hidden, self.features)), ("hidden.bias", (self.hidden,))]
-        shapes += [("actor.weight", (self.actions, self.hidden)), ("actor.bias", (self.actions,))]
-        shapes += [("critic.weight", (1, self.hidden)), ("critic.bias", (1,))]
-        return ParameterLayout(shapes)
+        shapes += [("actor.weight", (self.actions, self.hidden)), ("critic.weight", (1, self.hidden))]
+        shapes += [("actor.bias", (self.actions,)), ("critic.bias", (1,))]
+        orders = {"conv": (0, 2, 3, 1), "lstm": (1, 0), "hidden": (1, 0), "actor": (0, 1), "critic": (0, 1)}
+        return ParameterLayout(shapes, {name: orders[name.split(".")[0]] for name, shape in shapes if len(shape) > 1})
+
+    def initialise(self, flat: np.ndarray, rng: np.random.Generator, gain: float) -> None:
+        """Convolutions and hidden layer U(±gain · √(6 / (fan_in + fan_out))) (Glorot & Bengio 2010), fans counted over
+        the kernel; LSTM U(±1/√hidden); heads N(0, 1), rows scaled to norm 0.01 (actor) and 1 (critic); biases 0."""
+        for name, view in self.layout().views(flat).items():
+            part, kind = name.split(".")[0], name.split(".")[-1]
+            if kind.startswith("bias"):
+                view[...] = 0.0
+            elif part in ("actor", "critic"):
+                rows = rng.standard_normal(view.shape)
+                norm = 0.01 if part == "actor" else 1.0
+                view[...] = norm * rows / np.linalg.norm(rows, axis=1, keepdims=True)
+            else:
+                n_out, n_in, *kernel = view.shape
+                bound = 1 / sqrt(self.hidden) if part == "lstm" else gain * sqrt(6 / ((n_in + n_out) * prod(kernel)))
+                view[...] = rng.uniform(-bound, bound, view.shape)
+
+
+def initial_parameters(
+    model: ModelConfig, architecture: MlpArchitecture | ConvArchitecture, rng: np.random.Generator
+) -> np.ndarray:
+    """(P,) float32, drawn as the model says."""
+    layout = architecture.layout()
+    flat = np.zeros(layout.size, np.float32)
+    if isinstance(architecture, ConvArchitecture):
+        assert isinstance(model, ConvConfig)
+        architecture.initialise(flat, rng, model.init_gain)
+    else:
+        assert isinstance(model, MlpConfig)
+        layout.initialise(flat, rng, model.init_std)
+    return flat
 
 
 def architecture_of(model: ModelConfig, env: EnvSpec) -> MlpArchitecture | ConvArchitecture:
-    """The network that `model` describes, with the inputs and outputs of `env`. Raises ConfigError if it does not fit."""
+    """The network that `model` describes, with the inputs and outputs of `env`. ConfigError if they don't fit."""
     if isinstance(model, ConvConfig):
         return _conv_architecture(model, env)
     assert isinstance(model, MlpConfig), model
+    if len(env.observation_shape) != 1:
+        raise ConfigError(
+            f"model.name={model.name}: the observation is an image, {list(env.observation_shape)}; "
+            "use a model of convolutions, as model=conv_lstm_42"
+        )
     action = env.action
     outputs = action.n if action.n is not None else 2 * len(action.low)
     centre, scale = ((), ()) if action.is_discrete else _mu_range(model.mu_scale, action)
@@ -114,8 +158,17 @@ def architecture_of(model: ModelConfig, env: EnvSpec) -> MlpArchitecture | ConvA
 
 
 def _conv_architecture(model: ConvConfig, env: EnvSpec) -> ConvArchitecture:
-    assert env.action.n is not None and env.observation_shape == tuple(model.input)
-    return ConvArchitecture(
+    observation = env.observation_shape
+    if len(observation) != 3:
+        raise ConfigError(f"model.name={model.name}: the observation is no image, {list(observation)}; use model=mlp")
+    if observation != tuple(model.input):
+        raise ConfigError(
+            f"model.input={list(model.input)}: the observation is {list(observation)}; "
+            "choose a model and a preprocessing that fit together"
+        )
+    if env.action.n is None:
+        raise ConfigError(f"model.name={model.name}: it chooses among discrete actions, and the action is a box")
+    architecture = ConvArchitecture(
         input_shape=model.input,
         convolutions=tuple(Convolution(c.channels, c.kernel, c.stride, c.padding, c.pool) for c in model.convolutions),
         activation=str(model.activation),
@@ -124,6 +177,19 @@ def _conv_architecture(model: ConvConfig, env: EnvSpec) -> ConvArchitecture:
         actions=env.action.n,
         scale=1 / 255 if env.observation_dtype == "uint8" else 1.0,
     )
+    for i, (_, height, width) in enumerate(architecture.sizes()[1:]):
+        if min(height, width) < 1:
+            before = list(architecture.sizes()[i][1:])
+            raise ConfigError(
+                f"model.convolutions: nothing is left of {before} pixels behind convolution {i} "
+                f"({_in_words(architecture.convolutions[i])}); use fewer, smaller kernels and strides, or more padding"
+            )
+    return architecture
+
+
+def _in_words(layer: Convolution) -> str:
+    pooled = ", pooled" if layer.pool else ""
+    return f"kernel {layer.kernel}, stride {layer.stride}, padding {layer.padding}{pooled}"
 
 
 def _mu_range(mu_scale: float | None, action: ActionSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:

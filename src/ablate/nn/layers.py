@@ -4,9 +4,11 @@ Torch serves here as an array library only: call these under `torch.inference_mo
 prefix `d_`; `d_y` is ∂L/∂y, shaped like y, for a scalar loss L. A backward takes from its forward whichever
 of input and output makes it cheapest. Networks as small as Pendulum's are run 10^5 times, and there a torch
 call costs more than its arithmetic. Hence the in-place operations, always on a temporary of the same function
-and never on an argument; and hence signs and clamps for masks, as a boolean mask costs several times as much.
+and never on an argument, but for `out`, which the result is written to; and hence signs and clamps for masks, as a
+boolean mask costs several times as much.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,35 +42,62 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padd
 
 
 def conv2d_backward(d_y: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of conv2d, each a convolution too, with g = d_y.
+    """Gradients of conv2d, the first two convolutions too, with g = d_y, and ∂b[o] = Σ_{n,u,v} g[n, o, u, v].
 
-    ∂W[o, c, i, j] = Σ_{n,u,v} g[n, o, u, v] · x[n, c, u s + i - p, v s + j - p]: x convolved with g dilated.
-    ∂x: the transposed convolution of g with W.  ∂b[o] = Σ_{n,u,v} g[n, o, u, v].
     d_y (N, O, H', W'), x (N, C, H, W), weight (O, C, kh, kw)
     -> d_x like x, d_weight like weight, d_bias (O,); d_bias is to be ignored where there is no bias.
     """
-    height, width = x.shape[-2:]
-    kernel_height, kernel_width = weight.shape[-2:]
-    # Rows and columns at the end of the padded x that no window reaches: from 0 to stride - 1.
-    rest_height = (height + 2 * padding - kernel_height) % stride
-    rest_width = (width + 2 * padding - kernel_width) % stride
+    d_x = conv2d_backward_x(d_y, weight, x.shape, stride, padding)
+    return d_x, conv2d_backward_weight(d_y, x, weight.shape, stride, padding), d_y.sum(dim=(0, 2, 3))
 
-    # A convolution sums over channels, ∂W over the batch: so batch and channels change places. g, dilated,
-    # fits into x at as many positions as W has taps and `rest` more, which are cut off.
-    d_weight = F.conv2d(x.transpose(0, 1), d_y.transpose(0, 1), padding=padding, dilation=stride)
-    d_weight = d_weight[:, :, :kernel_height, :kernel_width].transpose(0, 1)
 
+def conv2d_backward_x(d_y: Tensor, weight: Tensor, x_shape: Sequence[int], stride: int, padding: int) -> Tensor:
+    """∂x: the transposed convolution of g = d_y with W."""
     # Sizes H, H + 1, ... H + stride - 1 all give the same H'; the output padding says which of them x had.
-    d_x = F.conv_transpose2d(d_y, weight, stride=stride, padding=padding, output_padding=(rest_height, rest_width))
-    return d_x, d_weight, d_y.sum(dim=(0, 2, 3))
+    rest = _rest(x_shape, weight.shape, stride, padding)
+    return F.conv_transpose2d(d_y, weight, stride=stride, padding=padding, output_padding=rest)
+
+
+def conv2d_backward_weight(d_y: Tensor, x: Tensor, weight_shape: Sequence[int], stride: int, padding: int) -> Tensor:
+    """∂W[o, c, i, j] = Σ_{n,u,v} g[n, o, u, v] · x[n, c, u s + i - p, v s + j - p]: x convolved with g dilated."""
+    n_out, n_in, height, width = weight_shape
+    if n_in == 1:  # one matrix product over all windows of x, which are few enough to be written out
+        windows = F.pad(x, (padding,) * 4).unfold(2, height, stride).unfold(3, width, stride)  # (N, 1, H', W', kh, kw)
+        columns = windows.permute(4, 5, 1, 0, 2, 3).reshape(height * width, -1)  # (kh · kw, N · H' · W')
+        d_weight = torch.mm(columns, d_y.permute(0, 2, 3, 1).reshape(-1, n_out))
+        return d_weight.view(height, width, 1, n_out).permute(3, 2, 0, 1)
+    # A convolution sums over channels, ∂W over the batch: so batch and channels change places. g, dilated, fits into
+    # x at as many positions as W has taps and `rest` more, which are cut off. With what is summed over innermost in
+    # memory this takes half the time, the copies included.
+    x_t = x.transpose(0, 1).contiguous(memory_format=torch.channels_last)
+    g_t = d_y.transpose(0, 1).contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x_t, g_t, padding=padding, dilation=stride)[:, :, :height, :width].transpose(0, 1)
+
+
+def _rest(x_shape: Sequence[int], weight_shape: Sequence[int], stride: int, padding: int) -> tuple[int, int]:
+    """Rows and columns at the end of the padded x that no window reaches: from 0 to stride - 1."""
+    height, width = ((x_shape[d] + 2 * padding - weight_shape[d]) % stride for d in (-2, -1))
+    return height, width
+
+
+def max_pool2d(x: Tensor) -> tuple[Tensor, Tensor]:
+    """y[n, c, u, v] = the largest of x in the 2 × 2 window at (2u, 2v); an odd last row or column is left out.
+
+    x (N, C, H, W) -> y (N, C, ⌊H/2⌋, ⌊W/2⌋), and where in the plane of H · W each stood, int64: of equals the first."""
+    return F.max_pool2d(x, 2, return_indices=True)
+
+
+def max_pool2d_backward(d_y: Tensor, indices: Tensor, x_shape: tuple[int, ...]) -> Tensor:
+    """∂x: g where the largest stood, else 0.  d_y, indices (N, C, H', W') -> d_x of x_shape."""
+    return F.max_unpool2d(d_y, indices, [2, 2], output_size=x_shape)
 
 
 # ----------------------------------------------------------------- activations, element by element
 
 
-def relu(x: Tensor) -> Tensor:
+def relu(x: Tensor, out: Tensor | None = None) -> Tensor:
     """y = max(x, 0)."""
-    return torch.clamp(x, min=0.0)
+    return torch.clamp(x, min=0.0, out=out)
 
 
 def relu_backward(d_y: Tensor, y: Tensor) -> Tensor:
@@ -76,9 +105,9 @@ def relu_backward(d_y: Tensor, y: Tensor) -> Tensor:
     return torch.sign(y).mul_(d_y)  # y ≥ 0, so its sign is the mask
 
 
-def relu6(x: Tensor) -> Tensor:
+def relu6(x: Tensor, out: Tensor | None = None) -> Tensor:
     """y = min(max(x, 0), 6)."""
-    return torch.clamp(x, 0.0, 6.0)
+    return torch.clamp(x, 0.0, 6.0, out=out)
 
 
 def relu6_backward(d_y: Tensor, y: Tensor) -> Tensor:
@@ -86,10 +115,10 @@ def relu6_backward(d_y: Tensor, y: Tensor) -> Tensor:
     return (6.0 - y).mul_(y).sign_().mul_(d_y)  # y (6 - y) ≥ 0, and 0 only at the two ends
 
 
-def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
+def elu(x: Tensor, alpha: float = 1.0, out: Tensor | None = None) -> Tensor:
     """y = x for x > 0, else α (exp(x) - 1)."""
     # One of the two terms is always 0; clamped first, the exponential can't overflow.
-    return torch.clamp(x, min=0.0).add_(torch.clamp(x, max=0.0).expm1_(), alpha=alpha)
+    return torch.clamp(x, min=0.0, out=out).add_(torch.clamp(x, max=0.0).expm1_(), alpha=alpha)
 
 
 def elu_backward(d_y: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
@@ -100,9 +129,9 @@ def elu_backward(d_y: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
     return slope.mul_(d_y)
 
 
-def tanh(x: Tensor) -> Tensor:
+def tanh(x: Tensor, out: Tensor | None = None) -> Tensor:
     """y = (exp(x) - exp(-x)) / (exp(x) + exp(-x)); torch's own, which saturates and can't overflow."""
-    return torch.tanh(x)
+    return torch.tanh(x, out=out)
 
 
 def tanh_backward(d_y: Tensor, y: Tensor) -> Tensor:

@@ -16,14 +16,28 @@ from ablate.nn import layers
 from ablate.nn.architecture import MlpArchitecture
 from ablate.nn.distributions import Outputs
 
+# forward, which may be given a tensor to write to, and backward from the output
+Activation = tuple[Callable[..., Tensor], Callable[[Tensor, Tensor], Tensor]]
+MODULES: dict[str, type[torch.nn.Module]] = {
+    "relu": torch.nn.ReLU,
+    "relu6": torch.nn.ReLU6,
+    "tanh": torch.nn.Tanh,
+    "elu": torch.nn.ELU,
+}
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": (layers.relu, layers.relu_backward),
+    "relu6": (layers.relu6, layers.relu6_backward),
+    "tanh": (layers.tanh, layers.tanh_backward),
+    "elu": (layers.elu, layers.elu_backward),
+}
+
 
 class TorchMlp(torch.nn.Module):
     """The actor-critic of MlpArchitecture on torch.nn; its parameters and their .grad are views of the flat vectors."""
 
     def __init__(self, architecture: MlpArchitecture, parameters: Tensor, gradient: Tensor) -> None:
         super().__init__()
-        activations = {"relu": torch.nn.ReLU, "relu6": torch.nn.ReLU6, "tanh": torch.nn.Tanh, "elu": torch.nn.ELU}
-        activation = activations[architecture.activation]
+        activation = MODULES[architecture.activation]
         self.torso = torch.nn.Sequential(*_modules(architecture.torso_sizes, activation))
         self.actor = torch.nn.Sequential(*_modules(architecture.actor_sizes, activation)[:-1])
         self.critic = torch.nn.Sequential(*_modules(architecture.critic_sizes, activation)[:-1])
@@ -106,7 +120,7 @@ class _Stack:
         self._d_weights = [gradients[f"{part}.{i}.weight"] for i in range(depth)]
         self._d_biases = [gradients[f"{part}.{i}.bias"] for i in range(depth)]
         self._activated = depth if part == "torso" else depth - 1  # the first so many layers have an activation
-        self._activation, self._activation_backward = _ACTIVATIONS[architecture.activation]
+        self._activation, self._activation_backward = ACTIVATIONS[architecture.activation]
         self._xs: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,14 +145,6 @@ class _Stack:
             if i > 0 or to_input:
                 d_y = d_y @ self._weights[i]
         return d_y
-
-
-_ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "relu": (layers.relu, layers.relu_backward),
-    "relu6": (layers.relu6, layers.relu6_backward),
-    "tanh": (layers.tanh, layers.tanh_backward),
-    "elu": (layers.elu, layers.elu_backward),
-}
 
 
 def _modules(sizes: tuple[int, ...], activation: type[torch.nn.Module]) -> list[torch.nn.Module]:

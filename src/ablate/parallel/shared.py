@@ -56,11 +56,13 @@ class SharedArray:
 class SharedState:
     """Travels to the processes when they are spawned; the `*_view`s are made where they are used.
 
-    size: number of parameters. statistics: vectors that the optimizer keeps. processes: heartbeats to hold."""
+    size: number of parameters. statistics: vectors that the optimizer keeps. processes: heartbeats to hold. workers:
+    running normalisations to hold, all zero where observations are not normalised."""
 
-    def __init__(self, size: int, statistics: int, processes: int) -> None:
+    def __init__(self, size: int, statistics: int, processes: int, workers: int = 1) -> None:
         self._parameters = SharedArray.allocate(ctypes.c_float, size)
         self._statistics = [SharedArray.allocate(ctypes.c_float, size) for _ in range(statistics)]
+        self._normalisations = SharedArray.allocate(ctypes.c_double, 3 * workers)
         self._counters = SharedArray.allocate(ctypes.c_int64, len(Counters._fields))
         self._control = SharedArray.allocate(ctypes.c_int64, 3)  # command, pauses asked for, pauses released
         self._heartbeats = SharedArray.allocate(ctypes.c_double, processes)
@@ -78,6 +80,10 @@ class SharedState:
 
     def statistics_views(self) -> list[np.ndarray]:
         return [array.view() for array in self._statistics]
+
+    def normalisation_view(self) -> np.ndarray:
+        """(workers, 3) float64: mean, std and count of each worker's running normalisation, written by it alone."""
+        return self._normalisations.view().reshape(-1, 3)
 
     def counters_view(self) -> np.ndarray:
         """(3,) int64, the counters themselves: kernels add to them indivisibly, without the lock."""

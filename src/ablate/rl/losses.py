@@ -26,8 +26,9 @@ def a3c_loss(
     entropy_coef: float,
     reduction: str,
 ) -> tuple[Tensor, A3CMetrics]:
-    """L = reduce(c_v (R - V)² - log π(a|s) · A - β H(π)), all inputs (T,), reduce = mean or sum.
+    """L = reduce(c_v (R - V)² - log π(a|s) · A - β H(π)), reduce = mean or sum over time; a mean over environments.
 
+    All inputs (T,), or (T, E) for the rollouts of E environments.
     Advantage and return are constants to the gradient (Mnih et al. 2016, Algorithm S3)."""
     metrics = A3CMetrics(
         policy_loss=-_reduce(log_prob_t * advantage_t, reduction),
@@ -47,10 +48,12 @@ def a3c_loss_backward(
     entropy_coef: float,
     reduction: str,
 ) -> tuple[Tensor, float, Tensor]:
-    """∂L/∂log π_t = -A_t w, ∂L/∂H_t = -β w (the same for all t), ∂L/∂V_t = -2 c_v (R_t - V_t) w; w = 1/T or 1."""
-    w = 1.0 / len(v_t) if reduction == "mean" else 1.0
+    """∂L/∂log π_t = -A_t w, ∂L/∂H_t = -β w (the same for all t), ∂L/∂V_t = -2 c_v (R_t - V_t) w; w = 1/(T E) or 1/E."""
+    w = (1.0 if reduction == "mean" else len(v_t)) / v_t.numel()
     return -w * advantage_t, -w * entropy_coef, (-2.0 * w * value_loss_coef) * (return_t - v_t)
 
 
 def _reduce(x_t: Tensor, reduction: str) -> Tensor:
-    return x_t.mean() if reduction == "mean" else x_t.sum()
+    if reduction == "mean":
+        return x_t.mean()
+    return x_t.sum() if x_t.dim() == 1 else x_t.sum(0).mean()

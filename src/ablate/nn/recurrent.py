@@ -1,0 +1,115 @@
+"""The hidden layer of a network of images over the rows of a rollout, by hand: an LSTM cell, or fully connected.
+
+Both keep what their backward needs in buffers that are allocated once, so that nothing is computed twice, and both have
+every weight and bias as rows of one matrix, so that each gradient is one product over the whole rollout. R: rows, one a
+step and one for the bootstrap observation; T < R: steps; E: environments side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ablate.nn.networks import Activation
+
+
+class Lstm:
+    """An LSTM cell (layers.lstm_cell has the equations) with backward through time over the rollout.
+
+    weight, d_weight: (features + 1 + hidden + 1, 4 · hidden), the rows of W_ihᵀ, b_ih, W_hhᵀ, b_hh.
+    x: (R, E, features), where the features of each row are to be written. y: (R, E, hidden), the output.
+    state: (2, E, hidden), h and c before row t; row 0 is where a rollout starts."""
+
+    def __init__(self, weight: Tensor, d_weight: Tensor, rows: int, envs: int) -> None:
+        inputs, hidden = len(weight), weight.shape[1] // 4
+        features = inputs - hidden - 2
+        self._weight, self._d_weight = weight, d_weight
+        self._w_x, self._w_h = weight[:features], weight[features + 1 : -1]
+        self._z = weight.new_ones(rows, envs, inputs)  # x, 1, h_tm1, 1
+        self._gates = weight.new_zeros(rows, envs, 4, hidden)  # i, f, g, o
+        self._tanh_c = weight.new_zeros(rows, envs, hidden)
+        self.state = weight.new_zeros(rows + 1, 2, envs, hidden)
+        self._slopes = weight.new_zeros(rows, envs, 4, hidden)  # of the pre-activations, see backward
+        self._slope_c = weight.new_zeros(rows, envs, hidden)
+        self.x = self._z[..., :features]
+        self.y = self.state[1:, 0]
+        self._h_tm1 = self._z[..., features + 1 : -1]
+        # All views of a row: slicing costs as much as the arithmetic where there are few environments.
+        self._forward_views = [
+            (self._z[t], self._h_tm1[t], *self.state[t], gates.flatten(1), gates[:, :2], *gates.unbind(1),
+             self._tanh_c[t], *self.state[t + 1])
+            for t, gates in enumerate(self._gates)
+        ]  # fmt: skip
+
+    def forward(self, t: int, firsts: np.ndarray) -> None:
+        """Row t, from the features that are in x[t]; firsts (E,): where the state starts from 0."""
+        z, z_h, h_tm1, c_tm1, a, a_if, i, f, g, o, tanh_c, h, c = self._forward_views[t]
+        z_h.copy_(h_tm1)
+        cut = torch.from_numpy(firsts) if firsts.any() else None
+        if cut is not None:
+            z_h[cut] = 0.0
+        torch.mm(z, self._weight, out=a)
+        torch.sigmoid(a_if, out=a_if)
+        if cut is not None:
+            f[cut] = 0.0  # c_tm1 is forgotten, and no gradient passes through a gate that is shut
+        torch.tanh(g, out=g)
+        torch.sigmoid(o, out=o)
+        torch.mul(f, c_tm1, out=c).addcmul_(i, g)
+        torch.tanh(c, out=tanh_c)
+        torch.mul(o, tanh_c, out=h)
+
+    def backward(self, d_y: Tensor, firsts: np.ndarray) -> Tensor:
+        """d_y (T, E, hidden), firsts (T, E): no gradient passes into what was before them. -> d_x (T, E, features).
+
+        ∂c_t = ∂h_t o (1 - tanh²c) + f_{t+1} ∂c_{t+1}; ∂a_i = ∂c g i(1-i), ∂a_f = ∂c c_tm1 f(1-f), ∂a_g = ∂c i (1-g²),
+        ∂a_o = ∂h tanh(c) o(1-o), ∂h_tm1 = ∂a W_hh. All factors of ∂c and ∂h are known beforehand, for all rows."""
+        steps = len(d_y)
+        i, f, g, o = self._gates[:steps].unbind(2)
+        tanh_c, slopes, slope_c = self._tanh_c[:steps], self._slopes[:steps], self._slope_c[:steps]
+        sigmoids = self._gates[:steps]
+        torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1.0, out=slopes)  # y (1 - y), where y is a sigmoid
+        slopes[:, :, 0].mul_(g)
+        slopes[:, :, 1].mul_(self.state[:steps, 1])
+        torch.addcmul(i, i * g, g, value=-1.0, out=slopes[:, :, 2])
+        slopes[:, :, 3].mul_(tanh_c)
+        torch.addcmul(o, o * tanh_c, tanh_c, value=-1.0, out=slope_c)
+
+        d_a = slopes  # overwritten, row by row
+        d_h, d_c = d_y[steps - 1].clone(), torch.zeros_like(d_y[0])
+        for t in range(steps - 1, -1, -1):
+            d_c.addcmul_(d_h, slope_c[t])
+            d_a[t, :, :3].mul_(d_c.unsqueeze(1))
+            d_a[t, :, 3].mul_(d_h)
+            if t > 0:
+                d_h = torch.mm(d_a[t].flatten(1), self._w_h.T)
+                d_c.mul_(f[t])
+                if firsts[t].any():
+                    d_h[torch.from_numpy(firsts[t])] = 0.0
+                d_h.add_(d_y[t - 1])
+
+        d_a = d_a.view(-1, d_a.shape[2] * d_a.shape[3])
+        torch.mm(self._z[:steps].flatten(0, 1).T, d_a, out=self._d_weight)
+        return torch.mm(d_a, self._w_x.T).view(steps, -1, len(self._w_x))
+
+
+class FullyConnected:
+    """y = activation(W x + b). weight, d_weight: (features + 1, hidden), the rows of Wᵀ and b; its state is empty."""
+
+    def __init__(self, weight: Tensor, d_weight: Tensor, rows: int, envs: int, activation: Activation) -> None:
+        self._weight, self._d_weight = weight, d_weight
+        self._activation, self._activation_backward = activation
+        self._z = weight.new_ones(rows, envs, len(weight))  # x, 1
+        self.x = self._z[..., :-1]
+        self.y = weight.new_zeros(rows, envs, weight.shape[1])
+        self.state = weight.new_zeros(rows + 1, 2, envs, 0)
+
+    def forward(self, t: int, firsts: np.ndarray) -> None:
+        """Row t, from the features that are in x[t]."""
+        self._activation(torch.mm(self._z[t], self._weight), out=self.y[t])
+
+    def backward(self, d_y: Tensor, firsts: np.ndarray) -> Tensor:
+        """d_y (T, E, hidden) -> d_x (T, E, features)."""
+        steps = len(d_y)
+        d_a = self._activation_backward(d_y, self.y[:steps]).flatten(0, 1)
+        torch.mm(self._z[:steps].flatten(0, 1).T, d_a, out=self._d_weight)
+        return torch.mm(d_a, self._weight[:-1].T).view(steps, -1, len(self._weight) - 1)
