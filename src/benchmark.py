@@ -1,8 +1,9 @@
-"""Speed of training, measured in one invocation:  python src/benchmark.py [a3c|compiled|arms|atari]
+"""Speed of training, measured in one invocation:  python src/benchmark.py [a3c|compiled|arms|atari|learning]
 
 a3c: next to a plain loop. compiled: backend=compiled, its kernels next to one written for the Pendulum report alone,
 and the parts of a step. arms: all runs of the report's two ablations, --repeats seeds each. atari: A3C-LSTM on
-Breakout, next to the emulator alone, and the parts of a step.
+Breakout, next to the emulator alone, and the parts of a step. learning: that it learns Breakout, --repeats seeds
+for --seconds each.
 
 Ratios are between runs that took turns on the same machine, so that its drift hits all alike.
 """
@@ -76,12 +77,15 @@ def plain(processes: int) -> Variant:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", default="a3c", choices=sorted(BENCHMARKS), help="what to measure")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of training, for each measurement")
-    parser.add_argument("--repeats", type=int, default=3, help="measurements of each row; their median is shown")
-    parser.add_argument("--workers", help="numbers of workers; 1,2,4 if not given, of games 1,2,8")
+    parser.add_argument(
+        "--seconds", type=float, help="of training, a measurement; 8 if not given, of learning 600"
+    )
+    parser.add_argument("--repeats", type=int, help="measurements of each row, or seeds; 3 if not given, of learning 1")
+    parser.add_argument("--workers", help="numbers of workers; 1,2,4 if not given, of atari 1,2,8, of learning 2")
     options = parser.parse_args()
-    given = options.workers or ("1,2,8" if options.what == "atari" else "1,2,4")
-    workers = sorted({int(item) if item.isdecimal() else 0 for item in given.split(",")})
+    parser.set_defaults(**DEFAULTS.get(options.what, {"seconds": 8.0, "repeats": 3, "workers": "1,2,4"}))
+    options = parser.parse_args()
+    workers = sorted({int(item) if item.isdecimal() else 0 for item in options.workers.split(",")})
     if not (0 < options.seconds < float("inf") and options.repeats > 0 and workers[0] > 0):
         parser.error("--seconds, --repeats and each of --workers must be positive numbers")
     os.environ.update(ONE_THREAD)  # for the processes to come; torch is in this one already
@@ -318,11 +322,22 @@ def benchmark_atari(console: Console, seconds: float, repeats: int, workers: lis
     benchmark_atari.benchmark_atari(console, seconds, repeats, workers)
 
 
+def benchmark_learning(console: Console, seconds: float, repeats: int, workers: list[int]) -> None:
+    import benchmark_learning
+
+    benchmark_learning.benchmark_learning(console, seconds, repeats, workers)
+
+
 BENCHMARKS = {
     "a3c": benchmark_a3c,
     "arms": benchmark_arms,
     "atari": benchmark_atari,
     "compiled": benchmark_compiled,
+    "learning": benchmark_learning,
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "atari": {"seconds": 8.0, "repeats": 3, "workers": "1,2,8"},
+    "learning": {"seconds": 600.0, "repeats": 1, "workers": "2"},
 }
 
 if __name__ == "__main__":
