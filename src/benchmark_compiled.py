@@ -31,7 +31,7 @@ from ablate.compiled.jit import kernel
 from ablate.compiled.network import backward, forward
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
 from ablate.config import validate
-from ablate.nn.architecture import architecture_of
+from ablate.nn.architecture import MlpArchitecture, architecture_of
 from ablate.parallel.supervisor import ONE_THREAD
 from ablate.records.schema import EPISODES
 from ablate.training import Plan
@@ -142,9 +142,9 @@ class Study:
         config, size = plan.config, len(plan.parameters)
         rng = np.random.default_rng(0)
         self.env, state_size = environment_of(config.env)
-        self.head, self.network, self.scratch = policy_of(
-            architecture_of(config.model, plan.spec), plan.spec.action, 10
-        )
+        architecture = architecture_of(config.model, plan.spec)
+        assert isinstance(architecture, MlpArchitecture)
+        self.head, self.network, self.scratch = policy_of(architecture, plan.spec.action, 10)
         self.algorithm, self.optimizer = algorithm_of(config, False), optimizer_of(config.optimizer)
         theta = plan.parameters.copy()
         integers = np.zeros(workers, np.int64)

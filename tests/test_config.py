@@ -1,5 +1,6 @@
 """The schema: presets against the report, ranges, contradictions, and the way through JSON."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -41,12 +42,18 @@ def test_the_hash_tells_configurations_apart() -> None:
 
 @pytest.mark.parametrize("group", ["algo", "model", "optimizer"])
 def test_every_option_has_a_schema_and_every_schema_an_option(group: str) -> None:
-    assert {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} == set(SCHEMAS[group])
+    options = [path.read_text() for path in (ROOT / "conf" / group).glob("*.yaml")]
+    schemas = [re.search(rf"- /schema/{group}/(\w+)@_here_", option) for option in options]
+    assert {schema[1] for schema in schemas if schema} == set(SCHEMAS[group])
+    assert all(schemas)
+
+
+IDS = {"gymnasium": ["env.id=CartPole-v1"], "atari": ["env.id=ALE/Pong-v5"]}
 
 
 @pytest.mark.parametrize("env", sorted(path.stem for path in (ROOT / "conf/env").glob("*.yaml")))
 def test_every_environment_file_composes(env: str) -> None:
-    config = config_of(f"env={env}", *(["env.id=CartPole-v1"] if env == "gymnasium" else []))
+    config = config_of(f"env={env}", *IDS.get(env, []))
     assert isinstance(config, Config)
 
 

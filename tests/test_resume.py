@@ -54,6 +54,7 @@ def case(*overrides: str, kills: int, slow: bool = True) -> object:
 
 COMPILED = ("backend=compiled", "max_episodes=null", "log_interval=70", "evaluation.every_steps=50000")
 MANUAL = ("backend=manual",)
+GAMES = ("max_episodes=null", "envs_per_worker=2", "workers=2", "log_interval=1")
 CASES = [
     case("env=pendulum", *COMPILED, "total_steps=1500000", kills=2, slow=False),
     case("env=pendulum", *COMPILED, "total_steps=1000003", "optimizer.amsgrad=true", "algo.t_max=7", kills=2),
@@ -66,6 +67,8 @@ CASES = [
     case("env=cartpole", *MANUAL, "max_episodes=2000", kills=2),
     case("env=acrobot", *MANUAL, "max_episodes=null", "total_steps=60000", "optimizer=rmsprop", kills=2),
     case("env=mountain_car_continuous", *MANUAL, "max_episodes=60", kills=2),
+    case("env=riverraid", *GAMES, "total_steps=6000", kills=2),
+    case("env=breakout", "model=conv_84", "model.hidden=32", "backend=autograd", *GAMES, "total_steps=6000", kills=1),
 ]
 
 

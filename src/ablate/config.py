@@ -510,7 +510,7 @@ def refuse_contradictions(config: Config) -> None:
         raise ConfigError(f"device={config.device}: not a device; use cpu, cuda, cuda:<index>, or a list of them")
     if config.envs_per_worker > 1 and config.model.name != "conv":
         raise ConfigError(
-            f"envs_per_worker={config.envs_per_worker}: only networks of images step several environments side by side; "
+            f"envs_per_worker={config.envs_per_worker}: only networks of images step several at once; "
             "use 1, and more workers"
         )
     if config.model.name == "conv" and config.env.name != "atari":

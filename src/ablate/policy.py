@@ -1,4 +1,4 @@
-"""A saved policy as a plain object, for evaluation and for outside programs. Torch, OpenCV and the emulator are imported for games only."""
+"""A saved policy as a plain object, for evaluation and for outside programs. Torch and OpenCV are for games only."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """A worker of several games, on scripted games: what its rollouts hold where episodes end."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -31,6 +32,7 @@ class Script(gymnasium.Env):
     def __init__(self, ends: dict[int, str]) -> None:
         self.action_space = gymnasium.spaces.Discrete(6)
         self._ends, self._step = ends, 0
+        self.preprocessor = SimpleNamespace(pipeline=SimpleNamespace(normalised=False))
 
     def _observation(self) -> np.ndarray:
         return np.full((1, 42, 42), self._step / 1000, np.float32)
@@ -53,7 +55,6 @@ def worker_on(monkeypatch: pytest.MonkeyPatch, scripts: list[dict[int, str]], *o
     spec = spec_of(config.env)
     waiting = iter(scripts)
     monkeypatch.setattr(a3c_games, "make_env", lambda *_, **__: Script(next(waiting)))
-    monkeypatch.setattr(a3c_games.atari, "is_normalised", lambda _: False)
     size = architecture_of(config.model, spec).layout().size
     worker = GameWorker(0, config, spec, SharedState(size, 0, 1), None, 0)
     rng = np.random.default_rng(0)

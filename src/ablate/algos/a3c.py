@@ -22,7 +22,7 @@ from ablate.envs.make import make_env
 from ablate.evaluation import Evaluator, due
 from ablate.nn.acting import Actor
 from ablate.nn.adam import Optimizer, make_optimizer
-from ablate.nn.architecture import architecture_of
+from ablate.nn.architecture import MlpArchitecture, architecture_of
 from ablate.nn.distributions import make_distribution
 from ablate.nn.gradients import BACKENDS, LossSettings
 from ablate.parallel.shared import Command, SharedState
@@ -41,6 +41,7 @@ class Worker:
         self._algo = config.algo
         self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale
         architecture = architecture_of(config.model, spec)
+        assert isinstance(architecture, MlpArchitecture)
         device = devices(config)[index % len(devices(config))]
         self.computer = BACKENDS[str(config.backend)](
             architecture, make_distribution(spec.action), LossSettings.of(config.algo), device

@@ -17,7 +17,7 @@ from ablate.compiled.jit import announcing
 from ablate.compiled.optimizer import optimizer_of
 from ablate.config import A3CConfig
 from ablate.evaluation import Evaluator
-from ablate.nn.architecture import architecture_of
+from ablate.nn.architecture import MlpArchitecture, architecture_of
 from ablate.parallel.shared import Command
 from ablate.parallel.supervisor import ChildFailed
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
@@ -86,6 +86,7 @@ class CompiledWorkers:
         self._module = ENVIRONMENTS[config.env.id]
         self._env, state_size = environment_of(config.env)
         architecture = architecture_of(config.model, job.spec)
+        assert isinstance(architecture, MlpArchitecture)
         longest = min(config.algo.t_max, config.env.max_ep_step or config.algo.t_max)  # rollout
         policy = policy_of(architecture, job.spec.action, longest)
         self._head, self._network, self._scratch = policy

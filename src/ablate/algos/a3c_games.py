@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ablate.config import A3CConfig, AtariConfig, Config, devices
-from ablate.envs.atari import AtariGame
 from ablate.envs.make import make_env
 from ablate.envs.preprocessing import RunningNormalisation
 from ablate.nn.acting import draw_categorical
@@ -40,12 +39,9 @@ class GameWorker:
         self.computer = CONV_BACKENDS[str(config.backend)](
             architecture, E, config.algo.t_max, LossSettings.of(config.algo), device
         )
-        self._envs: list[AtariGame] = [make_env(config.env, training=True) for _ in range(E)]
-        self._normalisation = (
-            RunningNormalisation(shared.normalisation_view()[index])
-            if self._envs[0].preprocessor.pipeline.normalised
-            else None
-        )
+        self._envs = [make_env(config.env) for _ in range(E)]
+        normalised = self._envs[0].get_wrapper_attr("preprocessor").pipeline.normalised
+        self._normalisation = RunningNormalisation(shared.normalisation_view()[index]) if normalised else None
         self._action_rng = generator(config.seed, Role.action, index)
         t_max = config.algo.t_max
         self._observations = np.zeros((t_max + 1, E, *spec.observation_shape), spec.observation_dtype)
@@ -62,7 +58,7 @@ class GameWorker:
             restore(self._action_rng, saved["action_rng"])
         if resumed:
             for env, state in zip(self._envs, saved["env"], strict=True):
-                env.restore(state)
+                env.get_wrapper_attr("restore")(state)
             self._returns, self._lengths = saved["returns"], saved["lengths"]
             self._observations[0] = resumed.tensors["observations"]
             self._firsts[0] = resumed.tensors["firsts"]
@@ -150,7 +146,7 @@ class GameWorker:
         values = {
             "pulled_at": self.pulled_at,
             "action_rng": state_of(self._action_rng),
-            "env": [env.save() for env in self._envs],
+            "env": [env.get_wrapper_attr("save")() for env in self._envs],
             "returns": list(self._returns),
             "lengths": list(self._lengths),
         }

@@ -167,7 +167,9 @@ class RunningNormalisation:
         return np.stack([m, s]) / (1 - cls.ALPHA**n) @ n / n.sum()
 
 
-def normalise(observation: np.ndarray, frozen: Sequence[float], out: np.ndarray | None = None) -> np.ndarray:
+def normalise(
+    observation: np.ndarray, frozen: Sequence[float] | np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
     """(x - m̂) / (ŝ + 1e-8) for frozen = (m̂, ŝ), in the observation's dtype."""
     mean, std = map(float, frozen)  # Python's floats leave float32 what it is
     centred = np.subtract(observation, mean, out=out)

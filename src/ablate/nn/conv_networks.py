@@ -18,7 +18,7 @@ from ablate.nn.architecture import ConvArchitecture
 from ablate.nn.networks import ACTIVATIONS, MODULES
 from ablate.nn.recurrent import FullyConnected, Lstm
 
-CHUNK_BYTES = 8 << 20  # of the largest layer's output: what the backward pass of convolutions has in hand at once
+CHUNK_BYTES = 3 << 19  # of a convolution's input and output: as many rows at a time as stay in the cache
 
 
 class TorchConv(torch.nn.Module):
@@ -130,7 +130,10 @@ class ManualConv:
             (layer.channels, *layer.convolved(*size[1:]))
             for size, layer in zip(architecture.sizes(), architecture.convolutions, strict=False)
         ]
-        self._chunk = max(1, CHUNK_BYTES // (max(map(prod, self._convolved)) * parameters.element_size()))
+        self._chunks = [
+            max(1, CHUNK_BYTES // (parameters.element_size() * (prod(x) + prod(y))))
+            for x, y in zip(architecture.sizes(), self._convolved, strict=False)
+        ]
 
     def forward(self, t: int, images: Tensor, firsts: np.ndarray) -> Tensor:
         """Row t: images (E, C, H, W), firsts (E,) bool -> logits and value (E, n + 1), valid until row t comes back."""
@@ -157,24 +160,26 @@ class ManualConv:
         d_features = self._hidden.backward(d_y, firsts).flatten(0, 1)
         for d in chain(self._d_weights, self._d_biases):
             d.zero_()
-        rows = steps * envs
-        for start in range(0, rows, self._chunk):
-            self._backward_convolutions(d_features, slice(start, min(start + self._chunk, rows)))
+        d = _channels_last(d_features, self._architecture.sizes()[-1])
+        self._backward_convolution(len(self._weights) - 1, d, 0)
 
-    def _backward_convolutions(self, d_features: Tensor, rows: slice) -> None:
-        """Add what some rows of d_features (T · E, features) give; few at a time stay in the cache."""
-        xs = [x.flatten(0, 1)[rows] for x in self._xs]
-        d = _channels_last(d_features[rows], self._architecture.sizes()[-1])
-        for i, layer in reversed(list(enumerate(self._architecture.convolutions))):
-            d = self._activation_backward(d, xs[i + 1])
-            indices = self._indices[i]
+    def _backward_convolution(self, i: int, d_y: Tensor, first: int) -> None:
+        """Add to the gradient what d_y gives, that of layer i's output for some rows of (T · E) from `first` on.
+
+        Each layer takes as many rows at a time as its chunk says, and hands them on to the layer below it."""
+        layer, weight, indices = self._architecture.convolutions[i], self._weights[i], self._indices[i]
+        for start in range(first, first + len(d_y), self._chunks[i]):
+            d = d_y[start - first : start - first + self._chunks[i]]
+            rows = slice(start, start + len(d))
+            x, y = (xs.flatten(0, 1)[rows] for xs in self._xs[i : i + 2])
+            d = self._activation_backward(d, y)
+            self._d_biases[i].add_(d.sum((0, 2, 3)))
             if indices is not None:
                 d = layers.max_pool2d_backward(d, indices.flatten(0, 1)[rows].long(), (len(d), *self._convolved[i]))
-            weight = self._weights[i]
-            self._d_biases[i].add_(d.sum((0, 2, 3)))
-            self._d_weights[i].add_(layers.conv2d_backward_weight(d, xs[i], weight.shape, layer.stride, layer.padding))
+            self._d_weights[i].add_(layers.conv2d_backward_weight(d, x, weight.shape, layer.stride, layer.padding))
             if i > 0:
-                d = layers.conv2d_backward_x(d, weight, xs[i].shape, layer.stride, layer.padding)
+                d_x = layers.conv2d_backward_x(d, weight, x.shape, layer.stride, layer.padding)
+                self._backward_convolution(i - 1, d_x, start)
 
 
 def _channels_last(flat: Tensor, size: tuple[int, int, int]) -> Tensor:

@@ -60,7 +60,12 @@ def conv2d_backward_x(d_y: Tensor, weight: Tensor, x_shape: Sequence[int], strid
 
 def conv2d_backward_weight(d_y: Tensor, x: Tensor, weight_shape: Sequence[int], stride: int, padding: int) -> Tensor:
     """∂W[o, c, i, j] = Σ_{n,u,v} g[n, o, u, v] · x[n, c, u s + i - p, v s + j - p]: x convolved with g dilated."""
-    height, width = weight_shape[-2:]
+    n_out, n_in, height, width = weight_shape
+    if n_in == 1:  # one matrix product over all windows of x, which are few enough to be written out
+        windows = F.pad(x, (padding,) * 4).unfold(2, height, stride).unfold(3, width, stride)  # (N, 1, H', W', kh, kw)
+        columns = windows.permute(4, 5, 1, 0, 2, 3).reshape(height * width, -1)  # (kh · kw, N · H' · W')
+        d_weight = torch.mm(columns, d_y.permute(0, 2, 3, 1).reshape(-1, n_out))
+        return d_weight.view(height, width, 1, n_out).permute(3, 2, 0, 1)
     # A convolution sums over channels, ∂W over the batch: so batch and channels change places. g, dilated, fits into
     # x at as many positions as W has taps and `rest` more, which are cut off. With what is summed over innermost in
     # memory this takes half the time, the copies included.
