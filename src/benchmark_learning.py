@@ -58,9 +58,7 @@ def benchmark_learning(console: Console, seconds: float, repeats: int, workers: 
 def train(folder: Path, seconds: float, *overrides: str) -> None:
     """A run that is stopped as Ctrl-C stops it, with a checkpoint. Its progress goes to stderr."""
     run = [sys.executable, str(command_line.ROOT / "src/run.py"), *TRAINING, *overrides, f"hydra.run.dir={folder}"]
-    program = subprocess.Popen(
-        run, stdout=sys.stderr, start_new_session=True
-    )  # a Ctrl-C here reaches this program only
+    program = subprocess.Popen(run, stdout=sys.stderr)
     try:
         program.wait(seconds)
     except subprocess.TimeoutExpired:
