@@ -77,9 +77,7 @@ def plain(processes: int) -> Variant:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", default="a3c", choices=sorted(BENCHMARKS), help="what to measure")
-    parser.add_argument(
-        "--seconds", type=float, help="of training, a measurement; 8 if not given, of learning 600"
-    )
+    parser.add_argument("--seconds", type=float, help="of training, a measurement; 8 if not given, of learning 600")
     parser.add_argument("--repeats", type=int, help="measurements of each row, or seeds; 3 if not given, of learning 1")
     parser.add_argument("--workers", help="numbers of workers; 1,2,4 if not given, of atari 1,2,8, of learning 2")
     options = parser.parse_args()

@@ -31,7 +31,7 @@ STOPPED = 128 + signal.SIGINT  # the program's exit code
 
 
 def benchmark_learning(console: Console, seconds: float, repeats: int, workers: list[int]) -> None:
-    """A run for each number of workers and each of `repeats` seeds; its policy, as it samples, over GAMES whole games."""
+    """A run for each number of workers and each of `repeats` seeds; its policy samples its actions in GAMES games."""
     table = table_of(
         f"Breakout: mean score of {GAMES} whole games, with its 95% CI",
         f"clearly: its lower end is above {FACTOR:g} times the upper end of random play's",
