@@ -1,7 +1,9 @@
-"""Speed of training, measured in one invocation:  python src/benchmark.py [a3c|compiled|arms]
+"""Speed of training, measured in one invocation:  python src/benchmark.py [a3c|compiled|arms|atari|learning]
 
 a3c: next to a plain loop. compiled: backend=compiled, its kernels next to one written for the Pendulum report alone,
-and the parts of a step. arms: all runs of the report's two ablations, --repeats seeds each.
+and the parts of a step. arms: all runs of the report's two ablations, --repeats seeds each. atari: A3C-LSTM on
+Breakout, next to the emulator alone, and the parts of a step. learning: that it learns Breakout, --repeats seeds
+for --seconds each.
 
 Ratios are between runs that took turns on the same machine, so that its drift hits all alike.
 """
@@ -75,9 +77,11 @@ def plain(processes: int) -> Variant:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", default="a3c", choices=sorted(BENCHMARKS), help="what to measure")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of training, for each measurement")
-    parser.add_argument("--repeats", type=int, default=3, help="measurements of each row; their median is shown")
-    parser.add_argument("--workers", default="1,2,4", help="numbers of workers, such as 1,2,4")
+    parser.add_argument("--seconds", type=float, help="of training, a measurement; 8 if not given, of learning 600")
+    parser.add_argument("--repeats", type=int, help="measurements of each row, or seeds; 3 if not given, of learning 1")
+    parser.add_argument("--workers", help="numbers of workers; 1,2,4 if not given, of atari 1,2,8, of learning 2")
+    options = parser.parse_args()
+    parser.set_defaults(**DEFAULTS.get(options.what, {"seconds": 8.0, "repeats": 3, "workers": "1,2,4"}))
     options = parser.parse_args()
     workers = sorted({int(item) if item.isdecimal() else 0 for item in options.workers.split(",")})
     if not (0 < options.seconds < float("inf") and options.repeats > 0 and workers[0] > 0):
@@ -190,8 +194,8 @@ def table_of(title: str, caption: str, words: tuple[str, ...], numbers: tuple[st
 class Clock:
     """Adds up the seconds spent in functions, by part of the loop."""
 
-    def __init__(self) -> None:
-        self.spent = dict.fromkeys(PARTS, 0.0)
+    def __init__(self, parts: tuple[str, ...]) -> None:
+        self.spent = dict.fromkeys(parts, 0.0)
 
     def timed(self, part: str, inner: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -259,8 +263,8 @@ def split_table(console: Console, seconds: float, repeats: int) -> Table:
     for repeat in range(repeats):
         for name, loop in loops.items():
             with console.status(f"repeat {repeat + 1} of {repeats}: parts of a step, {name}"):
-                samples[name].append(split(loop, seconds))
-    clocks_s = 2 * seconds_per_call(Clock().timed("update", lambda: None), 0.1)  # of env.step and acting
+                samples[name].append(split(loop, seconds, PARTS, WARM_UP_UPDATES))
+    clocks_s = 2 * seconds_per_call(Clock(PARTS).timed("update", lambda: None), 0.1)  # of env.step and acting
     table = table_of(
         "One environment step in training, one process, µs",
         f"network: acting; update: gradient, optimizer, pull; the clocks cost about {1e6 * clocks_s:.1f} of it",
@@ -272,18 +276,20 @@ def split_table(console: Console, seconds: float, repeats: int) -> Table:
     return table
 
 
-def split(loop: Callable[[Clock], Callable[[], int]], seconds: float) -> list[float]:
-    """Microseconds per step of each part, of the rest, and in total."""
-    clock = Clock()
+def split(
+    loop: Callable[[Clock], Callable[[], int]], seconds: float, parts: tuple[str, ...], warm_up: int
+) -> list[float]:
+    """Microseconds per step of each part, of the rest, and in total, after `warm_up` updates."""
+    clock = Clock(parts)
     advance = loop(clock)
-    for _ in range(WARM_UP_UPDATES):
+    for _ in range(warm_up):
         advance()
-    clock.spent.update(dict.fromkeys(PARTS, 0.0))
+    clock.spent.update(dict.fromkeys(parts, 0.0))
     steps, start = 0, time.perf_counter()
     while (total := time.perf_counter() - start) < seconds:
         steps += advance()
-    parts = [*clock.spent.values(), total - sum(clock.spent.values()), total]
-    return [1e6 * part / steps for part in parts]
+    spent = [*clock.spent.values(), total - sum(clock.spent.values()), total]
+    return [1e6 * part / steps for part in spent]
 
 
 def seconds_per_call(function: Callable[[], object], seconds: float) -> float:
@@ -308,7 +314,29 @@ def benchmark_arms(console: Console, seconds: float, repeats: int, workers: list
     benchmark_compiled.benchmark_arms(console, seconds, repeats, workers)
 
 
-BENCHMARKS = {"a3c": benchmark_a3c, "arms": benchmark_arms, "compiled": benchmark_compiled}
+def benchmark_atari(console: Console, seconds: float, repeats: int, workers: list[int]) -> None:
+    import benchmark_atari
+
+    benchmark_atari.benchmark_atari(console, seconds, repeats, workers)
+
+
+def benchmark_learning(console: Console, seconds: float, repeats: int, workers: list[int]) -> None:
+    import benchmark_learning
+
+    benchmark_learning.benchmark_learning(console, seconds, repeats, workers)
+
+
+BENCHMARKS = {
+    "a3c": benchmark_a3c,
+    "arms": benchmark_arms,
+    "atari": benchmark_atari,
+    "compiled": benchmark_compiled,
+    "learning": benchmark_learning,
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "atari": {"seconds": 8.0, "repeats": 3, "workers": "1,2,8"},
+    "learning": {"seconds": 600.0, "repeats": 1, "workers": "2"},
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -47,7 +47,7 @@ HELP = """Play a saved run:  python src/evaluate.py run=<folder or checkpoint> [
   run=<path>        a run's folder (its last checkpoint), or a file: <run>/checkpoints/best.safetensors
   episodes=20       how many to play
   horizon=null      steps after which an episode is cut; null: as in the run's own evaluations
-  action=mode       mode: the most likely action; sample: a draw from the policy
+  action=null       mode: the most likely action; sample: a draw from the policy; null: as in the run's own evaluations
   seed=0            of the starts, and of the draws
   video=false       true: mp4s of the best and of the median episode, in <run>/videos (extra [video])
   render=null       human: watch it in a window
@@ -65,7 +65,7 @@ class Options:
     run: str = ""
     episodes: int = 20
     horizon: int | None = None
-    action: ActionChoice = ActionChoice.mode
+    action: ActionChoice | None = None
     seed: int = 0
     video: bool = False
     render: str | None = None
@@ -84,7 +84,8 @@ def main() -> None:
     if options.video:
         refuse_undrawn(config)
     streams = generator(options.seed, Role.evaluation).spawn(options.episodes)
-    sample = options.action == ActionChoice.sample
+    action = options.action or config.evaluation.action
+    sample = action == ActionChoice.sample
     if isinstance(config.env, AtariConfig) and not options.render:
         played = play_in_processes(path, horizon, sample, streams, config.hang_timeout_s)
     else:
@@ -98,10 +99,10 @@ def main() -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS[SCORES])
-    writer.writerows((e.number + 1, *e.score, horizon, options.action) for e in episodes)
+    writer.writerows((e.number + 1, *e.score, horizon, action) for e in episodes)
     replace_atomically(folder / SCORES, text.getvalue().encode())
 
-    print(f"{config.env.id}, {path.name}, {options.episodes} episodes of at most {horizon} steps, {options.action}")
+    print(f"{config.env.id}, {path.name}, {options.episodes} episodes of at most {horizon} steps, {action}")
     print("\n".join(summary(config.env.id, episodes)))
     print(f"scores   {folder / SCORES}")
     if options.video:

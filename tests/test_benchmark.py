@@ -109,3 +109,28 @@ def test_the_kernel_for_s1_alone_does_the_same_work(plain: bool) -> None:
     s1.advance()
     assert np.abs(general.shared.theta - start).max() > 1e-3
     np.testing.assert_allclose(s1.shared.theta, general.shared.theta, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_atari_measures_the_emulator_the_environments_training_and_its_parts() -> None:
+    options = ["--seconds", "0.3", "--repeats", "1", "--workers", "1"]
+    command = [sys.executable, str(ROOT / "src/benchmark.py"), "atari", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    number = r"[\d.]+"
+    for kind in ("emulator", "gymnasium's AtariPreprocessing", "conv_lstm_42", "conv_pool_lstm_80"):
+        assert re.search(rf"^ *{kind} +1 +{number} +{number}–{number} +{number} *$", done.stdout, re.M), kind
+    for model in ("conv_lstm_42", "conv_pool_lstm_80"):
+        for backend, games in (("manual", 8), ("autograd", 8), ("manual", 1)):
+            row = f"^ *{model} +{backend} +"
+            trained = re.search(
+                rf"{row}1 +{games} +({number}) +{number}–{number} +{number} +({number}) +(yes|no) *$", done.stdout, re.M
+            )
+            assert trained
+            assert float(trained[1]) > 0
+            assert 50 < float(trained[2]) < 2000  # MB
+            found = re.search(rf"{row}{games}((?: +{number}){{6}}) *$", done.stdout, re.M)
+            assert found
+            *parts, total = map(float, found[1].split())
+            assert sum(parts) == pytest.approx(total, abs=5)
+    assert "again: python src/benchmark.py atari --seconds 0.3 --repeats 1 --workers 1" in done.stdout

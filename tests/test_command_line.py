@@ -152,6 +152,15 @@ ERRORS = (
     # Environments.
     case("env.id=Pendulm-v1", "env.id=Pendulm-v1", "did you mean Pendulum-v1?"),
     case("env.id=Pendulum-v9", "env.id=Pendulum-v9", "did you mean Pendulum-v1?"),
+    # A game.
+    case("env.id=ALE/Brekout-v5", "env.id=ALE/Brekout-v5", "did you mean ALE/Breakout-v5?"),
+    case("env=atari env.id=Pong-v7", "env.id=Pong-v7", "did you mean Pong-v"),
+    case("env=atari", "env.id", "no value"),
+    case("env=breakout env.frame_skip=4", "env.frame_skip=4", "[4,4]"),
+    case("env=breakout env.frame_skip=[4,2]", "env.frame_skip=[4,2]", "use [2,4]"),
+    case("env=breakout protocol=machado", "protocol=machado", "did you mean machado2018?"),
+    case("protocol=machado2018", "protocol=machado2018", "of games only"),
+    case("env.noop_max=3", "env.noop_max=3", "no key of the option of env"),
     case("env.id=no_module_of_this_name:Env-v0", "env.id=no_module_of_this_name:Env-v0"),
     case("env.id=CartPole-v1 +env.kwargs.colour=1", "env.id=CartPole-v1", "colour"),
     case("env.id=FrozenLake-v1", "env.id=FrozenLake-v1", "Discrete(16)", "Box"),
@@ -279,7 +288,10 @@ def test_any_id_is_no_pendulum(program: Program, before: bool) -> None:
     done = program(*(flags + keys if before else keys + flags))
     assert (done.returncode, done.stderr) == (0, "")
     env = yaml.safe_load(done.stdout)["env"]
-    assert env == {"id": "MountainCar-v0", "max_ep_step": None, "reward_shift": 0.0, "reward_scale": 1.0, "kwargs": {}}
+    assert env == {
+        "name": "gymnasium", "id": "MountainCar-v0", "max_ep_step": None, "reward_shift": 0.0, "reward_scale": 1.0,
+        "kwargs": {},
+    }  # fmt: skip
 
 
 def test_an_id_beside_its_environment_file_keeps_the_file(program: Program) -> None:

@@ -21,6 +21,7 @@ from ablate.envs.preprocessing import Preprocessor, RunningNormalisation
 from ablate.evaluation import Evaluator, frozen_normalisation
 from ablate.nn.architecture import ConvArchitecture, architecture_of, initial_parameters
 from ablate.parallel.shared import SharedState
+from ablate.parallel.supervisor import ChildFailed
 from ablate.playing import Episode, make_envs, play, play_in_processes
 from ablate.policy import Policy
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -272,6 +273,11 @@ def test_several_processes_play_the_same_games(tmp_path: Path) -> None:
     alone = list(play(Policy.of(read_checkpoint(path), True, games=len(envs)), envs, streams_of(9)))
     spread = list(play_in_processes(path, 100, True, streams_of(9), 60.0))
     assert sorted(spread, key=lambda e: e.number) == sorted(alone, key=lambda e: e.number)
+
+
+def test_a_process_that_fails_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ChildFailed, match=r"^player 0 raised ConfigError: .*x.safetensors: no such checkpoint"):
+        list(play_in_processes(tmp_path / "x.safetensors", 100, True, streams_of(2), 60.0))
 
 
 @pytest.mark.parametrize("action", ["mode", "sample"])

@@ -1,4 +1,6 @@
-"""A saved policy as a plain object, for evaluation and for outside programs. Torch and OpenCV are for games only."""
+"""A saved policy as a plain object, for evaluation and for outside programs.
+
+Torch, OpenCV and the emulator are imported for games only."""
 
 from __future__ import annotations
 

@@ -321,7 +321,7 @@ def test_what_a_sticky_action_holds_is_saved() -> None:
         original.step(2 + step % 2)
         other.step(2 + step % 2)
         assert emulated.actions[-1] == emulated_again.actions[-1]
-    assert set(emulated.actions) == {0, 3, 4}
+    assert set(emulated.actions) >= {3, 4}
 
 
 def test_a_game_that_is_over_can_be_saved() -> None:

@@ -6,7 +6,7 @@ import pytest
 from ablate.config import Preprocessing
 from ablate.envs.games import emulator
 from ablate.envs.make import OBSERVATIONS
-from ablate.envs.preprocessing import Preprocessor, RunningNormalisation, normalise
+from ablate.envs.preprocessing import Preprocessor, RunningNormalisation, channel_mean, normalise
 
 GAMES = ["breakout", "riverraid", "space_invaders", "ms_pacman", "centipede"]
 
@@ -59,6 +59,13 @@ def test_report_42_is_the_reports_pipeline_but_for_rounding_to_bytes(rom: str) -
     # Each resize rounds to a byte: at most 1/2 each, and the second averages the first one's.
     assert max(deviations) <= 1.01 / 255
     assert min(shifted) > 1.01 / 255  # a crop one row lower would have been noticed
+
+
+def test_channel_mean_is_numpys_for_all_sums_of_three_bytes() -> None:
+    sums = np.arange(3 * 255 + 1)
+    colours = np.stack([sums // 3, (sums + 1) // 3, (sums + 2) // 3], axis=-1).astype(np.uint8)[np.newaxis]
+    assert (colours.sum(2) == sums).all()
+    np.testing.assert_array_equal(channel_mean(colours), colours.mean(2).astype(np.float32) * np.float32(1 / 255))
 
 
 # First row, one past the last, height after the first resize: config.json of S4's program.

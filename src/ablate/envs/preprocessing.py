@@ -17,8 +17,6 @@ from ablate.config import Preprocessing
 cv2.setNumThreads(1)  # a worker has one core; on images as small as these, threads only wait for each other
 
 Stage = Callable[[np.ndarray], np.ndarray]
-# (R + G + B) / 3 / 255 for every sum of three bytes, rounded as float64 mean -> float32 -> times 1/255.
-_MEANS = (np.arange(3 * 255 + 1) / 3).astype(np.float32) * np.float32(1 / 255)
 _ONES = np.ones((1, 3), np.float32)
 # S4's program crops some games differently: first row, one past the last row, height after the first resize.
 _ROWS_80 = {
@@ -48,9 +46,12 @@ def resize(width: int, height: int, interpolation: int = cv2.INTER_LINEAR) -> St
 
 
 def channel_mean(frame: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]: the mean of the colour channels, / 255."""
-    sums = cv2.transform(frame.astype(np.float32), _ONES)  # whole numbers: exact
-    return np.take(_MEANS, sums.astype(np.int32))
+    """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]: the mean of the colour channels, times 1/255.
+
+    For all sums of three bytes the same float32 as frame.mean(2) in float64, ten times as fast."""
+    means = cv2.transform(frame.astype(np.float32), _ONES)  # whole numbers: exact
+    np.divide(means, 3, out=means)
+    return np.multiply(means, 1 / 255, out=means)
 
 
 def luminance(frame: np.ndarray) -> np.ndarray:
