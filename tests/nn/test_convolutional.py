@@ -203,7 +203,8 @@ def test_state_can_be_saved_and_set(backend: str) -> None:
     rollouts = [random_rollout(SMALL, 6, 2, seed, ((2, 1),)) for seed in range(2)]
     whole, resumed = both(SMALL, 2, 6)[backend], both(SMALL, 2, 6)[backend]
     step_through(whole, rollouts[0])
-    resumed.set_state(whole.state.astype(np.float32))
+    step_through(resumed, rollouts[1])  # to be forgotten
+    resumed.set_state(whole.state)
     logits, values = step_through(whole, rollouts[1])
     fresh_logits, _ = step_through(both(SMALL, 2, 6)[backend], rollouts[1])
     assert np.abs(fresh_logits[0] - logits[0]).max() > 1e-4  # the state matters
