@@ -2,10 +2,12 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from helpers import ROOT, config_of
 
+from ablate import experiment
 from ablate.config import SCHEMAS, Config, ConfigError, config_hash, from_dict, number_of_workers, suggest, to_dict
 
 
@@ -25,10 +27,42 @@ def test_pendulum_report_is_the_report() -> None:
     assert config.schedule == "async"
 
 
+def test_riverraid_report_is_the_report() -> None:
+    """Every constant of REFERENCE.md's S2. Value loss: 0.5 · ½ (R - V)². The test process is one of 23."""
+    config: Any = experiment.plan(config_of("experiment=riverraid_report"), []).config
+    algo, model, optimizer, env = config.algo, config.model, config.optimizer, config.env
+    assert (config.workers, config.envs_per_worker, config.backend, config.schedule) == (22, 1, "manual", "async")
+    assert (env.id, env.max_ep_step, env.frame_skip, env.sticky_actions) == ("Riverraid-v0", 10**6, (2, 4), 0.25)
+    assert (env.preprocessing, env.clip_rewards, env.life_loss_terminates) == ("report_42", True, False)
+    assert [(c.channels, c.kernel, c.stride, c.padding, c.pool) for c in model.convolutions] == 4 * [
+        (32, 3, 2, 1, False)
+    ]
+    assert (model.input, model.activation, model.hidden, model.recurrent) == ((1, 42, 42), "elu", 256, True)
+    assert (algo.t_max, algo.gamma, algo.gae_lambda, algo.entropy_coef) == (20, 0.99, 1.0, 0.01)
+    assert (algo.value_loss_coef, algo.loss_reduction, algo.max_grad_norm) == (0.25, "sum", 50.0)
+    assert (optimizer.name, optimizer.lr, optimizer.amsgrad, config.seed) == ("adam", 1e-4, False, 1)
+    assert (config.evaluation.every_seconds, config.evaluation.horizon) == (20, None)
+
+
+def test_breakout_a3c_report_is_the_report() -> None:
+    """Every constant of REFERENCE.md's S4."""
+    config: Any = experiment.plan(config_of("experiment=breakout_a3c_report"), []).config
+    algo, model, optimizer, env = config.algo, config.model, config.optimizer, config.env
+    assert (config.workers, config.envs_per_worker, config.schedule) == (32, 1, "async")
+    assert (env.preprocessing, env.clip_rewards) == ("report_80", True)
+    assert [(c.channels, c.kernel, c.stride, c.padding, c.pool) for c in model.convolutions] == [
+        (32, 5, 1, 2, True), (32, 5, 1, 1, True), (64, 4, 1, 1, True), (64, 3, 1, 1, True)
+    ]  # fmt: skip
+    assert (model.input, model.activation, model.hidden, model.recurrent) == ((1, 80, 80), "relu", 512, True)
+    assert (algo.t_max, algo.gamma, algo.gae_lambda) == (20, 0.99, 1.0)
+    assert (optimizer.name, optimizer.lr, optimizer.amsgrad) == ("adam", 1e-4, True)
+
+
 @pytest.mark.parametrize(
     "overrides",
-    [[], ["experiment=pendulum_report"], ["optimizer=rmsprop"], ["logger=tensorboard"], ["env=cartpole"]],
-)
+    [[], ["experiment=pendulum_report"], ["optimizer=rmsprop"], ["logger=tensorboard"], ["env=cartpole"],
+     ["env=breakout"], ["env=riverraid", "device=[cuda:0,cuda:1]"]],
+)  # fmt: skip
 def test_through_json_and_back(overrides: list[str]) -> None:
     config = config_of(*overrides)
     assert from_dict(to_dict(config)) == config
@@ -76,6 +110,11 @@ def test_an_id_alone_does_not_inherit_pendulums_settings(plus: str) -> None:
         (["resume=a", "load=b"], "load=b: "),
         (["schedule=interleaved", "algo.lock_updates=true"], "algo.lock_updates=true: "),
         (["device=tpu"], "device=tpu: "),
+        (["device=[cuda:0,tpu]"], "device=.*tpu.*: "),
+        (["device=[]"], "device="),
+        (["envs_per_worker=2"], "envs_per_worker=2: "),
+        (["model=conv_lstm_42"], "env.id=Pendulum-v1: .*use model=mlp"),
+        (["env=breakout", "model=mlp"], "env.id=BreakoutNoFrameskip-v4: .*use model=conv_lstm_42"),
         (["env=gymnasium"], "env.id: no value"),
         (["algo.name=dqn"], "algo.name=dqn: "),
         (["+env.kwargs.max_episode_steps=3"], "env.max_ep_step"),

@@ -508,16 +508,16 @@ def refuse_contradictions(config: Config) -> None:
     given = devices(config)
     if not given or not all(re.fullmatch(r"cpu|cuda(:\d+)?", str(device)) for device in given):
         raise ConfigError(f"device={config.device}: not a device; use cpu, cuda, cuda:<index>, or a list of them")
-    if config.envs_per_worker > 1 and config.model.name != "conv":
-        raise ConfigError(
-            f"envs_per_worker={config.envs_per_worker}: only networks of images step several at once; "
-            "use 1, and more workers"
-        )
     if config.model.name == "conv" and config.env.name != "atari":
         raise ConfigError(f"env.id={config.env.id}: no images; this network needs them (env=atari), use model=mlp")
     if config.model.name != "conv" and config.env.name == "atari":
         raise ConfigError(
             f"env.id={config.env.id}: its observations are images; use model=conv_lstm_42 or another conv_*"
+        )
+    if config.envs_per_worker > 1 and config.model.name != "conv":
+        raise ConfigError(
+            f"envs_per_worker={config.envs_per_worker}: only networks of images step several at once; "
+            "use 1, and more workers"
         )
     if "max_episode_steps" in config.env.kwargs:
         limit = config.env.kwargs["max_episode_steps"]

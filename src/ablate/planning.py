@@ -198,7 +198,8 @@ def estimate(plan: SweepPlan) -> Estimate | None:
     found_s, found_b = _means(seconds), _means(sizes)
     for arm in sorted(arms - set(seconds)):
         config = plan.configs[arm]
-        kind = (config.backend, config.schedule, config.workers, config.env.id)
+        network = repr(config.model) if config.model.name == "conv" else ""  # what a step of a game costs
+        kind = (config.backend, config.schedule, config.workers, config.env.id, config.envs_per_worker, network)
         if kind not in probes and len(probes) < MOST_PROBES:
             if (probe := _probe(config)) is None:
                 return None

@@ -109,6 +109,10 @@ def test_manual_agrees_with_autograd_at_full_size_with_pooling() -> None:
     compare(real("conv_pool_lstm_80"), 2, 3, ((1, 1),))
 
 
+def test_manual_agrees_with_autograd_without_convolutions() -> None:
+    compare(replace(SMALL, convolutions=()), 3, 5, ())
+
+
 @pytest.mark.parametrize("envs", [1, 3])
 @pytest.mark.parametrize("recurrent", [True, False])
 @pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "elu"])

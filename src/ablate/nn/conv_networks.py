@@ -6,7 +6,7 @@ fastest, and so do the features that they give."""
 
 from __future__ import annotations
 
-from itertools import chain
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ablate.nn import layers
-from ablate.nn.architecture import ConvArchitecture
-from ablate.nn.networks import ACTIVATIONS, MODULES
+from ablate.nn.architecture import ConvArchitecture, Convolution
+from ablate.nn.networks import ACTIVATIONS, MODULES, Activation
 from ablate.nn.recurrent import FullyConnected, Lstm
 
 CHUNK_BYTES = 3 << 19  # of a convolution's input and output: as many rows at a time as stay in the cache
@@ -85,85 +85,61 @@ class TorchConv(torch.nn.Module):
 class ManualConv:
     """The same on layers.py: forward a row at a time, which is kept; backward over all rows, by the chain rule.
 
-    state: (R + 1, 2, E, hidden), h and c of the LSTM before row t; a rollout starts from row 0's."""
+    state: (R + 1, 2, E, hidden), h and c of the LSTM before row t; a rollout starts from row 0's.
+    heads: (R, E, n + 1), logits and value of each row."""
 
     def __init__(
         self, architecture: ConvArchitecture, parameters: Tensor, gradient: Tensor, rows: int, envs: int
     ) -> None:
-        layout = architecture.layout()
-        views, gradients = layout.views(parameters), layout.views(gradient)
-        self._architecture = architecture
-        self._weights = [views[f"conv.{i}.weight"] for i in range(len(architecture.convolutions))]
-        self._biases = [views[f"conv.{i}.bias"] for i in range(len(architecture.convolutions))]
-        self._d_weights = [gradients[f"conv.{i}.weight"] for i in range(len(architecture.convolutions))]
-        self._d_biases = [gradients[f"conv.{i}.bias"] for i in range(len(architecture.convolutions))]
-        self._activation, self._activation_backward = ACTIVATIONS[architecture.activation]
-
-        first, last = ("lstm.weight_ih", "lstm.bias_hh") if architecture.recurrent else ("hidden.weight", "hidden.bias")
-        width = architecture.hidden * (4 if architecture.recurrent else 1)
-        weight, d_weight = (layout.block(flat, first, last).view(-1, width) for flat in (parameters, gradient))
+        layout, sizes, hidden = architecture.layout(), architecture.sizes(), architecture.hidden
+        activation = ACTIVATIONS[architecture.activation]
+        self._scale = architecture.scale
         self._hidden: Lstm | FullyConnected
         if architecture.recurrent:
+            blocks = [layout.block(flat, "lstm.weight_ih", "lstm.bias_hh") for flat in (parameters, gradient)]
+            weight, d_weight = (block.view(-1, 4 * hidden) for block in blocks)
             self._hidden = Lstm(weight, d_weight, rows, envs)
         else:
-            self._hidden = FullyConnected(weight, d_weight, rows, envs, ACTIVATIONS[architecture.activation])
+            blocks = [layout.block(flat, "hidden.weight", "hidden.bias") for flat in (parameters, gradient)]
+            weight, d_weight = (block.view(-1, hidden) for block in blocks)
+            self._hidden = FullyConnected(weight, d_weight, rows, envs, activation)
         self.state = self._hidden.state
 
-        heads = [
-            (layout.block(flat, "actor.weight", "critic.weight").view(-1, architecture.hidden),
-             layout.block(flat, "actor.bias", "critic.bias"))
-            for flat in (parameters, gradient)
-        ]  # fmt: skip
-        (self._w_heads, self._b_heads), (self._d_w_heads, self._d_b_heads) = heads
-        self._w_heads_t = self._w_heads.T
-        self.heads = parameters.new_zeros(rows, envs, architecture.actions + 1)  # logits and value
+        self._w_heads, self._d_w_heads = (
+            layout.block(flat, "actor.weight", "critic.weight").view(-1, hidden) for flat in (parameters, gradient)
+        )
+        self._b_heads, self._d_b_heads = (
+            layout.block(flat, "actor.bias", "critic.bias") for flat in (parameters, gradient)
+        )
+        self.heads = parameters.new_zeros(rows, envs, architecture.actions + 1)
 
-        # (R, E, C, H, W) the images, and behind each convolution with activation and pooling
-        self._xs = [_channels_last(parameters.new_zeros(rows, envs, h * w * c), (c, h, w))
-                    for c, h, w in architecture.sizes()[:-1]]  # fmt: skip
-        self._xs.append(_channels_last(self._hidden.x, architecture.sizes()[-1]))
-        # channels, height and width behind each convolution, before pooling
-        self._convolved = [
-            (layer.channels, *layer.convolved(*size[1:]))
-            for size, layer in zip(architecture.sizes(), architecture.convolutions, strict=False)
+        # (R, E, C, H, W): the images, and the output of each convolution, the last where the hidden layer wants it
+        xs = [_channels_last(parameters.new_zeros(rows, envs, prod(size)), size) for size in sizes[:-1]]
+        xs.append(_channels_last(self._hidden.x, sizes[-1]))
+        views, gradients = layout.views(parameters), layout.views(gradient)
+        self._images, self._last_size = xs[0], sizes[-1]
+        self._convolutions: list[_ManualConvolution] = []
+        self._d_convolutions = gradient[
+            : layout.starts["lstm.weight_ih" if architecture.recurrent else "hidden.weight"]
         ]
-        # where in its plane each pooled pixel stood, in a quarter of the memory of torch's int64 where that is enough
-        self._indices = [
-            torch.zeros_like(x, dtype=torch.int16 if height * width < 1 << 15 else torch.int64) if layer.pool else None
-            for x, layer, (_, height, width) in zip(
-                self._xs[1:], architecture.convolutions, self._convolved, strict=True
-            )
-        ]
-        # All views of a row: slicing costs as much as the arithmetic where there are few environments.
-        self._rows = [
-            (
-                [x[t] for x in self._xs],
-                [None if indices is None else indices[t] for indices in self._indices],
-                self._hidden.y[t],
-                self.heads[t],
-            )
-            for t in range(rows)
-        ]
-        self._chunks = [
-            max(1, CHUNK_BYTES // (parameters.element_size() * (prod(x) + prod(y))))
-            for x, y in zip(architecture.sizes(), self._convolved, strict=False)
-        ]
+        for i, layer in enumerate(architecture.convolutions):
+            names = (f"conv.{i}.weight", f"conv.{i}.bias")
+            self._convolutions.append(
+                _ManualConvolution(
+                    layer, activation, [views[name] for name in names], [gradients[name] for name in names],
+                    xs[i], xs[i + 1], self._convolutions[-1] if i else None,
+                )
+            )  # fmt: skip
 
     def forward(self, t: int, images: Tensor, firsts: np.ndarray) -> Tensor:
         """Row t: images (E, C, H, W), firsts (E,) bool -> logits and value (E, n + 1), valid until row t comes back."""
-        xs, indices, y, heads = self._rows[t]
-        x = xs[0].copy_(images)
-        if self._architecture.scale != 1.0:
-            x.mul_(self._architecture.scale)
-        for i, layer in enumerate(self._architecture.convolutions):
-            z = layers.conv2d(x, self._weights[i], self._biases[i], layer.stride, layer.padding)
-            at = indices[i]
-            if at is not None:  # before the activation, which is monotonic: the largest stays the largest
-                z, largest = layers.max_pool2d(z)
-                at.copy_(largest)
-            x = self._activation(z, out=xs[i + 1])
+        x = self._images[t].copy_(images)
+        if self._scale != 1.0:
+            x.mul_(self._scale)
+        for convolution in self._convolutions:
+            convolution.forward(t)
         self._hidden.forward(t, firsts)
-        return torch.addmm(self._b_heads, y, self._w_heads_t, out=heads)
+        return torch.addmm(self._b_heads, self._hidden.y[t], self._w_heads.T, out=self.heads[t])
 
     def backward(self, d_logits: Tensor, d_values: Tensor, firsts: np.ndarray) -> None:
         """From d_logits (T, E, n), d_values (T, E) and firsts (T, E) of the rows kept to the gradient."""
@@ -173,28 +149,66 @@ class ManualConv:
         torch.sum(d_heads, 0, out=self._d_b_heads)
         d_y = torch.mm(d_heads, self._w_heads).view(steps, envs, -1)
         d_features = self._hidden.backward(d_y, firsts).flatten(0, 1)
-        for d in chain(self._d_weights, self._d_biases):
-            d.zero_()
-        d = _channels_last(d_features, self._architecture.sizes()[-1])
-        self._backward_convolution(len(self._weights) - 1, d, 0)
+        if self._convolutions:
+            self._d_convolutions.zero_()
+            self._convolutions[-1].backward(_channels_last(d_features, self._last_size), 0)
 
-    def _backward_convolution(self, i: int, d_y: Tensor, first: int) -> None:
-        """Add to the gradient what d_y gives, that of layer i's output for some rows of (T · E) from `first` on.
 
-        Each layer takes as many rows at a time as its chunk says, and hands them on to the layer below it."""
-        layer, weight, indices = self._architecture.convolutions[i], self._weights[i], self._indices[i]
-        for start in range(first, first + len(d_y), self._chunks[i]):
-            d = d_y[start - first : start - first + self._chunks[i]]
-            rows = slice(start, start + len(d))
-            x, y = (xs.flatten(0, 1)[rows] for xs in self._xs[i : i + 2])
-            d = self._activation_backward(d, y)
-            self._d_biases[i].add_(d.sum((0, 2, 3)))
-            if indices is not None:
-                d = layers.max_pool2d_backward(d, indices.flatten(0, 1)[rows].long(), (len(d), *self._convolved[i]))
-            self._d_weights[i].add_(layers.conv2d_backward_weight(d, x, weight.shape, layer.stride, layer.padding))
-            if i > 0:
-                d_x = layers.conv2d_backward_x(d, weight, x.shape, layer.stride, layer.padding)
-                self._backward_convolution(i - 1, d_x, start)
+class _ManualConvolution:
+    """A convolution of ManualConv, the activation and the pooling behind it, and what it keeps of each row.
+
+    parameters, gradients: weight and bias. x, y: (R, E, C, H, W), where input and output of each row lie. below: the
+    one whose output x is, if any."""
+
+    def __init__(
+        self,
+        layer: Convolution,
+        activation: Activation,
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        x: Tensor,
+        y: Tensor,
+        below: _ManualConvolution | None,
+    ) -> None:
+        self._layer, self._below = layer, below
+        self._activation, self._activation_backward = activation
+        (self._weight, self._bias), (self._d_weight, self._d_bias) = parameters, gradients
+        self._xs, self._ys = x.flatten(0, 1), y.flatten(0, 1)  # (R · E, C, H, W)
+        self._convolved = (layer.channels, *layer.convolved(x.shape[-2], x.shape[-1]))  # before pooling
+        # where in its plane each pooled pixel stood, in a quarter of the memory of torch's int64 where that is enough
+        dtype = torch.int16 if prod(self._convolved[1:]) < 1 << 15 else torch.int64
+        self._indices = torch.zeros_like(self._ys, dtype=dtype) if layer.pool else None
+        # All views of a row: slicing costs as much as the arithmetic where there are few environments.
+        kept = [None] * len(y) if self._indices is None else self._indices.unflatten(0, y.shape[:2]).unbind()
+        self._rows = list(zip(x.unbind(), y.unbind(), kept, strict=True))
+        self._chunk = max(1, CHUNK_BYTES // (x.element_size() * (prod(x.shape[2:]) + prod(self._convolved))))
+
+    def forward(self, t: int) -> None:
+        """Row t, from x to y."""
+        x, y, kept = self._rows[t]
+        z = layers.conv2d(x, self._weight, self._bias, self._layer.stride, self._layer.padding)
+        if kept is not None:  # before the activation, which is monotonic: the largest stays the largest
+            z, indices = layers.max_pool2d(z)
+            kept.copy_(indices)
+        self._activation(z, out=y)
+
+    def backward(self, d_y: Tensor, first: int) -> None:
+        """Add what d_y gives, of the output's rows (T · E) from `first` on, to the gradient, down to the image.
+
+        As many rows at a time as the chunk says, so that what one layer hands to the next stays in the cache."""
+        stride, padding = self._layer.stride, self._layer.padding
+        for at in range(0, len(d_y), self._chunk):
+            d = d_y[at : at + self._chunk]
+            rows = slice(first + at, first + at + len(d))
+            x = self._xs[rows]
+            d = self._activation_backward(d, self._ys[rows])
+            self._d_bias.add_(d.sum((0, 2, 3)))
+            if self._indices is not None:
+                d = layers.max_pool2d_backward(d, self._indices[rows].long(), (len(d), *self._convolved))
+            self._d_weight.add_(layers.conv2d_backward_weight(d, x, self._weight.shape, stride, padding))
+            if self._below is not None:
+                d_x = layers.conv2d_backward_x(d, self._weight, x.shape, stride, padding)
+                self._below.backward(d_x, rows.start)
 
 
 def _channels_last(flat: Tensor, size: tuple[int, int, int]) -> Tensor:
