@@ -55,6 +55,7 @@ TRAINING_ONLY = (
 )  # fmt: skip
 PARTS = ("environment", "network", "update")
 WARM_UP_UPDATES = 50
+FILE_WIDTH = 100  # columns, where there is no terminal
 
 
 class Variant(NamedTuple):
@@ -92,7 +93,8 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     try:
         header()
-        BENCHMARKS[options.what](Console(), options.seconds, options.repeats, workers)
+        console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+        BENCHMARKS[options.what](console, options.seconds, options.repeats, workers)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -134,3 +134,20 @@ def test_atari_measures_the_emulator_the_environments_training_and_its_parts() -
             *parts, total = map(float, found[1].split())
             assert sum(parts) == pytest.approx(total, abs=5)
     assert "again: python src/benchmark.py atari --seconds 0.3 --repeats 1 --workers 1" in done.stdout
+
+
+@pytest.mark.slow
+def test_learning_scores_a_run_next_to_random_play() -> None:
+    command = [sys.executable, str(ROOT / "src/benchmark.py"), "learning", "--seconds", "20", "--workers", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    score = r"([\d.]+) +([\d.]+)–([\d.]+)"
+    random = re.search(rf"^ *random +{score} *$", done.stdout, re.M)
+    trained = re.search(rf"^ *A3C-LSTM +1 +1 +([\d,]+) +{score} +(yes|no) *$", done.stdout, re.M)
+    assert random
+    assert trained
+    assert int(trained[1].replace(",", "")) > 0
+    assert (float(trained[3]) > 2 * float(random[3])) == (trained[5] == "yes")
+    for mean, low, high in (random.groups(), trained.groups()[1:4]):
+        assert 0 <= float(low) < float(mean) < float(high)
+    assert "again: python src/benchmark.py learning --seconds 20 --repeats 1 --workers 1" in done.stdout
