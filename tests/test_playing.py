@@ -26,7 +26,7 @@ from ablate.playing import Episode, make_envs, play, play_in_processes
 from ablate.policy import Policy
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ablate.records.schema import BEST_CHECKPOINT, EVALUATIONS
-from ablate.seeding import Role, generator
+from ablate.seeding import Role, draw_seed, generator
 from ablate.training import Training
 from ablate.types import Counters
 
@@ -107,6 +107,16 @@ def save(path: Path, config: Config, kind: str = "report_42", sharpness: float =
     return path
 
 
+def plain_emulator() -> ale_py.ALEInterface:
+    """Breakout at its start."""
+    ale = ale_py.ALEInterface()
+    ale.setFloat("repeat_action_probability", 0.0)
+    ale.setInt("random_seed", 123)  # Breakout draws nothing, the sticky actions aside
+    ale.loadROM(str(ale_py.roms.get_rom_path("breakout")))
+    ale.reset_game()
+    return ale
+
+
 def streams_of(n: int, seed: int = 5) -> list[np.random.Generator]:
     return np.random.default_rng(seed).spawn(n)
 
@@ -140,15 +150,24 @@ def test_the_mode_is_the_networks(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(np.array(actions)[clear], logits.argmax(1)[clear])
 
 
-def test_on_raw_screens_it_plays_as_in_our_environment(tmp_path: Path) -> None:
-    """report_42 looks at one screen a step: no frames are pooled."""
-    config = config_for("report_42")
-    path = save(tmp_path / "x.safetensors", config)
-    env = make_env(config.env, 150, training=False)
-    for stream in streams_of(3):
-        (episode,) = play(Policy.load(path), [env], [stream])
-        assert len(set(episode.actions)) > 1
-        assert actions_on_screens(Policy.load(path), config, episode.seed, 150) == episode.actions
+@pytest.mark.parametrize(("kind", "pooled"), [("report_42", 1), ("report_80", 3)])
+def test_on_the_emulators_screens_it_plays_as_in_our_environment(tmp_path: Path, kind: str, pooled: int) -> None:
+    """An outside program with an emulator of its own, which hands in the largest of a step's last frames."""
+    config = config_for(kind, *PLAIN)
+    path = save(tmp_path / "x.safetensors", config, kind)
+    (episode,) = play(Policy.load(path, sample=True), make_envs(config, 150, 1), streams_of(1))
+    assert len(set(episode.actions)) > 1
+    policy, ale = Policy.load(path, sample=True), plain_emulator()
+    (policy.rng,) = streams_of(1)
+    assert draw_seed(policy.rng) == episode.seed
+    actions = [policy.act(ale.getScreenRGB())]
+    while len(actions) < len(episode.actions):
+        screens = []
+        for _ in range(4):
+            ale.act(ale.getMinimalActionSet()[actions[-1]])  # type: ignore[index]
+            screens.append(ale.getScreenRGB())
+        actions.append(policy.act(np.max(screens[-pooled:], axis=0)))
+    assert actions == episode.actions
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -217,11 +236,7 @@ def test_another_shape_of_screen_is_refused_in_a_line(tmp_path: Path, kind: str,
 
 def score_by_hand(episode: Episode) -> int:
     """The points that ale-py gives for an episode's actions, whose game must be over with the last and not before."""
-    ale = ale_py.ALEInterface()
-    ale.setFloat("repeat_action_probability", 0.0)
-    ale.setInt("random_seed", 123)  # Breakout draws nothing, the sticky actions aside
-    ale.loadROM(str(ale_py.roms.get_rom_path("breakout")))
-    ale.reset_game()
+    ale = plain_emulator()
     legal = ale.getMinimalActionSet()
     points = 0
     for action in episode.actions:
