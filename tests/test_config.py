@@ -82,6 +82,15 @@ def test_every_option_has_a_schema_and_every_schema_an_option(group: str) -> Non
     assert all(schemas)
 
 
+@pytest.mark.parametrize("env", ["breakout", "riverraid", "atari"])
+def test_games_take_any_optimizer(env: str) -> None:
+    game = [f"env={env}", *IDS.get(env, [])]
+    rmsprop, adam = config_of(*game, "optimizer=rmsprop"), config_of(*game, "optimizer=adam")
+    assert (rmsprop.optimizer.name, rmsprop.envs_per_worker, rmsprop.algo.gamma) == ("rmsprop", 8, 0.99)
+    assert adam == config_of(*game)
+    assert (adam.optimizer.betas, adam.optimizer.amsgrad) == ((0.9, 0.999), env == "breakout")
+
+
 IDS = {"gymnasium": ["env.id=CartPole-v1"], "atari": ["env.id=ALE/Pong-v5"]}
 
 
@@ -107,6 +116,8 @@ def test_an_id_alone_does_not_inherit_pendulums_settings(plus: str) -> None:
         (["+algo.gama=0.5"], "algo.gama=0.5: no such key; did you mean algo.gamma?"),
         (["+model.dept=3"], "model.dept=3: no such key"),
         (["max_episodes=null"], "would never end"),
+        (["env=breakout", "env.protocol=nature2015"], "env.protocol=nature2015: .*protocol=nature2015 sets it all"),
+        (["algo_env_optimizer=a3c_breakout_adam"], "algo_env_optimizer=.*not to be given"),
         (["resume=a", "load=b"], "load=b: "),
         (["schedule=interleaved", "algo.lock_updates=true"], "algo.lock_updates=true: "),
         (["device=tpu"], "device=tpu: "),

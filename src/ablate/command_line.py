@@ -203,8 +203,13 @@ def complete_arguments(arguments: list[str]) -> list[str]:
                 told = str(error).splitlines()[0]
                 raise ConfigError(f"{argument}: not of the form key=value ({told}){hint}") from error
     keys = [argument.partition("=")[0].lstrip("+") for argument in arguments]
-    if "algo_env" in keys:  # Hydra would ignore an option that does not exist, as the group is optional
-        raise ConfigError(f"{arguments[keys.index('algo_env')]}: chosen by algo= and env=, not to be given")
+    for group in {"algo_env", "algo_env_optimizer"} & set(keys):  # optional: Hydra ignores an option that is not there
+        raise ConfigError(f"{arguments[keys.index(group)]}: chosen by algo=, env= and optimizer=, not to be given")
+    if "env.protocol" in keys:
+        argument = arguments[keys.index("env.protocol")]
+        raise ConfigError(
+            f"{argument}: a name that sets nothing; {argument.lstrip('+').removeprefix('env.')} sets it all"
+        )
     if "env.id" in keys and not {"env", "experiment", "resume"} & set(keys):
         at = keys.index("env.id")  # beside it: argparse wants all overrides in one piece
         arguments = [*arguments[:at], f"env={_file_for(arguments[at])}", *arguments[at:]]
