@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+from math import prod
 from pathlib import Path
 
-from ablate.config import Config, number_of_workers
+from ablate.config import A3CConfig, Config, ConvConfig, number_of_workers
+from ablate.nn.architecture import ConvArchitecture, architecture_of
+from ablate.types import ActionSpec, EnvSpec
 
 PROCESS_MB = {"compiled": 300, "manual": 450, "autograd": 450}  # measured: a worker's, and less for its parent
+# Measured of workers that play games: what is there before the network, copies of the parameters (the optimizer's and
+# shared ones among them), and the peak over what a rollout's backward pass needs.
+GAMES_MB, COPIES = 310, 12
+PEAK = {"manual": 2.0, "autograd": 1.25}
 
 
 def cores(config: Config) -> int:
@@ -17,8 +24,31 @@ def cores(config: Config) -> int:
 
 def memory_mb(config: Config) -> int:
     """Memory of a cell's processes: the parent, its workers, and under async the test process."""
-    processes = number_of_workers(config) + 2 if config.schedule == "async" else 2
-    return processes * PROCESS_MB[config.backend]
+    workers, others = number_of_workers(config), 2 if config.schedule == "async" else 1
+    processes = workers if config.schedule == "async" else 1
+    each = PROCESS_MB[config.backend]
+    if not isinstance(config.model, ConvConfig):
+        return (processes + others) * each
+    return others * each + processes * GAMES_MB + workers * _network_mb(config)
+
+
+def _network_mb(config: Config) -> int:
+    """Memory of one worker's network of images, and of the rollout that it keeps."""
+    assert isinstance(config.algo, A3CConfig)
+    assert isinstance(config.model, ConvConfig)
+    architecture = architecture_of(config.model, EnvSpec(tuple(config.model.input), ActionSpec(n=18)))
+    assert isinstance(architecture, ConvArchitecture)
+    sizes = architecture.sizes()
+    numbers = float(prod(sizes[0]))  # of a row of one game
+    for layer, before, after in zip(architecture.convolutions, sizes, sizes[1:], strict=False):
+        if config.backend == "manual":  # the output; where pooling took it from, in half the bits
+            numbers += prod(after) * (1.5 if layer.pool else 1.0)
+        else:  # before and behind the activation; pooled, and from where, in twice the bits
+            convolved = layer.channels * prod(layer.convolved(*before[1:]))
+            numbers += 2 * convolved + 3 * prod(after) * layer.pool
+    rows = (config.algo.t_max + 1) * config.envs_per_worker
+    kept = PEAK[config.backend] * rows * numbers
+    return round(4 * (COPIES * architecture.layout().size + kept) / 1e6)
 
 
 class Room:
