@@ -46,7 +46,7 @@ def make_env(env: EnvConfig, max_ep_step: int | None = None, training: bool = Tr
                 **{**env.kwargs, **kwargs},
             )
     except Exception as error:  # whatever the environment's own constructor may raise
-        message = " ".join(str(error).split()).partition(" Did you mean")[0]
+        message = " ".join(str(error).split()).partition(" Did you mean")[0].rstrip(".")
         unknown = isinstance(error, gymnasium.error.UnregisteredEnv)
         hint = _hint(env.id) if unknown else ""
         raise ConfigError(f"env.id={env.id}: {message}{hint}") from error
