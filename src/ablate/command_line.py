@@ -242,18 +242,28 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
     )  # refused by a resolver of ours
     cause = str(error.__cause__ or "")
     overrides = {a.lstrip("+~").partition("=")[0]: a for a in given or sys.argv[1:] if "=" in a}
+    resumed = "a resumed run keeps its configuration (load= starts a new run from saved parameters)"
     if found := re.match(r"(?:Could not override|Could not delete from config\.|Key) '([^']+)'", text):
         key = found[1].rpartition("@")[0] or found[1]
+        if key in _all_keys() and "resume" in overrides:  # composed without the run's own options: no matter which key
+            return f"{overrides.get(key, key)}: {resumed}"
         if key.startswith("env.kwargs."):
             return f"{overrides.get(key, key)}: a new argument of the environment is written +{overrides.get(key, key)}"
         if key in _all_keys():
             return f"{overrides.get(key, key)}: no key of the option of {key.partition('.')[0]} that was chosen"
         return f"{overrides.get(key, key)}: no such key{suggest(key, _all_keys())}"
     if found := re.match(r"In '(protocol|preprocessing)/([^']+)': .*not in 'GymnasiumConfig'", text, re.DOTALL):
+        if "resume" in overrides:
+            return f"{found[1]}={found[2]}: {resumed}"
         return f"{found[1]}={found[2]}: of games only; choose one with env=breakout, env=riverraid or env=atari"
     if found := re.match(r"Error merging override (.+)", text):
-        hint = '; several seeds are "seed=range(5)", or sweep.seeds=0-4' if found[1].startswith("seed=") else ""
-        hint = "; a list of values is written [4,4]" if "is not a ListConfig" in cause + text else hint
+        key, _, value = found[1].partition("=")
+        if "is not a ListConfig" in cause + text:
+            return f"{found[1]}: a list is needed, as in {key}=[{value},{value}]"
+        hint = '; several seeds are "seed=range(5)", or sweep.seeds=0-4' if key == "seed" else ""
+        exponent = re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d+", value)
+        if exponent and "to Integer" in cause + text and float(value).is_integer():  # 5e6 is a float
+            hint = f"; write {key}={float(value):.0f}"
         return f"{found[1]}: {_sentence(cause or text.partition(chr(10))[2])}{hint}"
     if found := re.match(r"In '(sweep/[^']+)': .*?(Key .+|Cannot .+|Value .+)", text, re.DOTALL):
         hint = "; does it begin with # @package _global_ ?" if "'hydra' not in" in found[2] else ""
@@ -261,7 +271,8 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
     if found := re.search(r"Could not find '([^']+)'\n\nAvailable options in '([^']+)':\n((?:\t.+\n?)+)", text):
         group, options = found[2], found[3].split()
         option = found[1].removeprefix(f"{group}/")
-        return f"{group}={option}: no such option{suggest(option, options)} (there are: {', '.join(options)})"
+        others = "; any other is env.id=<gymnasium's id>, as env.id=ALE/Pong-v5" if group == "env" else ""
+        return f"{group}={option}: no such option{suggest(option, options)} (there are: {', '.join(options)}{others})"
     return _sentence(text)
 
 

@@ -22,7 +22,8 @@ class Policy:
 
     act takes one raw observation of the environment and gives an action that its step takes. Of a game that is the RGB
     screen (210, 160, 3) uint8 after a step's frames (the largest of them, where the preprocessing pools several);
-    preprocessing, normalisation and the LSTM's state are the policy's own affair.
+    preprocessing, normalisation and the LSTM's state are the policy's own affair; FIRE at a game's start and after a
+    lost life is the caller's, if the run had env.fire_on_reset: such a policy never learned to serve.
     Raises ValueError for an observation of another shape."""
 
     def __init__(self, config: Config, spec: EnvSpec, sample: bool = False, seed: int = 0, games: int = 1) -> None:

@@ -48,7 +48,8 @@ def registered(env_id: str) -> Registered:
 
 def looks_like_a_game(env_id: str) -> bool:
     """Whether the id is a game's, or was meant to be one."""
-    return env_id.startswith("ALE/") or "NoFrameskip" in env_id or env_id in games()
+    name = env_id.partition("-v")[0]  # Pong, Pong-v9: ale-py has Pong-v4
+    return env_id.startswith("ALE/") or "NoFrameskip" in env_id or f"{name}-v4" in games()
 
 
 def emulator(rom: str, display: bool = False) -> ALEInterface:
