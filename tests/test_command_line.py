@@ -131,7 +131,7 @@ ERRORS = (
     case("optimizer.lr=0", "optimizer.lr=0"),
     case("optimizer.lr=inf", "optimizer.lr=inf"),
     case("optimizer.betas=[0.9,1.5]", "optimizer.betas=[0.9, 1.5]", "element 1"),
-    case("optimizer.betas=[0.9]", "optimizer.betas=[0.9]"),
+    case("optimizer.betas=[0.9]", "optimizer.betas=[0.9]: too few values", "element 1 is missing"),
     case("optimizer.betas=[0.9,0.99,0.999]", "optimizer.betas=[0.9, 0.99, 0.999]"),
     case("model.actor_hidden=[64,0]", "model.actor_hidden=[64, 0]", "element 1"),
     case("seed=-1", "seed=-1"),

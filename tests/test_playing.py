@@ -232,6 +232,8 @@ def test_another_shape_of_screen_is_refused_in_a_line(tmp_path: Path, kind: str,
     policy = Policy.load(save(tmp_path / "x.safetensors", config_for(kind), kind))
     with pytest.raises(ValueError, match=r"^a frame \(210, 160, 3\) of uint8 is needed, not .*$"):
         policy.act(screen)
+    with pytest.raises(ValueError, match=r"^an observation is needed, not all that reset\(\) or step\(\) gave"):
+        policy.act((screen, {"lives": 5}))  # type: ignore[arg-type]
 
 
 def score_by_hand(episode: Episode) -> int:

@@ -488,7 +488,9 @@ def _build(node: DictConfig, prefix: str) -> Any:
         at = [str(part) for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
         name = at[0] if at else ""
         message = first["msg"][0].lower() + first["msg"][1:]
-        if len(at) > 1:
+        if len(at) > 1 and first["type"] == "missing":
+            message = f"too few values: the first is element 0, and element {at[1]} is missing"
+        elif len(at) > 1:
             message = f"element {at[1]}: {message}"
         raise ConfigError(f"{prefix}{name}={values.get(name)}: {message}") from error
 

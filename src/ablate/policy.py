@@ -61,6 +61,8 @@ class Policy:
 
     def act(self, observation: np.ndarray) -> Action:
         """One raw observation -> an action for the environment."""
+        if isinstance(observation, tuple) and any(isinstance(part, dict) for part in observation):
+            raise ValueError("an observation is needed, not all that reset() or step() gave; it is the first of it")
         return self.act_on([self._network.preprocess(observation)], [self.rng])[0]
 
     def act_on(self, observations: Sequence[np.ndarray], streams: Sequence[np.random.Generator]) -> list[Action]:
