@@ -7,7 +7,9 @@ import itertools
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,6 +23,8 @@ from ablate.config import Config, ConfigError, SweepConfig, evaluation_horizon, 
 CELL_DEFAULTS = ("evaluation.every_seconds=null", "figures=false")
 # Keys that do not change what a cell's records say.
 NOT_COMPARED = ("seed", "resume", "figures", "logger", "checkpoint_every_seconds", "hang_timeout_s")
+# What makes another game of one, in evaluation too. What only training sees (lost lives, clipping) may be an axis.
+GAME_SWITCHES = ("frame_skip", "sticky_actions", "noop_max", "fire_on_reset", "full_action_space")
 LONGEST_NAME = 80  # characters; a folder's name may have 255
 MOST_SEEDS = 100_000  # more is a slip of the finger
 # What a study's overrides may not hold, as it would be ignored or has its own place.
@@ -130,11 +134,13 @@ def refuse_incomparable(configs: dict[str, Config]) -> None:
             raise ConfigError(
                 f"evaluation.every_steps=null: cells of {arm} would not be evaluated; give a number of steps"
             )
-    for key, value in {
+    compared: dict[str, Callable[[Config], Any]] = {
+        **{f"env.{switch}": partial(_switch, switch) for switch in GAME_SWITCHES},
         "evaluation.horizon": evaluation_horizon,
         "evaluation.action": lambda c: str(c.evaluation.action),
         "env.kwargs": lambda c: c.env.kwargs,  # another task under the same name
-    }.items():
+    }
+    for key, value in compared.items():
         by_env: dict[str, tuple[str, Any]] = {}
         for arm, config in configs.items():
             other, expected = by_env.setdefault(config.env.id, (arm, value(config)))
@@ -143,6 +149,12 @@ def refuse_incomparable(configs: dict[str, Config]) -> None:
                     f"{key}: {other} would be evaluated with {expected}, {arm} with {value(config)}, "
                     f"which cannot be compared; give one for all, {key}={expected}"
                 )
+
+
+def _switch(name: str, config: Config) -> Any:
+    """A switch of a game; None for other environments."""
+    value = getattr(config.env, name, None)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def parse_seeds(text: str, key: str = "sweep.seeds") -> tuple[int, ...]:
