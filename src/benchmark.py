@@ -39,10 +39,11 @@ import plain_a3c
 from ablate import command_line, experiment
 from ablate.algos import a3c
 from ablate.config import A3CConfig, validate
-from ablate.nn.adam import make_optimizer
+from ablate.nn.adam import Optimizer, make_optimizer
 from ablate.parallel.shared import SharedState
 from ablate.parallel.supervisor import ONE_THREAD
 from ablate.records.schema import EPISODES
+from ablate.training import Plan
 from ablate.types import Trajectory
 from plain_a3c import Mark
 
@@ -225,6 +226,15 @@ def plain_loop(clock: Clock) -> Callable[[], int]:
     return lambda: next(updates)[0]
 
 
+def shared_learner(plan: Plan) -> tuple[SharedState, torch.Tensor, Optimizer]:
+    """What the workers of a run share, at its start: all of it, the parameters in it, and who steps them."""
+    shared = SharedState(plan.parameters.size, len(plan.config.optimizer.statistics), 1)
+    shared.parameters_view()[:] = plan.parameters
+    theta = torch.from_numpy(shared.parameters_view())
+    statistics = [torch.from_numpy(view) for view in shared.statistics_views()]
+    return shared, theta, make_optimizer(plan.config.optimizer, theta, statistics)
+
+
 def program_loop(clock: Clock, backend: str) -> Callable[[], int]:
     """The same for a worker of the real program, driven as a3c.work drives it, less its messages."""
     command_line.register()
@@ -233,10 +243,7 @@ def program_loop(clock: Clock, backend: str) -> Callable[[], int]:
         plan = experiment.plan(validate(hydra.compose("config", overrides)), [])
     config, algo = plan.config, plan.config.algo
     assert isinstance(algo, A3CConfig)
-    shared = SharedState(plan.parameters.size, len(config.optimizer.statistics), 1)
-    shared.parameters_view()[:] = plan.parameters
-    theta = torch.from_numpy(shared.parameters_view())
-    optimizer = make_optimizer(config.optimizer, theta, [torch.from_numpy(v) for v in shared.statistics_views()])
+    shared, theta, optimizer = shared_learner(plan)
     worker = a3c.Worker(0, config, plan.spec, None, 0)
     worker.pull(theta, 0)
     clock.wrap("environment", worker._env, "step", "reset")
@@ -250,8 +257,8 @@ def program_loop(clock: Clock, backend: str) -> Callable[[], int]:
     timed_update = clock.timed("update", update)
 
     def advance() -> int:
-        trajectory, episode = worker.collect(algo.t_max, lambda: shared.beat(0))
-        timed_update(trajectory, int(episode is not None))
+        trajectory, ended = worker.collect(algo.t_max, lambda: shared.beat(0))
+        timed_update(trajectory, len(ended))
         return len(trajectory.rewards)
 
     return advance

@@ -29,12 +29,10 @@ from ablate.algos.a3c_games import GameWorker
 from ablate.config import A3CConfig, validate
 from ablate.envs.games import emulator
 from ablate.envs.make import make_env
-from ablate.nn.adam import make_optimizer
-from ablate.parallel.shared import SharedState
 from ablate.records.schema import UPDATES
 from ablate.training import Plan
 from ablate.types import Rollout
-from benchmark import Clock, split, table_of
+from benchmark import Clock, shared_learner, split, table_of
 
 # Each network's goals: agent steps/s on two cores, and the part of the raw emulator's.
 GOALS: dict[str, tuple[int, float]] = {"conv_lstm_42": (2300, 0.4), "conv_pool_lstm_80": (350, 0.0)}
@@ -260,10 +258,7 @@ def worker_loop(variant: Variant, clock: Clock) -> Callable[[], int]:
     plan = plan_of(variant)
     config, algo = plan.config, plan.config.algo
     assert isinstance(algo, A3CConfig)
-    shared = SharedState(plan.parameters.size, len(config.optimizer.statistics), 1)
-    shared.parameters_view()[:] = plan.parameters
-    theta = torch.from_numpy(shared.parameters_view())
-    optimizer = make_optimizer(config.optimizer, theta, [torch.from_numpy(v) for v in shared.statistics_views()])
+    shared, theta, optimizer = shared_learner(plan)
     worker = GameWorker(0, config, plan.spec, shared, None, 0)
     worker.pull(theta, 0)
     for env in worker._envs:

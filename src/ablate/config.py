@@ -420,6 +420,11 @@ def devices(config: Config) -> list[str]:
     return list(config.device) if isinstance(config.device, list | tuple) else [config.device]
 
 
+def device_of(config: Config, worker: int) -> str:
+    """The device of a worker's network."""
+    return devices(config)[worker % len(devices(config))]
+
+
 def evaluation_horizon(config: Config) -> int | None:
     """Steps after which an evaluation episode is cut."""
     return config.evaluation.horizon or config.env.max_ep_step

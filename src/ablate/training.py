@@ -17,6 +17,7 @@ import numpy as np
 
 from ablate.algos.job import WorkerJob
 from ablate.config import Config, limit_reached, to_dict
+from ablate.evaluation import frozen_normalisation
 from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.supervisor import Child, ChildFailed, Supervisor
 from ablate.records.checkpoint import Checkpoint, write_checkpoint
@@ -294,14 +295,8 @@ class Training:
         statistics = zip(self._config.optimizer.statistics, self.shared.statistics_views(), strict=True)
         tensors = {"parameters": self.shared.parameters_view().copy()}
         tensors |= {name: view.copy() for name, view in statistics}
-        normalisations = self.shared.normalisation_view()
-        if normalisations.any():
-            from ablate.envs.preprocessing import RunningNormalisation  # imports OpenCV, which only games need
-
-            tensors |= {
-                "normalisations": normalisations.copy(),
-                "normalisation": RunningNormalisation.frozen(normalisations),
-            }
+        if (normalisation := frozen_normalisation(self.shared)) is not None:
+            tensors |= {"normalisations": self.shared.normalisation_view().copy(), "normalisation": normalisation}
         workers: dict[str, Any] = {}
         for state in self._states.values():
             tensors |= state.tensors

@@ -16,7 +16,7 @@ import torch
 
 from ablate.algos.a3c_games import GameWorker
 from ablate.algos.job import WorkerJob, process_state, wait_for_release
-from ablate.config import A3CConfig, Config, ConvConfig, devices, limit_reached
+from ablate.config import A3CConfig, Config, ConvConfig, device_of, limit_reached
 from ablate.envs import classic
 from ablate.envs.make import make_env
 from ablate.evaluation import Evaluator, due
@@ -42,9 +42,8 @@ class Worker:
         self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale
         architecture = architecture_of(config.model, spec)
         assert isinstance(architecture, MlpArchitecture)
-        device = devices(config)[index % len(devices(config))]
         self.computer = BACKENDS[str(config.backend)](
-            architecture, make_distribution(spec.action), LossSettings.of(config.algo), device
+            architecture, make_distribution(spec.action), LossSettings.of(config.algo), device_of(config, index)
         )
         self._acting_parameters = np.zeros(architecture.layout().size, np.float32)
         self._actor = Actor(architecture, spec.action, self._acting_parameters)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ablate.config import A3CConfig, AtariConfig, Config, devices
+from ablate.config import A3CConfig, AtariConfig, Config, device_of
 from ablate.envs.make import make_env
 from ablate.envs.preprocessing import RunningNormalisation
 from ablate.nn.acting import draw_categorical
@@ -35,9 +35,8 @@ class GameWorker:
         self._games = E = config.envs_per_worker
         architecture = architecture_of(config.model, spec)
         assert isinstance(architecture, ConvArchitecture)
-        device = devices(config)[index % len(devices(config))]
         self.computer = CONV_BACKENDS[str(config.backend)](
-            architecture, E, config.algo.t_max, LossSettings.of(config.algo), device
+            architecture, E, config.algo.t_max, LossSettings.of(config.algo), device_of(config, index)
         )
         self._envs = [make_env(config.env) for _ in range(E)]
         normalised = self._envs[0].get_wrapper_attr("preprocessor").pipeline.normalised
