@@ -66,8 +66,50 @@ class Preprocessing(StrEnum):
     nature_84 = "nature_84"
 
 
+class DqnLoss(StrEnum):
+    smooth_l1 = "smooth_l1"
+    squared = "squared"
+
+
+class Precision(StrEnum):
+    """Of the arithmetic of a network's forward and backward pass; parameters and their updates are float32."""
+
+    auto = "auto"
+    float32 = "float32"
+    bf16 = "bf16"
+
+
+class Storage(StrEnum):
+    """Where a replay's frames lie."""
+
+    memory = "memory"
+    memmap = "memmap"  # a file beside the run's records
+
+
+class Draws(StrEnum):
+    """How a batch is drawn from the priorities' distribution: one from each of B equal parts of it, or each from all."""
+
+    stratified = "stratified"
+    independent = "independent"
+
+
+class WeightNorm(StrEnum):
+    """What importance weights are divided by."""
+
+    max = "max"
+    mean = "mean"
+    none = "none"
+
+
+class NewPriority(StrEnum):
+    """The priority of a transition that was not learned from yet."""
+
+    max = "max"
+    td_error = "td_error"
+
+
 class ActionChoice(StrEnum):
-    """How an evaluated policy acts: its most likely action, or a draw from its distribution."""
+    """How an evaluated policy acts: its most likely action, or a draw from its distribution (DQN: ε-greedily)."""
 
     mode = "mode"
     sample = "sample"
@@ -119,6 +161,8 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass
@@ -170,6 +214,54 @@ class A3CConfig(AlgoConfig):
 
 
 @dataclass
+class DQNConfig(AlgoConfig):
+    name: Annotated[str, Field(pattern="^dqn$")] = "dqn"
+    gamma: Fraction = MISSING
+    warmup_steps: CountOrNone = MISSING
+    policy_update: Count = MISSING
+    target_update: Count = MISSING
+    target_tau: PositiveFraction = MISSING
+    batch_size: Count = MISSING
+    n_step: Count = MISSING
+    double: bool = MISSING
+    loss: DqnLoss = MISSING
+    max_grad_value: Positive | None = None
+    epsilon_start: Fraction = MISSING
+    epsilon_end: Fraction = MISSING
+    epsilon_decay_steps: Count = MISSING
+    evaluation_epsilon: Fraction = MISSING
+    noisy_start: CountOrNone = MISSING
+    bootstrap_truncated: bool = MISSING
+    reset_after_evaluation: bool = MISSING
+
+
+@dataclass
+class ReplayConfig:
+    name: Annotated[str, Field(pattern="^(uniform|prioritized)$")] = MISSING
+    capacity: Count = MISSING
+    storage: Storage = MISSING
+
+
+@dataclass
+class UniformConfig(ReplayConfig):
+    name: Annotated[str, Field(pattern="^uniform$")] = "uniform"
+
+
+@dataclass
+class PrioritizedConfig(ReplayConfig):
+    name: Annotated[str, Field(pattern="^prioritized$")] = "prioritized"
+    alpha: NonNegative = MISSING
+    beta_start: Fraction = MISSING
+    beta_end: Fraction = MISSING
+    beta_steps: Count = MISSING
+    draws: Draws = MISSING
+    weights: WeightNorm = MISSING
+    new_priority: NewPriority = MISSING
+    priority_eps: Positive = MISSING
+    first_half_only: bool = MISSING
+
+
+@dataclass
 class ModelConfig:
     name: str = MISSING
 
@@ -204,6 +296,17 @@ class ConvConfig(ModelConfig):
     hidden: Count = MISSING
     recurrent: bool = MISSING
     init_gain: Positive = MISSING
+
+
+@dataclass
+class QConfig(ModelConfig):
+    name: Annotated[str, Field(pattern="^q$")] = "q"
+    input: tuple[Count, Count, Count] | None = None  # channels, height, width; None: a vector of numbers
+    convolutions: list[ConvolutionConfig] = MISSING
+    conv_bias: bool = MISSING
+    hidden: list[Count] = MISSING
+    activation: Activation = MISSING
+    dueling: bool = MISSING
 
 
 @dataclass
@@ -309,12 +412,14 @@ class Config:
     envs_per_worker: Count = MISSING
     device: Any = MISSING  # a name, or a list of them
     backend: Backend = MISSING
+    precision: Precision = MISSING
     schedule: Schedule = MISSING
     max_episodes: Count | None = None
     total_steps: Count | None = None
     log_interval: Count = MISSING
     checkpoint_every_seconds: Positive = MISSING
     hang_timeout_s: Positive = MISSING
+    save_replay: bool = MISSING
     figures: bool = MISSING
     resume: str | None = None
     load: str | None = None
@@ -322,6 +427,7 @@ class Config:
     env: EnvConfig = MISSING
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
+    replay: ReplayConfig | None = None
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig, compare=False)  # of many such runs; no part of one
@@ -329,10 +435,11 @@ class Config:
 
 # The schema of each option of a group, by the option's `name`; groups not listed have one schema.
 SCHEMAS: dict[str, dict[str, type]] = {
-    "algo": {"a3c": A3CConfig},
+    "algo": {"a3c": A3CConfig, "dqn": DQNConfig},
     "env": {"gymnasium": GymnasiumConfig, "atari": AtariConfig},
-    "model": {"conv": ConvConfig, "mlp": MlpConfig},
+    "model": {"conv": ConvConfig, "mlp": MlpConfig, "q": QConfig},
     "optimizer": {"adam": AdamConfig, "rmsprop": RMSpropConfig},
+    "replay": {"uniform": UniformConfig, "prioritized": PrioritizedConfig},
 }
 # What may be given beside resume=: how long to train and what to show, not what is trained.
 CHANGEABLE_ON_RESUME = (
@@ -364,6 +471,8 @@ def from_dict(values: dict[str, Any]) -> Config:
     """Rebuild a checked configuration from what `to_dict` gave (a manifest's, a checkpoint's)."""
     schema = OmegaConf.structured(Config)
     for group, options in SCHEMAS.items():
+        if group == "replay" and values.get(group) is None:
+            continue
         name = values.get(group, {}).get("name")
         if name not in options:
             raise ConfigError(f"{group}.name={name}: not one of {', '.join(options)}")

@@ -66,6 +66,19 @@ class Rollout(NamedTuple):
     discounts: np.ndarray  # (T, E) γ, or 0 where nothing follows
 
 
+class Batch(NamedTuple):
+    """B transitions drawn from a replay: which frames of its store make up their observations, and the rest.
+
+    S: frames an observation, oldest first. A transition spans n steps, fewer where the episode ended before."""
+
+    slots: np.ndarray  # (B, S) int64, of s_t
+    next_slots: np.ndarray  # (B, S) int64, of s_{t+n}; where the discount is 0 any
+    actions: np.ndarray  # (B,) int64, a_t
+    returns: np.ndarray  # (B,) float32, Σ_{k<n} γ^k r_{t+k+1}
+    discounts: np.ndarray  # (B,) float32, γ^n, or 0 where nothing follows
+    weights: np.ndarray  # (B,) float32, importance weights; ones where all transitions are drawn alike
+
+
 class Counters(NamedTuple):
     """Totals over all workers since the run's first start."""
 
