@@ -16,6 +16,7 @@ from ablate.config import (
     ConfigError,
     ConvConfig,
     Preprocessing,
+    QConfig,
     devices,
     from_dict,
     limit_reached,
@@ -30,6 +31,7 @@ from ablate.parallel.supervisor import ChildFailed
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint
 from ablate.records.manifest import lock_run, note_resume, read_manifest, read_status, write_manifest
 from ablate.records.schema import CELL, LAST_CHECKPOINT, MANIFEST
+from ablate.resources import check_replay
 from ablate.seeding import Role, generator
 from ablate.training import Interrupted, Plan, Signals, Training, resume_command
 from ablate.types import Counters
@@ -73,6 +75,7 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
     # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
     config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))
     config, note = _resolve_backend(config)
+    config = replace(config, precision=resolved_precision(config))
     architecture = architecture_of(config.model, spec)
     parameters = initial_parameters(config.model, architecture, generator(config.seed, Role.parameters))
     source, normalisation = resumed, None
@@ -89,7 +92,7 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
             )
         parameters = source.tensors["parameters"]
         normalisation = source.tensors.get("normalisation")
-    return Plan(config, spec, parameters, resumed, normalisation, new, note)
+    return Plan(config, spec, parameters, resumed, normalisation, new, note, check_replay(config) if here else "")
 
 
 def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str]) -> Config:
@@ -126,7 +129,8 @@ def _with_preprocessing(config: Config) -> Config:
     """The configuration with the preprocessing that its network was made for, if that was left open."""
     if not isinstance(config.env, AtariConfig) or config.env.preprocessing is not None:
         return config
-    assert isinstance(config.model, ConvConfig)
+    assert isinstance(config.model, ConvConfig | QConfig)
+    assert config.model.input is not None
     fitting = [p for p in Preprocessing if shape_of(p) == tuple(config.model.input)]
     if not fitting:
         shapes = ", ".join(f"{p} {list(shape_of(p))}" for p in Preprocessing)

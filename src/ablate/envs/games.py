@@ -8,8 +8,9 @@ from typing import NamedTuple
 import gymnasium
 from ale_py import ALEInterface, LoggerMode, roms  # its import registers the ids
 
-from ablate.config import ConfigError, suggest
+from ablate.config import AtariConfig, ConfigError, suggest
 
+NOOP, FIRE = 0, 1  # the emulator's numbers of these actions
 
 class Registered(NamedTuple):
     """What gymnasium registers for an id: `BreakoutNoFrameskip-v4` is Breakout with 1 frame a step."""
@@ -66,3 +67,9 @@ def emulator(rom: str, display: bool = False) -> ALEInterface:
     assert path is not None, rom
     ale.loadROM(path)
     return ale
+
+
+def actions_of(env: AtariConfig, ale: ALEInterface) -> list[int]:
+    """The emulator's numbers of the actions that an agent chooses among."""
+    actions = ale.getLegalActionSet() if env.full_action_space else ale.getMinimalActionSet()
+    return [action.value for action in actions if env.fire_action or action.value != FIRE]
