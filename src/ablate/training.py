@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ablate.algos.job import Role, WorkerJob, make_exchange, roles
-from ablate.config import Config, limit_reached, to_dict
+from ablate.config import Config, DQNConfig, limit_reached, to_dict
 from ablate.evaluation import frozen_normalisation
 from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.supervisor import Child, ChildFailed, Supervisor
@@ -206,6 +206,10 @@ class Training:
         counters = self.shared.counters()
         dropped = f"; {self._dropped} later rows dropped from the CSVs" if self._dropped else ""
         display.line(f"resumed  at step {counters.steps}, episode {counters.episodes}{dropped}")
+        if any(state.get("replay", ...) is None for state in resumed.state["workers"].values()):
+            assert isinstance(self._config.algo, DQNConfig)
+            steps = self._config.algo.warmup_steps
+            display.line(f"note     the replay was not saved (save_replay=true): {steps} steps fill it before it is used")
         if any(state.get("env", ...) is None for state in resumed.state["workers"].values()) and counters.steps:
             env = self._config.env.id
             display.line(f"note     the state of {env} cannot be saved: each worker starts a new episode")
