@@ -28,7 +28,7 @@ from ablate.config import (
 from ablate.envs.make import shape_of, spec_of
 from ablate.nn.architecture import architecture_of, initial_parameters
 from ablate.parallel.supervisor import ChildFailed
-from ablate.records.checkpoint import find_checkpoint, read_checkpoint
+from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from ablate.records.manifest import lock_run, note_resume, read_manifest, read_status, write_manifest
 from ablate.records.schema import CELL, LAST_CHECKPOINT, MANIFEST
 from ablate.resources import check_replay
@@ -56,6 +56,7 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
             if (folder / LAST_CHECKPOINT).exists():
                 resumed = read_checkpoint(folder / LAST_CHECKPOINT)
                 stored = resumed.state["config"]
+                _refuse_lost_replay(resumed, (folder / LAST_CHECKPOINT).parent)
         except ConfigError as error:
             raise ConfigError(f"resume={config.resume}: {error}") from error
         new, config = False, _resumed_config(config, stored, overrides)
@@ -93,6 +94,13 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
         parameters = source.tensors["parameters"]
         normalisation = source.tensors.get("normalisation")
     return Plan(config, spec, parameters, resumed, normalisation, new, note, check_replay(config) if here else "")
+
+
+def _refuse_lost_replay(checkpoint: Checkpoint, folder: Path) -> None:
+    """Raise ConfigError if the replay that was saved beside the checkpoint is not there."""
+    for worker in checkpoint.state["workers"].values():
+        if (name := worker.get("replay")) and not (folder / name).exists():
+            raise ConfigError(f"{folder / name}: no such file; it holds the replay that goes with {LAST_CHECKPOINT}")
 
 
 def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str]) -> Config:
