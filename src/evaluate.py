@@ -55,7 +55,6 @@ HELP = """Play a saved run:  python src/evaluate.py run=<folder or checkpoint> [
 The scores are written to <run>/scores.csv, in place of the last ones. Games are played whole: all lives, raw scores."""
 LINE_EVERY_S = 10.0  # how far it is, where there is no terminal to draw a bar in
 LEAST_HEIGHT = 480  # pixels: smaller frames are shown enlarged
-FRAMES_PER_SECOND = 60  # of an Atari
 
 
 @dataclass
@@ -222,7 +221,7 @@ def record(config: Config, horizon: int | None, episode: Episode, path: Path) ->
     with FFMPEG_VideoWriter(
         str(path),
         frame.shape[1::-1],
-        steps_per_second(config, env),
+        float(env.metadata.get("render_fps", 30)),  # steps a second: the video runs as fast as the game
         # an even number of pixels each way, as the codec wants it
         ffmpeg_params=["-vf", f"scale=trunc(iw*{factor}/2)*2:trunc(ih*{factor}/2)*2:flags=neighbor"],
     ) as video:
@@ -237,13 +236,6 @@ def record(config: Config, horizon: int | None, episode: Episode, path: Path) ->
             f"video=true: {config.env.id} is not the same twice under one seed (episode {episode.number + 1}: a return "
             f"of {episode.score.episodic_return:g}, and replayed {total:g}); use render=human"
         )
-
-
-def steps_per_second(config: Config, env: gymnasium.Env) -> float:
-    """At which the video runs as fast as the game."""
-    if isinstance(config.env, AtariConfig):
-        return FRAMES_PER_SECOND / float(np.mean(config.env.frame_skip))
-    return float(env.metadata.get("render_fps", 30))
 
 
 if __name__ == "__main__":

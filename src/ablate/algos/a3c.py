@@ -159,7 +159,7 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
             rollout, ended = worker.collect(limit, beat)
         except FloatingPointError as error:
             raise diverged(str(error), before, worker) from error
-        loss, metrics = worker.computer.compute(rollout)  # type: ignore[arg-type]
+        loss, metrics = worker.computer.compute(rollout)
         gradient, grad_norm = checked_gradient(worker, loss, before, config.algo.max_grad_norm)
         steps = rollout.rewards.size
         staleness, counters = push(

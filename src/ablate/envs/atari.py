@@ -42,7 +42,7 @@ class AtariGame(gymnasium.Env):
         self._actions = actions_of(config, self.ale)
         self.action_space = spaces.Discrete(len(self._actions))
         self._fewest, self._most = config.frame_skip
-        steps_per_second = 2 * FRAMES_PER_SECOND // (self._fewest + self._most)
+        steps_per_second = 2 * FRAMES_PER_SECOND / (self._fewest + self._most)
         self.metadata = {"render_modes": ["rgb_array", "human"], "render_fps": steps_per_second}
         self._sticky = config.sticky_actions
         self._noop_max = config.noop_max

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,12 +35,78 @@ class LossSettings:
 
 
 class GradientComputer(ABC):
-    """A local network over one flat vector that turns rollouts into gradients.
+    """A local network over one flat vector that turns rollouts into gradients of A3C's loss, by autograd or by hand.
 
     parameters: (P,) the local ones, to be pulled into. gradient: (P,) of the last rollout, and of nothing else."""
 
+    by_hand: bool  # the backward pass, and then torch tracks nothing; else loss.backward()
+
+    def __init__(
+        self, size: int, distribution: Distribution, settings: LossSettings, device: str, dtype: torch.dtype
+    ) -> None:
+        self.parameters = torch.zeros(size, dtype=dtype, device=device)
+        self.gradient = torch.zeros(size, dtype=dtype, device=device)
+        self._distribution = distribution
+        self._gae_lambda = settings.gae_lambda
+        c_v, beta, reduction = settings.value_loss_coef, settings.entropy_coef, settings.reduction
+        self._loss = partial(a3c_loss, value_loss_coef=c_v, entropy_coef=beta, reduction=reduction)
+        self._loss_backward = partial(a3c_loss_backward, value_loss_coef=c_v, entropy_coef=beta, reduction=reduction)
+        self._mode = torch.inference_mode if self.by_hand else torch.enable_grad
+        self._on_cpu = device == "cpu"
+
+    def compute(self, rollout: Any) -> tuple[Tensor, A3CMetrics]:
+        """Overwrite `gradient` with this rollout's, a Trajectory or a Rollout; returns the loss and its parts.
+
+        Reduced over time as the settings say, and a mean over the environments."""
+        with self._mode():
+            actions = self._to_device(rollout.actions)  # (T, A) or (T,); (T, E)
+            outputs, values = self._outputs(rollout)  # (T, ...), (T+1,); (T, E, n), (T+1, E)
+            v_t = values[:-1]
+            advantage_t, return_t = self._targets(rollout, values.detach())
+            log_prob_t = self._distribution.log_prob(outputs, actions)
+            entropy_t = self._distribution.entropy(outputs)
+            loss, metrics = self._loss(log_prob_t, entropy_t, v_t, advantage_t, return_t)
+            if self.by_hand:
+                d_log_prob, d_entropy, d_values = self._loss_backward(v_t, advantage_t, return_t)
+                d_outputs = self._distribution.backward(outputs, actions, d_log_prob, d_entropy)
+                self._backward(d_outputs, d_values, rollout)
+            else:
+                # backward() adds to .grad; Module.zero_grad() would unhook .grad from the flat vector (torch 2: None)
+                self.gradient.zero_()
+                loss.backward()
+        return loss.detach(), metrics
+
+    @abstractmethod
+    def _outputs(self, rollout: Any) -> tuple[Outputs, Tensor]:
+        """The policy's outputs for the rollout's T steps, and T+1 values, of which the last is a constant."""
+
+    def _backward(self, d_outputs: Outputs, d_values: Tensor, rollout: Any) -> None:
+        """By hand only: from the gradients of what `_outputs` gave, of the T steps, to `gradient`."""
+        raise NotImplementedError
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor if self._on_cpu else tensor.to(self.parameters.device)
+
+    def _targets(self, rollout: Any, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages and returns, each shaped like the rewards, from values (T+1,) or (T+1, E), as constants."""
+        v = values.cpu().numpy()
+        r_t, discount_t, v_t = _rows(rollout.rewards), _rows(rollout.discounts), _rows(v)
+        return_t = n_step_returns(r_t, discount_t, v_t[-1])
+        advantage_t = generalised_advantages(r_t, discount_t, v_t, self._gae_lambda)
+        targets = self._to_device(np.array((advantage_t, return_t), v.dtype))
+        return targets[0], targets[1]
+
+
+def _rows(x: np.ndarray) -> list[Any]:
+    """x[0], x[1], ...: numbers, which Python is quicker with than numpy, or arrays (E,)."""
+    return x.tolist() if x.ndim == 1 else list(x)
+
+
+class MlpComputer(GradientComputer):
+    """Of networks of vectors, which act elsewhere (nn/acting.py)."""
+
     _network: TorchMlp | ManualMlp
-    _mode: Callable[[], AbstractContextManager[object]]  # what torch is to track during the forward pass
 
     def __init__(
         self,
@@ -52,79 +116,28 @@ class GradientComputer(ABC):
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        size = architecture.layout().size
-        self.parameters = torch.zeros(size, dtype=dtype, device=device)
-        self.gradient = torch.zeros(size, dtype=dtype, device=device)
-        self._distribution = distribution
-        self._gae_lambda = settings.gae_lambda
-        c_v, beta, reduction = settings.value_loss_coef, settings.entropy_coef, settings.reduction
-        self._loss = partial(a3c_loss, value_loss_coef=c_v, entropy_coef=beta, reduction=reduction)
-        self._loss_backward = partial(a3c_loss_backward, value_loss_coef=c_v, entropy_coef=beta, reduction=reduction)
-        self._on_cpu = device == "cpu"
+        super().__init__(architecture.layout().size, distribution, settings, device, dtype)
+        network = ManualMlp if self.by_hand else TorchMlp
+        self._network = network(architecture, self.parameters, self.gradient)
 
-    def compute(self, trajectory: Trajectory) -> tuple[Tensor, A3CMetrics]:
-        """Overwrite `gradient` with this rollout's; returns the loss and its parts."""
-        with self._mode():
-            observations = self._to_device(trajectory.observations)  # (T+1, observation)
-            actions = self._to_device(trajectory.actions)  # (T, A) or (T,)
-            outputs, values = self._network.forward(observations)  # (T, ...), (T+1,)
-            advantage_t, return_t = self._targets(trajectory, values.detach())
-            log_prob_t = self._distribution.log_prob(outputs, actions)
-            entropy_t = self._distribution.entropy(outputs)
-            loss, metrics = self._loss(log_prob_t, entropy_t, values[:-1], advantage_t, return_t)
-            self._backward(loss, outputs, actions, values[:-1], advantage_t, return_t)
-        return loss.detach(), metrics
+    def _outputs(self, rollout: Trajectory) -> tuple[Outputs, Tensor]:
+        return self._network.forward(self._to_device(rollout.observations))
 
-    @abstractmethod
-    def _backward(
-        self, loss: Tensor, outputs: Outputs, actions: Tensor, v_t: Tensor, advantage_t: Tensor, return_t: Tensor
-    ) -> None:
-        """From the loss to `gradient`."""
-
-    def _to_device(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor if self._on_cpu else tensor.to(self.parameters.device)
-
-    def _targets(self, trajectory: Trajectory, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Advantages and returns, each (T,), from values (T+1,), as constants."""
-        v = values.tolist()
-        r_t, discount_t = trajectory.rewards.tolist(), trajectory.discounts.tolist()
-        return_t = n_step_returns(r_t, discount_t, v[-1])
-        advantage_t = generalised_advantages(r_t, discount_t, v, self._gae_lambda)
-        targets = values.new_tensor((advantage_t, return_t))
-        return targets[0], targets[1]
-
-
-class AutogradComputer(GradientComputer):
-    """backend=autograd: torch.nn and loss.backward()."""
-
-    _mode = torch.enable_grad
-
-    def __init__(self, architecture: MlpArchitecture, *args: Any, **kwargs: Any) -> None:
-        super().__init__(architecture, *args, **kwargs)
-        self._network = TorchMlp(architecture, self.parameters, self.gradient)
-
-    def _backward(self, loss: Tensor, *_: object) -> None:
-        # backward() adds to .grad; Module.zero_grad() would unhook .grad from the flat vector (torch 2 sets None)
-        self.gradient.zero_()
-        loss.backward()
-
-
-class ManualComputer(GradientComputer):
-    """backend=manual: the loss's gradient and the backward pass by hand."""
-
-    _mode = torch.inference_mode
-
-    def __init__(self, architecture: MlpArchitecture, *args: Any, **kwargs: Any) -> None:
-        super().__init__(architecture, *args, **kwargs)
-        self._network: ManualMlp = ManualMlp(architecture, self.parameters, self.gradient)
-
-    def _backward(
-        self, loss: Tensor, outputs: Outputs, actions: Tensor, v_t: Tensor, advantage_t: Tensor, return_t: Tensor
-    ) -> None:
-        d_log_prob, d_entropy, d_values = self._loss_backward(v_t, advantage_t, return_t)
-        d_outputs = self._distribution.backward(outputs, actions, d_log_prob, d_entropy)
+    def _backward(self, d_outputs: Outputs, d_values: Tensor, rollout: Trajectory) -> None:
+        assert isinstance(self._network, ManualMlp)
         self._network.backward(d_outputs, d_values)
 
 
-BACKENDS: dict[str, type[GradientComputer]] = {"autograd": AutogradComputer, "manual": ManualComputer}
+class AutogradComputer(MlpComputer):
+    """backend=autograd: torch.nn and loss.backward()."""
+
+    by_hand = False
+
+
+class ManualComputer(MlpComputer):
+    """backend=manual: the loss's gradient and the backward pass by hand."""
+
+    by_hand = True
+
+
+BACKENDS: dict[str, type[MlpComputer]] = {"autograd": AutogradComputer, "manual": ManualComputer}
