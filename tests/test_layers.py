@@ -12,7 +12,7 @@ PACKAGE = ROOT / "src/ablate"
 # From the ground up. A room may import from rooms before it and from itself.
 ORDER = (
     "types", "config", "seeding",
-    "rl", "nn", "envs", "replay", "compiled", "records", "parallel",
+    "rl", "nn", "envs", "compiled", "replay", "records", "parallel",
     "policy", "playing", "evaluation", "algos",
     "analysis",
     "training",

@@ -87,7 +87,7 @@ class Storage(StrEnum):
 
 
 class Draws(StrEnum):
-    """How a batch is drawn from the priorities' distribution: one from each of B equal parts of it, or each from all."""
+    """How a batch is drawn from the priorities' distribution: one from each of B equal parts, or each from all."""
 
     stratified = "stratified"
     independent = "independent"
