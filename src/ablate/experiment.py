@@ -15,8 +15,10 @@ from ablate.config import (
     Config,
     ConfigError,
     ConvConfig,
+    Precision,
     Preprocessing,
     QConfig,
+    device_of,
     devices,
     from_dict,
     limit_reached,
@@ -27,6 +29,7 @@ from ablate.config import (
 )
 from ablate.envs.make import shape_of, spec_of
 from ablate.nn.architecture import architecture_of, initial_parameters
+from ablate.nn.precision import resolve_precision
 from ablate.parallel.supervisor import ChildFailed
 from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from ablate.records.manifest import lock_run, note_resume, read_manifest, read_status, write_manifest
@@ -76,7 +79,7 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
     # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
     config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))
     config, note = _resolve_backend(config)
-    config = replace(config, precision=resolved_precision(config))
+    config = _resolve_precision(config, here)
     architecture = architecture_of(config.model, spec)
     parameters = initial_parameters(config.model, architecture, generator(config.seed, Role.parameters))
     source, normalisation = resumed, None
@@ -155,6 +158,15 @@ def _resolve_backend(config: Config) -> tuple[Config, str]:
         return config, ""
     backend = Backend.manual if obstacle else Backend.compiled
     return replace(config, backend=backend), f"{backend} ({obstacle or 'the fastest; all of it has kernels'})"
+
+
+def _resolve_precision(config: Config, here: bool) -> Config:
+    """The configuration with the precision that it will have, as far as this machine can say."""
+    if config.precision != Precision.auto or not (here and isinstance(config.model, QConfig)):
+        return config
+    images = config.model.input is not None
+    precision = resolve_precision("auto", device_of(config, 0)) if images else "float32"
+    return replace(config, precision=Precision(precision))
 
 
 def _check_device(device: str) -> None:

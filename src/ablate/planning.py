@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ablate.cell import attempts_of, run_cell
-from ablate.config import Config, DQNConfig, ConfigError, flat, to_dict
+from ablate.config import Config, ConfigError, DQNConfig, flat, to_dict
 from ablate.records.files import read_json
 from ablate.records.manifest import read_manifest, read_status
 from ablate.records.schema import EPISODES, MANIFEST, STATES, STUDY, UPDATES, cell_folder

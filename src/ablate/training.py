@@ -26,7 +26,15 @@ from ablate.records.display import Progress, ProgressDisplay
 from ablate.records.files import remove_temporaries
 from ablate.records.manifest import write_status
 from ablate.records.recorder import Recorder, trim_to_checkpoint
-from ablate.records.schema import BEST_CHECKPOINT, EPISODES, EVALUATIONS, LAST_CHECKPOINT, LEARNING_CURVE, REPLAY_FILES, UPDATES
+from ablate.records.schema import (
+    BEST_CHECKPOINT,
+    EPISODES,
+    EVALUATIONS,
+    LAST_CHECKPOINT,
+    LEARNING_CURVE,
+    REPLAY_FILES,
+    UPDATES,
+)
 from ablate.types import (
     Counters,
     EnvSpec,
@@ -78,7 +86,10 @@ class Training:
             config.evaluation.every_seconds is not None or config.evaluation.every_steps is not None
         )
         self.shared = SharedState(
-            plan.parameters.size, len(config.optimizer.statistics), len(trainers) + has_test_process, config.workers or 1
+            plan.parameters.size,
+            len(config.optimizer.statistics),
+            len(trainers) + has_test_process,
+            config.workers or 1,
         )
         self._exchange = make_exchange(config, plan.spec) if config.algo.name == "dqn" and len(trainers) > 1 else None
         self.shared.parameters_view()[:] = plan.parameters
@@ -209,7 +220,9 @@ class Training:
         if any(state.get("replay", ...) is None for state in resumed.state["workers"].values()):
             assert isinstance(self._config.algo, DQNConfig)
             steps = self._config.algo.warmup_steps
-            display.line(f"note     the replay was not saved (save_replay=true): {steps} steps fill it before it is used")
+            display.line(
+                f"note     the replay was not saved (save_replay=true): {steps} steps fill it before it is used"
+            )
         if any(state.get("env", ...) is None for state in resumed.state["workers"].values()) and counters.steps:
             env = self._config.env.id
             display.line(f"note     the state of {env} cannot be saved: each worker starts a new episode")

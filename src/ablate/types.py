@@ -77,6 +77,7 @@ class Batch(NamedTuple):
     returns: np.ndarray  # (B,) float32, Σ_{k<n} γ^k r_{t+k+1}
     discounts: np.ndarray  # (B,) float32, γ^n, or 0 where nothing follows
     weights: np.ndarray  # (B,) float32, importance weights; ones where all transitions are drawn alike
+    times: np.ndarray = np.empty(0, np.int64)  # (B,) int64, steps in the replay with a_t: tells which it was
 
 
 class Experience(NamedTuple):

@@ -86,7 +86,9 @@ def test_so_many_actions_are_random(step: int) -> None:
 def plain_q(config: Config, size: int, actions: int) -> torch.nn.Sequential:
     assert isinstance(config.model, QConfig)
     (hidden,) = config.model.hidden
-    return torch.nn.Sequential(torch.nn.Linear(size, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, actions)).double()
+    return torch.nn.Sequential(
+        torch.nn.Linear(size, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, actions)
+    ).double()
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,9 @@ def test_two_processes_give_the_same_result_every_time(tmp_path: Path) -> None:
 
 def test_evaluations_are_played_and_leave_the_training_alone(tmp_path: Path) -> None:
     without = run(tmp_path / "without")
-    with_them = run(tmp_path / "with", "evaluation.every_steps=100", "evaluation.episodes=3", "evaluation.action=sample")
+    with_them = run(
+        tmp_path / "with", "evaluation.every_steps=100", "evaluation.episodes=3", "evaluation.action=sample"
+    )
     for one, other in zip(tables(without), tables(with_them), strict=True):
         pd.testing.assert_frame_equal(one, other, check_exact=True)
     evaluations = pd.read_csv(with_them / EVALUATIONS)

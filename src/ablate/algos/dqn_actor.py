@@ -156,7 +156,9 @@ class Acting(Protocol):
 class ActorHere:
     """schedule=interleaved: a block is acted when it is asked for, with the parameters as they are then."""
 
-    def __init__(self, actor: Actor, config: Config, spec: EnvSpec, theta: np.ndarray, beat: Callable[[], None]) -> None:
+    def __init__(
+        self, actor: Actor, config: Config, spec: EnvSpec, theta: np.ndarray, beat: Callable[[], None]
+    ) -> None:
         self.actor = actor
         self._theta, self._beat = theta, beat
         self._out = make_exchange(config, spec).experience()

@@ -12,6 +12,7 @@ from ablate.config import AtariConfig, ConfigError, suggest
 
 NOOP, FIRE = 0, 1  # the emulator's numbers of these actions
 
+
 class Registered(NamedTuple):
     """What gymnasium registers for an id: `BreakoutNoFrameskip-v4` is Breakout with 1 frame a step."""
 

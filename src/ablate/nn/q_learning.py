@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,19 +40,6 @@ class QMetrics(NamedTuple):
     td_errors: np.ndarray  # (B,) float32, δ = y - Q(s, a)
     q_mean: float  # mean over the batch of max_a Q(s, a)
     loss: float
-
-
-def resolve_precision(precision: str, device: str = "cpu") -> str:
-    """`auto` -> bf16 iff the device multiplies bfloat16 in hardware, else float32; any other stays what it is."""
-    if precision != "auto":
-        return precision
-    if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return "float32"
-    return "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
 
 
 class QComputer(ABC):

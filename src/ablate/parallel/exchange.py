@@ -10,8 +10,6 @@ import time
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from ablate.parallel.shared import SharedArray
 from ablate.types import EnvSpec, Experience
 

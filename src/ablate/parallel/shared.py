@@ -130,7 +130,9 @@ class SharedState:
         """Count an update, its steps and ended episodes; the totals after it. `updates` is this update's number."""
         with self._counter_lock:
             counters = Counters(
-                self._counters.numbers[0] + updates, self._counters.numbers[1] + steps, self._counters.numbers[2] + episodes
+                self._counters.numbers[0] + updates,
+                self._counters.numbers[1] + steps,
+                self._counters.numbers[2] + episodes,
             )
             self._counters.numbers[:] = list(counters)
         return counters

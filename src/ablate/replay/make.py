@@ -8,8 +8,8 @@ import numpy as np
 
 from ablate.config import Config, DQNConfig, PrioritizedConfig, Storage
 from ablate.replay.prioritized import PrioritizedReplay
-from ablate.replay.replay import Replay
 from ablate.replay.store import FrameStore
+from ablate.replay.transitions import Replay
 from ablate.replay.uniform import UniformReplay
 from ablate.types import EnvSpec
 
