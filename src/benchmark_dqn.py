@@ -121,7 +121,7 @@ def rates_table(rates: dict[Variant, list[float]]) -> Table:
 
 
 def train_sb3(threads: int, steps: int) -> float:
-    """Steps/s of stable-baselines3's DQN with the same network sizes, batch and ratio, over its later three quarters."""
+    """Steps/s of stable-baselines3's DQN, same network, batch and ratio, over its later three quarters."""
     import ale_py  # noqa: F401 (registers the games)
     import torch
     from stable_baselines3 import DQN

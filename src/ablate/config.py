@@ -637,9 +637,7 @@ def _refuse_of_a3c(config: Config) -> None:
             "algo.lock_updates=true: nothing races under schedule=interleaved; drop it or use schedule=async"
         )
     if isinstance(config.model, QConfig):
-        raise ConfigError(
-            "model.name=q: A3C needs an actor and a critic; use model=mlp, model=conv_lstm_42 or a conv_*"
-        )
+        raise ConfigError("model.name=q: A3C needs an actor and a critic; use model=mlp or model=conv_lstm_42")
     if config.model.name == "conv" and config.env.name != "atari":
         raise ConfigError(f"env.id={config.env.id}: no images; this network needs them (env=atari), use model=mlp")
     if config.model.name != "conv" and config.env.name == "atari":

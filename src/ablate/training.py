@@ -221,7 +221,7 @@ class Training:
             assert isinstance(self._config.algo, DQNConfig)
             steps = self._config.algo.warmup_steps
             display.line(
-                f"note     the replay was not saved (save_replay=true): {steps} steps fill it before it is used"
+                f"note     the replay was not saved (save_replay=true): {steps} steps fill it, then learning goes on"
             )
         if any(state.get("env", ...) is None for state in resumed.state["workers"].values()) and counters.steps:
             env = self._config.env.id

@@ -116,7 +116,7 @@ class Actor:
         return np.where(explores, random, values.argmax(1)), values if self._wants_td_errors else None
 
     def _td_errors(self, out: Experience, k: int, values: np.ndarray) -> np.ndarray:
-        """δ of step k of each environment, (E,), by the network that acted: the report's priority of a new transition."""
+        """δ of step k in each environment, (E,), by the network that acted: the report's first priorities."""
         following = self._network.q_values(out.observations[k]).max(1)
         discounts = np.where(out.terminated[k], 0.0, self._algo.gamma)
         return out.rewards[k] + discounts * following - values[np.arange(len(values)), out.actions[k]]

@@ -17,7 +17,7 @@ FRAMES = "replay.frames"  # the file of replay.storage=memmap, which has no name
 
 
 def make_replay(config: Config, spec: EnvSpec, rng: np.random.Generator, folder: Path) -> Replay:
-    """Of the configuration's size and kind, empty, for envs_per_worker environments; frames in `folder` if in a file."""
+    """An empty one for envs_per_worker environments, with its file, if it has one, in `folder`."""
     assert isinstance(config.algo, DQNConfig)
     assert config.replay is not None
     stack, *frame = spec.observation_shape if len(spec.observation_shape) == 3 else (1, *spec.observation_shape)
