@@ -56,7 +56,12 @@ def test_a_vectors_network() -> None:
 def test_dueling_has_its_last_hidden_layer_twice() -> None:
     architecture = made("dqn_mlp", EnvSpec((4,), ActionSpec(n=3)), dueling=True)
     assert architecture.layout().size == 5 * 120 + 121 * 2 * 84 + 85 * (1 + 3)
-    assert list(architecture.layout().shapes)[-4:] == ["value.weight", "value.bias", "advantage.weight", "advantage.bias"]
+    assert list(architecture.layout().shapes)[-4:] == [
+        "value.weight",
+        "value.bias",
+        "advantage.weight",
+        "advantage.bias",
+    ]
 
 
 def test_initialisation_is_kaimings() -> None:
@@ -80,7 +85,7 @@ def test_initialisation_is_kaimings() -> None:
 @pytest.mark.parametrize(
     ("spec", "name", "changes", "message"),
     [
-        (EnvSpec((3,), TORQUE), "dqn_mlp", {}, r"model\.name=q: it chooses among discrete actions, and the action is a"),
+        (EnvSpec((3,), TORQUE), "dqn_mlp", {}, r"model\.name=q: it chooses among discrete actions, and the action"),
         (EnvSpec((1, 42, 42), FOUR), "dqn_mlp", {},
          r"model\.input=null: the observation is an image, \[1, 42, 42\]; use .* model=dqn_84"),
         (EnvSpec((4,), FOUR), "dqn_84", {},
