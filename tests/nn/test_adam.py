@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ablate.nn.adam import Adam, Optimizer, RMSprop
+from ablate.nn.adam import Adam, FusedAdam, Optimizer, RMSprop
 
 SIZE, STEPS = 257, 300
 MAX_DIFFERENCE = {torch.float64: 1e-12, torch.float32: 1e-6}
@@ -40,6 +40,7 @@ def check_against_torch(
     assert not torch.equal(parameters, make_parameters(parameters.dtype))
 
 
+@pytest.mark.parametrize("kind", [Adam, FusedAdam])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 @pytest.mark.parametrize("amsgrad", [False, True])
@@ -48,6 +49,7 @@ def check_against_torch(
     [(1e-4, (0.96, 0.999), 1e-8), (1e-3, (0.9, 0.999), 1.5e-4), (1e-3, (0.0, 0.5), 1e-8)],
 )
 def test_adam_equals_torch(
+    kind: type[Adam | FusedAdam],
     dtype: torch.dtype,
     weight_decay: float,
     amsgrad: bool,
@@ -57,7 +59,7 @@ def test_adam_equals_torch(
 ) -> None:
     parameters, theta = make_parameters(dtype), make_parameters(dtype).requires_grad_()
     moments = torch.zeros(3, SIZE, dtype=dtype)
-    optimizer = Adam(
+    optimizer = kind(
         parameters,
         moments[0],
         moments[1],

@@ -80,6 +80,40 @@ class Adam:
         self._parameters.add_(self._quotient, alpha=-step_size)
 
 
+class FusedAdam:
+    """The same equations by torch's fused kernel, in one pass over memory; for a process that steps alone.
+
+    It has no bound on the quotient, without which steps that race ruin a network (see `bounds`)."""
+
+    def __init__(
+        self,
+        parameters: Tensor,
+        exp_avg: Tensor,
+        exp_avg_sq: Tensor,
+        max_exp_avg_sq: Tensor | None,
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+    ) -> None:
+        _check_alike(parameters, exp_avg, exp_avg_sq, max_exp_avg_sq)
+        amsgrad = max_exp_avg_sq is not None
+        self._parameters = parameters
+        self._update = torch.zeros((), device=parameters.device)
+        self._optimizer = torch.optim.Adam(
+            [parameters], lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, fused=True
+        )
+        state = {"step": self._update, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+        self._optimizer.state[parameters] = state | ({"max_exp_avg_sq": max_exp_avg_sq} if amsgrad else {})
+
+    def step(self, gradient: Tensor, update: int) -> None:
+        """Apply gradient (P,) as update number `update`, t in the equations, counted from 1."""
+        self._update.fill_(update - 1)  # the kernel counts it up
+        self._parameters.grad = gradient
+        self._optimizer.step()
+
+
 class RMSprop:
     """RMSprop, not centred and without momentum; as torch.optim.RMSprop.
 
@@ -121,11 +155,15 @@ class RMSprop:
         self._parameters.add_(self._quotient, alpha=-self._lr)
 
 
-def make_optimizer(config: OptimizerConfig, parameters: Tensor, statistics: Sequence[Tensor]) -> Optimizer:
-    """The optimizer of the configuration over `parameters`, with its statistics in the order of config.statistics."""
+def make_optimizer(
+    config: OptimizerConfig, parameters: Tensor, statistics: Sequence[Tensor], alone: bool = False
+) -> Optimizer:
+    """The optimizer of the configuration over `parameters`, with its statistics in the order of config.statistics.
+
+    alone: no other process steps the same parameters."""
     if isinstance(config, AdamConfig):
         exp_avg, exp_avg_sq, *rest = statistics
-        return Adam(
+        return (FusedAdam if alone else Adam)(
             parameters,
             exp_avg,
             exp_avg_sq,

@@ -65,7 +65,7 @@ class TorchQ(torch.nn.Module):
         return value + advantage - advantage.mean(1, keepdim=True)
 
     def _layer(self, name: str, is_first: bool) -> tuple[Tensor, Tensor | None]:
-        weight, bias = self.get_parameter(f"{name}_weight"), dict(self.named_parameters()).get(f"{name}_bias")
+        weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias", None)
         return (weight * self._scale if is_first and self._scale != 1.0 else weight), bias
 
 

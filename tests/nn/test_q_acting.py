@@ -1,0 +1,49 @@
+"""Action values for an actor: in numpy for vectors, on torch for images."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_q_learning import IMAGE, VECTOR, random_parameters
+
+from ablate.nn.acting import make_q_actor
+from ablate.nn.architecture import QArchitecture
+from ablate.nn.q_networks import TorchQ
+
+E = 3
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "elu"])
+@pytest.mark.parametrize("base", [VECTOR, IMAGE, replace(IMAGE, scale=1.0, conv_bias=True)])
+def test_an_actor_answers_as_torch_does(base: QArchitecture, activation: str, dueling: bool) -> None:
+    architecture = replace(base, activation=activation, dueling=dueling)
+    rng = np.random.default_rng(3)
+    shape = (E, *architecture.input_shape)
+    observations = rng.integers(0, 256, shape, np.uint8) if architecture.scale != 1 else rng.standard_normal(shape)
+    observations = observations if architecture.scale != 1 else observations.astype(np.float32)
+    parameters = random_parameters(architecture, 0).astype(np.float32)
+    actor = make_q_actor(architecture, parameters, E)
+    for seed in (0, 1):  # it follows the vector
+        parameters[:] = random_parameters(architecture, seed)
+        network = TorchQ(architecture, torch.from_numpy(parameters), None, torch.float32)
+        x = torch.from_numpy(observations).float() * architecture.scale
+        found = actor.q_values(observations)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, network(x).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_vectors_actor_does_without_torch() -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from ablate.nn.acting import make_q_actor\n"
+        "from ablate.nn.architecture import QArchitecture\n"
+        "a = QArchitecture((4,), (), False, (8,), 'relu', 2, False, 1.0)\n"
+        "q = make_q_actor(a, np.zeros(a.layout().size, np.float32), 1).q_values(np.zeros((1, 4), np.float32))\n"
+        "assert q.shape == (1, 2)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
