@@ -1,4 +1,4 @@
-"""A replay that keeps whole observations in lists and computes everything in plain loops: what the real one must give."""
+"""A replay that keeps whole observations in lists and computes all in plain loops: what the real one must give."""
 
 from __future__ import annotations
 

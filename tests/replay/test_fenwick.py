@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablate.replay.fenwick import FenwickTree
@@ -31,6 +31,7 @@ def changed(size: int, changes: list[list[tuple[int, float]]]) -> tuple[FenwickT
 
 
 @given(st.data(), SIZES)
+@settings(deadline=None)
 def test_sums(data: st.DataObject, size: int) -> None:
     tree, priorities = changed(size, data.draw(batches(PRIORITIES, size)))
     np.testing.assert_array_equal(tree.priorities, priorities)
@@ -40,6 +41,7 @@ def test_sums(data: st.DataObject, size: int) -> None:
 
 
 @given(st.data(), SIZES)
+@settings(deadline=None)
 def test_whole_numbers_are_found_exactly(data: st.DataObject, size: int) -> None:
     """Their sums have no rounding: the slot is the one that a search in the cumulative sum gives."""
     tree, priorities = changed(size, data.draw(batches(st.integers(0, 9).map(float), size)))
@@ -49,6 +51,7 @@ def test_whole_numbers_are_found_exactly(data: st.DataObject, size: int) -> None
 
 
 @given(st.data(), SIZES)
+@settings(deadline=None)
 def test_what_is_found_has_a_priority(data: st.DataObject, size: int) -> None:
     """Whatever the rounding, at the borders of the intervals and a little past the end."""
     tree, priorities = changed(size, data.draw(batches(PRIORITIES, size)))
@@ -67,6 +70,7 @@ def test_what_is_found_has_a_priority(data: st.DataObject, size: int) -> None:
 
 
 @given(st.data(), SIZES)
+@settings(deadline=None)
 def test_the_same_priorities_give_the_same_sums(data: st.DataObject, size: int) -> None:
     """To the bit, whatever was there before: a tree can be restored from its priorities."""
     tree, priorities = changed(size, data.draw(batches(PRIORITIES, size)))

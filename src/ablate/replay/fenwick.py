@@ -47,7 +47,7 @@ class FenwickTree:
         Targets lie in [0, prefix(end)); one that rounding took past it gives the last slot that could be. A slot of
         priority 0 is never returned, as long as one before `end` has more."""
         slots = np.empty(len(targets), np.int64)
-        _find(self.priorities, self._sums, self._largest_step, targets, end, slots)
+        _find(self.priorities, self._sums, self._largest_step, targets, end, np.empty(len(targets)), slots)
         return slots
 
 
@@ -59,42 +59,52 @@ def _update(priorities: np.ndarray, sums: np.ndarray, slots: np.ndarray, values:
             return False
     for b in range(len(slots)):
         priorities[slots[b]] = values[b]
-    for b in range(len(slots)):
-        # Nodes over a slot: j, j + lowbit(j), ... Invariant: those that lie below node j and over slots[b] are right,
-        # and so is everything over no slot but slots[:b]. What is still wrong lies over a later slot: its turn comes.
-        j = slots[b] + 1
-        while j <= size:
-            width = j & -j
-            total = priorities[j - 1]
-            step = 1
-            while step < width:  # nodes j-1, j-2, j-4, ... share out the rest of (j - width, j - 1] among them
-                total += sums[j - step]
-                step *= 2
-            sums[j] = total
-            j += width
+    width = 1
+    while width <= size:
+        # Invariant: all sums over less than `width` slots are right.
+        before = 0
+        for b in range(len(slots)):
+            j = (slots[b] // width + 1) * width
+            if j & width and j <= size and j != before:  # a node over slots[b], of this width; same as the last: done
+                total = priorities[j - 1]
+                step = 1
+                while step < width:  # nodes j-1, j-2, j-4, ... share out the rest of (j - width, j - 1] among them
+                    total += sums[j - step]
+                    step *= 2
+                sums[j] = total
+                before = j
+        width *= 2
     return True
 
 
 @kernel
 def _find(
-    priorities: np.ndarray, sums: np.ndarray, largest_step: int, targets: np.ndarray, end: int, slots: np.ndarray
+    priorities: np.ndarray,
+    sums: np.ndarray,
+    largest_step: int,
+    targets: np.ndarray,
+    end: int,
+    rests: np.ndarray,
+    slots: np.ndarray,
 ) -> None:
     size = len(priorities)
     for b in range(len(targets)):
-        rest = max(targets[b], 0.0)
-        slot = 0
-        step = largest_step
-        while step > 0:
-            # Invariant: Σ priorities[:slot] + rest = target, rest >= 0, and the slot we look for is in
-            # [slot, slot + 2 step).
-            right = slot + step
-            if right <= size and sums[right] <= rest:
-                rest -= sums[right]
-                slot = right
-            step //= 2
-        # Rounding can carry `rest` over the end of an interval of positive sum, into slots of priority 0 behind it or
-        # past the last one. A slot reached without that has a priority above `rest`, which is at least 0.
-        slot = min(slot, end - 1)
+        slots[b] = 0
+        rests[b] = max(targets[b], 0.0)
+    step = largest_step
+    while step > 0:
+        # Invariant: Σ priorities[:slots[b]] + rests[b] = targets[b], rests[b] >= 0, and what we look for is in
+        # [slots[b], slots[b] + 2 step). All targets take a step together: their sums come from memory side by side.
+        for b in range(len(targets)):
+            right = slots[b] + step
+            if right <= size and sums[right] <= rests[b]:
+                rests[b] -= sums[right]
+                slots[b] = right
+        step //= 2
+    # Rounding can carry a target over the end of an interval of positive sum, into slots of priority 0 behind it or
+    # past the last one. A slot reached without that has a priority above the rest, which is at least 0.
+    for b in range(len(targets)):
+        slot = min(slots[b], end - 1)
         while slot > 0 and priorities[slot] == 0:
             slot -= 1
         slots[b] = slot

@@ -14,6 +14,8 @@ def gather(frames: np.ndarray, slots: np.ndarray, table: np.ndarray, out: np.nda
     frames (capacity, P) uint8, slots (B, S) int64, table (256,) and out (B, P, S) of one dtype."""
     batch, stack = slots.shape
     for b in range(batch):
-        for p in range(frames.shape[1]):
-            for s in range(stack):
-                out[b, p, s] = table[frames[slots[b, s], p]]
+        image = out[b]
+        for s in range(stack):
+            frame = frames[slots[b, s]]  # a view: an index of `frames` for each pixel takes twice the time
+            for p in range(len(frame)):
+                image[p, s] = table[frame[p]]

@@ -38,7 +38,7 @@ class Change(NamedTuple):
 
     last: int  # slot of the last step taken in it
     ended: bool  # no step follows on that one
-    lost: list[int]  # slots whose stack of frames is no longer whole
+    lost: list[int]  # slots whose stack of frames is no longer whole; some may come twice
 
 
 class FrameStore:

@@ -83,13 +83,13 @@ class Replay(ABC):
         self.store.used(self._drawable)[...] = tensors["replay.drawable"]
 
     def _apply(self, lane: int, change: Change) -> tuple[np.ndarray, list[int]]:
-        """Slots whose transitions can be drawn from now on, in the order of their steps; and those that no more can."""
+        """Slots whose transitions can be drawn from now on, in the order of their steps; and those that no longer can."""
         waiting = self._waiting[lane]
         ready = waiting if change.ended else max(waiting - self.n_step + 1, 0)
         slots = self.store.following(np.array([change.last]), np.arange(ready) + 1 - waiting)
         self._waiting[lane] = waiting - ready
         self._drawable[slots] = True
-        lost = [slot for slot in change.lost if self._drawable[slot]]
+        lost = [slot for slot in set(change.lost) if self._drawable[slot]]
         self._drawable[lost] = False
         self._size += ready - len(lost)
         return slots, lost
