@@ -24,7 +24,9 @@ CELL_DEFAULTS = ("evaluation.every_seconds=null", "figures=false")
 # Keys that do not change what a cell's records say.
 NOT_COMPARED = ("seed", "resume", "figures", "logger", "checkpoint_every_seconds", "hang_timeout_s")
 # What makes another game of one, in evaluation too. What only training sees (lost lives, clipping) may be an axis.
-GAME_SWITCHES = ("frame_skip", "sticky_actions", "noop_max", "fire_on_reset", "full_action_space")
+GAME_SWITCHES = (
+    "frame_skip", "sticky_actions", "noop_max", "fire_on_reset", "full_action_space", "mode", "difficulty",
+)  # fmt: skip
 LONGEST_NAME = 80  # characters; a folder's name may have 255
 MOST_SEEDS = 100_000  # more is a slip of the finger
 # What a study's overrides may not hold, as it would be ignored or has its own place.

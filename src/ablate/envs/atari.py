@@ -39,7 +39,7 @@ class AtariGame(gymnasium.Env):
         assert config.preprocessing is not None, "resolved before an environment is made"
         self.render_mode = render_mode
         rom = registered(config.id).rom
-        self.ale = emulator(rom, display=render_mode == "human")
+        self.ale = emulator(rom, config.mode, config.difficulty, display=render_mode == "human")
         actions = self.ale.getLegalActionSet() if config.full_action_space else self.ale.getMinimalActionSet()
         self._actions = [action.value for action in actions]
         self.action_space = spaces.Discrete(len(self._actions))
