@@ -11,17 +11,18 @@ from helpers import ROOT
 PACKAGE = ROOT / "src/ablate"
 # From the ground up. A room may import from rooms before it and from itself.
 ORDER = (
-    "types", "config", "seeding",
-    "rl", "nn", "envs", "replay", "compiled", "records", "parallel",
+    "types", "config", "seeding", "schedules",
+    "rl", "nn", "envs", "compiled", "replay", "records", "parallel",
     "policy", "playing", "evaluation", "algos",
     "analysis",
+    "resources",
     "training",
     "experiment",
-    "study", "resources", "cell", "planning", "sweep",
+    "study", "cell", "planning", "sweep",
     "command_line",
     "compose", "cluster",
 )  # fmt: skip
-GROUND = {"types", "config", "seeding"}
+GROUND = {"types", "config", "seeding", "schedules"}
 
 
 def module_of(path: Path) -> str:

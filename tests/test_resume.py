@@ -15,7 +15,6 @@ from helpers import ROOT
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.files import read_json
 from ablate.records.schema import (
-    COLUMNS,
     EPISODES,
     EVALUATIONS,
     LAST_CHECKPOINT,
@@ -40,8 +39,8 @@ def rows(folder: Path, name: str) -> int:
 
 def same(a: Path, b: Path) -> None:
     for name in (EPISODES, UPDATES, EVALUATIONS):
-        columns = [column for column in COLUMNS[name] if column not in WALL_CLOCK_COLUMNS]
-        pd.testing.assert_frame_equal(pd.read_csv(a / name)[columns], pd.read_csv(b / name)[columns], check_exact=True)
+        ours, theirs = (pd.read_csv(folder / name).drop(columns=list(WALL_CLOCK_COLUMNS)) for folder in (a, b))
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
     tensors = [read_checkpoint(folder / LAST_CHECKPOINT).tensors for folder in (a, b)]
     assert tensors[0].keys() == tensors[1].keys()
     for name in tensors[0]:
@@ -55,6 +54,9 @@ def case(*overrides: str, kills: int, slow: bool = True) -> object:
 COMPILED = ("backend=compiled", "max_episodes=null", "log_interval=70", "evaluation.every_steps=50000")
 MANUAL = ("backend=manual",)
 GAMES = ("max_episodes=null", "envs_per_worker=2", "workers=2", "log_interval=1")
+DQN = ("algo=dqn", "workers=1", "max_episodes=null", "save_replay=true", "algo.warmup_steps=200", "replay.capacity=700")
+PRIORITIZED = ("replay=prioritized", "algo.n_step=3", "algo.target_update=300", "envs_per_worker=2")
+IN_TWO_PROCESSES = ("schedule=async", "evaluation.every_steps=null", "evaluation.every_seconds=null")
 CASES = [
     case("env=pendulum", *COMPILED, "total_steps=1500000", kills=2, slow=False),
     case("env=pendulum", *COMPILED, "total_steps=1000003", "optimizer.amsgrad=true", "algo.t_max=7", kills=2),
@@ -69,6 +71,10 @@ CASES = [
     case("env=mountain_car_continuous", *MANUAL, "max_episodes=60", kills=2),
     case("env=riverraid", *GAMES, "total_steps=6000", kills=2),
     case("env=breakout", "model=conv_84", "model.hidden=32", "backend=autograd", *GAMES, "total_steps=6000", kills=1),
+    case("env=cartpole", *DQN, *PRIORITIZED, "total_steps=20000", kills=2, slow=False),
+    case("env=cartpole", *DQN, *IN_TWO_PROCESSES, "replay.storage=memmap", "total_steps=20000", kills=2),
+    case("env=breakout", *DQN, "model.hidden=[16]", "total_steps=2000", kills=1),
+    case("env=breakout", *DQN, *PRIORITIZED, *IN_TWO_PROCESSES, "model.hidden=[16]", "total_steps=2000", kills=1),
 ]
 
 
@@ -120,6 +126,19 @@ def test_a_completed_run_goes_on_when_its_limit_is_raised_and_a_new_one_starts_f
     run_folder(tmp_path / "new", *quick, *new)
     old, new = (read_checkpoint(tmp_path / name / LAST_CHECKPOINT).tensors["parameters"] for name in ("run", "new"))
     np.testing.assert_allclose(old, new, atol=1e-12)
+
+
+def test_without_its_replay_a_run_goes_on_and_says_what_differs(tmp_path: Path) -> None:
+    """No update until as many steps were taken again as before the first."""
+    options = ("algo=dqn", "env=cartpole", "algo.warmup_steps=200", "evaluation.every_steps=null", "log_interval=1",
+               "figures=false", "logger.display=plain")  # fmt: skip
+    run_folder(tmp_path / "run", *options, "total_steps=1000")
+    again = command(f"resume={tmp_path / 'run'}", "total_steps=2000")
+    output = subprocess.run(again, check=True, timeout=120, capture_output=True, text=True).stdout
+    assert "replay was not saved" in output
+    steps = pd.read_csv(tmp_path / "run" / UPDATES)["global_step"].to_numpy()
+    assert not ((steps > 1000) & (steps <= 1200)).any()
+    np.testing.assert_array_equal(steps, [*range(204, 1001, 4), *range(1204, 2001, 4)])
 
 
 def test_an_environment_that_cannot_be_saved_starts_a_new_episode_and_says_so(tmp_path: Path) -> None:

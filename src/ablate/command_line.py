@@ -57,6 +57,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("ablate.outputs", lambda: str(OUTPUTS), replace=True)
     OmegaConf.register_new_resolver("ablate.sweeps", lambda: str(ROOT / "sweeps"), replace=True)
     OmegaConf.register_new_resolver("ablate.model", _default_model, replace=True)
+    OmegaConf.register_new_resolver("ablate.replay", _default_replay, replace=True)
     OmegaConf.register_new_resolver("ablate.game", _registered_with, replace=True)
     OmegaConf.register_new_resolver("ablate.run_dir", _run_dir, replace=True)
     OmegaConf.register_new_resolver("ablate.sweep_dir", _sweep_dir, replace=True)
@@ -95,7 +96,14 @@ def _without_hydra(composed: DictConfig) -> DictConfig:
 
 def _default_model(algo: str, env: str) -> str:
     """The option of the group `model` that suits this pair of options."""
+    if algo == "dqn":
+        return "dqn_84" if env in ("breakout", "riverraid", "atari") else "dqn_mlp"
     return {"breakout": "conv_pool_lstm_80", "riverraid": "conv_lstm_42", "atari": "conv_lstm_42"}.get(env, "mlp")
+
+
+def _default_replay(algo: str) -> str:
+    """The option of the group `replay`: of an algorithm that has none a name that is no option."""
+    return "uniform" if algo == "dqn" else "none"
 
 
 def _registered_with(env_id: str, switch: str) -> Any:

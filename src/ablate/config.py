@@ -63,6 +63,7 @@ class Preprocessing(StrEnum):
 
     report_42 = "report_42"
     report_80 = "report_80"
+    report_180 = "report_180"
     nature_84 = "nature_84"
 
 
@@ -87,7 +88,7 @@ class Storage(StrEnum):
 
 
 class Draws(StrEnum):
-    """How a batch is drawn from the priorities' distribution: one from each of B equal parts of it, or each from all."""
+    """How a batch is drawn from the priorities' distribution: one from each of B equal parts, or each from all."""
 
     stratified = "stratified"
     independent = "independent"
@@ -189,6 +190,8 @@ class AtariConfig(EnvConfig):
     sticky_actions: Fraction = MISSING
     noop_max: Annotated[int, Field(ge=0, le=600)] = MISSING  # left alone, no game ends sooner (Assault: 642 frames)
     fire_on_reset: bool = MISSING
+    fill_steps: CountOrNone = 0
+    fire_action: bool = True
     life_loss_terminates: bool = MISSING
     clip_rewards: bool = MISSING
     full_action_space: bool = MISSING
@@ -414,14 +417,14 @@ class Config:
     envs_per_worker: Count = MISSING
     device: Any = MISSING  # a name, or a list of them
     backend: Backend = MISSING
-    precision: Precision = MISSING
+    precision: Precision = Precision.auto
     schedule: Schedule = MISSING
     max_episodes: Count | None = None
     total_steps: Count | None = None
     log_interval: Count = MISSING
     checkpoint_every_seconds: Positive = MISSING
     hang_timeout_s: Positive = MISSING
-    save_replay: bool = MISSING
+    save_replay: bool = False
     figures: bool = MISSING
     resume: str | None = None
     load: str | None = None
@@ -513,8 +516,8 @@ def locate(path: str) -> Path:
 
 
 def number_of_workers(config: Config) -> int:
-    """`workers`, or the number of CPUs that this process may use."""
-    return config.workers or len(os.sched_getaffinity(0))
+    """`workers`, or the number of CPUs that this process may use; DQN has one learner."""
+    return config.workers or (1 if config.algo.name == "dqn" else len(os.sched_getaffinity(0)))
 
 
 def limit_reached(config: Config, counters: Counters) -> str:
@@ -619,13 +622,24 @@ def refuse_contradictions(config: Config) -> None:
         )
     if config.max_episodes is None and config.total_steps is None:
         raise ConfigError("max_episodes=null total_steps=null: the run would never end; give at least one of them")
-    if config.algo.name == "a3c" and config.algo.lock_updates and config.schedule == "interleaved":  # type: ignore[attr-defined]
-        raise ConfigError(
-            "algo.lock_updates=true: nothing races under schedule=interleaved; drop it or use schedule=async"
-        )
+    (_refuse_of_dqn if isinstance(config.algo, DQNConfig) else _refuse_of_a3c)(config)
     given = devices(config)
     if not given or not all(re.fullmatch(r"cpu|cuda(:\d+)?", str(device)) for device in given):
         raise ConfigError(f"device={config.device}: not a device; use cpu, cuda, cuda:<index>, or a list of them")
+    if "max_episode_steps" in config.env.kwargs:
+        limit = config.env.kwargs["max_episode_steps"]
+        raise ConfigError(f"env.kwargs.max_episode_steps={limit}: the time limit's home is env.max_ep_step")
+
+
+def _refuse_of_a3c(config: Config) -> None:
+    """Raise ConfigError for what A3C does not have, or cannot do."""
+    assert isinstance(config.algo, A3CConfig)
+    if config.algo.lock_updates and config.schedule == "interleaved":
+        raise ConfigError(
+            "algo.lock_updates=true: nothing races under schedule=interleaved; drop it or use schedule=async"
+        )
+    if isinstance(config.model, QConfig):
+        raise ConfigError("model.name=q: A3C needs an actor and a critic; use model=mlp or model=conv_lstm_42")
     if config.model.name == "conv" and config.env.name != "atari":
         raise ConfigError(f"env.id={config.env.id}: no images; this network needs them (env=atari), use model=mlp")
     if config.model.name != "conv" and config.env.name == "atari":
@@ -637,6 +651,45 @@ def refuse_contradictions(config: Config) -> None:
             f"envs_per_worker={config.envs_per_worker}: only networks of images step several at once; "
             "use 1, and more workers"
         )
-    if "max_episode_steps" in config.env.kwargs:
-        limit = config.env.kwargs["max_episode_steps"]
-        raise ConfigError(f"env.kwargs.max_episode_steps={limit}: the time limit's home is env.max_ep_step")
+    if config.replay is not None:
+        raise ConfigError(f"replay={config.replay.name}: A3C learns from each step once; a replay is DQN's (algo=dqn)")
+    if config.save_replay:
+        raise ConfigError("save_replay=true: A3C has no replay; drop it, or use algo=dqn")
+    if config.precision == Precision.bf16:
+        raise ConfigError("precision=bf16: A3C computes in float32; drop it, or use algo=dqn")
+
+
+def _refuse_of_dqn(config: Config) -> None:
+    """Raise ConfigError for what DQN does not have, or cannot do."""
+    assert isinstance(config.algo, DQNConfig)
+    algo, replay, envs = config.algo, config.replay, config.envs_per_worker
+    if config.workers not in (None, 1):
+        raise ConfigError(f"workers={config.workers}: DQN has one learner; use 1, and envs_per_worker for more games")
+    if not isinstance(config.model, QConfig):
+        raise ConfigError(
+            f"model.name={config.model.name}: a network of actor and critic; DQN needs one of action values: "
+            "model=dqn_mlp, model=dqn_84 or model=dqn_early"
+        )
+    images = bool(config.model.convolutions)
+    if images != (config.env.name == "atari"):
+        right = "model=dqn_mlp" if images else "model=dqn_84"
+        kind = "no images" if images else "images"
+        raise ConfigError(f"env.id={config.env.id}: its observations are {kind}; use {right}")
+    if replay is None:
+        raise ConfigError("replay=null: DQN learns from a replay; use replay=uniform or replay=prioritized")
+    if config.backend == Backend.compiled:
+        raise ConfigError("backend=compiled: DQN has no such kernels; use backend=manual or autograd")
+    if len(devices(config)) > 1:
+        raise ConfigError(f"device={config.device}: DQN has one learner; give one device")
+    if algo.warmup_steps < algo.batch_size:
+        raise ConfigError(
+            f"algo.warmup_steps={algo.warmup_steps}: the first batch of algo.batch_size={algo.batch_size} is drawn "
+            "from what the warm-up left; use at least as many steps"
+        )
+    if max(envs, algo.policy_update) % min(envs, algo.policy_update):
+        raise ConfigError(
+            f"envs_per_worker={envs}: {envs} environments give {envs} steps at once, and an update follows every "
+            f"algo.policy_update={algo.policy_update}; one must be a multiple of the other"
+        )
+    if isinstance(replay, PrioritizedConfig) and replay.beta_end < replay.beta_start:
+        raise ConfigError(f"replay.beta_end={replay.beta_end}: below replay.beta_start={replay.beta_start}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ from ablate.config import (
     Config,
     ConfigError,
     ConvConfig,
+    Precision,
     Preprocessing,
+    QConfig,
+    device_of,
     devices,
     from_dict,
     limit_reached,
@@ -25,11 +28,13 @@ from ablate.config import (
     to_dict,
 )
 from ablate.envs.make import shape_of, spec_of
-from ablate.nn.architecture import ConvArchitecture, MlpArchitecture, architecture_of, initial_parameters
+from ablate.nn.architecture import Architecture, architecture_of, initial_parameters
+from ablate.nn.precision import resolve_precision
 from ablate.parallel.supervisor import ChildFailed
 from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from ablate.records.manifest import lock_run, note_resume, read_manifest, read_status, write_manifest
 from ablate.records.schema import CELL, LAST_CHECKPOINT, MANIFEST
+from ablate.resources import check_replay
 from ablate.seeding import Role, generator
 from ablate.training import Interrupted, Plan, Signals, Training, resume_command
 from ablate.types import Counters, EnvSpec
@@ -54,6 +59,7 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
             if (folder / LAST_CHECKPOINT).exists():
                 resumed = read_checkpoint(folder / LAST_CHECKPOINT)
                 stored = resumed.state["config"]
+                _refuse_lost_replay(resumed, (folder / LAST_CHECKPOINT).parent)
         except ConfigError as error:
             raise ConfigError(f"resume={config.resume}: {error}") from error
         new, config = False, _resumed_config(config, stored, overrides)
@@ -73,6 +79,7 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
     # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
     config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))
     config, note = _resolve_backend(config)
+    config = _resolve_precision(config, here)
     architecture = architecture_of(config.model, spec)
     parameters = initial_parameters(config.model, architecture, generator(config.seed, Role.parameters))
     source, normalisation = resumed, None
@@ -85,7 +92,14 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
     if source is not None:
         parameters = source.tensors["parameters"]
         normalisation = source.tensors.get("normalisation")
-    return Plan(config, spec, parameters, resumed, normalisation, new, note)
+    return Plan(config, spec, parameters, resumed, normalisation, new, note, check_replay(config) if here else "")
+
+
+def _refuse_lost_replay(checkpoint: Checkpoint, folder: Path) -> None:
+    """Raise ConfigError if the replay that was saved beside the checkpoint is not there."""
+    for worker in checkpoint.state["workers"].values():
+        if (name := worker.get("replay")) and not (folder / name).exists():
+            raise ConfigError(f"{folder / name}: no such file; it holds the replay that goes with {LAST_CHECKPOINT}")
 
 
 def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str]) -> Config:
@@ -110,18 +124,23 @@ def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str])
     return config
 
 
-def _refuse_other_network(load: str, source: Checkpoint, architecture: MlpArchitecture | ConvArchitecture) -> None:
+def _refuse_other_network(load: str, source: Checkpoint, ours: Architecture) -> None:
     """Raise ConfigError unless the checkpoint's network is this one; numbers of parameters may agree by chance."""
     try:
         model = from_dict(source.state["config"]).model
     except ConfigError as error:
         raise ConfigError(f"load={load}: {error}") from error
-    theirs = asdict(architecture_of(model, EnvSpec.from_dict(source.state["env_spec"])))
-    ours = asdict(architecture)
-    if theirs != ours:
-        key = next((key for key in ours if key in theirs and theirs[key] != ours[key]), "input_shape")
-        there, here = (values.get(key, "a vector of numbers") for values in (theirs, ours))
-        raise ConfigError(f"load={load}: of another network, {key} {there} there, {here} here; use its model and env")
+    theirs = architecture_of(model, EnvSpec.from_dict(source.state["env_spec"]))
+    if type(theirs) is not type(ours):
+        raise ConfigError(
+            f"load={load}: of another kind of network, model.name={model.name}; use its algo, model and env"
+        )
+    for key in (field.name for field in fields(ours)):
+        there, here = getattr(theirs, key), getattr(ours, key)
+        if there != here:
+            raise ConfigError(
+                f"load={load}: of another network, {key} {there} there, {here} here; use its model and env"
+            )
 
 
 def _at(config: dict[str, Any], key: str) -> Any:
@@ -136,7 +155,8 @@ def _with_preprocessing(config: Config) -> Config:
     """The configuration with the preprocessing that its network was made for. ConfigError if another was chosen."""
     if not isinstance(config.env, AtariConfig):
         return config
-    assert isinstance(config.model, ConvConfig)
+    assert isinstance(config.model, ConvConfig | QConfig)
+    assert config.model.input is not None
     wanted, chosen = list(config.model.input), config.env.preprocessing
     fitting = [p for p in Preprocessing if list(shape_of(p)) == wanted]
     if not fitting:
@@ -159,6 +179,15 @@ def _resolve_backend(config: Config) -> tuple[Config, str]:
         return config, ""
     backend = Backend.manual if obstacle else Backend.compiled
     return replace(config, backend=backend), f"{backend} ({obstacle or 'the fastest; all of it has kernels'})"
+
+
+def _resolve_precision(config: Config, here: bool) -> Config:
+    """The configuration with the precision that it will have, as far as this machine can say."""
+    if config.precision != Precision.auto or not (here and isinstance(config.model, QConfig)):
+        return config
+    images = config.model.input is not None
+    precision = resolve_precision("auto", device_of(config, 0)) if images else "float32"
+    return replace(config, precision=Precision(precision))
 
 
 def _check_device(device: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ablate.cell import attempts_of, run_cell
-from ablate.config import Config, ConfigError, flat, to_dict
+from ablate.config import Config, ConfigError, DQNConfig, flat, to_dict
 from ablate.records.files import read_json
 from ablate.records.manifest import read_manifest, read_status
 from ablate.records.schema import EPISODES, MANIFEST, STATES, STUDY, UPDATES, cell_folder
@@ -198,8 +198,9 @@ def estimate(plan: SweepPlan) -> Estimate | None:
     found_s, found_b = _means(seconds), _means(sizes)
     for arm in sorted(arms - set(seconds)):
         config = plan.configs[arm]
-        network = repr(config.model) if config.model.name == "conv" else ""  # what a step of a game costs
-        kind = (config.backend, config.schedule, config.workers, config.env.id, config.envs_per_worker, network)
+        network = "" if config.model.name == "mlp" else repr(config.model)  # what a step of a game costs
+        replay = config.replay.name if config.replay else ""
+        kind = (config.backend, config.schedule, config.workers, config.env.id, config.envs_per_worker, network, replay)
         if kind not in probes and len(probes) < MOST_PROBES:
             if (probe := _probe(config)) is None:
                 return None
@@ -224,6 +225,9 @@ def _probe(config: Config) -> tuple[float, float, float, float] | None:
         folder = Path(temporary)
         limited = replace(config.sweep, time_limit_s=PROBE_S)
         short = replace(config, total_steps=most, max_episodes=None, seed=0, sweep=limited)
+        if isinstance(config.algo, DQNConfig):  # its warm-up says nothing of what a step takes later
+            least = config.algo.batch_size
+            short = replace(short, algo=replace(config.algo, warmup_steps=min(config.algo.warmup_steps, 4 * least)))
         began = time.monotonic()
         with Signals() as signals:
             run_cell(short, [], folder, lambda: signals.received is not None)

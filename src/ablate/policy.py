@@ -5,16 +5,21 @@ Torch, OpenCV and the emulator are imported for games only."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ablate.config import AtariConfig, Config, from_dict, locate
-from ablate.nn.acting import Action, Actor, draw_categorical
-from ablate.nn.architecture import ConvArchitecture, MlpArchitecture, architecture_of
+from ablate.config import AtariConfig, Config, DQNConfig, from_dict, locate
+from ablate.nn.acting import Action, Actor, draw_categorical, make_q_actor
+from ablate.nn.architecture import ConvArchitecture, MlpArchitecture, QArchitecture, architecture_of
 from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from ablate.seeding import Role, generator
 from ablate.types import ActionSpec, EnvSpec
+
+if TYPE_CHECKING:
+    from ablate.envs.preprocessing import Preprocessor
 
 
 class Policy:
@@ -28,11 +33,13 @@ class Policy:
 
     def __init__(self, config: Config, spec: EnvSpec, sample: bool = False, seed: int = 0, games: int = 1) -> None:
         architecture = architecture_of(config.model, spec)
-        self._network = (
-            _ImageNetwork(architecture, config, games)
-            if isinstance(architecture, ConvArchitecture)
-            else _VectorNetwork(architecture, spec.action)
-        )
+        self._network: _QNetwork | _ImageNetwork | _VectorNetwork
+        if isinstance(architecture, QArchitecture):
+            self._network = _QNetwork(architecture, config, spec.action, games)
+        elif isinstance(architecture, ConvArchitecture):
+            self._network = _ImageNetwork(architecture, config, games)
+        else:
+            self._network = _VectorNetwork(architecture, spec.action)
         self._sample = sample
         self.rng = generator(seed, Role.action)
 
@@ -88,10 +95,7 @@ class _VectorNetwork:
         pass
 
     def preprocess(self, observation: np.ndarray) -> np.ndarray:
-        flat = np.asarray(observation, np.float32).reshape(-1)
-        if flat.size != self._size:
-            raise ValueError(f"an observation of {self._size} numbers is needed, not of shape {np.shape(observation)}")
-        return flat
+        return _flat(observation, self._size)
 
     def actions(
         self, observations: Sequence[np.ndarray], streams: Sequence[np.random.Generator] | None
@@ -104,25 +108,62 @@ class _VectorNetwork:
         return [self._actor.to_env(action) for action in chosen]
 
 
+def _flat(observation: np.ndarray, size: int) -> np.ndarray:
+    flat = np.asarray(observation, np.float32).reshape(-1)
+    if flat.size != size:
+        raise ValueError(f"an observation of {size} numbers is needed, not of shape {np.shape(observation)}")
+    return flat
+
+
+class _QNetwork:
+    """The policy that DQN's action values give: greedy, or ε-greedy where it samples. It remembers screens to stack."""
+
+    def __init__(self, architecture: QArchitecture, config: Config, action: ActionSpec, games: int) -> None:
+        assert isinstance(config.algo, DQNConfig)
+        self._parameters = np.zeros(architecture.layout().size, np.float32)
+        self._actor = make_q_actor(architecture, self._parameters, games)
+        self._epsilon, self._actions, self._start = config.algo.evaluation_epsilon, architecture.actions, action.start
+        self._size = prod(architecture.input_shape)
+        self._screens = _preprocessor(config.env) if isinstance(config.env, AtariConfig) else None
+
+    def set_parameters(self, parameters: np.ndarray, normalisation: np.ndarray | None) -> None:
+        assert normalisation is None
+        self._parameters[:] = parameters
+
+    def reset(self, game: int) -> None:
+        if self._screens:
+            self._screens.reset()
+
+    def preprocess(self, observation: np.ndarray) -> np.ndarray:
+        return self._screens.from_rgb(np.asarray(observation)) if self._screens else _flat(observation, self._size)
+
+    def actions(
+        self, observations: Sequence[np.ndarray], streams: Sequence[np.random.Generator] | None
+    ) -> list[Action]:
+        actions = self._actor.q_values(np.stack(observations)).argmax(1)
+        for game, stream in enumerate(streams or ()):
+            if stream.random() < self._epsilon:
+                actions[game] = stream.integers(self._actions)
+        return [int(action) + self._start for action in actions]
+
+
 class _ImageNetwork:
     """The policy on torch, one forward pass for all games. It remembers their LSTM state, and screens to stack."""
 
     def __init__(self, architecture: ConvArchitecture, config: Config, games: int) -> None:
         import torch
 
-        from ablate.envs.games import registered
-        from ablate.envs.preprocessing import Preprocessor, normalise
+        from ablate.envs.preprocessing import normalise
         from ablate.nn.conv_networks import ManualConv
 
         assert isinstance(config.env, AtariConfig)
-        assert config.env.preprocessing is not None
         size = architecture.layout().size
         self._parameters = torch.zeros(size)
         self._network = ManualConv(architecture, self._parameters, torch.zeros(size), rows=1, envs=games)
         dtype = np.uint8 if architecture.scale != 1 else np.float32
         self._observations = np.zeros((games, *architecture.input_shape), dtype)
         self._firsts = np.ones(games, np.bool_)
-        self._screens = Preprocessor(config.env.preprocessing, registered(config.env.id).rom)
+        self._screens = _preprocessor(config.env)
         self._normalise, self._normalisation = normalise, np.array([])
         self._inference_mode, self._from_numpy = torch.inference_mode, torch.from_numpy
 
@@ -152,3 +193,11 @@ class _ImageNetwork:
         if streams is None:
             return [int(action) for action in np.argmax(logits, 1)]
         return [draw_categorical(*pair) for pair in zip(logits, streams, strict=True)]
+
+
+def _preprocessor(env: AtariConfig) -> Preprocessor:
+    from ablate.envs.games import registered
+    from ablate.envs.preprocessing import Preprocessor
+
+    assert env.preprocessing is not None
+    return Preprocessor(env.preprocessing, registered(env.id).rom)

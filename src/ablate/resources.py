@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 import os
+import shutil
 from math import prod
 from pathlib import Path
 
-from ablate.config import A3CConfig, Config, ConvConfig, number_of_workers
+from ablate.config import (
+    ROOT,
+    A3CConfig,
+    Config,
+    ConfigError,
+    ConvConfig,
+    DQNConfig,
+    QConfig,
+    Storage,
+    number_of_workers,
+)
 from ablate.nn.architecture import ConvArchitecture, architecture_of
+from ablate.replay.store import smallest_capacity, store_bytes
 from ablate.types import ActionSpec, EnvSpec
 
 PROCESS_MB = {"compiled": 300, "manual": 450, "autograd": 450}  # measured: a worker's, and less for its parent
 # Measured of workers that play games: what is there before the network, copies of the parameters (the optimizer's and
 # shared ones among them), and the peak over what a rollout's backward pass needs.
 GAMES_MB, COPIES = 310, 12
+LARGE_VECTOR = 64  # numbers in an observation that is no image, for an upper bound
+TREE_BYTES = 24  # of a prioritized replay's priorities and their tree, a frame
 PEAK = {"manual": 2.0, "autograd": 1.25}
 
 
 def cores(config: Config) -> int:
-    """Cores that a resolved cell keeps busy: an interleaved run is one process, an async one has `workers`."""
-    return number_of_workers(config) if config.schedule == "async" else 1
+    """Cores that a resolved cell keeps busy: an interleaved run is one process, an async one has `workers`.
+
+    DQN's actor waits for its learner, but the two work at the same time."""
+    if config.schedule != "async":
+        return 1
+    return 2 if isinstance(config.algo, DQNConfig) else number_of_workers(config)
 
 
 def memory_mb(config: Config) -> int:
     """Memory of a cell's processes: the parent, its workers, and under async the test process."""
     workers, others = number_of_workers(config), 2 if config.schedule == "async" else 1
-    processes = workers if config.schedule == "async" else 1
+    processes = cores(config)
     each = PROCESS_MB[config.backend]
+    if isinstance(config.algo, DQNConfig):
+        assert config.replay is not None
+        replay = replay_bytes(config) if config.replay.storage == Storage.memory else 0
+        return (processes + others) * each + replay // 1_000_000
     if not isinstance(config.model, ConvConfig):
         return (processes + others) * each
     return others * each + processes * GAMES_MB + workers * _network_mb(config)
@@ -51,6 +73,50 @@ def _network_mb(config: Config) -> int:
     return round(4 * (COPIES * architecture.layout().size + kept) / 1e6)
 
 
+def replay_bytes(config: Config) -> int:
+    """What the replay of a DQN run takes, in use or not, of memory or of its file."""
+    assert config.replay is not None
+    assert isinstance(config.model, QConfig)
+    image = config.model.input
+    frame, dtype = (image[1:], "uint8") if image else ((LARGE_VECTOR,), "float32")
+    return store_bytes(config.replay.capacity, frame, dtype) + TREE_BYTES * config.replay.capacity
+
+
+def check_replay(config: Config) -> str:
+    """What the replay of a run will take, in words; empty if it has none.
+
+    Raises ConfigError for a capacity that is too small to learn from, or larger than what this machine has."""
+    if config.replay is None:
+        return ""
+    assert isinstance(config.algo, DQNConfig)
+    assert isinstance(config.model, QConfig)
+    replay, stack = config.replay, config.model.input[0] if config.model.input else 1
+    least = max(2 * config.algo.batch_size, smallest_capacity(config.envs_per_worker, stack, config.algo.n_step))
+    if replay.capacity < least:
+        raise ConfigError(
+            f"replay.capacity={replay.capacity}: too few frames for batches of {config.algo.batch_size} from "
+            f"{config.envs_per_worker} environments; use {least} or more"
+        )
+    size = replay_bytes(config)
+    in_file = replay.storage == Storage.memmap
+    room = shutil.disk_usage(ROOT / "outputs").free if in_file else available_bytes()
+    where = "of disk" if in_file else "of memory"
+    if size > room:
+        hint = "" if in_file else ", or replay.storage=memmap: a file"
+        raise ConfigError(
+            f"replay.capacity={replay.capacity}: it takes {size / 1e9:.2f} GB {where}, and {room / 1e9:.2f} GB are "
+            f"free; use {int(replay.capacity * 0.9 * room / size)} or fewer{hint}"
+        )
+    told = f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+    return f"{replay.name}, {replay.capacity} frames: up to {told} {where}"
+
+
+def available_bytes() -> int:
+    """Memory of this machine that a new program may take."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+
+
 class Room:
     """Cores and memory that cells share. A cell that is larger than all of it runs alone."""
 
@@ -61,10 +127,7 @@ class Room:
     @classmethod
     def of(cls, parallel: int | None) -> Room:
         """This machine's. parallel: cells at once, whatever they take; None: as many as fit."""
-        available = next(
-            line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")
-        )
-        return cls(len(os.sched_getaffinity(0)), int(available.split()[1]) // 1024, parallel)
+        return cls(len(os.sched_getaffinity(0)), available_bytes() // 1024**2, parallel)
 
     def take(self, job: int, config: Config) -> bool:
         """Room for the job, if there is."""

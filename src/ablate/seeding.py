@@ -15,6 +15,7 @@ class Role(IntEnum):
     environment = 1
     action = 2
     evaluation = 3
+    replay = 4
 
 
 def generator(seed: int, role: Role, *index: int) -> np.random.Generator:

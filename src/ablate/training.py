@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ablate.algos.job import WorkerJob
-from ablate.config import Config, limit_reached, to_dict
+from ablate.algos.job import Role, WorkerJob, make_exchange, roles
+from ablate.config import Config, DQNConfig, limit_reached, to_dict
 from ablate.evaluation import frozen_normalisation
 from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.supervisor import Child, ChildFailed, Supervisor
@@ -26,8 +26,26 @@ from ablate.records.display import Progress, ProgressDisplay
 from ablate.records.files import remove_temporaries
 from ablate.records.manifest import write_status
 from ablate.records.recorder import Recorder, trim_to_checkpoint
-from ablate.records.schema import BEST_CHECKPOINT, EPISODES, EVALUATIONS, LAST_CHECKPOINT, LEARNING_CURVE, UPDATES
-from ablate.types import Counters, EnvSpec, EpisodeRecord, EvaluationSummary, ProcessState, Records, UpdateRecord
+from ablate.records.schema import (
+    BEST_CHECKPOINT,
+    EPISODES,
+    EVALUATIONS,
+    LAST_CHECKPOINT,
+    LEARNING_CURVE,
+    REPLAY_FILES,
+    UPDATES,
+)
+from ablate.types import (
+    Counters,
+    EnvSpec,
+    EpisodeRecord,
+    EvaluationSummary,
+    Experience,
+    ProcessState,
+    QUpdateRecord,
+    Records,
+    UpdateRecord,
+)
 
 POLL_S = 0.1
 LOADED_COUNT = 1e6  # observations that a loaded running normalisation counts as: its start is forgotten by then
@@ -45,6 +63,7 @@ class Plan:
     normalisation: np.ndarray | None  # (2,) mean and std that workers start with; None: from nothing
     new: bool  # not resumed: the folder must not hold a run
     backend: str  # which backend was chosen and why, if the configuration left it open
+    replay: str = ""  # what DQN's replay takes
 
 
 class Interrupted(KeyboardInterrupt):
@@ -62,14 +81,17 @@ class Training:
         config, resumed = plan.config, plan.resumed
         self.plan, self.folder, self._config = plan, folder, config
         self.interrupted_by: int | None = None
-        workers = range(config.workers or 1)
-        groups = [(k,) for k in workers] if config.schedule == "async" else [tuple(workers)]
+        trainers = roles(config)
         has_test_process = config.schedule == "async" and (
             config.evaluation.every_seconds is not None or config.evaluation.every_steps is not None
         )
         self.shared = SharedState(
-            plan.parameters.size, len(config.optimizer.statistics), len(groups) + has_test_process, len(workers)
+            plan.parameters.size,
+            len(config.optimizer.statistics),
+            len(trainers) + has_test_process,
+            config.workers or 1,
         )
+        self._exchange = make_exchange(config, plan.spec) if config.algo.name == "dqn" and len(trainers) > 1 else None
         self.shared.parameters_view()[:] = plan.parameters
         if plan.normalisation is not None:
             self.shared.normalisation_view()[:] = (*plan.normalisation, LOADED_COUNT)
@@ -77,10 +99,10 @@ class Training:
         self._evaluations_done = 0
         if resumed:
             self._restore(resumed)
-        self._names = ["worker-" + "-".join(map(str, group[:: max(1, len(group) - 1)])) for group in groups]
-        self._children = [self._worker(i, group) for i, group in enumerate(groups)]
+        self._names = [role.name for role in trainers]
+        self._children = [self._trainer(i, role) for i, role in enumerate(trainers)]
         if has_test_process:
-            arguments = (config, plan.spec, folder, self.shared, len(groups), self._evaluations_done)
+            arguments = (config, plan.spec, folder, self.shared, len(trainers), self._evaluations_done)
             self._children.append(Child("test process", "ablate.evaluation", "test_process", arguments))
         self._states: dict[str, ProcessState] = {}  # the last that each worker process sent
         self._held: list[tuple[str, Any]] = []  # records of slices, for their turn
@@ -90,7 +112,7 @@ class Training:
         remove_temporaries(folder)
         self._dropped = trim_to_checkpoint(folder, counters.episodes, counters.updates, self._evaluations_done)
         CsvWriter(folder / EVALUATIONS).close()  # its header; the rest is written where evaluations are played
-        self._recorder = Recorder(folder, config.logger.tensorboard, config.max_episodes)
+        self._recorder = Recorder(folder, config.algo.name, config.logger.tensorboard, config.max_episodes)
         self._recorder.episodes = counters.episodes
         self._recorder.moving_average = resumed.state["moving_average"] if resumed else None
 
@@ -102,16 +124,20 @@ class Training:
             view[:] = resumed.tensors[name]
         if "normalisations" in resumed.tensors:
             self.shared.normalisation_view()[:] = resumed.tensors["normalisations"]
+        actor = state["workers"].get("1", {}) if self._exchange else {}
+        if self._exchange and actor["begun"] and actor["env"] is not None:
+            block = [resumed.tensors[f"worker.1.block.{name}"] for name in Experience._fields]
+            self._exchange.restore(Experience(*block))
         self._starts = state["starts"] + 1
         self._evaluations_done = state["evaluations_done"]
 
-    def _worker(self, process: int, group: tuple[int, ...]) -> Child:
+    def _trainer(self, process: int, role: Role) -> Child:
         config, resumed = self._config, self.plan.resumed
         states: dict[int, ProcessState] = {}
         turn = 0
         if resumed:
             turn = resumed.state["turns"][process]
-            for k in group:
+            for k in role.members:
                 prefix = f"worker.{k}."
                 own = {n.removeprefix(prefix): array for n, array in resumed.tensors.items() if n.startswith(prefix)}
                 states[k] = ProcessState(resumed.state["workers"][str(k)], own)
@@ -122,15 +148,16 @@ class Training:
             folder=self.folder,
             shared=self.shared,
             process=process,
-            workers=group,
+            workers=role.members,
             evaluates=evaluates,
             resumed=states,
             turn=turn,
             evaluations_done=self._evaluations_done,
             starts=self._starts,
+            exchange=self._exchange,
         )
         module = f"ablate.algos.{config.algo.name}" + ("_compiled" if config.backend == "compiled" else "")
-        return Child(self._names[process], module, "work", (job,))
+        return Child(role.name, module, role.function, (job,))
 
     def run(self, signals: Signals) -> None:
         """Train until a limit, a signal or a failure, and say so in status.json. No process of the run is left then."""
@@ -181,6 +208,8 @@ class Training:
         display.line(f"run      {shown(self.folder)}")
         if self.plan.backend and resumed is None:
             display.line(f"backend  {self.plan.backend}")
+        if self.plan.replay:
+            display.line(f"replay   {self.plan.replay}")
         if self._config.load and resumed is None:
             display.line(f"loaded   {self._config.load}")
         if resumed is None:
@@ -188,7 +217,13 @@ class Training:
         counters = self.shared.counters()
         dropped = f"; {self._dropped} later rows dropped from the CSVs" if self._dropped else ""
         display.line(f"resumed  at step {counters.steps}, episode {counters.episodes}{dropped}")
-        if any(state["env"] is None for state in resumed.state["workers"].values()) and counters.steps:
+        if any(state.get("replay", ...) is None for state in resumed.state["workers"].values()):
+            assert isinstance(self._config.algo, DQNConfig)
+            steps = self._config.algo.warmup_steps
+            display.line(
+                f"note     the replay was not saved (save_replay=true): {steps} steps fill it, then learning goes on"
+            )
+        if any(state.get("env", ...) is None for state in resumed.state["workers"].values()) and counters.steps:
             env = self._config.env.id
             display.line(f"note     the state of {env} cannot be saved: each worker starts a new episode")
 
@@ -219,7 +254,7 @@ class Training:
                 checkpoint = self._checkpoint()
                 shared.release_pause()
                 self._recorder.flush()
-                write_checkpoint(self.folder / LAST_CHECKPOINT, checkpoint)
+                self._keep(checkpoint)
             elif self._pausing is None and (
                 now - checkpointed > config.checkpoint_every_seconds and shared.command == Command.run
             ):
@@ -262,7 +297,7 @@ class Training:
         match message:
             case EpisodeRecord():
                 self._recorder.episode(message)
-            case UpdateRecord():
+            case UpdateRecord() | QUpdateRecord():
                 self._recorder.update(message)
             case EvaluationSummary():
                 self._evaluations_done = message.evaluations
@@ -318,7 +353,15 @@ class Training:
 
     def _write_checkpoint(self) -> None:
         self._recorder.flush()
-        write_checkpoint(self.folder / LAST_CHECKPOINT, self._checkpoint())
+        self._keep(self._checkpoint())
+
+    def _keep(self, checkpoint: Checkpoint) -> None:
+        """Write the checkpoint; replays that were saved beside earlier ones are gone then."""
+        write_checkpoint(self.folder / LAST_CHECKPOINT, checkpoint)
+        saved = {state.get("replay") for state in checkpoint.state["workers"].values()}
+        for path in (self.folder / LAST_CHECKPOINT).parent.glob(REPLAY_FILES):
+            if path.name not in saved:
+                path.unlink()
 
     def end(self, state: str, reason: str) -> None:
         """Leave the last status; on a full disk the old one stays."""

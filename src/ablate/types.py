@@ -77,6 +77,23 @@ class Batch(NamedTuple):
     returns: np.ndarray  # (B,) float32, Σ_{k<n} γ^k r_{t+k+1}
     discounts: np.ndarray  # (B,) float32, γ^n, or 0 where nothing follows
     weights: np.ndarray  # (B,) float32, importance weights; ones where all transitions are drawn alike
+    times: np.ndarray = np.empty(0, np.int64)  # (B,) int64, steps in the replay with a_t: tells which it was
+
+
+class Experience(NamedTuple):
+    """K steps of each of E environments, one after the other."""
+
+    firsts: np.ndarray  # (E, ...) the observations that the first step was taken on
+    observations: np.ndarray  # (K, E, ...) what each step led to, whole
+    actions: np.ndarray  # (K, E) int64
+    rewards: np.ndarray  # (K, E) float32, as training sees them
+    terminated: np.ndarray  # (K, E) bool: nothing follows
+    truncated: np.ndarray  # (K, E) bool: cut off, and bootstrapped from the observation
+    starts: np.ndarray  # (K, E, ...) where the next episode begins, if this one has ended
+    td_errors: np.ndarray  # (K, E) float32 of each step at the time; nan unless new priorities want them
+    returns: np.ndarray  # (K, E) float64, raw, of the whole episode that ended with this step
+    lengths: np.ndarray  # (K, E) int64, its steps; 0: none ended
+    cut: np.ndarray  # (K, E) bool: it was truncated
 
 
 class Counters(NamedTuple):
@@ -110,6 +127,22 @@ class UpdateRecord(NamedTuple):
     entropy: float
     grad_norm: float
     staleness: int
+    learning_rate: float
+
+
+class QUpdateRecord(NamedTuple):
+    """A row of updates.csv for DQN."""
+
+    update: int
+    global_step: int
+    wall_time_s: float
+    td_loss: float
+    q_mean: float
+    grad_norm: float
+    epsilon: float
+    beta: float | None  # None for a replay without priorities
+    effective_sample_size: float  # (Σw)² / Σw² of the batch's importance weights
+    sample_age: float  # steps since the batch's transitions were taken, mean
     learning_rate: float
 
 

@@ -72,15 +72,16 @@ def test_no_cache_for_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> 
     assert jit.cache_folder() is None
 
 
-def test_another_cache_when_a_source_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["compiled/envs/pendulum.py", "replay/fenwick.py"])
+def test_another_cache_when_a_source_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     original = jit.cache_folder()
-    copy = tmp_path / "compiled"
-    shutil.copytree(COMPILED, copy)
-    monkeypatch.setattr(jit, "__file__", str(copy / "jit.py"))
+    for room in ("compiled", "replay"):
+        shutil.copytree(COMPILED.parent / room, tmp_path / room)
+    monkeypatch.setattr(jit, "__file__", str(tmp_path / "compiled/jit.py"))
     assert jit.cache_folder() == original
-    with (copy / "envs/pendulum.py").open("a") as source:
-        source.write("\n")
+    with (tmp_path / source).open("a") as file:
+        file.write("\n")
     assert jit.cache_folder() not in (original, None)
 
 

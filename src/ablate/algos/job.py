@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ablate.config import Config
+from ablate.config import Config, DQNConfig
+from ablate.parallel.exchange import Exchange
 from ablate.parallel.shared import Command, SharedState
 from ablate.types import EnvSpec, ProcessState
 
@@ -28,6 +29,32 @@ class WorkerJob(NamedTuple):
     turn: int
     evaluations_done: int
     starts: int  # how often the run was resumed
+    exchange: Exchange | None = None  # with DQN's actor, where that has a process of its own
+
+
+class Role(NamedTuple):
+    """A process of a run: its name, the function of the algorithm's module that it runs, and whose state it holds."""
+
+    name: str
+    function: str
+    members: tuple[int, ...]  # workers of A3C; of DQN the learner, 0, and the actor, 1
+
+
+def roles(config: Config) -> list[Role]:
+    """The processes that train."""
+    if config.algo.name == "dqn":
+        if config.schedule == "interleaved":
+            return [Role("learner", "learn", (0, 1))]
+        return [Role("learner", "learn", (0,)), Role("actor", "act", (1,))]
+    workers = tuple(range(config.workers or 1))
+    groups = [(k,) for k in workers] if config.schedule == "async" else [workers]
+    return [Role("worker-" + "-".join(map(str, group[:: max(1, len(group) - 1)])), "work", group) for group in groups]
+
+
+def make_exchange(config: Config, spec: EnvSpec) -> Exchange:
+    """For blocks of as many steps as an update of DQN waits for, or one of each environment where more of them play."""
+    assert isinstance(config.algo, DQNConfig)
+    return Exchange(spec, max(1, config.algo.policy_update // config.envs_per_worker), config.envs_per_worker)
 
 
 PAUSE_POLL_S = 0.001

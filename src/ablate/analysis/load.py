@@ -14,7 +14,6 @@ import pandas as pd
 from ablate.config import ConfigError
 from ablate.records.schema import (
     CELL,
-    COLUMNS,
     EPISODES,
     EVALUATIONS,
     MANIFEST,
@@ -23,6 +22,7 @@ from ablate.records.schema import (
     STUDY,
     UPDATES,
     cell_folder,
+    columns_under,
 )
 
 # Columns not named here are float64. `horizon` is empty where an evaluation episode is not cut.
@@ -99,25 +99,26 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, int]:
     """The table's whole rows, and how many torn lines (0 or 1, the last) were left out."""
     header, rows, torn = _whole_rows(path)
     try:
-        return _parse(path.name, header + rows), torn
+        return _parse(header + rows), torn
     except ValueError as error:  # pandas' ParserError is one
         raise ConfigError(f"{path}: damaged: {' '.join(str(error).split())}") from error
 
 
 def _whole_rows(path: Path) -> tuple[bytes, bytes, int]:
     """The header's line, the whole rows' lines, and how many torn ones (0 or 1) follow; of a missing file: no rows."""
-    header = ",".join(COLUMNS[path.name]).encode() + b"\n"
     content = path.read_bytes() if path.exists() else b""
+    first = content.partition(b"\n")[0].decode(errors="replace")
+    header = ",".join(columns_under(first, path.name)).encode() + b"\n"
     whole, newline, rest = content.rpartition(b"\n")  # a row without its newline is torn, or under way
     whole = whole + newline if newline else header
     if not whole.startswith(header):
-        found = whole.partition(b"\n")[0].decode(errors="replace")
-        raise ConfigError(f"{path}: its header is {found!r}; {header[:-1].decode()!r} is needed")
+        raise ConfigError(f"{path}: its header is {first!r}; {header[:-1].decode()!r} is needed")
     return header, whole[len(header) :], int(rest != b"")
 
 
-def _parse(name: str, lines: bytes) -> pd.DataFrame:
-    return pd.read_csv(io.BytesIO(lines), dtype={column: DTYPES.get(column, "float64") for column in COLUMNS[name]})
+def _parse(lines: bytes) -> pd.DataFrame:
+    columns = lines.partition(b"\n")[0].decode().split(",")
+    return pd.read_csv(io.BytesIO(lines), dtype={column: DTYPES.get(column, "float64") for column in columns})
 
 
 @dataclass(frozen=True)
@@ -220,15 +221,17 @@ def _read_cells(folder: Path, name: str, cells: pd.DataFrame) -> tuple[pd.DataFr
     paths = [
         cell_folder(folder, arm, seed) / name for arm, seed in zip(completed["arm"], completed["seed"], strict=True)
     ]
-    header, _, _ = _whole_rows(Path(name))
+    header, _, _ = _whole_rows(paths[0] if paths else Path(name))
     rows, torn = [], 0
     for path in paths:
-        _, whole, cut = _whole_rows(path)
+        own_header, whole, cut = _whole_rows(path)
+        if own_header != header:
+            raise ConfigError(f"{path}: its columns are not those of {paths[0]}: arms of two algorithms")
         rows.append(whole)
         torn += cut
     lengths = [whole.count(b"\n") for whole in rows]
     try:
-        table = _parse(name, header + b"".join(rows))
+        table = _parse(header + b"".join(rows))
     except ValueError:
         for path in paths:
             _read_table(path)  # names the damaged one

@@ -34,7 +34,8 @@ def cache_folder() -> Path | None:
     """A folder of these sources' own under $NUMBA_CACHE_DIR or the user's cache; None if none can be written to.
 
     Numba notices a change of a kernel's own file only: what it calls from another file would stay as it was."""
-    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    package = Path(__file__).parents[1]
+    sources = sorted(path for room in ("compiled", "replay") for path in (package / room).rglob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     given = os.environ.get("NUMBA_CACHE_DIR")
     try:

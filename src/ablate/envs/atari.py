@@ -18,10 +18,9 @@ from gymnasium import spaces
 
 from ablate import seeding
 from ablate.config import AtariConfig
-from ablate.envs.games import emulator, registered
+from ablate.envs.games import FIRE, NOOP, actions_of, emulator, registered
 from ablate.envs.preprocessing import Preprocessor
 
-NOOP, FIRE = 0, 1  # the emulator's numbers
 FRAMES_PER_SECOND = 60
 
 
@@ -40,15 +39,15 @@ class AtariGame(gymnasium.Env):
         self.render_mode = render_mode
         rom = registered(config.id).rom
         self.ale = emulator(rom, config.mode, config.difficulty, display=render_mode == "human")
-        actions = self.ale.getLegalActionSet() if config.full_action_space else self.ale.getMinimalActionSet()
-        self._actions = [action.value for action in actions]
+        self._actions = actions_of(config, self.ale)
         self.action_space = spaces.Discrete(len(self._actions))
         self._fewest, self._most = config.frame_skip
         steps_per_second = 2 * FRAMES_PER_SECOND / (self._fewest + self._most)
         self.metadata = {"render_modes": ["rgb_array", "human"], "render_fps": steps_per_second}
         self._sticky = config.sticky_actions
         self._noop_max = config.noop_max
-        self._fires = config.fire_on_reset and FIRE in self._actions
+        self._fires = config.fire_on_reset and FIRE in [action.value for action in self.ale.getMinimalActionSet()]
+        self._fill_steps = config.fill_steps
         self._ends_on_life_loss = training and config.life_loss_terminates
         self._clips = training and config.clip_rewards
         self._max_steps = max_steps
@@ -80,8 +79,12 @@ class AtariGame(gymnasium.Env):
             self._read(self._screen)
         else:
             self._points_before = self._play(FIRE if self._fires else NOOP)
+        observation = self.preprocessor.from_screen(self._screen)
+        for _ in range(self._fill_steps):  # a few frames without action; no game ends in them
+            self._points_before += self._play(NOOP)
+            observation = self.preprocessor.from_screen(self._screen)
         self._lives = self.ale.lives()
-        return self.preprocessor.from_screen(self._screen), {}
+        return observation, {}
 
     def _start_game(self) -> int:
         """Random no-ops, then FIRE, as gymnasium's and baselines' wrappers do. Returns the points made."""

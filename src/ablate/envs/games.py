@@ -8,7 +8,9 @@ from typing import NamedTuple
 import gymnasium
 from ale_py import ALEInterface, LoggerMode, roms  # its import registers the ids
 
-from ablate.config import ConfigError, suggest
+from ablate.config import AtariConfig, ConfigError, suggest
+
+NOOP, FIRE = 0, 1  # the emulator's numbers of these actions
 
 
 class Registered(NamedTuple):
@@ -79,3 +81,9 @@ def emulator(rom: str, mode: int | None = None, difficulty: int | None = None, d
 def _refuse_missing(key: str, value: int, available: list[int], rom: str) -> None:
     if value not in available:
         raise ConfigError(f"env.{key}={value}: {rom} has no such {key} (there are: {', '.join(map(str, available))})")
+
+
+def actions_of(env: AtariConfig, ale: ALEInterface) -> list[int]:
+    """The emulator's numbers of the actions that an agent chooses among."""
+    actions = ale.getLegalActionSet() if env.full_action_space else ale.getMinimalActionSet()
+    return [action.value for action in actions if env.fire_action or action.value != FIRE]

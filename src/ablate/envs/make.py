@@ -16,6 +16,7 @@ from ablate.types import ActionSpec, EnvSpec
 OBSERVATIONS = {
     Preprocessing.report_42: ((1, 42, 42), "float32"),
     Preprocessing.report_80: ((1, 80, 80), "float32"),
+    Preprocessing.report_180: ((4, 180, 160), "uint8"),
     Preprocessing.nature_84: ((4, 84, 84), "uint8"),
 }
 GAME_FRAMES = 108_000  # half an hour of play, after which gymnasium cuts a game
@@ -90,7 +91,7 @@ def time_limit(env: AtariConfig) -> int:
 
 
 def _spec_of_game(env: AtariConfig) -> EnvSpec:
-    from ablate.envs.games import emulator, registered
+    from ablate.envs.games import actions_of, emulator, registered
 
     rom = registered(env.id).rom
     fewest, most = env.frame_skip
@@ -99,7 +100,6 @@ def _spec_of_game(env: AtariConfig) -> EnvSpec:
     if env.kwargs:
         raise ConfigError(f"env.kwargs={env.kwargs}: a game takes no further arguments; its switches are keys of env")
     ale = emulator(rom, env.mode, env.difficulty)
-    actions = ale.getLegalActionSet() if env.full_action_space else ale.getMinimalActionSet()
     assert env.preprocessing is not None, "resolved before an environment is asked for"
     shape, dtype = OBSERVATIONS[env.preprocessing]
-    return EnvSpec(shape, ActionSpec(n=len(actions)), time_limit(env), dtype)
+    return EnvSpec(shape, ActionSpec(n=len(actions_of(env, ale))), time_limit(env), dtype)

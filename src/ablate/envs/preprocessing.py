@@ -94,6 +94,8 @@ def pipeline_of(preprocessing: Preprocessing, rom: str) -> Pipeline:
             pooled=3,
             normalised=True,
         )
+    if preprocessing == Preprocessing.report_180:  # S4's early DQN, which rows it took is not said. (210, 160) uint8
+        return Pipeline(crop(30, 210), grey=True, stacked=4)  # (180, 160) uint8; (4, 180, 160) uint8
     return Pipeline(  # Mnih et al. 2015, as gymnasium's AtariPreprocessing. (210, 160) uint8
         resize(84, 84, cv2.INTER_AREA),  # (84, 84) uint8
         grey=True,

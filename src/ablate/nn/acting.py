@@ -1,4 +1,4 @@
-"""The actor for one observation, and drawing from it, in numpy.
+"""The actor for one observation, action values of some, and drawing from a distribution, in numpy.
 
 At batch size 1 a torch call costs more than its arithmetic; and a saved policy can be played without torch."""
 
@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
-from ablate.nn.architecture import MlpArchitecture
+from ablate.nn.architecture import MlpArchitecture, QArchitecture
 from ablate.types import ActionSpec
 
 Action = np.ndarray | int
@@ -66,6 +67,50 @@ class Actor:
         if self._discrete:
             return int(action) + self._start
         return np.minimum(np.maximum(action, self._low), self._high)
+
+
+class QActor(Protocol):
+    """What an actor of Q-learning needs of a network."""
+
+    def q_values(self, observations: np.ndarray) -> np.ndarray:
+        """E observations as environments give them, side by side -> Q (E, n); by the parameters as they are now."""
+        ...
+
+
+class VectorQActor:
+    """A QArchitecture of vectors over a flat vector (P,), which may change between two calls."""
+
+    def __init__(self, architecture: QArchitecture, parameters: np.ndarray) -> None:
+        views = architecture.layout().views(parameters)
+        self._dtype = parameters.dtype
+        self._hidden = [
+            (views[f"hidden.{i}.weight"].T, views[f"hidden.{i}.bias"]) for i in range(len(architecture.hidden))
+        ]
+        heads = ("value", "advantage") if architecture.dueling else ("q",)
+        self._heads = [(views[f"{head}.weight"].T, views[f"{head}.bias"]) for head in heads]
+        self._activation = _ACTIVATIONS[architecture.activation]
+
+    def q_values(self, observations: np.ndarray) -> np.ndarray:
+        """(E, size) -> Q (E, n)."""
+        x = observations.astype(self._dtype, copy=False)
+        for weight, bias in self._hidden:
+            x = self._activation(x.dot(weight) + bias)
+        if len(self._heads) == 1:
+            weight, bias = self._heads[0]
+            return x.dot(weight) + bias
+        value, advantage = (
+            part.dot(weight) + bias for part, (weight, bias) in zip(np.split(x, 2, 1), self._heads, strict=True)
+        )
+        return value + (advantage - advantage.mean(1, keepdims=True))
+
+
+def make_q_actor(architecture: QArchitecture, parameters: np.ndarray, envs: int) -> QActor:
+    """For E environments side by side. Torch is imported for images only."""
+    if len(architecture.input_shape) == 1:
+        return VectorQActor(architecture, parameters)
+    from ablate.nn.q_networks import ImageActor
+
+    return ImageActor(architecture, parameters, envs)
 
 
 def draw_gaussian(mu: np.ndarray, sigma: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -10,7 +10,7 @@ from math import isfinite, prod, sqrt
 
 import numpy as np
 
-from ablate.config import ConfigError, ConvConfig, MlpConfig, ModelConfig
+from ablate.config import ConfigError, ConvConfig, MlpConfig, ModelConfig, QConfig
 from ablate.nn.params import ParameterLayout
 from ablate.types import ActionSpec, EnvSpec
 
@@ -71,11 +71,7 @@ class ConvArchitecture:
 
     def sizes(self) -> tuple[tuple[int, int, int], ...]:
         """(channels, height, width) of the input and behind each convolution with its pooling."""
-        sizes = [self.input_shape]
-        for layer in self.convolutions:
-            height, width = layer.convolved(*sizes[-1][1:])
-            sizes.append((layer.channels, height // 2, width // 2) if layer.pool else (layer.channels, height, width))
-        return tuple(sizes)
+        return _sizes(self.input_shape, self.convolutions)
 
     @property
     def features(self) -> int:
@@ -116,23 +112,82 @@ class ConvArchitecture:
                 view[...] = rng.uniform(-bound, bound, view.shape)
 
 
-def initial_parameters(
-    model: ModelConfig, architecture: MlpArchitecture | ConvArchitecture, rng: np.random.Generator
-) -> np.ndarray:
+@dataclass(frozen=True)
+class QArchitecture:
+    """Values Q(s, a) of discrete actions: convolutions, of images, and fully connected layers, with one activation.
+
+    Dueling (Wang et al. 2016, eq. 9): Q = V + A - mean_a A, each on a last hidden layer of its own; both are one layer
+    of twice the width here, V's units first. Images lie channels-last, (height, width, channels), in memory and as
+    features."""
+
+    input_shape: tuple[int, ...]  # channels, height, width; or (size,) of a vector
+    convolutions: tuple[Convolution, ...]
+    conv_bias: bool
+    hidden: tuple[int, ...]  # widths
+    activation: str
+    actions: int
+    dueling: bool
+    scale: float  # what images are multiplied by: 1, or 1/255 for uint8
+
+    def sizes(self) -> tuple[tuple[int, int, int], ...]:
+        """(channels, height, width) of an image and behind each convolution."""
+        channels, height, width = self.input_shape
+        return _sizes((channels, height, width), self.convolutions)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Units of each hidden layer, those of both streams in the last."""
+        return (*self.hidden[:-1], 2 * self.hidden[-1]) if self.dueling else self.hidden
+
+    def layout(self) -> ParameterLayout:
+        """Convolutions channels-last, hidden layers, and then the heads: `q`, or `value` and `advantage`."""
+        shapes: list[tuple[str, tuple[int, ...]]] = []
+        features = prod(self.input_shape)
+        if self.convolutions:
+            sizes = self.sizes()
+            features = prod(sizes[-1])
+            for i, ((channels, *_), layer) in enumerate(zip(sizes, self.convolutions, strict=False)):
+                shapes += [(f"conv.{i}.weight", (layer.channels, channels, layer.kernel, layer.kernel))]
+                shapes += [(f"conv.{i}.bias", (layer.channels,))] if self.conv_bias else []
+        for i, (n_in, n_out) in enumerate(pairwise((features, *self.widths))):
+            shapes += [(f"hidden.{i}.weight", (n_out, n_in)), (f"hidden.{i}.bias", (n_out,))]
+        last = self.hidden[-1] if self.hidden else features
+        heads = {"value": 1, "advantage": self.actions} if self.dueling else {"q": self.actions}
+        for head, n_out in heads.items():
+            shapes += [(f"{head}.weight", (n_out, last)), (f"{head}.bias", (n_out,))]
+        return ParameterLayout(shapes, {name: (0, 2, 3, 1) for name, shape in shapes if len(shape) == 4})
+
+    def initialise(self, flat: np.ndarray, rng: np.random.Generator) -> None:
+        """Weights N(0, gain² / fan_in), gain √2, or 5/3 for tanh (He et al. 2015: √2 keeps the variance of a ReLU's
+        inputs from layer to layer); biases 0."""
+        gain = 5 / 3 if self.activation == "tanh" else sqrt(2)
+        for name, view in self.layout().views(flat).items():
+            std = 0.0 if name.endswith("bias") else gain / sqrt(prod(view.shape[1:]))
+            view[...] = std * rng.standard_normal(view.shape)
+
+
+Architecture = MlpArchitecture | ConvArchitecture | QArchitecture
+
+
+def initial_parameters(model: ModelConfig, architecture: Architecture, rng: np.random.Generator) -> np.ndarray:
     """(P,) float32, drawn as the model says."""
     layout = architecture.layout()
     flat = np.zeros(layout.size, np.float32)
     if isinstance(architecture, ConvArchitecture):
         assert isinstance(model, ConvConfig)
         architecture.initialise(flat, rng, model.init_gain)
+    elif isinstance(architecture, QArchitecture):
+        architecture.initialise(flat, rng)
     else:
         assert isinstance(model, MlpConfig)
         layout.initialise(flat, rng, model.init_std)
     return flat
 
 
-def architecture_of(model: ModelConfig, env: EnvSpec) -> MlpArchitecture | ConvArchitecture:
+def architecture_of(model: ModelConfig, env: EnvSpec) -> Architecture:
     """The network that `model` describes, with the inputs and outputs of `env`. ConfigError if they don't fit."""
+    if isinstance(model, QConfig):
+        return _q_architecture(model, env)
     if isinstance(model, ConvConfig):
         return _conv_architecture(model, env)
     assert isinstance(model, MlpConfig), model
@@ -177,14 +232,67 @@ def _conv_architecture(model: ConvConfig, env: EnvSpec) -> ConvArchitecture:
         actions=env.action.n,
         scale=1 / 255 if env.observation_dtype == "uint8" else 1.0,
     )
-    for i, (_, height, width) in enumerate(architecture.sizes()[1:]):
+    _refuse_nothing_left(architecture)
+    return architecture
+
+
+def _q_architecture(model: QConfig, env: EnvSpec) -> QArchitecture:
+    observation, is_image = env.observation_shape, len(env.observation_shape) == 3
+    if env.action.n is None:
+        raise ConfigError(f"model.name={model.name}: it chooses among discrete actions, and the action is a box")
+    if is_image and model.input is None:
+        raise ConfigError(
+            f"model.input=null: the observation is an image, {list(observation)}; "
+            "use a model of convolutions, as model=dqn_84"
+        )
+    if not is_image and (model.input is not None or model.convolutions):
+        key = "model.convolutions" if model.input is None else f"model.input={list(model.input)}"
+        raise ConfigError(f"{key}: the observation is no image, {list(observation)}; use model=dqn_mlp")
+    if model.input is not None and observation != tuple(model.input):
+        raise ConfigError(
+            f"model.input={list(model.input)}: the observation is {list(observation)}; "
+            "choose a model and a preprocessing that fit together"
+        )
+    if any(layer.pool for layer in model.convolutions):
+        raise ConfigError(f"model.convolutions: model.name={model.name} has no pooling; use strides, not pool=true")
+    if model.dueling and not model.hidden:
+        raise ConfigError(
+            "model.dueling=true: the last hidden layer exists twice, and model.hidden=[] has none; give a width"
+        )
+    architecture = QArchitecture(
+        input_shape=observation,
+        convolutions=tuple(Convolution(c.channels, c.kernel, c.stride, c.padding, c.pool) for c in model.convolutions),
+        conv_bias=model.conv_bias,
+        hidden=tuple(model.hidden),
+        activation=str(model.activation),
+        actions=env.action.n,
+        dueling=model.dueling,
+        scale=1 / 255 if is_image and env.observation_dtype == "uint8" else 1.0,
+    )
+    if is_image:
+        _refuse_nothing_left(architecture)
+    return architecture
+
+
+def _sizes(
+    input_shape: tuple[int, int, int], convolutions: tuple[Convolution, ...]
+) -> tuple[tuple[int, int, int], ...]:
+    """(channels, height, width) of the input and behind each convolution with its pooling."""
+    sizes = [input_shape]
+    for layer in convolutions:
+        height, width = layer.convolved(*sizes[-1][1:])
+        sizes.append((layer.channels, height // 2, width // 2) if layer.pool else (layer.channels, height, width))
+    return tuple(sizes)
+
+
+def _refuse_nothing_left(architecture: ConvArchitecture | QArchitecture) -> None:
+    sizes = architecture.sizes()
+    for i, (_, height, width) in enumerate(sizes[1:]):
         if min(height, width) < 1:
-            before = list(architecture.sizes()[i][1:])
             raise ConfigError(
-                f"model.convolutions: nothing is left of {before} pixels behind convolution {i} "
+                f"model.convolutions: nothing is left of {list(sizes[i][1:])} pixels behind convolution {i} "
                 f"({_in_words(architecture.convolutions[i])}); use fewer, smaller kernels and strides, or more padding"
             )
-    return architecture
 
 
 def _in_words(layer: Convolution) -> str:

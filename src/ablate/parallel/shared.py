@@ -126,12 +126,11 @@ class SharedState:
     def set_counters(self, counters: Counters) -> None:
         self._counters.numbers[:] = list(counters)
 
-    def count(self, steps: int, episodes: int) -> Counters:
-        """Count one update, its steps and ended episodes; the totals after it. `updates` is this update's number."""
+    def count(self, steps: int, episodes: int, updates: int = 1) -> Counters:
+        """Count an update, its steps and ended episodes; the totals after it. `updates` is this update's number."""
         with self._counter_lock:
-            counters = Counters(
-                self._counters.numbers[0] + 1, self._counters.numbers[1] + steps, self._counters.numbers[2] + episodes
-            )
+            numbers = self._counters.numbers
+            counters = Counters(numbers[0] + updates, numbers[1] + steps, numbers[2] + episodes)
             self._counters.numbers[:] = list(counters)
         return counters
 

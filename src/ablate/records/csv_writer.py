@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ablate.records.files import replace_atomically
-from ablate.records.schema import COLUMNS
+from ablate.records.schema import COLUMNS, columns_under
 
 FLUSH_EVERY_S = 1.0
 
@@ -17,8 +17,9 @@ FLUSH_EVERY_S = 1.0
 class CsvWriter:
     """Appends rows to one of a run's CSV files. Floats are written with all their digits (repr)."""
 
-    def __init__(self, path: Path) -> None:
-        self._columns = COLUMNS[path.name]
+    def __init__(self, path: Path, columns: Sequence[str] = ()) -> None:
+        """columns: others than schema.COLUMNS says."""
+        self._columns = columns or COLUMNS[path.name]
         new = not path.exists()
         self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
@@ -51,7 +52,7 @@ def read_rows(path: Path) -> tuple[list[list[str]], int]:
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     lines = text.split("\n")
     torn = int(lines.pop() != "")  # after the last newline nothing follows, unless a write was cut short
-    columns = COLUMNS[path.name]
+    columns = columns_under(lines[0] if lines else "", path.name)
     if lines and lines[0] != ",".join(columns):
         raise ValueError(f"{path}: its header is {lines[0]!r}; {','.join(columns)!r} is needed")
     rows = list(csv.reader(lines[1:]))
@@ -65,6 +66,8 @@ def trim(path: Path, keep: Callable[[list[str]], bool]) -> int:
         return 0
     rows, torn = read_rows(path)
     kept = [row for row in rows if keep(row)]
-    lines = [",".join(COLUMNS[path.name]), *(",".join(row) for row in kept)]
+    with path.open(encoding="utf-8") as file:
+        header = file.readline().rstrip("\n")
+    lines = [",".join(columns_under(header, path.name)), *(",".join(row) for row in kept)]
     replace_atomically(path, ("\n".join(lines) + "\n").encode())
     return torn + len(rows) - len(kept)

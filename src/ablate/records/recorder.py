@@ -7,20 +7,21 @@ from pathlib import Path
 from statistics import fmean
 
 from ablate.records.csv_writer import CsvWriter, trim
-from ablate.records.schema import EPISODES, EVALUATIONS, UPDATES
+from ablate.records.schema import COLUMNS, DQN_UPDATES, EPISODES, EVALUATIONS, UPDATES
 from ablate.records.tensorboard import TensorBoard
-from ablate.types import EpisodeRecord, EvaluationSummary, UpdateRecord
+from ablate.types import EpisodeRecord, EvaluationSummary, QUpdateRecord, UpdateRecord
 
 MOVING_AVERAGE_DECAY = 0.99
+LOSSES = ("policy_loss", "value_loss", "entropy", "grad_norm", "td_loss", "q_mean")  # TensorBoard's group for them
 SHOWN = 20  # episodes, and rows of updates.csv, in what the display shows
 
 
 class Recorder:
     """Writes episodes.csv and updates.csv. `episodes` counts the rows; rows beyond `max_episodes` are not written."""
 
-    def __init__(self, folder: Path, tensorboard: bool, max_episodes: int | None) -> None:
+    def __init__(self, folder: Path, algo: str, tensorboard: bool, max_episodes: int | None) -> None:
         self._episodes_csv = CsvWriter(folder / EPISODES)
-        self._updates_csv = CsvWriter(folder / UPDATES)
+        self._updates_csv = CsvWriter(folder / UPDATES, DQN_UPDATES if algo == "dqn" else COLUMNS[UPDATES])
         self._tensorboard = TensorBoard(folder) if tensorboard else None
         self._max_episodes = max_episodes
         self.episodes = 0
@@ -61,19 +62,14 @@ class Recorder:
                 charts__SPS=step / max(wall_time_s, 1e-9),
             )
 
-    def update(self, record: UpdateRecord) -> None:
-        self._staleness.append(record.staleness)
+    def update(self, record: UpdateRecord | QUpdateRecord) -> None:
+        if isinstance(record, UpdateRecord):
+            self._staleness.append(record.staleness)
         self._updates_csv.write((*record[:2], f"{record.wall_time_s:.3f}", *record[3:]))
         if self._tensorboard:
-            self._tensorboard.write(
-                record.global_step,
-                losses__policy_loss=record.policy_loss,
-                losses__value_loss=record.value_loss,
-                losses__entropy=record.entropy,
-                losses__grad_norm=record.grad_norm,
-                charts__staleness=record.staleness,
-                charts__learning_rate=record.learning_rate,
-            )
+            values = {name: value for name, value in record._asdict().items() if value is not None}
+            charts = {("losses__" if name in LOSSES else "charts__") + name: values[name] for name in list(values)[3:]}
+            self._tensorboard.write(record.global_step, **charts)
 
     def evaluation(self, summary: EvaluationSummary) -> None:
         """Its rows are written where it was played; here it is shown."""

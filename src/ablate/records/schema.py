@@ -15,6 +15,7 @@ SCORES = "scores.csv"  # what src/evaluate.py played
 VIDEOS = "videos"
 LAST_CHECKPOINT = "checkpoints/last.safetensors"
 BEST_CHECKPOINT = "checkpoints/best.safetensors"
+REPLAY_FILES = "replay-*.safetensors"  # of save_replay, beside the checkpoint that goes with it
 STUDY = "study.json"  # of a sweep's folder: what is compared
 CELL = "cell.json"  # of a cell's folder: its attempts, and how each ended
 CELL_LOG = "cell.log"  # what the cell's process printed
@@ -37,8 +38,17 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     SCORES: ("episode", "episodic_return", "episodic_length", "horizon", "protocol"),
 }  # fmt: skip
+DQN_UPDATES = (  # the columns of updates.csv where DQN wrote it
+    "update", "global_step", "wall_time_s", "td_loss", "q_mean", "grad_norm", "epsilon", "beta",
+    "effective_sample_size", "sample_age", "learning_rate",
+)  # fmt: skip
 WALL_CLOCK_COLUMNS = ("wall_time_s",)  # what may differ between two runs of the same interleaved configuration
 STATES = ("running", "completed", "interrupted", "failed")
+
+
+def columns_under(header: str, name: str) -> tuple[str, ...]:
+    """The columns of this table that a file with such a header has: those written here, if it is another."""
+    return DQN_UPDATES if name == UPDATES and header == ",".join(DQN_UPDATES) else COLUMNS[name]
 
 
 def cell_folder(sweep: Path, arm: str, seed: int) -> Path:

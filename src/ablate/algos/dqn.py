@@ -1,0 +1,215 @@
+"""Deep Q-learning (Mnih et al. 2015, Algorithm 1): an actor fills the replay, a learner draws batches from it.
+
+Every `policy_update` steps there is one update, kept exactly. schedule=interleaved: one process acts, then learns.
+schedule=async: while the learner learns from what it has, the actor's process acts the next block, so that it acts with
+parameters one block older. Both give the same result every time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from ablate.algos.dqn_actor import ACTOR, Acting, Actor, ActorElsewhere, ActorHere, act
+from ablate.algos.job import WorkerJob, process_state, wait_for_release
+from ablate.config import DQNConfig, device_of, limit_reached
+from ablate.evaluation import Evaluator, due
+from ablate.nn.adam import make_optimizer
+from ablate.nn.architecture import QArchitecture, architecture_of
+from ablate.nn.q_learning import Q_BACKENDS, QSettings
+from ablate.parallel.shared import Command
+from ablate.parallel.supervisor import ChildFailed
+from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ablate.records.schema import LAST_CHECKPOINT, REPLAY_FILES
+from ablate.replay.make import make_replay
+from ablate.schedules import beta, epsilon
+from ablate.seeding import Role, generator, restore, state_of
+from ablate.types import EpisodeRecord, Experience, QUpdateRecord
+
+__all__ = ["act", "learn"]  # what the processes run
+LEARNER = 0  # whose state it is in a checkpoint
+
+
+class Learner:
+    """The replay, the network and its target, and the optimizer over shared parameters."""
+
+    def __init__(self, job: WorkerJob) -> None:
+        config, spec, shared = job.config, job.spec, job.shared
+        assert isinstance(config.algo, DQNConfig)
+        assert config.replay is not None
+        self._config, self._algo = config, config.algo
+        self._checkpoints = (job.folder / LAST_CHECKPOINT).parent
+        architecture = architecture_of(config.model, spec)
+        assert isinstance(architecture, QArchitecture)
+        theta = torch.from_numpy(shared.parameters_view())
+        statistics = [torch.from_numpy(view) for view in shared.statistics_views()]
+        assert all(shared.holds(tensor.data_ptr()) for tensor in (theta, *statistics)), "not in shared memory"
+        self._shared = [theta, *statistics]
+        self._device = device_of(config, 0)
+        self._own = self._shared if self._device == "cpu" else [tensor.to(self._device) for tensor in self._shared]
+        self._optimizer = make_optimizer(config.optimizer, self._own[0], self._own[1:])
+        self._computer = Q_BACKENDS[str(config.backend)](
+            architecture, config.algo.batch_size, QSettings.of(config.algo), self._own[0], str(config.precision),
+            self._device,
+        )  # fmt: skip
+        self._rng = generator(config.seed, Role.replay)
+        self._replay = make_replay(config, spec, self._rng, job.folder)
+        self._lanes_open = False  # whether each lane of the store holds the beginning of what the actor goes on with
+        self._learn_from = config.algo.warmup_steps
+        resumed = job.resumed.get(LEARNER)
+        if resumed is None:
+            return
+        self._computer.set_target(resumed.tensors["target"])
+        restore(self._rng, resumed.state["rng"])
+        self._learn_from = resumed.state["learn_from"]
+        if resumed.state["replay"]:
+            saved = read_checkpoint(self._checkpoints / resumed.state["replay"])
+            self._replay.restore(saved.state, saved.tensors)
+            self._lanes_open = resumed.state["lanes_open"]
+        else:  # as much experience as before the first update, but of the policy
+            self._learn_from = max(self._learn_from, shared.counters().steps + config.algo.warmup_steps)
+
+    def absorb(self, experience: Experience) -> None:
+        """Put a block into the replay."""
+        replay = self._replay
+        if not self._lanes_open:
+            for lane, observation in enumerate(experience.firsts):
+                replay.start(lane, observation)
+            self._lanes_open = True
+        for k, lane in np.ndindex(experience.actions.shape):
+            terminated, truncated = bool(experience.terminated[k, lane]), bool(experience.truncated[k, lane])
+            replay.add(
+                lane,
+                int(experience.actions[k, lane]),
+                float(experience.rewards[k, lane]),
+                terminated,
+                truncated,
+                experience.observations[k, lane],
+                float(experience.td_errors[k, lane]),
+            )
+            if terminated or truncated:
+                replay.start(lane, experience.starts[k, lane])
+
+    def updates_due(self, before: int, after: int) -> int:
+        """How many updates lie between two counts of steps: one every `policy_update` steps once there is enough."""
+        every = self._algo.policy_update
+        return max(0, after // every - max(before, self._learn_from) // every)
+
+    def update(self, number: int, step: int, wait_for_copy: Callable[[], None]) -> tuple[Any, ...]:
+        """Update number `number`, after `step` steps. Returns td_loss, q_mean, ... of QUpdateRecord."""
+        config, computer, replay = self._config, self._computer, self._replay
+        assert config.replay is not None
+        beta_now = beta(config.replay, step)
+        batch = replay.sample(self._algo.batch_size, beta_now or 0.0)
+        replay.store.gather(batch.slots, computer.observations, computer.table)
+        replay.store.gather(batch.next_slots, computer.next_observations, computer.table)
+        loss, metrics = computer.compute(batch)
+        grad_norm = float(torch.linalg.vector_norm(computer.gradient))
+        if not (math.isfinite(grad_norm) and math.isfinite(loss)):
+            raise ChildFailed(f"diverged: loss {loss}, gradient norm {grad_norm} at update {number}")
+        wait_for_copy()
+        self._optimizer.step(computer.gradient, number)
+        replay.update(batch, metrics.td_errors)
+        sampled = replay.statistics(batch)
+        return loss, metrics.q_mean, grad_norm, epsilon(self._algo, step), beta_now, *sampled, config.optimizer.lr
+
+    def publish(self) -> None:
+        """Let the other processes see parameters that were changed on another device."""
+        if self._own is not self._shared:
+            self._shared[0].copy_(self._own[0])
+
+    def follow(self) -> None:
+        """θ⁻ ← θ, or a step towards it."""
+        self._computer.update_target(self._algo.target_tau)
+
+    def state(self, updates: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What a resume needs. With save_replay the replay is written to a file of its own, named in the state."""
+        name = None
+        if self._config.save_replay:
+            name = REPLAY_FILES.replace("*", str(updates))
+            replay = self._replay.state()
+            write_checkpoint(self._checkpoints / name, Checkpoint(replay.tensors, replay.state))
+        for shared, own in zip(self._shared, self._own, strict=True):
+            if own is not shared:
+                shared.copy_(own)
+        values = {
+            "rng": state_of(self._rng),
+            "learn_from": self._learn_from,
+            "replay": name,
+            "lanes_open": self._lanes_open,
+        }
+        return values, {"target": self._computer.target.cpu().numpy().copy()}
+
+
+def learn(send: Callable[[Any], None], job: WorkerJob) -> None:
+    """The learner's process, and under schedule=interleaved the actor's too, until a limit or the parent's stop."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # the moments of units that are never active would slow every step of Adam
+    config, shared = job.config, job.shared
+    assert isinstance(config.algo, DQNConfig)
+
+    def beat() -> None:
+        shared.beat(job.process)
+
+    learner = Learner(job)
+    acting: Acting
+    if job.exchange:
+        acting = ActorElsewhere(job.exchange, beat)
+    else:
+        actor = Actor(config, job.spec, job.resumed.get(ACTOR), job.starts)
+        acting = ActorHere(actor, config, job.spec, shared.parameters_view(), beat)
+    evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
+    paused_for = 0
+
+    def send_states() -> None:
+        states = {LEARNER: learner.state(shared.counters().updates)}
+        if job.exchange:
+            job.exchange.ask_state()  # the actor sends its own
+        else:
+            states[ACTOR] = actor.state()
+        send(process_state(states, 0))
+
+    while shared.command == Command.run:
+        beat()
+        if shared.pauses_asked > paused_for:
+            paused_for = shared.pauses_asked
+            send_states()
+            wait_for_release(shared, paused_for, beat)
+            continue
+        shared.begin()
+
+        before = shared.counters()
+        try:
+            experience = acting.block(before.steps)
+        except FloatingPointError as error:
+            raise ChildFailed(f"diverged: {error} at update {before.updates + 1}") from error
+        learner.absorb(experience)
+        steps = before.steps + experience.actions.size
+        updates = learner.updates_due(before.steps, steps)
+        for number in range(before.updates + 1, before.updates + updates + 1):
+            row = learner.update(number, steps, acting.wait_for_copy)
+            if number % config.log_interval == 0:
+                send(QUpdateRecord(number, steps, shared.wall_time_s(), *row))
+        if updates:
+            learner.publish()
+        if due(config.algo.target_update, before.steps, steps):
+            learner.follow()
+        ended = [(int(k), int(e)) for k, e in np.argwhere(experience.lengths)]
+        counters = shared.count(experience.actions.size, len(ended), updates)
+
+        for k, e in ended:
+            length, cut = int(experience.lengths[k, e]), bool(experience.cut[k, e])
+            step = before.steps + k * experience.actions.shape[1] + e + 1
+            score = (float(experience.returns[k, e]), length, not cut, cut)
+            send(EpisodeRecord(0, step, shared.wall_time_s(), *score))
+        reached_limit = bool(limit_reached(config, counters))
+        if evaluator and (reached_limit or due(config.evaluation.every_steps, before.steps, steps)):
+            send(evaluator.evaluate(shared, counters))
+        if reached_limit:
+            shared.command = Command.stop
+    send_states()
+    if job.exchange:
+        job.exchange.close()

@@ -1,0 +1,20 @@
+"""In which precision a device multiplies best. Torch is imported for GPUs only: the parent process looks here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def resolve_precision(precision: str, device: str = "cpu") -> str:
+    """`auto` -> bf16 iff the device multiplies bfloat16 in hardware, else float32; any other stays what it is."""
+    if precision != "auto":
+        return precision
+    if device.startswith("cuda"):
+        import torch
+
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return "float32"
+    return "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"

@@ -1,0 +1,257 @@
+"""The networks of action values, once on torch.nn and once on the hand-written layers, over the same flat vector.
+
+Both write gradients into a flat vector that the caller hands in, laid out like the parameters. B: rows, n: actions.
+Images lie channels-last in memory, and so do the features that they give. The heads compute in the dtype of the
+parameters; the layers below them may do so in bfloat16, on parameters that are rounded to it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from math import prod
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ablate.nn import layers
+from ablate.nn.architecture import Convolution, QArchitecture
+from ablate.nn.networks import ACTIVATIONS, MODULES
+
+
+class TorchQ(torch.nn.Module):
+    """QArchitecture on torch.nn; its parameters and their .grad are views of flat vectors.
+
+    gradient: None for a network that is only asked. dtype: bfloat16 for autocast, else that of the parameters.
+    scale: what the first layer's weights are multiplied by, where images have not been."""
+
+    def __init__(
+        self,
+        architecture: QArchitecture,
+        parameters: Tensor,
+        gradient: Tensor | None,
+        dtype: torch.dtype,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        layout = architecture.layout()
+        gradients = None if gradient is None else layout.views(gradient)
+        for name, view in layout.views(parameters).items():
+            parameter = torch.nn.Parameter(view, requires_grad=gradients is not None)
+            parameter.grad = None if gradients is None else gradients[name]
+            self.register_parameter(name.replace(".", "_"), parameter)
+        self._convolutions = architecture.convolutions
+        self._hidden = len(architecture.hidden)
+        self._dueling, self._scale = architecture.dueling, scale
+        self._activation = MODULES[architecture.activation]()
+        self._dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) or vectors (B, size) -> Q (B, n)."""
+        rounded = self._dtype == torch.bfloat16
+        with torch.autocast(x.device.type, torch.bfloat16) if rounded else nullcontext():
+            for i, layer in enumerate(self._convolutions):
+                weight, bias = self._layer(f"conv_{i}", i == 0)
+                x = self._activation(F.conv2d(x, weight, bias, layer.stride, layer.padding))
+            x = x.permute(0, 2, 3, 1).flatten(1) if x.dim() == 4 else x
+            for i in range(self._hidden):
+                x = self._activation(F.linear(x, *self._layer(f"hidden_{i}", i == 0 and not self._convolutions)))
+        if not self._dueling:
+            weight, bias = self._layer("q", False)
+            return F.linear(x.to(weight.dtype), weight, bias)
+        of_value, of_advantage = x.to(self.get_parameter("value_weight").dtype).chunk(2, 1)
+        value = F.linear(of_value, *self._layer("value", False))
+        advantage = F.linear(of_advantage, *self._layer("advantage", False))
+        return value + advantage - advantage.mean(1, keepdim=True)
+
+    def _layer(self, name: str, is_first: bool) -> tuple[Tensor, Tensor | None]:
+        weight, bias = self.get_parameter(f"{name}_weight"), dict(self.named_parameters()).get(f"{name}_bias")
+        return (weight * self._scale if is_first and self._scale != 1.0 else weight), bias
+
+
+class ManualQ:
+    """The same on layers.py: forward, and backward by the chain rule, without autograd.
+
+    With bfloat16, `refresh` rounds the parameters anew; nothing else sees that they have changed."""
+
+    def __init__(
+        self,
+        architecture: QArchitecture,
+        parameters: Tensor,
+        gradient: Tensor | None,
+        dtype: torch.dtype,
+        scale: float = 1.0,
+    ) -> None:
+        layout = architecture.layout()
+        self._parameters, self._scale = parameters, scale
+        self._weights = parameters if dtype == parameters.dtype else torch.empty_like(parameters, dtype=dtype)
+        body, exact = layout.views(self._weights), layout.views(parameters)
+        gradients = {} if gradient is None else layout.views(gradient)
+        self._first = next(iter(body.values())), next(iter(exact.values()))
+        self._d_first = next(iter(gradients.values()), None)
+
+        self._activation, self._activation_backward = ACTIVATIONS[architecture.activation]
+        self._in_place = architecture.activation != "elu"  # whose forward needs its input twice
+        self._convolutions = [
+            _Convolution(
+                layer, body[f"conv.{i}.weight"], body.get(f"conv.{i}.bias"),
+                gradients.get(f"conv.{i}.weight"), gradients.get(f"conv.{i}.bias"),
+            )
+            for i, layer in enumerate(architecture.convolutions)
+        ]  # fmt: skip
+        names = [f"hidden.{i}" for i in range(len(architecture.hidden))]
+        self._hidden = [_Linear(body, gradients, name) for name in names]
+        self._dueling = architecture.dueling
+        heads = ("value", "advantage") if architecture.dueling else ("q",)
+        self._heads = [_Linear(exact, gradients, name) for name in heads]
+        self._xs: list[Tensor] = []  # input of each layer, and of the heads
+        self._image_size = architecture.sizes()[-1] if len(architecture.input_shape) == 3 else None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take over the parameters as they are now, if they are rounded."""
+        if self._weights is not self._parameters:
+            self._weights.copy_(self._parameters)
+        if self._scale != 1.0:
+            rounded, exact = self._first
+            rounded.copy_(exact * self._scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) or vectors (B, size) -> Q (B, n). Keeps what `backward` needs."""
+        self._xs = [x]
+        for convolution in self._convolutions:
+            x = self._activate(convolution.forward(x))
+            self._xs.append(x)
+        if self._image_size is not None:
+            x = x.permute(0, 2, 3, 1).flatten(1)
+            self._xs[-1] = x
+        for linear in self._hidden:
+            x = self._activate(linear.forward(x))
+            self._xs.append(x)
+        x = self._xs[-1] = x.to(self._parameters.dtype)
+        if not self._dueling:
+            return self._heads[0].forward(x)
+        value, advantage = (head.forward(part) for head, part in zip(self._heads, x.chunk(2, 1), strict=True))
+        return (value - advantage.mean(1, keepdim=True)).add(advantage)
+
+    def backward(self, d_q: Tensor) -> None:
+        """From d_q (M, n), for the first M rows of the last forward; the others have no gradient."""
+        rows = len(d_q)
+        *xs, x = (x[:rows] for x in self._xs)
+        if self._dueling:
+            d_value, d_advantage = d_q.sum(1, keepdim=True), d_q - d_q.mean(1, keepdim=True)
+            of_value, of_advantage = x.chunk(2, 1)
+            d_x = torch.cat(
+                (self._heads[0].backward(d_value, of_value), self._heads[1].backward(d_advantage, of_advantage)), 1
+            )
+        else:
+            d_x = self._heads[0].backward(d_q, x)
+        depth = len(self._convolutions)
+        d_x = d_x.to(self._weights.dtype)
+        above = x.to(self._weights.dtype)
+        for i in range(len(self._hidden) - 1, -1, -1):
+            d_x = self._activation_backward(d_x, above)
+            above = xs[depth + i]
+            d_x = self._hidden[i].backward(d_x, above, to_input=depth + i > 0)
+        if self._convolutions:
+            assert self._image_size is not None
+            d_x, above = (_as_images(flat, self._image_size) for flat in (d_x, above))
+        for i in range(depth - 1, -1, -1):
+            d_x = self._activation_backward(d_x, above)
+            above = xs[i]
+            d_x = self._convolutions[i].backward(d_x, above, to_input=i > 0)
+        if self._scale != 1.0:
+            assert self._d_first is not None
+            self._d_first.mul_(self._scale)
+
+    def _activate(self, z: Tensor) -> Tensor:
+        return self._activation(z, out=z) if self._in_place else self._activation(z)
+
+
+class _Linear:
+    """A fully connected layer and where its gradient goes."""
+
+    def __init__(self, views: dict[str, Tensor], gradients: dict[str, Tensor], name: str) -> None:
+        self._weight, self._bias = views[f"{name}.weight"], views[f"{name}.bias"]
+        self._d_weight, self._d_bias = gradients.get(f"{name}.weight"), gradients.get(f"{name}.bias")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layers.linear(x, self._weight, self._bias)
+
+    def backward(self, d_y: Tensor, x: Tensor, *, to_input: bool = True) -> Tensor:
+        """d_y (B, out), x (B, in) -> d_x (B, in), if to_input."""
+        assert self._d_weight is not None
+        assert self._d_bias is not None
+        if d_y.dtype == self._d_weight.dtype:
+            torch.mm(d_y.T, x, out=self._d_weight)
+        else:
+            self._d_weight.copy_(torch.mm(d_y.T, x))
+        torch.sum(d_y, 0, dtype=self._d_bias.dtype, out=self._d_bias)
+        return d_y @ self._weight if to_input else d_y
+
+
+class _Convolution:
+    """A convolution and where its gradient goes."""
+
+    def __init__(
+        self,
+        layer: Convolution,
+        weight: Tensor,
+        bias: Tensor | None,
+        d_weight: Tensor | None,
+        d_bias: Tensor | None,
+    ) -> None:
+        self._layer = layer
+        self._weight, self._bias, self._d_weight, self._d_bias = weight, bias, d_weight, d_bias
+        self._windows: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layers.conv2d(x, self._weight, self._bias, self._layer.stride, self._layer.padding)
+
+    def backward(self, d_y: Tensor, x: Tensor, *, to_input: bool) -> Tensor:
+        """d_y (B, O, H', W'), x (B, C, H, W) -> d_x like x, if to_input."""
+        assert self._d_weight is not None
+        stride, padding = self._layer.stride, self._layer.padding
+        if d_y.dtype == self._d_weight.dtype and d_y.device.type == "cpu":
+            d_weight = layers.conv2d_backward_weight(d_y, x, self._weight.shape, stride, padding)
+        else:
+            d_weight = self._windowed(d_y, x)
+        self._d_weight.copy_(d_weight)
+        if self._d_bias is not None:
+            torch.sum(d_y, (0, 2, 3), dtype=self._d_bias.dtype, out=self._d_bias)
+        return layers.conv2d_backward_x(d_y, self._weight, x.shape, stride, padding) if to_input else d_y
+
+    def _windowed(self, d_y: Tensor, x: Tensor) -> Tensor:
+        """∂W as one matrix product over all windows of x, written out into a buffer that is allocated once."""
+        kernel, stride, padding = self._layer.kernel, self._layer.stride, self._layer.padding
+        x = F.pad(x, (padding,) * 4) if padding else x
+        windows = x.unfold(2, kernel, stride).unfold(3, kernel, stride).permute(0, 2, 3, 4, 5, 1)
+        if self._windows is None or self._windows.shape != windows.shape:
+            self._windows = x.new_empty(windows.shape)  # (B, H', W', k, k, C)
+        columns = self._windows.copy_(windows).view(-1, prod(windows.shape[3:]))
+        d_weight = torch.mm(d_y.permute(0, 2, 3, 1).reshape(len(columns), -1).T, columns)
+        return d_weight.view(-1, *windows.shape[3:]).permute(0, 3, 1, 2)
+
+
+class ImageActor:
+    """Q of E games' images on torch; parameters: (P,) float32, which may change between two calls."""
+
+    def __init__(self, architecture: QArchitecture, parameters: np.ndarray, envs: int) -> None:
+        channels, height, width = architecture.input_shape
+        self._network = ManualQ(architecture, torch.from_numpy(parameters), None, torch.float32)
+        self._images = torch.empty(envs, height, width, channels).permute(0, 3, 1, 2)
+        self._scale = architecture.scale
+
+    @torch.inference_mode()
+    def q_values(self, observations: np.ndarray) -> np.ndarray:
+        """(E, C, H, W), uint8 or float32 -> Q (E, n)."""
+        self._images.copy_(torch.from_numpy(observations))
+        if self._scale != 1.0:
+            self._images.mul_(self._scale)
+        return self._network.forward(self._images).numpy()
+
+
+def _as_images(flat: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """(B, height · width · channels) seen as images (B, channels, height, width)."""
+    channels, height, width = size
+    return flat.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)

@@ -1,0 +1,156 @@
+"""Speed of DQN on Breakout, for src/benchmark.py: whole runs next to stable-baselines3, and the parts of an update."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from ablate import command_line
+from ablate.parallel.supervisor import ONE_THREAD
+from ablate.records.schema import UPDATES
+from benchmark import table_of
+
+GOAL = 2.0  # times stable-baselines3 at its better number of threads
+PRIORITIZED_GOAL = 0.95  # of uniform
+WARM_UP = 2000  # steps before learning
+STEPS_PER_SECOND = 150  # a guess, for how long a run is to be
+RUN = (
+    "algo=dqn", "env=breakout", f"algo.warmup_steps={WARM_UP}", "log_interval=5", "evaluation.every_seconds=null",
+    "evaluation.every_steps=null", "figures=false", "logger.display=off", "checkpoint_every_seconds=3600",
+)  # fmt: skip
+
+
+class Variant(NamedTuple):
+    """A row: what runs, and how many of it side by side."""
+
+    program: str  # ablate or stable-baselines3
+    replay: str
+    layout: str  # schedule, or number of torch's threads
+    runs: int
+
+
+ABLATE = [
+    *(Variant("ablate", *pair, 1) for pair in product(("uniform", "prioritized"), ("async", "interleaved"))),
+    Variant("ablate", "uniform", "interleaved", 2),
+]
+SB3 = [Variant("stable-baselines3", "uniform", f"{threads} thread{'s' * (threads > 1)}", 1) for threads in (1, 2)]
+
+
+def benchmark_dqn(console: Console, seconds: float, repeats: int, workers: list[int]) -> None:
+    """Training speeds in the learning phase; rows take turns."""
+    variants = list(ABLATE)
+    if find_spec("stable_baselines3"):
+        variants += SB3
+    else:
+        console.print("stable-baselines3 is not installed: pip install -e '.[bench]' measures it beside")
+    rates: dict[Variant, list[float]] = {variant: [] for variant in variants}
+    for repeat in range(repeats):
+        for variant in variants:
+            with console.status(f"repeat {repeat + 1} of {repeats}: {' '.join(map(str, variant))}"):
+                rates[variant].append(rate_of(variant, int(seconds * STEPS_PER_SECOND)))
+    console.print(rates_table(rates))
+
+
+def rate_of(variant: Variant, steps: int) -> float:
+    """Steps/s of all runs side by side, in learning."""
+    with tempfile.TemporaryDirectory(prefix="ablate-benchmark-") as folder:
+        programs = []
+        for run in range(variant.runs):
+            here = Path(folder, str(run))
+            here.mkdir()
+            if variant.program == "ablate":
+                command = [str(command_line.ROOT / "src/run.py"), *RUN, f"replay={variant.replay}"]
+                limits = [f"schedule={variant.layout}", f"total_steps={WARM_UP + steps}", f"hydra.run.dir={here}/run"]
+            else:
+                command, limits = [__file__, variant.layout[0], str(steps), f"{here}/rate"], []
+            with (here / "output").open("w") as output:
+                program = subprocess.Popen([sys.executable, *command, *limits], stdout=output, stderr=subprocess.STDOUT)
+            programs.append(program)
+        for run, program in enumerate(programs):
+            if program.wait() != 0:
+                raise RuntimeError(f"{variant} failed:\n{Path(folder, str(run), 'output').read_text()}")
+        read = run_rate if variant.program == "ablate" else sb3_rate
+        return sum(read(Path(folder, str(run))) for run in range(variant.runs))
+
+
+def run_rate(folder: Path) -> float:
+    """Over the later three quarters of the rows, by the run's own clock."""
+    with (folder / "run" / UPDATES).open(newline="") as file:
+        marks = [(int(row["global_step"]), float(row["wall_time_s"])) for row in csv.DictReader(file)]
+    (first_step, first_s), (last_step, last_s) = marks[len(marks) // 4], marks[-1]
+    return (last_step - first_step) / (last_s - first_s)
+
+
+def sb3_rate(folder: Path) -> float:
+    return float((folder / "rate").read_text())
+
+
+def rates_table(rates: dict[Variant, list[float]]) -> Table:
+    theirs = [rates[variant] for variant in SB3 if variant in rates]
+    best = max(theirs, key=median) if theirs else None
+    table = table_of(
+        "DQN on Breakout: environment steps/s in the learning phase, CSVs included; one update every 4 steps",
+        f"vs SB3: to its better number of threads, in the same repeat; goal ≥ {GOAL:g} on 2 cores\n"
+        f"vs uniform: of the same layout; goal ≥ {PRIORITIZED_GOAL:g}",
+        ("program", "replay", "layout"),
+        ("runs", "steps/s", "min–max", "updates/s", "vs SB3", "vs uniform"),
+    )
+    for variant, samples in rates.items():
+        versus = f"{median(a / b for a, b in zip(samples, best, strict=True)):.2f}" if best else "–"
+        uniform = rates.get(variant._replace(replay="uniform"))
+        of_uniform = ""
+        if uniform and variant.replay != "uniform":
+            of_uniform = f"{median(a / b for a, b in zip(samples, uniform, strict=True)):.2f}"
+        middle = median(samples)
+        spread = f"{min(samples):.0f}–{max(samples):.0f}"
+        cells = (str(variant.runs), f"{middle:.0f}", spread, f"{middle / 4:.1f}", versus, of_uniform)
+        table.add_row(*variant[:3], *cells)
+    return table
+
+
+def train_sb3(threads: int, steps: int) -> float:
+    """Steps/s of stable-baselines3's DQN, same network, batch and ratio, over its later three quarters."""
+    import ale_py  # noqa: F401 (registers the games)
+    import torch
+    from stable_baselines3 import DQN
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.env_util import make_atari_env
+    from stable_baselines3.common.vec_env import VecFrameStack
+
+    torch.set_num_threads(threads)
+
+    class Clock(BaseCallback):
+        def _on_training_start(self) -> None:
+            self.marks: list[tuple[int, float]] = []
+
+        def _on_step(self) -> bool:
+            if self.num_timesteps > WARM_UP:
+                self.marks.append((self.num_timesteps, time.monotonic()))
+            return True
+
+    env = VecFrameStack(make_atari_env("BreakoutNoFrameskip-v4", n_envs=1, seed=0), n_stack=4)
+    model = DQN(
+        "CnnPolicy", env, learning_rate=6.25e-5, buffer_size=100_000, learning_starts=WARM_UP, batch_size=32,
+        train_freq=4, gradient_steps=1, target_update_interval=10_000, exploration_fraction=1.0, seed=0, device="cpu",
+    )  # fmt: skip
+    clock = Clock()
+    model.learn(WARM_UP + steps, callback=clock)
+    (first_step, first_s), (last_step, last_s) = clock.marks[len(clock.marks) // 4], clock.marks[-1]
+    return (last_step - first_step) / (last_s - first_s)
+
+
+if __name__ == "__main__":
+    os.environ.update({name: sys.argv[1] for name in ONE_THREAD})
+    Path(sys.argv[3]).write_text(str(train_sb3(int(sys.argv[1]), int(sys.argv[2]))))

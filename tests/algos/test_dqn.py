@@ -1,0 +1,268 @@
+"""DQN's loop in this process and as a program: what is learned, when, by which parameters, and what a seed fixes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import config_of, job_of
+
+from ablate import experiment
+from ablate.algos import dqn
+from ablate.algos.dqn_actor import Actor
+from ablate.algos.job import make_exchange
+from ablate.config import Config, ConfigError, DQNConfig, QConfig
+from ablate.envs.make import spec_of
+from ablate.records.schema import DQN_UPDATES, EPISODES, EVALUATIONS, UPDATES
+from ablate.schedules import epsilon
+from ablate.types import EpisodeRecord, ProcessState, QUpdateRecord
+
+QUICK = (
+    "algo=dqn", "env=cartpole", "schedule=interleaved", "backend=manual", "precision=float32", "log_interval=1",
+    "model.hidden=[16]", "algo.warmup_steps=40", "algo.batch_size=8", "replay.capacity=200", "total_steps=400",
+    "algo.target_update=60", "evaluation.every_steps=null", "evaluation.every_seconds=null",
+)  # fmt: skip
+
+
+def quick(*overrides: str) -> Config:
+    return config_of(*QUICK, *overrides)
+
+
+def learned(config: Config, folder: Path) -> tuple[list[Any], np.ndarray]:
+    """The messages of an interleaved run and the parameters at its end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    messages: list[Any] = []
+    job = job_of(config, folder)._replace(workers=(0, 1))
+    dqn.learn(messages.append, job)
+    return messages, job.shared.parameters_view().copy()
+
+
+def rows_of(messages: list[Any], kind: type) -> list[Any]:
+    return [message._replace(wall_time_s=0.0) for message in messages if isinstance(message, kind)]
+
+
+@pytest.mark.parametrize(("envs", "every"), [(1, 4), (1, 1), (2, 4), (8, 4), (3, 3)])
+def test_there_is_one_update_every_so_many_steps(envs: int, every: int, tmp_path: Path) -> None:
+    config = quick(f"envs_per_worker={envs}", f"algo.policy_update={every}", "algo.warmup_steps=48")
+    messages, _ = learned(config, tmp_path)
+    updates = rows_of(messages, QUpdateRecord)
+    assert [u.update for u in updates] == list(range(1, len(updates) + 1))
+    block = max(envs, every)
+    end = -(-400 // block) * block
+    assert len(updates) == (end - 48) // every
+    for u in updates:  # the update of these steps comes in the block that took them
+        assert 0 <= u.global_step - (48 + u.update * every) < block
+
+
+def test_epsilon_is_1_in_the_warm_up_and_then_decays_linearly() -> None:
+    algo = quick("algo.epsilon_end=0.2", "algo.epsilon_decay_steps=100").algo
+    assert isinstance(algo, DQNConfig)
+    found = [epsilon(algo, step) for step in (0, 39, 40, 90, 140, 10**6)]
+    np.testing.assert_allclose(found, [1, 1, 1, 0.6, 0.2, 0.2])
+
+
+@pytest.mark.parametrize("step", [0, 65, 1000])
+def test_so_many_actions_are_random(step: int) -> None:
+    """With a network that prefers action 1, action 0 comes with probability ε/2."""
+    config = quick("algo.epsilon_end=0.1", "algo.epsilon_decay_steps=50", "algo.policy_update=4000")
+    spec = spec_of(config.env)
+    actor = Actor(config, spec, None, 0)
+    actor.parameters[-1] = 1.0  # the bias of the last action's value
+    out = make_exchange(config, spec).experience()
+    probability = epsilon(config.algo, step) / 2  # type: ignore[arg-type]
+    share = 0.0
+    for k in range(0, 4000, 4000):
+        before = actor._algo
+        frozen = quick(f"algo.epsilon_start={2 * probability}", f"algo.epsilon_end={2 * probability}").algo
+        actor._algo = frozen  # type: ignore[assignment]
+        actor.act(out, 10_000 + k, lambda: None)
+        actor._algo = before
+        share = float((out.actions == 0).mean())
+    assert abs(share - probability) < 4 * np.sqrt(probability * (1 - probability) / 4000) + 1e-9
+
+
+def plain_q(config: Config, size: int, actions: int) -> torch.nn.Sequential:
+    assert isinstance(config.model, QConfig)
+    (hidden,) = config.model.hidden
+    return torch.nn.Sequential(
+        torch.nn.Linear(size, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, actions)
+    ).double()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("algo.double=true", "replay=prioritized"),
+        ("algo.n_step=3", "algo.loss=squared", "algo.target_tau=0.5"),
+    ],
+)
+def test_the_learner_is_q_learning(overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parameters after 90 updates are those of torch.nn and torch.optim on the same batches, by the equations."""
+    config = quick(*overrides, "algo.max_grad_value=0.01")
+    algo = config.algo
+    assert isinstance(algo, DQNConfig)
+    batches: list[tuple[np.ndarray, ...]] = []
+    steps: list[int] = []
+    learner_update = dqn.Learner.update
+
+    def spy(learner: dqn.Learner, number: int, step: int, wait: Any) -> Any:
+        row = learner_update(learner, number, step, wait)
+        computer = learner._computer
+        batches.append((computer.observations.copy(), computer.next_observations.copy()))
+        steps.append(step)
+        return row
+
+    samples = []
+    make = dqn.make_replay
+
+    def make_replay(*arguments: Any) -> Any:
+        replay = make(*arguments)
+        draw = replay.sample
+
+        def sample(*of: Any) -> Any:
+            samples.append(draw(*of))
+            return samples[-1]
+
+        replay.sample = sample
+        return replay
+
+    monkeypatch.setattr(dqn.Learner, "update", spy)
+    monkeypatch.setattr(dqn, "make_replay", make_replay)
+    job = job_of(config, tmp_path)._replace(workers=(0, 1))
+    theta = job.shared.parameters_view()
+    online, target = plain_q(config, 4, 2), plain_q(config, 4, 2)
+    from ablate.nn.architecture import architecture_of
+
+    views = architecture_of(config.model, job.spec).layout().views(theta)
+    names = {"0.weight": "hidden.0.weight", "0.bias": "hidden.0.bias", "2.weight": "q.weight", "2.bias": "q.bias"}
+    state = {ours: torch.tensor(views[theirs].copy(), dtype=torch.float64) for ours, theirs in names.items()}
+    online.load_state_dict(state)
+    target.load_state_dict(state)
+    dqn.learn(lambda message: None, job)
+
+    optimizer = torch.optim.Adam(online.parameters(), config.optimizer.lr, config.optimizer.betas, config.optimizer.eps)  # type: ignore[attr-defined]
+    last = 0
+    assert len(batches) == 90
+    for (s, s_next), batch, step in zip(batches, samples, steps, strict=True):
+        if last // algo.target_update < (step - algo.policy_update) // algo.target_update:
+            for of_target, of_online in zip(target.parameters(), online.parameters(), strict=True):
+                of_target.data.lerp_(of_online.data, algo.target_tau)
+            last = step - algo.policy_update
+        s_t, s_tn = torch.tensor(s, dtype=torch.float64), torch.tensor(s_next, dtype=torch.float64)
+        with torch.no_grad():
+            chooser = online if algo.double else target
+            best = chooser(s_tn).argmax(1, keepdim=True)
+            y = torch.tensor(batch.returns) + torch.tensor(batch.discounts) * target(s_tn).gather(1, best).squeeze(1)
+        q = online(s_t).gather(1, torch.tensor(batch.actions)[:, None]).squeeze(1)
+        each = torch.nn.functional.smooth_l1_loss(q, y, reduction="none") if algo.loss == "smooth_l1" else (q - y) ** 2
+        optimizer.zero_grad()
+        (each * torch.tensor(batch.weights)).mean().backward()
+        torch.nn.utils.clip_grad_value_(online.parameters(), 0.01)
+        optimizer.step()
+    for ours, theirs in names.items():
+        np.testing.assert_allclose(views[theirs], online.state_dict()[ours].numpy(), atol=2e-5)
+
+
+def test_same_seed_same_run_and_another_seed_another(tmp_path: Path) -> None:
+    first, again, other = (learned(quick(f"seed={seed}"), tmp_path / str(i)) for i, seed in enumerate((1, 1, 2)))
+    for kind in (EpisodeRecord, QUpdateRecord):
+        assert rows_of(first[0], kind) == rows_of(again[0], kind) != []
+    np.testing.assert_array_equal(first[1], again[1])
+    assert rows_of(first[0], QUpdateRecord) != rows_of(other[0], QUpdateRecord)
+
+
+def test_a_noisy_start_is_random_for_so_many_steps(tmp_path: Path) -> None:
+    config = quick("algo.noisy_start=6", "algo.epsilon_start=0", "algo.epsilon_end=0", "algo.policy_update=400")
+    spec = spec_of(config.env)
+    actor = Actor(config, spec, None, 0)
+    actor.parameters[-1] = 1.0
+    out = make_exchange(config, spec).experience()
+    actor.act(out, 10_000, lambda: None)
+    ends = np.flatnonzero(out.lengths[:, 0])
+    assert len(ends) > 5
+    starts = [0, *(ends[:-1] + 1)]
+    early = [out.actions[start : end + 1, 0] for start, end in zip(starts, ends, strict=True)]
+    assert any((episode[:6] == 0).any() for episode in early)
+    assert all((episode[6:] == 1).all() for episode in early)
+
+
+def run(folder: Path, *overrides: str) -> Path:
+    """The program's whole run, all its processes."""
+    config = config_of(*QUICK, "figures=false", "logger.display=off", *overrides)
+    experiment.run(experiment.plan(config, []), folder, [])
+    return folder
+
+
+def tables(folder: Path) -> list[pd.DataFrame]:
+    return [pd.read_csv(folder / name).drop(columns="wall_time_s") for name in (EPISODES, UPDATES)]
+
+
+def test_two_processes_give_the_same_result_every_time(tmp_path: Path) -> None:
+    """schedule=async acts with parameters one block older: its first block is that of schedule=interleaved."""
+    first, again, turns = (
+        run(tmp_path / name, f"schedule={schedule}", "algo.epsilon_start=0.1")
+        for name, schedule in (("a", "async"), ("b", "async"), ("c", "interleaved"))
+    )
+    for one, other in zip(tables(first), tables(again), strict=True):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+    ours, theirs = tables(first)[1], tables(turns)[1]
+    assert list(pd.read_csv(first / UPDATES)) == list(DQN_UPDATES)
+    assert len(ours) == len(theirs) == 90
+    pd.testing.assert_frame_equal(ours[:1], theirs[:1], check_exact=True)  # what it learns from is the same
+    assert not ours.equals(theirs)
+
+
+def test_evaluations_are_played_and_leave_the_training_alone(tmp_path: Path) -> None:
+    without = run(tmp_path / "without")
+    with_them = run(
+        tmp_path / "with", "evaluation.every_steps=100", "evaluation.episodes=3", "evaluation.action=sample"
+    )
+    for one, other in zip(tables(without), tables(with_them), strict=True):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+    evaluations = pd.read_csv(with_them / EVALUATIONS)
+    assert list(evaluations.groupby("evaluation")["global_step"].first()) == [100, 200, 300, 400]
+    assert set(evaluations["protocol"]) == {"sample"}
+
+
+def test_an_episode_is_given_up_at_an_evaluation(tmp_path: Path) -> None:
+    config = quick("algo.reset_after_evaluation=true", "evaluation.every_steps=4", "algo.policy_update=12")
+    spec = spec_of(config.env)
+    actor = Actor(config, spec, None, 0)
+    out = make_exchange(config, spec).experience()
+    actor.act(out, 0, lambda: None)
+    assert list(np.flatnonzero(out.truncated[:, 0])) == [3, 7, 11]
+    assert not out.lengths.any()  # no episode was played to its end
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (("env=pendulum",), "box"),
+        (("workers=2",), "workers=2"),
+        (("algo.batch_size=64",), "algo.warmup_steps=40"),
+        (("replay.capacity=10",), "replay.capacity=10"),
+        (("replay.capacity=1000000000000",), "of memory"),
+        (("replay.capacity=1000000000000", "replay.storage=memmap"), "of disk"),
+        (("envs_per_worker=3",), "envs_per_worker=3"),
+        (("backend=compiled",), "backend=compiled"),
+        (("model=mlp",), "model.name=mlp"),
+        (("replay=prioritized", "replay.beta_end=0.1"), "replay.beta_end"),
+        (("device=[cpu,cpu]",), "device"),
+    ],
+)
+def test_what_dqn_cannot_do_is_refused_in_one_line(overrides: tuple[str, ...], named: str) -> None:
+    options = [o for o in QUICK if not (o.startswith("model.hidden") and "model=mlp" in overrides)]
+    with pytest.raises(ConfigError) as caught:
+        experiment.plan(config_of(*options, *overrides), [])
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_state_of_a_run_holds_no_replay_unless_asked(tmp_path: Path) -> None:
+    messages, _ = learned(quick(), tmp_path)
+    (state,) = [message for message in messages if isinstance(message, ProcessState)]
+    assert state.state["workers"]["0"]["replay"] is None
+    assert not any("frames" in name for name in state.tensors)

@@ -1,0 +1,167 @@
+"""What prioritized replay draws, against the distribution of Schaul et al. 2016, eq. 1, and its weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from naive_replay import FRAME, Driver
+from scipy.stats import chisquare
+
+from ablate.config import PrioritizedConfig
+from ablate.replay.prioritized import PrioritizedReplay
+from ablate.replay.store import FrameStore
+
+OPTIONS = {
+    "alpha": 0.7, "draws": "independent", "weights": "max", "new_priority": "max", "priority_eps": 0.01,
+    "first_half_only": False,
+}  # fmt: skip
+
+
+def driven(events: int, capacity: int = 120, lanes: int = 2, n_step: int = 1, **options: Any) -> Driver:
+    config = PrioritizedConfig(**{**OPTIONS, **options})
+    store = FrameStore(capacity, lanes, 4, FRAME, "uint8")
+    driver = Driver(7, PrioritizedReplay(store, config, n_step, 0.9, np.random.default_rng(8)))
+    driver.play_randomly(events)
+    return driver
+
+
+def replay_of(driver: Driver) -> PrioritizedReplay:
+    assert isinstance(driver.replay, PrioritizedReplay)
+    return driver.replay
+
+
+def assert_drawn(replay: PrioritizedReplay, priorities: dict[int, float], draws: int = 60_000) -> None:
+    """Transitions, by the number of their step, are drawn in proportion to these priorities."""
+    times, counts = np.unique(replay.sample(draws).times, return_counts=True)
+    assert set(times.tolist()) <= {time for time, priority in priorities.items() if priority > 0}
+    drawn = dict(zip(times.tolist(), counts.tolist(), strict=True))
+    total = sum(priorities.values())
+    expected = {time: draws * priority / total for time, priority in priorities.items()}
+    common = [time for time in expected if expected[time] >= 5]  # the rest, too rare for the statistic, together
+    rare = [time for time in expected if expected[time] < 5]
+    observed = [drawn.get(time, 0) for time in common]
+    wanted = [expected[time] for time in common]
+    if sum(expected[time] for time in rare) >= 5:
+        observed.append(sum(drawn.get(time, 0) for time in rare))
+        wanted.append(sum(expected[time] for time in rare))
+    wanted = [value * sum(observed) / sum(wanted) for value in wanted]
+    assert len(wanted) > 10
+    assert chisquare(observed, wanted).pvalue > 1e-3
+
+
+def learn(driver: Driver, priorities: dict[int, float], batches: int, alpha: float = 0.7) -> None:
+    """Updates with random errors; `priorities` is what they should have made of p^α."""
+    replay = replay_of(driver)
+    for _ in range(batches):
+        batch = replay.sample(16)
+        errors = driver.rng.normal(size=16).astype(np.float32) * 3
+        replay.update(batch, errors)
+        for time, error in zip(batch.times.tolist(), errors.tolist(), strict=True):
+            priorities[time] = (abs(error) + 0.01) ** alpha
+
+
+@pytest.mark.parametrize("draws", ["stratified", "independent"])
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_distribution(draws: str, n_step: int) -> None:
+    """Priorities of what was learned from, and the largest so far for what is new, over several rounds of the ring."""
+    driver = driven(100, n_step=n_step, draws=draws)
+    priorities = dict.fromkeys(driver.naive.transitions(), 1.0)
+    assert_drawn(replay_of(driver), priorities)
+    largest = 1.0
+    for _ in range(4):
+        learn(driver, priorities, 6)
+        largest = max(largest, *priorities.values())
+        driver.play_randomly(60)
+        priorities = {time: priorities.get(time, largest) for time in driver.naive.transitions()}
+        assert largest > 1
+        assert_drawn(replay_of(driver), priorities)
+
+
+def test_new_transitions_with_their_own_errors() -> None:
+    """Those of one step, handed in with it; the transitions of n steps take their first step's."""
+    driver = driven(0, n_step=3, new_priority="td_error")
+    errors: list[float] = []
+    add = driver.replay.add
+
+    def noted(*arguments: Any) -> None:
+        errors.append(arguments[-1])
+        add(*arguments)
+
+    driver.replay.add = noted  # type: ignore[method-assign]
+    driver.play_randomly(300)
+    expected = {time: (abs(errors[time - 1]) + 0.01) ** 0.7 for time in driver.naive.transitions()}
+    assert_drawn(replay_of(driver), expected)
+
+
+def test_a_step_without_its_error() -> None:
+    driver = driven(20, new_priority="td_error")
+    driver.play(0, "restart")
+    with pytest.raises(ValueError, match="needs its TD error"):
+        driver.replay.add(0, 0, 0.0, False, False, np.zeros((4, *FRAME), np.uint8))
+
+
+def test_strata() -> None:
+    """With all priorities alike and as many draws as transitions, stratified draws take each transition once."""
+    driver = driven(200, draws="stratified")
+    size = len(driver.replay)
+    assert set(driver.replay.sample(size).times.tolist()) == driver.naive.transitions().keys()
+    driver = driven(200, draws="independent")
+    assert len(set(driver.replay.sample(size).times.tolist())) < size
+
+
+@pytest.mark.parametrize("weights", ["max", "mean", "none"])
+@pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
+def test_weights(weights: str, beta: float) -> None:
+    driver = driven(200, weights=weights)
+    priorities = dict.fromkeys(driver.naive.transitions(), 1.0)
+    learn(driver, priorities, 10)
+    batch = driver.replay.sample(64, beta)
+    total = sum(priorities.values())
+    expected = np.array([(len(priorities) * priorities[time] / total) ** -beta for time in batch.times.tolist()])
+    divisor = {"max": expected.max(), "mean": expected.mean(), "none": 1.0}[weights]
+    np.testing.assert_allclose(batch.weights, expected / divisor, rtol=1e-6)
+    assert batch.weights.dtype == np.float32
+
+
+def test_weights_undo_the_priorities() -> None:
+    """With β = 1, weighted means over draws are means over the transitions."""
+    driver = driven(200, weights="none")
+    priorities = dict.fromkeys(driver.naive.transitions(), 1.0)
+    learn(driver, priorities, 10)
+    batch = driver.replay.sample(200_000, 1.0)
+    mean = float(np.mean(list(priorities)))
+    assert (batch.weights * batch.times).mean() == pytest.approx(mean, rel=0.02)
+    assert batch.times.mean() != pytest.approx(mean, rel=0.02)
+
+
+def test_what_was_overwritten_is_not_updated() -> None:
+    """Its slot holds another transition now, whose priority stays; nor does it count for the largest so far."""
+    driver = driven(100, capacity=60, lanes=1)
+    batch = driver.replay.sample(32)
+    driver.play_randomly(500)
+    replay_of(driver).update(batch, np.full(32, 1e6))
+    driver.play_randomly(20)
+    assert_drawn(replay_of(driver), dict.fromkeys(driver.naive.transitions(), 1.0))
+
+
+def test_the_defect_draws_the_first_half_of_the_ring() -> None:
+    """In proportion to the priorities there, and nothing else."""
+    driver = driven(400, lanes=1, first_half_only=True)
+    priorities = dict.fromkeys(driver.naive.transitions(), 1.0)
+    learn(driver, priorities, 20)
+    first_frames = {  # of each transition's observation, its newest frame's place in the lane
+        time: (episode.first_frame + episode.fillers + t) % 120
+        for episode in driver.naive.lanes[0]
+        for t, time in enumerate(episode.times)
+    }
+    halved = {time: priority if first_frames[time] < 60 else 0.0 for time, priority in priorities.items()}
+    assert 0 < sum(priority > 0 for priority in halved.values()) < len(halved)
+    assert_drawn(replay_of(driver), halved)
+
+
+def test_an_error_that_is_no_number() -> None:
+    driver = driven(100)
+    with pytest.raises(ValueError, match="finite"):
+        replay_of(driver).update(driver.replay.sample(2), np.array([1.0, np.nan]))

@@ -1,0 +1,76 @@
+"""The store: how much it takes, its copy for the network, and what it refuses. Its content: test_replay.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ablate.replay.store import FrameStore, smallest_capacity, store_bytes
+
+
+@pytest.mark.parametrize(("stack", "shape", "dtype"), [(4, (84, 84), "uint8"), (1, (4,), "float32")])
+def test_memory(stack: int, shape: tuple[int, ...], dtype: str) -> None:
+    store = FrameStore(1000, 1, stack, shape, dtype)
+    arrays = [array for array in vars(store).values() if isinstance(array, np.ndarray) and len(array) == 1000]
+    assert len(arrays) == 7
+    assert store_bytes(1000, shape, dtype) == sum(array.nbytes for array in arrays)
+
+
+def test_a_million_frames() -> None:
+    assert 84 * 84 * 1_000_000 < store_bytes(1_000_000, (84, 84), "uint8") < 7.5e9
+
+
+def test_the_memory_is_known_without_kernels() -> None:
+    """The parent process asks, and stays small."""
+    code = "import ablate.replay.store, sys; sys.exit('numba' in sys.modules or 'torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("table", ["float32", "uint16", "uint8"])
+@pytest.mark.parametrize(("stack", "shape"), [(4, (84, 84)), (3, (5, 7)), (1, (6, 2))])
+def test_gather(table: str, stack: int, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    store = FrameStore(50, 2, stack, shape, "uint8")
+    store.frames[...] = rng.integers(256, size=store.frames.shape, dtype=np.uint8)
+    values = rng.integers(0, 60_000, size=256).astype(table)  # any table, not only one that grows
+    slots = rng.integers(50, size=(9, stack))
+    out = np.zeros((9, *shape, stack), table)
+    store.gather(slots, out, values)
+    np.testing.assert_array_equal(out, values[store.frames[slots]].transpose(0, 2, 3, 1))
+
+
+def test_a_capacity_too_small() -> None:
+    least = smallest_capacity(3, 4, 1)
+    with pytest.raises(ValueError, match=f"capacity={least - 1}: 3 lanes of stacks of 4 need {least} frames"):
+        FrameStore(least - 1, 3, 4, (2, 3), "uint8")
+
+
+def test_a_step_without_an_episode() -> None:
+    store = FrameStore(50, 2, 1, (3,), "float32")
+    store.start(0, np.zeros(3, np.float32))
+    store.add(0, 1, 0.5, True, False, np.zeros(3, np.float32))
+    for lane in (0, 1):  # it has ended; it has never begun
+        with pytest.raises(ValueError, match=f"lane {lane}: a step without an episode"):
+            store.add(lane, 1, 0.5, False, False, np.zeros(3, np.float32))
+
+
+def test_a_disk_without_room(tmp_path: Path) -> None:
+    """An error now, not a signal later, and nothing is left behind."""
+    with pytest.raises(OSError, match=r"No space|File too large"):
+        FrameStore(100, 1, 1, (10**6, 10**6), "uint8", tmp_path / "frames")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_keeps_its_room(tmp_path: Path) -> None:
+    """All of it is taken at the start, so that no page is without room later."""
+    import shutil
+
+    free = shutil.disk_usage(tmp_path).free
+    store = FrameStore(10_000, 1, 1, (100, 100), "uint8", tmp_path / "frames")
+    assert not list(tmp_path.iterdir())
+    store.frames[-1] = 7
+    assert free - shutil.disk_usage(tmp_path).free > 50e6
