@@ -54,6 +54,7 @@ HELP = """Play a saved run:  python src/evaluate.py run=<folder or checkpoint> [
 
 The scores are written to <run>/scores.csv, in place of the last ones. Games are played whole: all lives, raw scores."""
 LINE_EVERY_S = 10.0  # how far it is, where there is no terminal to draw a bar in
+ENOUGH_EPISODES = 30  # the mean of so many is about normal, where single returns are not
 LEAST_HEIGHT = 480  # pixels: smaller frames are shown enlarged
 
 
@@ -102,7 +103,8 @@ def main() -> None:
     replace_atomically(folder / SCORES, text.getvalue().encode())
 
     print(f"{config.env.id}, {path.name}, {options.episodes} episodes of at most {horizon} steps, {action}")
-    print("\n".join(summary(config.env.id, episodes)))
+    variant = isinstance(config.env, AtariConfig) and (config.env.mode, config.env.difficulty) != (None, None)
+    print("\n".join(summary(episodes, None if variant else reference_scores(config.env.id))))
     print(f"scores   {folder / SCORES}")
     if options.video:
         for name, episode in best_and_median(episodes).items():
@@ -159,8 +161,10 @@ def with_progress(episodes: Iterator[Episode], total: int) -> Iterator[Episode]:
                 print(line, file=sys.stderr, flush=True)
 
 
-def summary(env_id: str, episodes: list[Episode]) -> list[str]:
-    """Mean return with its 95% confidence interval, raw and, for a game, as (return - random) / (human - random)."""
+def summary(episodes: list[Episode], references: tuple[float, float] | None) -> list[str]:
+    """Mean return with its 95% confidence interval, raw and as (return - random) / (human - random).
+
+    references: the returns of a random policy and of a human, where they are known."""
     returns = np.array([episode.score.episodic_return for episode in episodes])
     steps = sum(episode.score.episodic_length for episode in episodes)
     lines = [
@@ -168,10 +172,15 @@ def summary(env_id: str, episodes: list[Episode]) -> list[str]:
         f"         median {np.median(returns):.2f}   min {returns.min():.2f}   max {returns.max():.2f}",
         f"a step   mean {returns.sum() / steps:.4f}",
     ]
-    if (references := reference_scores(env_id)) is not None:
+    if references is not None:
         random, human = references
         normalised = mean_and_interval((returns - random) / (human - random))
         lines.append(f"human    {normalised}, where a random policy ({random:g}) is 0 and a human ({human:g}) is 1")
+    if 1 < len(episodes) < ENOUGH_EPISODES:
+        lines.append(
+            f"note     from {len(episodes)} episodes: the interval takes returns for normally distributed, and where "
+            "they are not may reach below any that can be; episodes=100 says more"
+        )
     return lines
 
 

@@ -53,17 +53,40 @@ def frames_of(video: Path) -> int:
 
 def test_the_summary_by_hand() -> None:
     """Three games of Breakout: 1.7 points are a random policy's 0, 30.5 a human's 1."""
-    first, second, _, human = evaluate.summary("ALE/Breakout-v5", episodes_of(16.1, 30.5, 1.7))
+    first, second, _, human, note = evaluate.summary(episodes_of(16.1, 30.5, 1.7), (1.7, 30.5))
     half = 4.302652729911275 * 14.4 / np.sqrt(3)  # t(0.975, 2 degrees of freedom) · standard error
     assert first == f"return   mean 16.10 ± {half:.2f} (95% CI)"
     assert second.split() == ["median", "16.10", "min", "1.70", "max", "30.50"]
     assert human.startswith(f"human    0.50 ± {half / 28.8:.2f} (95% CI), where")
+    assert note.startswith("note     from 3 episodes: the interval takes returns for normally distributed")
     assert evaluate.mean_and_interval(np.arange(100.0)) == f"49.50 ± {stats.t.ppf(0.975, 99) * 2.9011:.2f} (95% CI)"
 
 
-def test_nothing_is_said_of_a_human_where_none_is_known() -> None:
+def test_nothing_is_said_of_a_human_where_none_is_known_nor_of_few_episodes_where_they_are_many() -> None:
     for env_id in ("Pendulum-v1", "ALE/Adventure-v5", "CartPole-v1"):
-        assert not any("human" in line for line in evaluate.summary(env_id, episodes_of(1.0, 2.0)))
+        assert reference_scores(env_id) is None
+    assert [line.split()[0] for line in evaluate.summary(episodes_of(*range(100)), None)] == ["return", "median", "a"]
+
+
+@pytest.mark.parametrize("variant", [(), ("env.mode=4",)])
+def test_a_humans_score_is_of_the_games_own_variant(tmp_path: Path, variant: tuple[str, ...]) -> None:
+    run = saved_run(tmp_path / "run", config_of("env=breakout", "env.preprocessing=report_80", *variant))
+    done = run_program(f"run={run}", "episodes=2", "horizon=5")
+    assert done.returncode == 0, done.stderr
+    assert ("human    " in done.stdout) == (not variant)
+
+
+def test_a_mistyped_run_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    saved_run(tmp_path / "breakout_1", config_of("env=cartpole"))
+    saved_run(tmp_path / "other", config_of("env=cartpole"))
+    typo = tmp_path / "braekout_1"
+    done = run_program(f"run={typo}")
+    assert done.returncode == 2
+    assert done.stderr == f"{typo}: no such run or checkpoint; did you mean {tmp_path / 'breakout_1'}?\n"
+    checkpoint = tmp_path / "breakout_1" / LAST_CHECKPOINT
+    done = run_program(f"run={checkpoint.with_name('lst.safetensors')}")
+    assert done.stderr.endswith(f"; did you mean {checkpoint}?\n")
+    assert "give a run's folder" in run_program("run=qqqqqqqqqqqqqqqqqqqqqqqqqqqq").stderr
 
 
 def test_the_reference_scores_are_of_games_that_exist() -> None:

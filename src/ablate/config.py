@@ -188,13 +188,15 @@ class AtariConfig(EnvConfig):
     protocol: str = MISSING
     frame_skip: tuple[Count, Count] = MISSING  # fewest and most frames a step
     sticky_actions: Fraction = MISSING
-    noop_max: Annotated[int, Field(ge=0)] = MISSING
+    noop_max: Annotated[int, Field(ge=0, le=600)] = MISSING  # left alone, no game ends sooner (Assault: 642 frames)
     fire_on_reset: bool = MISSING
     fill_steps: CountOrNone = 0
     fire_action: bool = True
     life_loss_terminates: bool = MISSING
     clip_rewards: bool = MISSING
     full_action_space: bool = MISSING
+    mode: CountOrNone | None = None
+    difficulty: CountOrNone | None = None
 
 
 @dataclass

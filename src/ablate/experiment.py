@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from ablate.config import (
     to_dict,
 )
 from ablate.envs.make import shape_of, spec_of
-from ablate.nn.architecture import architecture_of, initial_parameters
+from ablate.nn.architecture import Architecture, architecture_of, initial_parameters
 from ablate.nn.precision import resolve_precision
 from ablate.parallel.supervisor import ChildFailed
 from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
@@ -37,7 +37,7 @@ from ablate.records.schema import CELL, LAST_CHECKPOINT, MANIFEST
 from ablate.resources import check_replay
 from ablate.seeding import Role, generator
 from ablate.training import Interrupted, Plan, Signals, Training, resume_command
-from ablate.types import Counters
+from ablate.types import Counters, EnvSpec
 
 
 class RunFailed(Exception):
@@ -88,12 +88,8 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
             source = read_checkpoint(find_checkpoint(locate(config.load)))
         except ConfigError as error:
             raise ConfigError(f"load={config.load}: {error}") from error
+        _refuse_other_network(config.load, source, architecture)
     if source is not None:
-        if source.tensors["parameters"].shape != parameters.shape:
-            raise ConfigError(
-                f"load={config.load}: it holds {source.tensors['parameters'].size} parameters, "
-                f"the network of this configuration has {parameters.size}; model and env must be the same"
-            )
         parameters = source.tensors["parameters"]
         normalisation = source.tensors.get("normalisation")
     return Plan(config, spec, parameters, resumed, normalisation, new, note, check_replay(config) if here else "")
@@ -128,6 +124,25 @@ def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str])
     return config
 
 
+def _refuse_other_network(load: str, source: Checkpoint, ours: Architecture) -> None:
+    """Raise ConfigError unless the checkpoint's network is this one; numbers of parameters may agree by chance."""
+    try:
+        model = from_dict(source.state["config"]).model
+    except ConfigError as error:
+        raise ConfigError(f"load={load}: {error}") from error
+    theirs = architecture_of(model, EnvSpec.from_dict(source.state["env_spec"]))
+    if type(theirs) is not type(ours):
+        raise ConfigError(
+            f"load={load}: of another kind of network, model.name={model.name}; use its algo, model and env"
+        )
+    for key in (field.name for field in fields(ours)):
+        there, here = getattr(theirs, key), getattr(ours, key)
+        if there != here:
+            raise ConfigError(
+                f"load={load}: of another network, {key} {there} there, {here} here; use its model and env"
+            )
+
+
 def _at(config: dict[str, Any], key: str) -> Any:
     """The value of a dotted key, or None."""
     value: Any = config
@@ -137,16 +152,22 @@ def _at(config: dict[str, Any], key: str) -> Any:
 
 
 def _with_preprocessing(config: Config) -> Config:
-    """The configuration with the preprocessing that its network was made for, if that was left open."""
-    if not isinstance(config.env, AtariConfig) or config.env.preprocessing is not None:
+    """The configuration with the preprocessing that its network was made for. ConfigError if another was chosen."""
+    if not isinstance(config.env, AtariConfig):
         return config
     assert isinstance(config.model, ConvConfig | QConfig)
     assert config.model.input is not None
-    fitting = [p for p in Preprocessing if shape_of(p) == tuple(config.model.input)]
+    wanted, chosen = list(config.model.input), config.env.preprocessing
+    fitting = [p for p in Preprocessing if list(shape_of(p)) == wanted]
     if not fitting:
         shapes = ", ".join(f"{p} {list(shape_of(p))}" for p in Preprocessing)
-        raise ConfigError(f"model.input={list(config.model.input)}: no preprocessing gives that (there are: {shapes})")
-    return replace(config, env=replace(config.env, preprocessing=fitting[0]))
+        raise ConfigError(f"model.input={wanted}: no preprocessing gives that (there are: {shapes})")
+    if chosen is not None and chosen not in fitting:
+        raise ConfigError(
+            f"preprocessing={chosen}: it gives {list(shape_of(chosen))}, and the model takes {wanted}; "
+            f"use preprocessing={fitting[0]}, or a model whose model.input is {list(shape_of(chosen))}"
+        )
+    return replace(config, env=replace(config.env, preprocessing=chosen or fitting[0]))
 
 
 def _resolve_backend(config: Config) -> tuple[Config, str]:

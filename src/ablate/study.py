@@ -26,6 +26,7 @@ NOT_COMPARED = ("seed", "resume", "figures", "logger", "checkpoint_every_seconds
 # What makes another game of one, in evaluation too. What only training sees (lost lives, clipping) may be an axis.
 GAME_SWITCHES = (
     "frame_skip", "sticky_actions", "noop_max", "fire_on_reset", "fill_steps", "fire_action", "full_action_space",
+    "mode", "difficulty",
 )  # fmt: skip
 LONGEST_NAME = 80  # characters; a folder's name may have 255
 MOST_SEEDS = 100_000  # more is a slip of the finger

@@ -324,6 +324,35 @@ def test_what_a_sticky_action_holds_is_saved() -> None:
     assert set(emulated.actions) >= {3, 4}
 
 
+def test_a_mode_and_a_difficulty_are_the_emulators_own_and_are_saved() -> None:
+    """Breakout's mode 12 has another wall, and difficulty 1 a shorter paddle."""
+    actions = np.random.default_rng(0).integers(4, size=60).tolist()
+    screens = {}
+    for mode, difficulty in ((None, None), (0, 0), (12, 0), (0, 1)):
+        config = replace(PLAIN, preprocessing=Preprocessing.report_80, mode=mode, difficulty=difficulty)
+        env, ale = make_env(config, training=False), emulator("breakout")
+        if mode is not None:
+            ale.setMode(mode)
+            ale.setDifficulty(difficulty)
+        env.reset(seed=0)
+        ale.reset_game()
+        for action in actions:
+            env.step(action)
+            for _ in range(4):
+                ale.act(ale.getMinimalActionSet()[action])
+        np.testing.assert_array_equal(env.ale.getScreenRGB(), ale.getScreenRGB())
+        screens[mode, difficulty] = env.ale.getScreenRGB()
+        other = make_env(config, training=False)
+        other.reset(seed=1)
+        other.restore(json.loads(json.dumps(env.save())))
+        for action in [*actions, None, *actions]:  # into the next game
+            played = [e.reset(seed=3)[0] if action is None else e.step(action)[0] for e in (env, other)]
+            np.testing.assert_array_equal(*played)
+    assert (screens[None, None] == screens[0, 0]).all()
+    assert (screens[12, 0] != screens[0, 0]).any()
+    assert (screens[0, 1] != screens[0, 0]).any()
+
+
 def test_a_game_that_is_over_can_be_saved() -> None:
     original = make_env(replace(BREAKOUT, max_ep_step=3))
     original.reset(seed=5)

@@ -38,7 +38,7 @@ class AtariGame(gymnasium.Env):
         assert config.preprocessing is not None, "resolved before an environment is made"
         self.render_mode = render_mode
         rom = registered(config.id).rom
-        self.ale = emulator(rom, display=render_mode == "human")
+        self.ale = emulator(rom, config.mode, config.difficulty, display=render_mode == "human")
         self._actions = actions_of(config, self.ale)
         self.action_space = spaces.Discrete(len(self._actions))
         self._fewest, self._most = config.frame_skip

@@ -41,7 +41,8 @@ def games() -> dict[str, Registered]:
 def registered(env_id: str) -> Registered:
     """What the id is registered with. Raises ConfigError for an id that ale-py does not have."""
     if env_id not in games():
-        hint = suggest(env_id, sorted(games()))
+        forgotten = f"ALE/{env_id}" in games()  # -v5 lives there, -v4 and -v0 do not
+        hint = f"; did you mean ALE/{env_id}?" if forgotten else suggest(env_id, sorted(games()))
         raise ConfigError(
             f"env.id={env_id}: no such game{hint or '; ids are ALE/<Game>-v5, <Game>NoFrameskip-v4, ...'}"
         )
@@ -54,10 +55,11 @@ def looks_like_a_game(env_id: str) -> bool:
     return env_id.startswith("ALE/") or "NoFrameskip" in env_id or f"{name}-v4" in games()
 
 
-def emulator(rom: str, display: bool = False) -> ALEInterface:
-    """An emulator at the game's start. It draws nothing (sticky actions are ours), so that its state is all there is.
+def emulator(rom: str, mode: int | None = None, difficulty: int | None = None, display: bool = False) -> ALEInterface:
+    """An emulator before a game's start. It draws nothing (sticky actions are ours), so that its state is all there is.
 
-    display: show the game in a window, with sound."""
+    mode, difficulty: of the next reset_game on; None: the first that the game has. display: show the game in a window,
+    with sound. Raises ConfigError for a mode or a difficulty that the game does not have."""
     ALEInterface.setLoggerMode(LoggerMode.Error)  # or each one prints a banner
     ale = ALEInterface()
     ale.setInt("random_seed", 0)
@@ -67,7 +69,18 @@ def emulator(rom: str, display: bool = False) -> ALEInterface:
     path = roms.get_rom_path(rom)
     assert path is not None, rom
     ale.loadROM(path)
+    if mode is not None:
+        _refuse_missing("mode", mode, ale.getAvailableModes(), rom)
+        ale.setMode(mode)
+    if difficulty is not None:
+        _refuse_missing("difficulty", difficulty, ale.getAvailableDifficulties(), rom)
+        ale.setDifficulty(difficulty)
     return ale
+
+
+def _refuse_missing(key: str, value: int, available: list[int], rom: str) -> None:
+    if value not in available:
+        raise ConfigError(f"env.{key}={value}: {rom} has no such {key} (there are: {', '.join(map(str, available))})")
 
 
 def actions_of(env: AtariConfig, ale: ALEInterface) -> list[int]:

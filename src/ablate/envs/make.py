@@ -99,6 +99,7 @@ def _spec_of_game(env: AtariConfig) -> EnvSpec:
         raise ConfigError(f"env.frame_skip=[{fewest},{most}]: fewest and most frames a step; use [{most},{fewest}]")
     if env.kwargs:
         raise ConfigError(f"env.kwargs={env.kwargs}: a game takes no further arguments; its switches are keys of env")
+    ale = emulator(rom, env.mode, env.difficulty)
     assert env.preprocessing is not None, "resolved before an environment is asked for"
     shape, dtype = OBSERVATIONS[env.preprocessing]
-    return EnvSpec(shape, ActionSpec(n=len(actions_of(env, emulator(rom)))), time_limit(env), dtype)
+    return EnvSpec(shape, ActionSpec(n=len(actions_of(env, ale))), time_limit(env), dtype)

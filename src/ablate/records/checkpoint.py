@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +15,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ablate.config import ConfigError
+from ablate.config import ROOT, ConfigError
 from ablate.records.files import replace_atomically
-from ablate.records.schema import LAST_CHECKPOINT
+from ablate.records.schema import LAST_CHECKPOINT, MANIFEST
 
 CHECKPOINT_VERSION = 3
 
@@ -62,11 +64,24 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def find_checkpoint(path: Path) -> Path:
     """A checkpoint's path from what a user gives: the file, or a run's folder (its last checkpoint)."""
     path = path.expanduser().resolve()
+    if not path.exists():
+        hint = _nearest(path) or "; give a run's folder or a .safetensors file"
+        raise ConfigError(f"{path}: no such run or checkpoint{hint}")
     if path.is_dir():
         path = path / LAST_CHECKPOINT
     if not path.is_file():
         raise ConfigError(f"{path}: no such checkpoint; give a run's folder or a .safetensors file")
     return path
+
+
+def _nearest(path: Path) -> str:
+    """`; did you mean X?` for the run beside the path or under outputs/, or the checkpoint beside it, most like it."""
+    folders = [path.parent.glob("*"), *(ROOT.glob(f"outputs/{at}") for at in ("runs/*/*", "sweeps/*/*/*"))]
+    runs = (folder for folder in chain(*folders) if (folder / MANIFEST).exists())
+    found = [*path.parent.glob("*.safetensors"), *runs]
+    names = [str(p.relative_to(ROOT) if p.is_relative_to(ROOT) else p) for p in (path, *found)]
+    nearest = get_close_matches(names[0], names[1:], n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def _checksum(tensors: dict[str, np.ndarray], state: str) -> str:
