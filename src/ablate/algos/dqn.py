@@ -50,7 +50,7 @@ class Learner:
         self._shared = [theta, *statistics]
         self._device = device_of(config, 0)
         self._own = self._shared if self._device == "cpu" else [tensor.to(self._device) for tensor in self._shared]
-        self._optimizer = make_optimizer(config.optimizer, self._own[0], self._own[1:])
+        self._optimizer = make_optimizer(config.optimizer, self._own[0], self._own[1:], alone=True)
         self._computer = Q_BACKENDS[str(config.backend)](
             architecture, config.algo.batch_size, QSettings.of(config.algo), self._own[0], str(config.precision),
             self._device,

@@ -72,8 +72,9 @@ class Actor:
         """Act with `parameters` and write it to `out`, (K, E) steps the first of which is number `step`."""
         algo, E = self._algo, len(self._envs)
         out.firsts[:] = self.observations
+        known: np.ndarray | None = None  # the values of what is acted on next, where a TD error has asked for them
         for k in range(len(out.actions)):
-            actions, values = self._choose(epsilon(algo, step))
+            actions, values = self._choose(epsilon(algo, step), known)
             cut_off = due(self._every_steps, step, step + E)
             for e, env in enumerate(self._envs):
                 beat()
@@ -96,10 +97,12 @@ class Actor:
                 if terminated or truncated or cut_off:
                     self.observations[e] = out.starts[k, e] = self._begin(e, new=cut_off)
             if values is not None:
-                out.td_errors[k] = self._td_errors(out, k, values)
+                following = self._network.q_values(out.observations[k])
+                out.td_errors[k] = self._td_errors(out, k, values, following)
+                known = following if np.array_equal(out.observations[k], self.observations) else None
             step += E
 
-    def _choose(self, epsilon: float) -> tuple[np.ndarray, np.ndarray | None]:
+    def _choose(self, epsilon: float, known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """ε-greedy actions (E,), and the values (E, n) that they were chosen by if somebody wants them."""
         E, n = len(self._envs), self._actions
         explores = self._rng.random(E) < epsilon
@@ -110,16 +113,15 @@ class Actor:
                 explores[e] = True
         if explores.all() and not self._wants_td_errors:
             return random, None
-        values = self._network.q_values(self.observations)
+        values = self._network.q_values(self.observations) if known is None else known
         if not np.isfinite(values).all():
             raise FloatingPointError(f"action values {values[0]}")
         return np.where(explores, random, values.argmax(1)), values if self._wants_td_errors else None
 
-    def _td_errors(self, out: Experience, k: int, values: np.ndarray) -> np.ndarray:
+    def _td_errors(self, out: Experience, k: int, values: np.ndarray, following: np.ndarray) -> np.ndarray:
         """δ of step k in each environment, (E,), by the network that acted: the report's first priorities."""
-        following = self._network.q_values(out.observations[k]).max(1)
         discounts = np.where(out.terminated[k], 0.0, self._algo.gamma)
-        return out.rewards[k] + discounts * following - values[np.arange(len(values)), out.actions[k]]
+        return out.rewards[k] + discounts * following.max(1) - values[np.arange(len(values)), out.actions[k]]
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What a resume needs: JSON values, and tensors by name."""
