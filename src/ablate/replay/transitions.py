@@ -63,8 +63,9 @@ class Replay(ABC):
         self._waiting[lane] += 1
         self._apply(lane, change)
 
+    @abstractmethod
     def update(self, batch: Batch, td_errors: np.ndarray) -> None:
-        """What was learned from, with TD errors (B,): nothing to note where all are drawn alike."""
+        """Note what was learned from a batch, its TD errors (B,)."""
 
     def statistics(self, batch: Batch) -> SampleStatistics:
         weights = batch.weights.astype(np.float64)
@@ -83,7 +84,7 @@ class Replay(ABC):
         self.store.used(self._drawable)[...] = tensors["replay.drawable"]
 
     def _apply(self, lane: int, change: Change) -> tuple[np.ndarray, list[int]]:
-        """Slots whose transitions can be drawn from now on, in the order of their steps; and those that no longer can."""
+        """Slots whose transitions can be drawn from now on, in the order of their steps; those that no longer can."""
         waiting = self._waiting[lane]
         ready = waiting if change.ended else max(waiting - self.n_step + 1, 0)
         slots = self.store.following(np.array([change.last]), np.arange(ready) + 1 - waiting)

@@ -17,6 +17,9 @@ class UniformReplay(Replay):
             raise ValueError("no transition can be drawn yet")
         return self._batch(self._draw(batch_size), np.ones(batch_size, np.float32))
 
+    def update(self, batch: Batch, td_errors: np.ndarray) -> None:
+        """Nothing: an error makes no transition likelier."""
+
     def _draw(self, batch_size: int) -> np.ndarray:
         """Of slots drawn from all in use, the first that are drawable: each of these is as likely as the other."""
         filled, lanes, length = self.store.filled, self.store.lanes, self.store.lane_length
