@@ -85,13 +85,15 @@ class ManualQ:
         layout = architecture.layout()
         heads = ("value", "advantage") if architecture.dueling else ("q",)
         self._parameters, self._scale = parameters, scale
-        below = layout.starts[f"{heads[0]}.weight"]  # the heads: what is rounded, and its gradient before it is exact
-        self._exact, self._d_exact = parameters[:below], None if gradient is None else gradient[:below]
-        is_rounded = dtype != parameters.dtype
-        weights = torch.empty_like(parameters, dtype=dtype) if is_rounded else parameters
-        d_weights = torch.empty_like(weights) if is_rounded and gradient is not None else gradient
-        self._rounded = weights[:below] if is_rounded else None
-        self._d_rounded = d_weights[:below] if is_rounded and d_weights is not None else None
+        below = layout.starts[f"{heads[0]}.weight"]  # so many parameters below the heads
+        weights, d_weights = parameters, gradient
+        self._rounding = self._d_rounding = None  # pairs (rounded, exact)
+        if dtype != parameters.dtype:
+            weights = torch.empty_like(parameters, dtype=dtype)
+            self._rounding = weights[:below], parameters[:below]
+            if gradient is not None:
+                d_weights = torch.empty_like(weights)
+                self._d_rounding = d_weights[:below], gradient[:below]
         self._dtype = dtype
         body, exact = layout.views(weights), layout.views(parameters)
         d_body, d_exact = ({} if flat is None else layout.views(flat) for flat in (d_weights, gradient))
@@ -116,8 +118,9 @@ class ManualQ:
 
     def refresh(self) -> None:
         """Take over the parameters as they are now, if they are rounded."""
-        if self._rounded is not None:
-            self._rounded.copy_(self._exact)
+        if self._rounding is not None:
+            rounded, exact = self._rounding
+            rounded.copy_(exact)
         if self._scale != 1.0:
             rounded, exact = self._first
             rounded.copy_(exact * self._scale)
@@ -166,9 +169,9 @@ class ManualQ:
             d_x = self._activation_backward(d_x, above)
             above = xs[i]
             d_x = self._convolutions[i].backward(d_x, above, to_input=i > 0)
-        if self._d_rounded is not None:
-            assert self._d_exact is not None
-            self._d_exact.copy_(self._d_rounded)
+        if self._d_rounding is not None:
+            rounded, exact = self._d_rounding
+            exact.copy_(rounded)
         if self._scale != 1.0:
             assert self._d_first is not None
             self._d_first.mul_(self._scale)
