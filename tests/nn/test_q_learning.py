@@ -12,6 +12,7 @@ from ablate.nn.architecture import Convolution, QArchitecture
 from ablate.nn.q_learning import Q_BACKENDS, QComputer, QSettings, resolve_precision
 from ablate.types import Batch
 
+torch.set_num_threads(1)  # as learners do; two wait for each other wherever anything else runs
 VECTOR = QArchitecture((5,), (), False, (9, 7), "relu", 4, False, 1.0)
 IMAGE = QArchitecture(
     input_shape=(3, 13, 12),
