@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ablate.nn.adam import Adam, Optimizer, RMSprop
+from ablate.config import AdamConfig, OptimizerConfig, RMSpropConfig
+from ablate.nn.adam import Adam, InBlocks, Optimizer, RMSprop, make_optimizer
 
 SIZE, STEPS = 257, 300
 MAX_DIFFERENCE = {torch.float64: 1e-12, torch.float32: 1e-6}
@@ -146,3 +147,26 @@ def test_statistics_that_do_not_fit_are_refused() -> None:
             eps=1e-8,
             weight_decay=0.0,
         )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [AdamConfig(lr=1e-2, eps=1e-8, weight_decay=0.1, betas=(0.9, 0.999), amsgrad=True),
+     RMSpropConfig(lr=1e-2, eps=1e-6, weight_decay=0.1, alpha=0.99)],
+    ids=["amsgrad", "rmsprop"],
+)  # fmt: skip
+def test_a_long_vector_in_blocks_steps_as_in_one(monkeypatch: pytest.MonkeyPatch, config: OptimizerConfig) -> None:
+    results = []
+    for block in (SIZE, 100):
+        monkeypatch.setattr("ablate.nn.adam.BLOCK", block)
+        parameters = make_parameters(torch.float32)
+        statistics = [torch.zeros(SIZE) for _ in config.statistics]
+        optimizer = make_optimizer(config, parameters, statistics)
+        assert isinstance(optimizer, InBlocks) == (block < SIZE)
+        for update, gradient in enumerate(make_gradients(torch.float32)[:20], start=1):
+            optimizer.step(gradient, update)
+        results.append((parameters, *statistics))
+    for whole, in_blocks in zip(*results, strict=True):
+        assert torch.equal(whole, in_blocks)
+    with pytest.raises(ValueError, match="does not fit"):
+        make_optimizer(config, parameters, [torch.zeros(1) for _ in config.statistics])

@@ -16,6 +16,8 @@ from torch import Tensor
 from ablate.config import AdamConfig, OptimizerConfig, RMSpropConfig
 from ablate.nn.bounds import adam_bound, rmsprop_bound
 
+BLOCK = 1 << 18  # parameters: a megabyte a vector, so that the passes over a block find it in the cache
+
 
 class Optimizer(Protocol):
     """What a learner needs of an optimizer."""
@@ -121,8 +123,24 @@ class RMSprop:
         self._parameters.add_(self._quotient, alpha=-self._lr)
 
 
+class InBlocks:
+    """Optimizers of consecutive blocks of one vector, one after the other: their scratch is a block's, not a vector's."""
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self._optimizers = optimizers
+
+    def step(self, gradient: Tensor, update: int) -> None:
+        """Apply gradient (P,) as update number `update`, counted from 1."""
+        for optimizer, block in zip(self._optimizers, gradient.split(BLOCK), strict=True):
+            optimizer.step(block, update)
+
+
 def make_optimizer(config: OptimizerConfig, parameters: Tensor, statistics: Sequence[Tensor]) -> Optimizer:
     """The optimizer of the configuration over `parameters`, with its statistics in the order of config.statistics."""
+    if len(parameters) > BLOCK and parameters.device.type == "cpu":
+        _check_alike(parameters, *statistics)
+        blocks = zip(*(vector.split(BLOCK) for vector in (parameters, *statistics)), strict=True)
+        return InBlocks([make_optimizer(config, block[0], block[1:]) for block in blocks])
     if isinstance(config, AdamConfig):
         exp_avg, exp_avg_sq, *rest = statistics
         return Adam(
