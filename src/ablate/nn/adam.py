@@ -124,7 +124,7 @@ class RMSprop:
 
 
 class InBlocks:
-    """Optimizers of consecutive blocks of one vector, one after the other: their scratch is a block's, not a vector's."""
+    """Optimizers of consecutive blocks of one vector, one after the other: their scratch is a block's."""
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self._optimizers = optimizers
