@@ -99,7 +99,10 @@ def _refuse_lost_replay(checkpoint: Checkpoint, folder: Path) -> None:
     """Raise ConfigError if the replay that was saved beside the checkpoint is not there."""
     for worker in checkpoint.state["workers"].values():
         if (name := worker.get("replay")) and not (folder / name).exists():
-            raise ConfigError(f"{folder / name}: no such file; it holds the replay that goes with {LAST_CHECKPOINT}")
+            raise ConfigError(
+                f"{folder / name}: no such file; it holds the replay that goes with {LAST_CHECKPOINT}; "
+                "load= starts a new run from the parameters"
+            )
 
 
 def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str]) -> Config:

@@ -330,7 +330,7 @@ def test_a_replay_that_cannot_be_written_or_read_is_named_in_one_line(tmp_path: 
     file.unlink()
     file.parent.rmdir()
     file.parent.write_text("no folder")
-    with pytest.raises(ChildFailed, match="^the replay could not be saved .*[^\n]*$"):
+    with pytest.raises(ChildFailed, match=r"^the replay could not be saved [^\n]*$"):
         dqn.Learner(job).state(100)
 
 

@@ -199,6 +199,14 @@ def test_fire_is_pressed_at_starts_and_after_lost_lives() -> None:
         assert fired == lost == 4
 
 
+def test_a_game_that_nobody_could_serve_is_refused() -> None:
+    silent = replace(BREAKOUT, fire_action=False, fire_on_reset=False)
+    with pytest.raises(ConfigError, match="fire_action=false"):
+        spec_of(silent)
+    assert spec_of(replace(silent, fire_on_reset=True)).action.n == 3
+    assert spec_of(replace(silent, full_action_space=True)).action.n == 17  # UPFIRE and others are left
+
+
 def test_without_fire_a_new_life_begins_with_a_step_of_no_action() -> None:
     env, emulated = recorded(replace(RIVERRAID, life_loss_terminates=True, frame_skip=(3, 3), sticky_actions=0.0))
     env.reset(seed=0)

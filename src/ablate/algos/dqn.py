@@ -72,7 +72,7 @@ class Learner:
             try:
                 saved = read_checkpoint(self._checkpoints / resumed.state["replay"])
             except ConfigError as error:
-                raise ChildFailed(f"the saved replay cannot be read: {error}") from error
+                raise ChildFailed(f"the saved replay cannot be read: {error}; load= starts a new run") from error
             self._replay.restore(saved.state, saved.tensors)
             # an environment that cannot be saved begins a new episode
             goes_on = job.exchange.begun if job.exchange else job.resumed[ACTOR].state["env"] is not None

@@ -91,7 +91,7 @@ def time_limit(env: AtariConfig) -> int:
 
 
 def _spec_of_game(env: AtariConfig) -> EnvSpec:
-    from ablate.envs.games import actions_of, emulator, registered
+    from ablate.envs.games import FIRE, actions_of, emulator, registered
 
     rom = registered(env.id).rom
     fewest, most = env.frame_skip
@@ -100,6 +100,11 @@ def _spec_of_game(env: AtariConfig) -> EnvSpec:
     if env.kwargs:
         raise ConfigError(f"env.kwargs={env.kwargs}: a game takes no further arguments; its switches are keys of env")
     ale = emulator(rom, env.mode, env.difficulty)
+    fires = FIRE in [action.value for action in ale.getMinimalActionSet()]
+    if fires and not (env.fire_action or env.fire_on_reset or env.full_action_space):
+        raise ConfigError(
+            f"env.fire_action=false: with env.fire_on_reset=false FIRE would never be pressed in {rom}; use one of them"
+        )
     assert env.preprocessing is not None, "resolved before an environment is asked for"
     shape, dtype = OBSERVATIONS[env.preprocessing]
     return EnvSpec(shape, ActionSpec(n=len(actions_of(env, ale))), time_limit(env), dtype)
