@@ -28,6 +28,7 @@ PROCESS_MB = {"compiled": 300, "manual": 450, "autograd": 450}  # measured: a wo
 # shared ones among them), and the peak over what a rollout's backward pass needs.
 GAMES_MB, COPIES = 310, 12
 LARGE_VECTOR = 64  # numbers in an observation that is no image, for an upper bound
+SAVED_COPIES = 2  # measured: of a replay in memory while save_replay writes it, and one more with several lanes
 TREE_BYTES = 24  # of a prioritized replay's priorities and their tree, a frame
 PEAK = {"manual": 2.0, "autograd": 1.25}
 
@@ -111,6 +112,14 @@ def check_replay(config: Config) -> str:
         raise ConfigError(
             f"replay.capacity={replay.capacity}: it takes {size / 1e9:.2f} GB {where}, and {room / 1e9:.2f} GB are "
             f"free; use {int(replay.capacity * 0.9 * room / size)} or fewer{hint}"
+        )
+    copies = SAVED_COPIES + (config.envs_per_worker > 1) + (not in_file)
+    needed, free = size * copies, available_bytes()
+    if config.save_replay and needed > free:
+        raise ConfigError(
+            f"save_replay=true: writing a replay of {size / 1e9:.2f} GB takes {needed / 1e9:.2f} GB of memory in all, "
+            f"and {free / 1e9:.2f} GB are free; drop it, or use replay.capacity="
+            f"{int(replay.capacity * 0.9 * free / needed)}"
         )
     told = f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
     return f"{replay.name}, {replay.capacity} frames: up to {told} {where}"

@@ -1,5 +1,6 @@
 """DQN's loop in this process and as a program: what is learned, when, by which parameters, and what a seed fixes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from helpers import config_of, job_of
 
-from ablate import experiment
+from ablate import experiment, resources
 from ablate.algos import dqn
 from ablate.algos.dqn_actor import Actor
 from ablate.algos.job import make_exchange
@@ -332,6 +333,27 @@ def test_a_replay_that_cannot_be_written_or_read_is_named_in_one_line(tmp_path: 
     file.parent.write_text("no folder")
     with pytest.raises(ChildFailed, match=r"^the replay could not be saved [^\n]*$"):
         dqn.Learner(job).state(100)
+
+
+@pytest.mark.parametrize(("storage", "copies"), [("memory", 3), ("memmap", 2)])
+def test_what_saving_a_replay_takes_is_looked_at_before_the_run(
+    storage: str, copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = quick(f"replay.storage={storage}", "replay.capacity=1000000")
+    size = resources.replay_bytes(config)
+    monkeypatch.setattr(resources, "available_bytes", lambda: copies * size - 1)
+    resources.check_replay(config)
+    with pytest.raises(ConfigError, match="save_replay=true: "):
+        resources.check_replay(replace(config, save_replay=True))
+    monkeypatch.setattr(resources, "available_bytes", lambda: copies * size)
+    resources.check_replay(replace(config, save_replay=True))
+
+
+def test_a_reward_that_is_no_number_is_named(tmp_path: Path) -> None:
+    """Also where it would be a priority."""
+    config = quick("replay=prioritized", "replay.new_priority=td_error", "env.reward_scale=1e-300")
+    with pytest.raises(ChildFailed, match="diverged: TD errors"), np.errstate(over="ignore", invalid="ignore"):
+        learned(config, tmp_path)
 
 
 def test_beta_rises_over_the_whole_run_or_a_million_steps() -> None:

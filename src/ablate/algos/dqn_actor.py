@@ -121,7 +121,10 @@ class Actor:
     def _td_errors(self, out: Experience, k: int, values: np.ndarray, following: np.ndarray) -> np.ndarray:
         """δ of step k in each environment, (E,), by the network that acted: the report's first priorities."""
         discounts = np.where(out.terminated[k], 0.0, self._algo.gamma)
-        return out.rewards[k] + discounts * following.max(1) - values[np.arange(len(values)), out.actions[k]]
+        errors = out.rewards[k] + discounts * following.max(1) - values[np.arange(len(values)), out.actions[k]]
+        if not np.isfinite(errors).all():
+            raise FloatingPointError(f"TD errors {errors}")
+        return np.asarray(errors)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What a resume needs: JSON values, and tensors by name."""
