@@ -80,7 +80,7 @@ class Replay(ABC):
         self.store.used(self._drawable)[...] = tensors["replay.drawable"]
 
     def _apply(self, lane: int, change: Change) -> tuple[np.ndarray, list[int]]:
-        """Slots whose transitions can be drawn from now on, in the order of their steps; and those that no longer can."""
+        """Slots whose transitions can be drawn from now on, in the order of their steps; those that no longer can."""
         waiting = self._waiting[lane]
         ready = waiting if change.ended else max(waiting - self.n_step + 1, 0)
         slots = self.store.following(np.array([change.last]), np.arange(ready) + 1 - waiting)
