@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,8 +68,6 @@ def test_a_disk_without_room(tmp_path: Path) -> None:
 
 def test_a_file_keeps_its_room(tmp_path: Path) -> None:
     """All of it is taken at the start, so that no page is without room later."""
-    import shutil
-
     free = shutil.disk_usage(tmp_path).free
     store = FrameStore(10_000, 1, 1, (100, 100), "uint8", tmp_path / "frames")
     assert not list(tmp_path.iterdir())
