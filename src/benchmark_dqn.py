@@ -180,7 +180,7 @@ def parts_table(repeats: int) -> Table:
     table = table_of(
         f"One update of {BATCH} transitions on one core, ms",
         "draw: from the replay; gather: the copy into the network's input; gradient: both forward passes, backward\n"
-        "floor: the multiplications of gradient at the rate of a large matrix product here",
+        "floor: the multiplications of gradient at the best rate of a large product or convolution here",
         ("backend", "precision", "replay"),
         ("draw", "gather", "gradient", "optimizer", "total", "floor"),
     )
@@ -216,7 +216,7 @@ def update_parts(config: Config) -> list[float]:
     assert isinstance(config.algo, DQNConfig)
     theta = torch.from_numpy(initial_parameters(config.model, architecture, rng))
     statistics = [torch.zeros_like(theta) for _ in config.optimizer.statistics]
-    optimizer = make_optimizer(config.optimizer, theta, statistics)
+    optimizer = make_optimizer(config.optimizer, theta, statistics, alone=True)
     computer = Q_BACKENDS[str(config.backend)](
         architecture, BATCH, QSettings.of(config.algo), theta, str(config.precision)
     )
@@ -253,15 +253,24 @@ def update_flops(config: Config) -> float:
 
 
 def flops_per_second(precision: str) -> float:
-    """What one core does in a matrix product of 1024 × 1024."""
+    """What one core does in a matrix product of 1024 × 1024, or in a 3 × 3 convolution, whichever is faster."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = torch.rand(1024, 1024).to(dtype), torch.rand(1024, 1024).to(dtype)
-    times = []
-    for _ in range(20):
-        began = time.perf_counter()
-        torch.mm(a, b)
-        times.append(time.perf_counter() - began)
-    return 2 * 1024**3 / median(times)
+    matrix = torch.rand(1024, 1024).to(dtype)
+    images = torch.rand(32, 128, 16, 16).to(dtype, memory_format=torch.channels_last)
+    kernels = torch.rand(128, 128, 3, 3).to(dtype, memory_format=torch.channels_last)
+    operations = {
+        2 * 1024**3: lambda: torch.mm(matrix, matrix),
+        2 * 32 * 14 * 14 * 128 * 128 * 9: lambda: torch.conv2d(images, kernels),
+    }
+    rates = []
+    for flops, operation in operations.items():
+        times = []
+        for _ in range(20):
+            began = time.perf_counter()
+            operation()
+            times.append(time.perf_counter() - began)
+        rates.append(flops / median(times))
+    return max(rates)
 
 
 def tree_us() -> float:
