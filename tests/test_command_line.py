@@ -123,6 +123,9 @@ ERRORS = (
     case("optimizer.betas=0.9", "optimizer.betas=0.9"),
     case("model.actor_hidden=200", "model.actor_hidden=200"),
     case("env.id=null", "env.id=null"),
+    case("algo=dqn env=cartpole replay=priorised", "replay=priorised", "did you mean prioritized?"),
+    case("algo=dqn env=cartpole replay=null", "replay=null", "prioritized, uniform"),
+    case("algo=null", "algo=null", "a3c, dqn"),
     # Out of range.
     case("workers=0", "workers=0"),
     case("algo.gamma=1.5", "algo.gamma=1.5"),

@@ -2,6 +2,8 @@
 
 from dataclasses import asdict
 
+import ale_py  # noqa: F401 (registers its games)
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -79,3 +81,20 @@ def test_an_episode_is_played_again_from_its_seed_and_its_actions(saved) -> None
 def test_an_observation_of_another_size_is_refused_in_a_line(saved, shape: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=r"^an observation of \d numbers is needed, not of shape \(.*\)$"):
         Policy.load(saved[2]).act(np.zeros(shape, np.float32))
+
+
+def test_an_outside_program_hears_of_a_games_own_actions(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """An agent without FIRE has 3 actions of Breakout's 4: NOOP, FIRE, RIGHT, LEFT."""
+    config = config_of("algo=dqn", "env=breakout", "env.fire_action=false", "env.preprocessing=nature_84")
+    spec = spec_of(config.env)
+    layout = architecture_of(config.model, spec).layout()
+    parameters = np.zeros(layout.size, np.float32)
+    state = {"config": to_dict(config), "env_spec": asdict(spec)}
+    meanings = gymnasium.make("ALE/Breakout-v5").unwrapped.get_action_meanings()  # type: ignore[attr-defined]
+    chosen = []
+    for best in range(3):
+        layout.views(parameters)["q.bias"][:] = np.arange(3) == best
+        write_checkpoint(tmp_path / "x.safetensors", Checkpoint({"parameters": parameters}, state))
+        policy = Policy.load(tmp_path / "x.safetensors")
+        chosen.append(meanings[policy.act(np.zeros((210, 160, 3), np.uint8))])  # type: ignore[call-overload]
+    assert chosen == ["NOOP", "RIGHT", "LEFT"]

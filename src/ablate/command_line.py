@@ -58,6 +58,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("ablate.sweeps", lambda: str(ROOT / "sweeps"), replace=True)
     OmegaConf.register_new_resolver("ablate.model", _default_model, replace=True)
     OmegaConf.register_new_resolver("ablate.replay", _default_replay, replace=True)
+    OmegaConf.register_new_resolver("ablate.beta_steps", lambda total_steps: total_steps or 1_000_000, replace=True)
     OmegaConf.register_new_resolver("ablate.game", _registered_with, replace=True)
     OmegaConf.register_new_resolver("ablate.run_dir", _run_dir, replace=True)
     OmegaConf.register_new_resolver("ablate.sweep_dir", _sweep_dir, replace=True)
@@ -213,6 +214,8 @@ def complete_arguments(arguments: list[str]) -> list[str]:
     keys = [argument.partition("=")[0].lstrip("+") for argument in arguments]
     for group in {"algo_env", "algo_env_optimizer"} & set(keys):  # optional: Hydra ignores an option that is not there
         raise ConfigError(f"{arguments[keys.index(group)]}: chosen by algo=, env= and optimizer=, not to be given")
+    for group in SCHEMAS.keys() & set(keys):
+        _refuse_no_option(group, arguments[keys.index(group)])
     if "env.protocol" in keys:
         argument = arguments[keys.index("env.protocol")]
         raise ConfigError(
@@ -226,6 +229,17 @@ def complete_arguments(arguments: list[str]) -> list[str]:
         at = arguments.index(studies[0])
         arguments = [*arguments[:at], "hydra.mode=MULTIRUN", *arguments[at:]]
     return arguments
+
+
+def _refuse_no_option(group: str, argument: str) -> None:
+    """Raise ConfigError for <group>=null, and for an option of replay that is not there: as an optional group it would
+    be left out without a word."""
+    options = sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+    known = {*options, "none"} if group == "replay" else None
+    for value in argument.partition("=")[2].split(","):
+        if value == "null" or (known and re.fullmatch(r"\w+", value) and value not in known):
+            hint = suggest(value, options) if value != "null" else ""
+            raise ConfigError(f"{argument}: no such option{hint} (there are: {', '.join(options)})")
 
 
 def _file_for(argument: str) -> str:

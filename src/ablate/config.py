@@ -450,7 +450,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
 # What may be given beside resume=: how long to train and what to show, not what is trained.
 CHANGEABLE_ON_RESUME = (
     "resume", "max_episodes", "total_steps", "log_interval", "checkpoint_every_seconds", "hang_timeout_s",
-    "figures", "logger",
+    "save_replay", "figures", "logger",
 )  # fmt: skip
 
 
@@ -687,6 +687,13 @@ def _refuse_of_dqn(config: Config) -> None:
             f"algo.warmup_steps={algo.warmup_steps}: the first batch of algo.batch_size={algo.batch_size} is drawn "
             "from what the warm-up left; use at least as many steps"
         )
+    if algo.warmup_steps < algo.n_step * envs:
+        raise ConfigError(
+            f"algo.warmup_steps={algo.warmup_steps}: {envs} environments have not taken the algo.n_step={algo.n_step} "
+            f"steps of a transition by then; use {algo.n_step * envs} or more"
+        )
+    if config.precision == Precision.bf16 and not images:
+        raise ConfigError("precision=bf16: of layers of images, and this network has none; use auto or float32")
     if max(envs, algo.policy_update) % min(envs, algo.policy_update):
         raise ConfigError(
             f"envs_per_worker={envs}: {envs} environments give {envs} steps at once, and an update follows every "

@@ -5,6 +5,7 @@ Torch, OpenCV and the emulator are imported for games only."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,7 @@ class Policy:
         else:
             self._network = _VectorNetwork(architecture, spec.action)
         self._sample = sample
+        self._actions = _in_the_games_own_set(config.env) if isinstance(config.env, AtariConfig) else None
         self.rng = generator(seed, Role.action)
 
     @classmethod
@@ -67,10 +69,11 @@ class Policy:
         self._network.reset(game)
 
     def act(self, observation: np.ndarray) -> Action:
-        """One raw observation -> an action for the environment."""
+        """One raw observation -> an action for the environment; of a game's own set, whatever training left out."""
         if isinstance(observation, tuple) and any(isinstance(part, dict) for part in observation):
             raise ValueError("an observation is needed, not all that reset() or step() gave; it is the first of it")
-        return self.act_on([self._network.preprocess(observation)], [self.rng])[0]
+        action = self.act_on([self._network.preprocess(observation)], [self.rng])[0]
+        return action if self._actions is None else self._actions[int(action)]
 
     def act_on(self, observations: Sequence[np.ndarray], streams: Sequence[np.random.Generator]) -> list[Action]:
         """An observation of `make_env`'s for each game that is played side by side -> an action for each.
@@ -193,6 +196,17 @@ class _ImageNetwork:
         if streams is None:
             return [int(action) for action in np.argmax(logits, 1)]
         return [draw_categorical(*pair) for pair in zip(logits, streams, strict=True)]
+
+
+def _in_the_games_own_set(env: AtariConfig) -> list[int] | None:
+    """Which of the game's actions those are that the agent chose among. None: all, as they are numbered there."""
+    if env.fire_action:
+        return None
+    from ablate.envs.games import actions_of, emulator, registered
+
+    ale = emulator(registered(env.id).rom)
+    every = actions_of(replace(env, fire_action=True), ale)
+    return [every.index(action) for action in actions_of(env, ale)]
 
 
 def _preprocessor(env: AtariConfig) -> Preprocessor:

@@ -14,6 +14,7 @@ from ablate.config import (
     ConfigError,
     ConvConfig,
     DQNConfig,
+    PrioritizedConfig,
     QConfig,
     Storage,
     number_of_workers,
@@ -91,7 +92,10 @@ def check_replay(config: Config) -> str:
     assert isinstance(config.algo, DQNConfig)
     assert isinstance(config.model, QConfig)
     replay, stack = config.replay, config.model.input[0] if config.model.input else 1
-    least = max(2 * config.algo.batch_size, smallest_capacity(config.envs_per_worker, stack, config.algo.n_step))
+    smallest = smallest_capacity(config.envs_per_worker, stack, config.algo.n_step)
+    if isinstance(replay, PrioritizedConfig) and replay.first_half_only:
+        smallest *= 2  # or that half may hold no whole transition when the ring begins anew
+    least = max(2 * config.algo.batch_size, smallest)
     if replay.capacity < least:
         raise ConfigError(
             f"replay.capacity={replay.capacity}: too few frames for batches of {config.algo.batch_size} from "

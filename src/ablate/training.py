@@ -35,6 +35,7 @@ from ablate.records.schema import (
     REPLAY_FILES,
     UPDATES,
 )
+from ablate.schedules import epsilon
 from ablate.types import (
     Counters,
     EnvSpec,
@@ -181,11 +182,14 @@ class Training:
 
     def _train(self, signals: Signals) -> None:
         config = self._config
-        workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
+        crew = f"{config.workers} worker{'s' * (config.workers != 1)}"
+        if config.replay:
+            envs = config.envs_per_worker
+            crew = f"{config.replay.name} replay · {envs} environment{'s' * (envs > 1)}"
         display = ProgressDisplay(
             mode=str(config.logger.display),
             print_every_seconds=config.logger.print_every_seconds,
-            title=f"{config.algo.name} · {config.env.id} · {workers} · {config.schedule} · {config.backend}",
+            title=f"{config.algo.name} · {config.env.id} · {crew} · {config.schedule} · {config.backend}",
             max_episodes=config.max_episodes,
             total_steps=config.total_steps,
         )
@@ -323,6 +327,7 @@ class Training:
             episodic_return=recorder.episodic_return,
             evaluation=recorder.mean_evaluation,
             staleness=recorder.staleness,
+            epsilon=epsilon(self._config.algo, steps) if isinstance(self._config.algo, DQNConfig) else None,
         )
 
     def _checkpoint(self) -> Checkpoint:

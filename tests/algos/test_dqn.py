@@ -251,6 +251,9 @@ def test_an_episode_is_given_up_at_an_evaluation(tmp_path: Path) -> None:
         (("model=mlp",), "model.name=mlp"),
         (("replay=prioritized", "replay.beta_end=0.1"), "replay.beta_end"),
         (("device=[cpu,cpu]",), "device"),
+        (("envs_per_worker=8", "algo.policy_update=8", "algo.n_step=6"), "algo.warmup_steps=40"),
+        (("precision=bf16",), "precision=bf16"),
+        (("algo.n_step=38", "replay=prioritized", "replay.first_half_only=true", "replay.capacity=60"), "capacity=60"),
     ],
 )
 def test_what_dqn_cannot_do_is_refused_in_one_line(overrides: tuple[str, ...], named: str) -> None:
@@ -266,3 +269,53 @@ def test_the_state_of_a_run_holds_no_replay_unless_asked(tmp_path: Path) -> None
     (state,) = [message for message in messages if isinstance(message, ProcessState)]
     assert state.state["workers"]["0"]["replay"] is None
     assert not any("frames" in name for name in state.tensors)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_no_transition_leads_from_before_a_resume_into_a_new_episode(tmp_path: Path, saved: bool) -> None:
+    """What an environment that cannot be saved would do: the first step after the resume starts where its actor did."""
+    config = quick("save_replay=true", "total_steps=200")
+    messages, _ = learned(config, tmp_path)
+    (sent,) = [message for message in messages if isinstance(message, ProcessState)]
+    states = {
+        k: ProcessState(
+            sent.state["workers"][str(k)],
+            {
+                name.removeprefix(f"worker.{k}."): array
+                for name, array in sent.tensors.items()
+                if f"worker.{k}." in name
+            },
+        )
+        for k in (0, 1)
+    }
+    if not saved:
+        states[1].state["env"] = None
+    job = job_of(config, tmp_path)._replace(resumed=states, starts=1)
+    learner, actor = dqn.Learner(job), Actor(config, job.spec, states[1], 1)
+    store = learner._replay.store
+    out = make_exchange(config, job.spec).experience()
+    actor.act(out, 200, lambda: None)
+    (before,) = np.flatnonzero(store.times == 200)
+    learner.absorb(out)
+    (first,) = np.flatnonzero(store.times == 201)
+    np.testing.assert_array_equal(store.frames[first], out.firsts[0])
+    assert not store.terminated[before]
+    assert saved == (first == store.following(np.array([before]))[0])
+    assert saved != store.truncated[before]
+
+
+def test_each_checkpoints_replay_has_a_file_of_its_own(tmp_path: Path) -> None:
+    """Also in the warm-up, where no update tells one from the next: the last checkpoint's must stay whole."""
+    config = quick("save_replay=true", "algo.warmup_steps=300")
+    (tmp_path / "checkpoints").mkdir()
+    learner = dqn.Learner(job_of(config, tmp_path))
+    names = {learner.state(steps)[0]["replay"] for steps in (100, 200)}
+    assert len(names) == 2
+    assert names == {path.name for path in (tmp_path / "checkpoints").iterdir()}
+
+
+def test_beta_rises_over_the_whole_run_or_a_million_steps() -> None:
+    for limit, expected in (("total_steps=400", 400), ("total_steps=null", 1_000_000)):
+        replay = config_of("algo=dqn", "env=cartpole", "replay=prioritized", "max_episodes=9", limit).replay
+        assert replay is not None
+        assert replay.beta_steps == expected  # type: ignore[attr-defined]

@@ -30,6 +30,7 @@ from ablate.analysis.sweep_figures import (
     mean_band,
     write_figures,
 )
+from ablate.analysis.verdicts import untimed
 from ablate.config import Axis, ConfigError, Source
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -210,6 +211,14 @@ def test_scores_have_a_dot_a_seed_and_mark_what_did_not_get_there(folder: Path) 
     np.testing.assert_allclose(of_two[:, 0], 8000)
     assert "5 censored" in ax.get_yticklabels()[1].get_text()
     assert "not reached by then" in legend(figure)
+
+
+def test_of_dqn_there_is_neither_staleness_nor_the_time_of_workers(tmp_path: Path) -> None:
+    arms = {name: {"overrides": ["algo=dqn", "env=cartpole", f"replay={name}"]} for name in ("uniform", "prioritized")}
+    made = load_sweep(write_sweep(tmp_path, arms, seeds=[0, 1]))
+    assert IDEAL not in axes(made)
+    assert not any(untimed(made, arm) for arm in arms)
+    assert "staleness" not in [drawing.name for drawing in drawings(summarise(made))]
 
 
 def test_staleness_is_the_share_of_the_recorded_updates(folder: Path, sweep: Sweep) -> None:

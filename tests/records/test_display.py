@@ -68,6 +68,14 @@ def test_plain_says_where_a_failed_run_got_to(capsys: pytest.CaptureFixture[str]
     assert "steps 77 / " in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_what_has_no_staleness_shows_its_epsilon(capsys: pytest.CaptureFixture[str]) -> None:
+    with display("plain", every_s=1.0) as shown:
+        shown.update(progress(0.0))
+        shown.update(progress(10.0)._replace(epsilon=0.5))
+    assert "epsilon 0.500" in (line := capsys.readouterr().out.splitlines()[-1])
+    assert "staleness" not in line
+
+
 def test_plain_shows_every_value_and_a_dash_for_what_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
     with display("plain", every_s=1.0, max_episodes=2000, total_steps=None) as shown:
         shown.update(progress(0.0))

@@ -15,7 +15,7 @@ import torch
 
 from ablate.algos.dqn_actor import ACTOR, Acting, Actor, ActorElsewhere, ActorHere, act
 from ablate.algos.job import WorkerJob, process_state, wait_for_release
-from ablate.config import DQNConfig, device_of, limit_reached
+from ablate.config import ConfigError, DQNConfig, device_of, limit_reached
 from ablate.evaluation import Evaluator, due
 from ablate.nn.adam import make_optimizer
 from ablate.nn.architecture import QArchitecture, architecture_of
@@ -66,9 +66,14 @@ class Learner:
         restore(self._rng, resumed.state["rng"])
         self._learn_from = resumed.state["learn_from"]
         if resumed.state["replay"]:
-            saved = read_checkpoint(self._checkpoints / resumed.state["replay"])
+            try:
+                saved = read_checkpoint(self._checkpoints / resumed.state["replay"])
+            except ConfigError as error:
+                raise ChildFailed(f"the saved replay cannot be read: {error}") from error
             self._replay.restore(saved.state, saved.tensors)
-            self._lanes_open = resumed.state["lanes_open"]
+            # an environment that cannot be saved begins a new episode
+            goes_on = job.exchange.begun if job.exchange else job.resumed[ACTOR].state["env"] is not None
+            self._lanes_open = resumed.state["lanes_open"] and goes_on
         else:  # as much experience as before the first update, but of the policy
             self._learn_from = max(self._learn_from, shared.counters().steps + config.algo.warmup_steps)
 
@@ -125,11 +130,13 @@ class Learner:
         """θ⁻ ← θ, or a step towards it."""
         self._computer.update_target(self._algo.target_tau)
 
-    def state(self, updates: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What a resume needs. With save_replay the replay is written to a file of its own, named in the state."""
+    def state(self, steps: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What a resume needs. With save_replay the replay is written to a file of its own, named in the state.
+
+        By steps, not updates: in a warm-up the file that the last checkpoint names would be written over."""
         name = None
         if self._config.save_replay:
-            name = REPLAY_FILES.replace("*", str(updates))
+            name = REPLAY_FILES.replace("*", str(steps))
             replay = self._replay.state()
             write_checkpoint(self._checkpoints / name, Checkpoint(replay.tensors, replay.state))
         for shared, own in zip(self._shared, self._own, strict=True):
@@ -165,7 +172,7 @@ def learn(send: Callable[[Any], None], job: WorkerJob) -> None:
     paused_for = 0
 
     def send_states() -> None:
-        states = {LEARNER: learner.state(shared.counters().updates)}
+        states = {LEARNER: learner.state(shared.counters().steps)}
         if job.exchange:
             job.exchange.ask_state()  # the actor sends its own
         else:

@@ -90,6 +90,8 @@ def title(run: Run) -> str:
     """What was run, in a line: A3C · Pendulum-v1 · 4 workers · async · manual · seed 1."""
     workers = run.setting("workers") or run.manifest.get("machine", {}).get("cpus")  # null: one per CPU
     crew = "a worker per CPU" if workers is None else f"{workers} worker{'s' * (workers != 1)}"
+    if run.setting("algo.name") == "dqn":  # one learner, always
+        crew = f"{run.setting('replay.name')} replay"
     parts = (
         str(run.setting("algo.name")).upper(), run.setting("env.id"), crew, run.setting("schedule"),
         run.setting("backend"), f"seed {run.setting('seed')}",

@@ -95,7 +95,9 @@ def _drawings(summary: Summary) -> list[Drawing]:
         Drawing(f"scores_{name}", "Every seed's score", metric["label"], partial(draw_scores, summary, name))
         for name, metric in sweep.study["metrics"].items()
     ]
-    return [*listed, Drawing("staleness", "Staleness", "by arm", partial(draw_staleness, sweep))]
+    if any(arm["config"]["algo"]["name"] == "a3c" for arm in sweep.study["arms"].values()):  # DQN has none
+        listed.append(Drawing("staleness", "Staleness", "by arm", partial(draw_staleness, sweep)))
+    return listed
 
 
 def write_figures(summary: Summary) -> Iterator[tuple[Drawing, bytes | ConfigError]]:
@@ -126,8 +128,9 @@ def save(figure: Figure, path: Path) -> bytes:
 
 def axes(sweep: Sweep) -> list[Axis | str]:
     """What curves are drawn against. Ideal parallel time: where all arms' workers take turns in one process."""
-    interleaved = all(arm["config"]["schedule"] == "interleaved" for arm in sweep.study["arms"].values())
-    return [*Axis, *([IDEAL] if interleaved else [])]
+    configs = [arm["config"] for arm in sweep.study["arms"].values()]
+    turns = all(config["schedule"] == "interleaved" and config["algo"]["name"] == "a3c" for config in configs)
+    return [*Axis, *([IDEAL] if turns else [])]
 
 
 def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:

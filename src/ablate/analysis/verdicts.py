@@ -129,8 +129,13 @@ def workers(sweep: Sweep, arm: str) -> int:
 
 
 def untimed(sweep: Sweep, arm: str) -> str:
-    """Why the arm's seconds say nothing about workers side by side; empty if they do."""
-    schedule, cpus = sweep.study["arms"][arm]["config"]["schedule"], sweep.study["machine"]["cpus"]
+    """Why the arm's seconds say nothing about workers side by side; empty if they do.
+
+    DQN's say what they should: its one learner takes the same steps in either schedule."""
+    config, cpus = sweep.study["arms"][arm]["config"], sweep.study["machine"]["cpus"]
+    schedule = config["schedule"]
+    if config["algo"]["name"] == "dqn":
+        return f"{arm} had an actor and a learner on one CPU" if schedule == "async" and cpus < 2 else ""
     if schedule != "async":
         return f"the workers of {arm} took turns (schedule={schedule})"
     count = workers(sweep, arm)

@@ -37,6 +37,7 @@ class Progress(NamedTuple):
     episodic_return: float | None  # of the last episodes
     evaluation: float | None  # mean episodic return of the last evaluation
     staleness: float | None  # updates, of the last rows
+    epsilon: float | None = None  # DQN's, which has no staleness
 
 
 class Rate:
@@ -179,7 +180,7 @@ class ProgressDisplay:
             f"reward/step {_number(progress.moving_average)}",
             f"return {_number(progress.episodic_return)}",
             f"evaluation {_number(progress.evaluation)}",
-            f"staleness {_number(progress.staleness, '.1f')}",
+            " ".join(_of_the_algorithm(progress)),
             f"ETA {duration(self.eta_s)}",
         ]
         return "  ".join(parts)
@@ -193,7 +194,7 @@ class ProgressDisplay:
             ("updates", f"{progress.updates:,}"),
             ("evaluation", _number(progress.evaluation)),
             ("steps/s", _number(self.steps_per_second, ",.0f")),
-            ("staleness", _number(progress.staleness, ".1f")),
+            _of_the_algorithm(progress),
             ("elapsed", duration(progress.elapsed_s)),
             ("ETA", duration(self.eta_s)),
         )
@@ -231,6 +232,12 @@ def duration(seconds: float | None) -> str:
         return UNKNOWN
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
+
+
+def _of_the_algorithm(progress: Progress) -> tuple[str, str]:
+    if progress.epsilon is not None:
+        return "epsilon", _number(progress.epsilon, ".3f")
+    return "staleness", _number(progress.staleness, ".1f")
 
 
 def _of(done: int, limit: int | None) -> str:
