@@ -9,8 +9,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import gymnasium
 import cv2
+import gymnasium
 import numpy as np
 import pytest
 from helpers import ROOT, config_of
