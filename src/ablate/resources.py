@@ -103,7 +103,8 @@ def check_replay(config: Config) -> str:
         )
     size = replay_bytes(config)
     in_file = replay.storage == Storage.memmap
-    room = shutil.disk_usage(ROOT / "outputs").free if in_file else available_bytes()
+    outputs = next(folder for folder in (ROOT / "outputs", ROOT) if folder.exists())
+    room = shutil.disk_usage(outputs).free if in_file else available_bytes()
     where = "of disk" if in_file else "of memory"
     if size > room:
         hint = "" if in_file else ", or replay.storage=memmap: a file"

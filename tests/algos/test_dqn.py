@@ -15,6 +15,7 @@ from ablate.algos.dqn_actor import Actor
 from ablate.algos.job import make_exchange
 from ablate.config import Config, ConfigError, DQNConfig, QConfig
 from ablate.envs.make import spec_of
+from ablate.parallel.supervisor import ChildFailed
 from ablate.records.schema import DQN_UPDATES, EPISODES, EVALUATIONS, UPDATES
 from ablate.schedules import epsilon
 from ablate.types import EpisodeRecord, ProcessState, QUpdateRecord
@@ -312,6 +313,25 @@ def test_each_checkpoints_replay_has_a_file_of_its_own(tmp_path: Path) -> None:
     names = {learner.state(steps)[0]["replay"] for steps in (100, 200)}
     assert len(names) == 2
     assert names == {path.name for path in (tmp_path / "checkpoints").iterdir()}
+
+
+def test_a_replay_that_cannot_be_written_or_read_is_named_in_one_line(tmp_path: Path) -> None:
+    config = quick("save_replay=true", "total_steps=100")
+    messages, _ = learned(config, tmp_path)
+    (sent,) = [message for message in messages if isinstance(message, ProcessState)]
+    (file,) = (tmp_path / "checkpoints").iterdir()
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+    state = ProcessState(sent.state["workers"]["0"], {"target": sent.tensors["worker.0.target"]})
+    job = job_of(config, tmp_path)
+    with pytest.raises(ChildFailed, match=f"^the saved replay cannot be read: .*{file.name}: damaged[^\n]*$"):
+        dqn.Learner(job._replace(resumed={0: state}))
+    file.unlink()
+    file.parent.rmdir()
+    file.parent.write_text("no folder")
+    with pytest.raises(ChildFailed, match="^the replay could not be saved .*[^\n]*$"):
+        dqn.Learner(job).state(100)
 
 
 def test_beta_rises_over_the_whole_run_or_a_million_steps() -> None:

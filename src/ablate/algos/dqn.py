@@ -56,7 +56,10 @@ class Learner:
             self._device,
         )  # fmt: skip
         self._rng = generator(config.seed, Role.replay)
-        self._replay = make_replay(config, spec, self._rng, job.folder)
+        try:
+            self._replay = make_replay(config, spec, self._rng, job.folder)
+        except (OSError, MemoryError) as error:
+            raise ChildFailed(f"no room for the replay (replay.capacity={config.replay.capacity}): {error}") from error
         self._lanes_open = False  # whether each lane of the store holds the beginning of what the actor goes on with
         self._learn_from = config.algo.warmup_steps
         resumed = job.resumed.get(LEARNER)
@@ -138,7 +141,10 @@ class Learner:
         if self._config.save_replay:
             name = REPLAY_FILES.replace("*", str(steps))
             replay = self._replay.state()
-            write_checkpoint(self._checkpoints / name, Checkpoint(replay.tensors, replay.state))
+            try:
+                write_checkpoint(self._checkpoints / name, Checkpoint(replay.tensors, replay.state))
+            except OSError as error:
+                raise ChildFailed(f"the replay could not be saved (save_replay=true): {error}") from error
         for shared, own in zip(self._shared, self._own, strict=True):
             if own is not shared:
                 shared.copy_(own)
