@@ -1,8 +1,9 @@
-"""Speed of training, measured in one invocation:  python src/benchmark.py [a3c|compiled|arms|atari|learning]
+"""Speed of training, measured in one invocation:  python src/benchmark.py [a3c|compiled|arms|atari|dqn|learning]
 
 a3c: next to a plain loop. compiled: backend=compiled, its kernels next to one written for the Pendulum report alone,
 and the parts of a step. arms: all runs of the report's two ablations, --repeats seeds each. atari: A3C-LSTM on
-Breakout, next to the emulator alone, and the parts of a step. learning: that it learns Breakout, --repeats seeds
+Breakout, next to the emulator alone, and the parts of a step. dqn: on Breakout, next to stable-baselines3 (extra
+[bench]), and the parts of an update. learning: that it learns Breakout, --repeats seeds
 for --seconds each.
 
 Ratios are between runs that took turns on the same machine, so that its drift hits all alike.
@@ -329,6 +330,12 @@ def benchmark_atari(console: Console, seconds: float, repeats: int, workers: lis
     benchmark_atari.benchmark_atari(console, seconds, repeats, workers)
 
 
+def benchmark_dqn(console: Console, seconds: float, repeats: int, workers: list[int]) -> None:
+    import benchmark_dqn
+
+    benchmark_dqn.benchmark_dqn(console, seconds, repeats)
+
+
 def benchmark_learning(console: Console, seconds: float, repeats: int, workers: list[int]) -> None:
     import benchmark_learning
 
@@ -340,10 +347,12 @@ BENCHMARKS = {
     "arms": benchmark_arms,
     "atari": benchmark_atari,
     "compiled": benchmark_compiled,
+    "dqn": benchmark_dqn,
     "learning": benchmark_learning,
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
     "atari": {"seconds": 8.0, "repeats": 3, "workers": "1,2,8"},
+    "dqn": {"seconds": 15.0, "repeats": 3, "workers": "1"},
     "learning": {"seconds": 600.0, "repeats": 1, "workers": "2"},
 }
 

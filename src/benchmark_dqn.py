@@ -8,24 +8,43 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from importlib.util import find_spec
-from itertools import product
+from itertools import pairwise, product
+from math import prod
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import hydra
+import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from ablate import command_line
+from ablate import command_line, experiment
+from ablate.config import Config, DQNConfig, validate
+from ablate.envs.make import spec_of
+from ablate.nn.adam import make_optimizer
+from ablate.nn.architecture import QArchitecture, architecture_of, initial_parameters
+from ablate.nn.q_learning import Q_BACKENDS, QSettings
 from ablate.parallel.supervisor import ONE_THREAD
 from ablate.records.schema import UPDATES
+from ablate.replay.fenwick import FenwickTree
+from ablate.replay.make import make_replay
+from ablate.seeding import Role, generator
 from benchmark import table_of
 
 GOAL = 2.0  # times stable-baselines3 at its better number of threads
 PRIORITIZED_GOAL = 0.95  # of uniform
 WARM_UP = 2000  # steps before learning
 STEPS_PER_SECOND = 150  # a guess, for how long a run is to be
+BATCH, FRAMES, UPDATES_TIMED = 32, 10_000, 60  # of the parts of an update
+PRIORITIES, TREE_BATCHES = 1_000_000, 2000
+PARTS_OF = (
+    ("manual", "bf16", "uniform"), ("manual", "bf16", "prioritized"), ("autograd", "bf16", "uniform"),
+    ("manual", "float32", "uniform"), ("autograd", "float32", "uniform"),
+)  # fmt: skip
 RUN = (
     "algo=dqn", "env=breakout", f"algo.warmup_steps={WARM_UP}", "log_interval=5", "evaluation.every_seconds=null",
     "evaluation.every_steps=null", "figures=false", "logger.display=off", "checkpoint_every_seconds=3600",
@@ -48,7 +67,7 @@ ABLATE = [
 SB3 = [Variant("stable-baselines3", "uniform", f"{threads} thread{'s' * (threads > 1)}", 1) for threads in (1, 2)]
 
 
-def benchmark_dqn(console: Console, seconds: float, repeats: int, workers: list[int]) -> None:
+def benchmark_dqn(console: Console, seconds: float, repeats: int) -> None:
     """Training speeds in the learning phase; rows take turns."""
     variants = list(ABLATE)
     if find_spec("stable_baselines3"):
@@ -61,6 +80,8 @@ def benchmark_dqn(console: Console, seconds: float, repeats: int, workers: list[
             with console.status(f"repeat {repeat + 1} of {repeats}: {' '.join(map(str, variant))}"):
                 rates[variant].append(rate_of(variant, int(seconds * STEPS_PER_SECOND)))
     console.print(rates_table(rates))
+    console.print(parts_table(repeats))
+    print(f"tree: {tree_us():.1f} µs for the update and the draw of {BATCH} of {PRIORITIES:,} priorities; goal < 20")
 
 
 def rate_of(variant: Variant, steps: int) -> float:
@@ -149,6 +170,122 @@ def train_sb3(threads: int, steps: int) -> float:
     model.learn(WARM_UP + steps, callback=clock)
     (first_step, first_s), (last_step, last_s) = clock.marks[len(clock.marks) // 4], clock.marks[-1]
     return (last_step - first_step) / (last_s - first_s)
+
+
+# The parts of an update, on one core.
+
+
+def parts_table(repeats: int) -> Table:
+    """Milliseconds of each part of an update, medians, by backend and precision."""
+    table = table_of(
+        f"One update of {BATCH} transitions on one core, ms",
+        "draw: from the replay; gather: the copy into the network's input; gradient: both forward passes, backward\n"
+        "floor: the multiplications of gradient at the best rate of a large product or convolution here",
+        ("backend", "precision", "replay"),
+        ("draw", "gather", "gradient", "optimizer", "total", "floor"),
+    )
+    for backend, precision, name in PARTS_OF:
+        config = resolved(f"backend={backend}", f"precision={precision}", f"replay={name}")
+        samples = [update_parts(config) for _ in range(repeats)]
+        columns = [median(column) for column in zip(*samples, strict=True)]
+        floor = update_flops(config) / flops_per_second(precision)
+        table.add_row(backend, precision, name, *(f"{1e3 * s:.2f}" for s in (*columns, sum(columns), floor)))
+    return table
+
+
+def resolved(*overrides: str) -> Config:
+    command_line.register()
+    with hydra.initialize_config_dir(str(command_line.ROOT / "conf"), version_base="1.3"):
+        return experiment.plan(validate(hydra.compose("config", ["algo=dqn", "env=breakout", *overrides])), []).config
+
+
+def update_parts(config: Config) -> list[float]:
+    """Seconds of drawing, gathering, computing and stepping, medians over updates on random frames."""
+    assert isinstance(config.algo, DQNConfig)
+    rng = generator(config.seed, Role.replay)
+    spec = spec_of(config.env)
+    assert config.replay is not None
+    config = replace(config, replay=replace(config.replay, capacity=FRAMES))
+    replay = make_replay(config, spec, rng, Path())
+    replay.start(0, rng.integers(256, size=spec.observation_shape, dtype=np.uint8))
+    for _ in range(FRAMES):
+        observation = rng.integers(256, size=spec.observation_shape, dtype=np.uint8)
+        replay.add(0, int(rng.integers(4)), 0.0, False, False, observation, 0.0)
+    architecture = architecture_of(config.model, spec)
+    assert isinstance(architecture, QArchitecture)
+    assert isinstance(config.algo, DQNConfig)
+    theta = torch.from_numpy(initial_parameters(config.model, architecture, rng))
+    statistics = [torch.zeros_like(theta) for _ in config.optimizer.statistics]
+    optimizer = make_optimizer(config.optimizer, theta, statistics, alone=True)
+    computer = Q_BACKENDS[str(config.backend)](
+        architecture, BATCH, QSettings.of(config.algo), theta, str(config.precision)
+    )
+    rows = []
+    for update in range(1, UPDATES_TIMED + 1):
+        clock = [time.perf_counter()]
+        batch = replay.sample(BATCH, 0.5)
+        clock.append(time.perf_counter())
+        replay.store.gather(batch.slots, computer.observations, computer.table)
+        replay.store.gather(batch.next_slots, computer.next_observations, computer.table)
+        clock.append(time.perf_counter())
+        _, metrics = computer.compute(batch)
+        clock.append(time.perf_counter())
+        optimizer.step(computer.gradient, update)
+        clock.append(time.perf_counter())
+        replay.update(batch, metrics.td_errors)
+        drawn = clock[1] - clock[0] + time.perf_counter() - clock[4]
+        rows.append((drawn, *(b - a for a, b in pairwise(clock[1:]))))
+    return [median(column) for column in zip(*rows[UPDATES_TIMED // 5 :], strict=True)]
+
+
+def update_flops(config: Config) -> float:
+    """Of both forward passes and the backward pass, two to a multiplication with its addition."""
+    architecture = architecture_of(config.model, spec_of(config.env))
+    assert isinstance(architecture, QArchitecture)
+    sizes = architecture.sizes()
+    layers = [
+        prod(after) * before[0] * layer.kernel**2
+        for layer, before, after in zip(architecture.convolutions, sizes, sizes[1:], strict=False)
+    ]
+    widths = (prod(sizes[-1]), *architecture.hidden, architecture.actions)
+    layers += [a * b for a, b in pairwise(widths)]
+    return 2.0 * BATCH * (4 * sum(layers) - layers[0])  # the first layer's input needs no gradient
+
+
+def flops_per_second(precision: str) -> float:
+    """What one core does in a matrix product of 1024 × 1024, or in a 3 × 3 convolution, whichever is faster."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix = torch.rand(1024, 1024).to(dtype)
+    images = torch.rand(32, 128, 16, 16).to(dtype, memory_format=torch.channels_last)
+    kernels = torch.rand(128, 128, 3, 3).to(dtype, memory_format=torch.channels_last)
+    operations = {
+        2 * 1024**3: lambda: torch.mm(matrix, matrix),
+        2 * 32 * 14 * 14 * 128 * 128 * 9: lambda: torch.conv2d(images, kernels),
+    }
+    rates = []
+    for flops, operation in operations.items():
+        times = []
+        for _ in range(20):
+            began = time.perf_counter()
+            operation()
+            times.append(time.perf_counter() - began)
+        rates.append(flops / median(times))
+    return max(rates)
+
+
+def tree_us() -> float:
+    """Microseconds of a batch's update and draw."""
+    rng = np.random.default_rng(0)
+    tree = FenwickTree(PRIORITIES)
+    tree.update(np.arange(PRIORITIES), rng.random(PRIORITIES))
+    times = []
+    for _ in range(TREE_BATCHES):
+        slots, values, points = rng.integers(PRIORITIES, size=BATCH), rng.random(BATCH), rng.random(BATCH) * tree.total
+        began = time.perf_counter()
+        tree.update(slots, values)
+        tree.find(points, PRIORITIES)
+        times.append(time.perf_counter() - began)
+    return 1e6 * median(times)
 
 
 if __name__ == "__main__":

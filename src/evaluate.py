@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -50,6 +51,7 @@ HELP = """Play a saved run:  python src/evaluate.py run=<folder or checkpoint> [
   action=null       mode: the most likely action; sample: a draw from the policy; null: as in the run's own evaluations
   seed=0            of the starts, and of the draws
   video=false       true: mp4s of the best and of the median episode, in <run>/videos (extra [video])
+  frames=false      true: the same two as numbered images, in <run>/videos/evaluation-best/ and -median/
   render=null       human: watch it in a window
 
 The scores are written to <run>/scores.csv, in place of the last ones. Games are played whole: all lives, raw scores."""
@@ -68,6 +70,7 @@ class Options:
     action: ActionChoice | None = None
     seed: int = 0
     video: bool = False
+    frames: bool = False
     render: str | None = None
 
 
@@ -81,7 +84,7 @@ def main() -> None:
     config = from_dict(checkpoint.state["config"])
     folder = next((f for f in path.parents[:2] if (f / MANIFEST).exists()), path.parent)
     horizon = options.horizon or evaluation_horizon(config)
-    if options.video:
+    if options.video or options.frames:
         refuse_undrawn(config)
     streams = generator(options.seed, Role.evaluation).spawn(options.episodes)
     action = options.action or config.evaluation.action
@@ -106,11 +109,16 @@ def main() -> None:
     variant = isinstance(config.env, AtariConfig) and (config.env.mode, config.env.difficulty) != (None, None)
     print("\n".join(summary(episodes, None if variant else reference_scores(config.env.id))))
     print(f"scores   {folder / SCORES}")
-    if options.video:
-        for name, episode in best_and_median(episodes).items():
-            video = folder / VIDEOS / f"evaluation-{name}.mp4"
-            record(config, horizon, episode, video)
-            print(f"video    {video} (episode {episode.number + 1}: {episode.score.episodic_return:g})")
+    for name, episode in best_and_median(episodes).items():
+        path = folder / VIDEOS / f"evaluation-{name}"
+        told = f"(episode {episode.number + 1}: {episode.score.episodic_return:g})"
+        if options.video:
+            fps = float(shown_env(config, horizon, "rgb_array").metadata.get("render_fps", 30))  # steps a second
+            write_video(replayed(config, horizon, episode), fps, path.with_suffix(".mp4"))
+            print(f"video    {path.with_suffix('.mp4')} {told}")
+        if options.frames:
+            write_images(replayed(config, horizon, episode), path)
+            print(f"frames   {path}/ {told}")
 
 
 def read_options(arguments: list[str]) -> Options:
@@ -137,8 +145,8 @@ def read_options(arguments: list[str]) -> Options:
             raise ConfigError(f"{key}={value}: it must be at least {least}")
     if options.render not in (None, "human"):
         raise ConfigError(f"render={options.render}: only human")
-    if options.render and options.video:
-        raise ConfigError("render=human video=true: give one of them")
+    if options.render and (options.video or options.frames):
+        raise ConfigError(f"render=human {'video' if options.video else 'frames'}=true: give one of them")
     if options.video and importlib.util.find_spec("moviepy") is None:
         raise ConfigError("video=true: needs the extra [video]: pip install -e '.[video]'")
     return options
@@ -205,7 +213,7 @@ def refuse_undrawn(config: Config) -> None:
     env = shown_env(config, None, "rgb_array")
     env.close()
     if "rgb_array" not in env.metadata.get("render_modes", ()):
-        raise ConfigError(f"video=true: {config.env.id} cannot draw its frames (render_mode rgb_array)")
+        raise ConfigError(f"{config.env.id}: it cannot draw its frames (render_mode rgb_array)")
 
 
 def best_and_median(episodes: list[Episode]) -> dict[str, Episode]:
@@ -215,36 +223,52 @@ def best_and_median(episodes: list[Episode]) -> dict[str, Episode]:
     return {"best": best, "median": ranked[(len(ranked) - 1) // 2]}
 
 
-def record(config: Config, horizon: int | None, episode: Episode, path: Path) -> None:
-    """Play an episode again from its seed and its actions, and write its frames, one a step and the first, as an mp4.
+def replayed(config: Config, horizon: int | None, episode: Episode) -> Iterator[np.ndarray]:
+    """The frames of an episode that is played again from its seed and its actions, one a step and the first.
 
-    Raises ConfigError if it went otherwise this time."""
-    from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
-
+    Raises ConfigError at the end if it went otherwise this time."""
     env = shown_env(config, horizon, "rgb_array")
     env.reset(seed=episode.seed)
-    frame = np.asarray(env.render())
-    factor = -(-LEAST_HEIGHT // frame.shape[0])
-    path.parent.mkdir(parents=True, exist_ok=True)
+    yield np.asarray(env.render())
     total = 0.0
-    with FFMPEG_VideoWriter(
-        str(path),
-        frame.shape[1::-1],
-        float(env.metadata.get("render_fps", 30)),  # steps a second: the video runs as fast as the game
-        # an even number of pixels each way, as the codec wants it
-        ffmpeg_params=["-vf", f"scale=trunc(iw*{factor}/2)*2:trunc(ih*{factor}/2)*2:flags=neighbor"],
-    ) as video:
-        video.write_frame(frame)
-        for action in episode.actions:
-            total += float(env.step(action)[1])
-            video.write_frame(np.asarray(env.render()))
+    for action in episode.actions:
+        total += float(env.step(action)[1])
+        yield np.asarray(env.render())
     env.close()
     if total != episode.score.episodic_return:
-        path.unlink()
         raise ConfigError(
-            f"video=true: {config.env.id} is not the same twice under one seed (episode {episode.number + 1}: a return "
+            f"{config.env.id} is not the same twice under one seed (episode {episode.number + 1}: a return "
             f"of {episode.score.episodic_return:g}, and replayed {total:g}); use render=human"
         )
+
+
+def write_video(frames: Iterator[np.ndarray], steps_per_second: float, path: Path) -> None:
+    """An mp4 that runs as fast as the game; none if the frames end in an error."""
+    from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
+
+    frame = next(frames)
+    factor = -(-LEAST_HEIGHT // frame.shape[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # an even number of pixels each way, as the codec wants it
+    scale = ["-vf", f"scale=trunc(iw*{factor}/2)*2:trunc(ih*{factor}/2)*2:flags=neighbor"]
+    try:
+        with FFMPEG_VideoWriter(str(path), frame.shape[1::-1], steps_per_second, ffmpeg_params=scale) as video:
+            video.write_frame(frame)
+            for frame in frames:
+                video.write_frame(frame)
+    except ConfigError:
+        path.unlink()
+        raise
+
+
+def write_images(frames: Iterator[np.ndarray], folder: Path) -> None:
+    """Numbered PNGs, in place of those that are there."""
+    import cv2
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for step, frame in enumerate(frames):
+        cv2.imwrite(str(folder / f"{step:06d}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
 import gymnasium
 import numpy as np
 import pytest
@@ -131,7 +132,7 @@ def test_scores_and_videos(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     """Of a vector in this process, of a game in several; the videos replay the episodes that the scores name."""
     pytest.importorskip("moviepy")
     run = saved_run(tmp_path / "run", config_of(*overrides))
-    done = run_program(f"run={run}", "episodes=5", "horizon=300", "action=sample", "video=true")
+    done = run_program(f"run={run}", "episodes=5", "horizon=300", "action=sample", "video=true", "frames=true")
     assert done.returncode == 0, done.stderr
     with (run / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -147,6 +148,8 @@ def test_scores_and_videos(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     }
     for name, episode in named.items():
         assert frames_of(run / f"videos/evaluation-{name}.mp4") == int(rows[int(episode) - 1]["episodic_length"]) + 1
+        images = list((run / f"videos/evaluation-{name}").iterdir())
+        assert len(images) == int(rows[int(episode) - 1]["episodic_length"]) + 1
     again = run_program(f"run={run}", "episodes=3", "horizon=300", "action=sample")
     assert again.returncode == 0, again.stderr
     assert (run / "scores.csv").read_text().splitlines() == [
@@ -160,8 +163,13 @@ def test_the_replay_must_be_the_episode(tmp_path: Path) -> None:
     pytest.importorskip("moviepy")
     config = config_of("env=cartpole")
     episode = Episode(0, 3, Score(4.0, 3), [0, 1, 0])  # three steps give a return of 3
-    with pytest.raises(ConfigError, match=r"^video=true: CartPole-v1 is not the same twice under one seed .*4.* 3"):
-        evaluate.record(config, 10, episode, tmp_path / "x.mp4")
+    with pytest.raises(ConfigError, match=r"^CartPole-v1 is not the same twice under one seed .*4.* 3"):
+        evaluate.write_video(evaluate.replayed(config, 10, episode), 50.0, tmp_path / "x.mp4")
     assert not (tmp_path / "x.mp4").exists()
-    evaluate.record(config, 10, episode._replace(score=Score(3.0, 3)), tmp_path / "x.mp4")
+    right = episode._replace(score=Score(3.0, 3))
+    evaluate.write_video(evaluate.replayed(config, 10, right), 50.0, tmp_path / "x.mp4")
     assert frames_of(tmp_path / "x.mp4") == 4
+    evaluate.write_images(evaluate.replayed(config, 10, right), tmp_path / "x")
+    drawn = [cv2.imread(str(path)) for path in sorted((tmp_path / "x").iterdir())]
+    assert [image.shape for image in drawn] == [(400, 600, 3)] * 4
+    assert (drawn[0] != drawn[3]).any()

@@ -312,6 +312,7 @@ class QConfig(ModelConfig):
     hidden: list[Count] = MISSING
     activation: Activation = MISSING
     dueling: bool = MISSING
+    init_gain: Positive = 2**0.5
 
 
 @dataclass

@@ -77,9 +77,10 @@ def test_initialisation_is_kaimings() -> None:
             std = np.sqrt(2 / np.prod(view.shape[1:]))
             assert view.std() == pytest.approx(std, rel=4 / np.sqrt(2 * view.size)), name  # 4 standard errors
             assert abs(view.mean()) < 4 * std / np.sqrt(view.size), name
-    tanh = architecture_of(model("dqn_mlp", activation="tanh", hidden=[1000]), EnvSpec((400,), FOUR))
-    flat = initial_parameters(config, tanh, np.random.default_rng(0))
-    assert tanh.layout().views(flat)["hidden.0.weight"].std() == pytest.approx(5 / 3 / 20, rel=0.01)
+    wide = model("dqn_mlp", hidden=[1000], init_gain=0.5)
+    mlp = architecture_of(wide, EnvSpec((400,), FOUR))
+    flat = initial_parameters(wide, mlp, np.random.default_rng(0))
+    assert mlp.layout().views(flat)["hidden.0.weight"].std() == pytest.approx(0.5 / 20, rel=0.01)
 
 
 @pytest.mark.parametrize(

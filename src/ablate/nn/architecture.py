@@ -157,10 +157,8 @@ class QArchitecture:
             shapes += [(f"{head}.weight", (n_out, last)), (f"{head}.bias", (n_out,))]
         return ParameterLayout(shapes, {name: (0, 2, 3, 1) for name, shape in shapes if len(shape) == 4})
 
-    def initialise(self, flat: np.ndarray, rng: np.random.Generator) -> None:
-        """Weights N(0, gain² / fan_in), gain √2, or 5/3 for tanh (He et al. 2015: √2 keeps the variance of a ReLU's
-        inputs from layer to layer); biases 0."""
-        gain = 5 / 3 if self.activation == "tanh" else sqrt(2)
+    def initialise(self, flat: np.ndarray, rng: np.random.Generator, gain: float) -> None:
+        """Weights N(0, gain² / fan_in); biases 0 (He et al. 2015: √2 keeps the variance of a ReLU's inputs)."""
         for name, view in self.layout().views(flat).items():
             std = 0.0 if name.endswith("bias") else gain / sqrt(prod(view.shape[1:]))
             view[...] = std * rng.standard_normal(view.shape)
@@ -177,7 +175,8 @@ def initial_parameters(model: ModelConfig, architecture: Architecture, rng: np.r
         assert isinstance(model, ConvConfig)
         architecture.initialise(flat, rng, model.init_gain)
     elif isinstance(architecture, QArchitecture):
-        architecture.initialise(flat, rng)
+        assert isinstance(model, QConfig)
+        architecture.initialise(flat, rng, model.init_gain)
     else:
         assert isinstance(model, MlpConfig)
         layout.initialise(flat, rng, model.init_std)

@@ -1,18 +1,22 @@
-"""Sums over priorities: a binary indexed tree (Fenwick 1994), changed and searched in O(log² n) and O(log n)."""
+"""Sums over priorities: a binary indexed tree (Fenwick 1994), in compiled kernels for batches."""
 
 from __future__ import annotations
 
 import numpy as np
+from numba import uint64
 
 from ablate.compiled.jit import kernel
+
+ZERO, ONE = uint64(0), uint64(1)  # of an unsigned index a kernel need not ask whether it counts from the end
 
 
 class FenwickTree:
     """Priorities of slots 0 ... size-1, all 0 at first, and their partial sums.
 
-    A sum is always computed anew from the sums below it, never corrected by a difference: it is the sum of at most
-    log² n non-negative numbers of today, so no error is left behind, whatever was there before and however often it
-    changed. That also makes the tree a function of the priorities alone, to the bit."""
+    A slot lies under at most log₂ n sums, and so many steps find one. A sum is always computed anew from the up to
+    log₂ n sums below it, never corrected by a difference: no rounding error is left behind, whatever was there before
+    and however often it changed (differences need a rebuild whenever the total falls far below what it was). That also
+    makes the tree a function of the priorities alone, to the bit."""
 
     def __init__(self, size: int) -> None:
         self.priorities = np.zeros(size)  # to be changed by `update` only
@@ -53,27 +57,28 @@ class FenwickTree:
 
 @kernel
 def _update(priorities: np.ndarray, sums: np.ndarray, slots: np.ndarray, values: np.ndarray) -> bool:
-    size = len(priorities)
+    size = uint64(len(priorities))
     for b in range(len(slots)):
-        if not (0 <= slots[b] < size and 0 <= values[b] < np.inf):
+        if not (0 <= slots[b] < len(priorities) and 0 <= values[b] < np.inf):
             return False
     for b in range(len(slots)):
         priorities[slots[b]] = values[b]
-    width = 1
+    level, width = ZERO, ONE  # width = 2^level
     while width <= size:
         # Invariant: all sums over less than `width` slots are right.
-        before = 0
+        before = ZERO
         for b in range(len(slots)):
-            j = (slots[b] // width + 1) * width
+            j = ((uint64(slots[b]) >> level) + ONE) << level
             if j & width and j <= size and j != before:  # a node over slots[b], of this width; same as the last: done
-                total = priorities[j - 1]
-                step = 1
+                total = priorities[j - ONE]
+                step = ONE
                 while step < width:  # nodes j-1, j-2, j-4, ... share out the rest of (j - width, j - 1] among them
                     total += sums[j - step]
-                    step *= 2
+                    step <<= ONE
                 sums[j] = total
                 before = j
-        width *= 2
+        level += ONE
+        width <<= ONE
     return True
 
 
@@ -87,20 +92,20 @@ def _find(
     rests: np.ndarray,
     slots: np.ndarray,
 ) -> None:
-    size = len(priorities)
+    size = uint64(len(priorities))
     for b in range(len(targets)):
         slots[b] = 0
         rests[b] = max(targets[b], 0.0)
-    step = largest_step
-    while step > 0:
+    step = uint64(largest_step)
+    while step > ZERO:
         # Invariant: Σ priorities[:slots[b]] + rests[b] = targets[b], rests[b] >= 0, and what we look for is in
         # [slots[b], slots[b] + 2 step). All targets take a step together: their sums come from memory side by side.
         for b in range(len(targets)):
-            right = slots[b] + step
+            right = uint64(slots[b]) + step
             if right <= size and sums[right] <= rests[b]:
                 rests[b] -= sums[right]
                 slots[b] = right
-        step //= 2
+        step >>= ONE
     # Rounding can carry a target over the end of an interval of positive sum, into slots of priority 0 behind it or
     # past the last one. A slot reached without that has a priority above the rest, which is at least 0.
     for b in range(len(targets)):

@@ -152,6 +152,7 @@ class FrameStore:
         return ProcessState(values, {f"replay.{name}": used for name, used in self._used().items()})
 
     def restore(self, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        """What `state` gave, into a new store of the same sizes."""
         self.steps = state["steps"]
         self._heads, self._filled, self._taken = [*state["heads"]], [*state["filled"]], [*state["taken"]]
         for name, used in self._used().items():
@@ -192,9 +193,9 @@ def _in_file(shape: tuple[int, ...], dtype: np.dtype, path: Path) -> np.ndarray:
     """An array in a file that has no name any more: its room is given back when the process ends.
 
     All of the room is taken now. A page without room on the disk would later end the process by a signal (SIGBUS)."""
-    with path.open("xb+") as file:
+    with path.open("wb+") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, prod(shape) * dtype.itemsize)
-            return np.memmap(file, dtype, "r+", shape=shape)
+            return np.asarray(np.memmap(file, dtype, "r+", shape=shape))  # kernels know plain arrays best
         finally:
             path.unlink()

@@ -68,6 +68,7 @@ class Replay(ABC):
         """Note what was learned from a batch, its TD errors (B,)."""
 
     def statistics(self, batch: Batch) -> SampleStatistics:
+        """Of a batch that `sample` gave; its age as of now."""
         weights = batch.weights.astype(np.float64)
         size = float(weights.sum() ** 2 / np.square(weights).sum())
         return SampleStatistics(size, float(self.store.steps - batch.times.mean()))
@@ -79,6 +80,7 @@ class Replay(ABC):
         return ProcessState(values, {**store.tensors, "replay.drawable": self.store.used(self._drawable)})
 
     def restore(self, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        """What `state` gave, into a new replay with a new store of the same sizes: it goes on to the bit."""
         self.store.restore(state, tensors)
         self._size, self._waiting = state["size"], [*state["waiting"]]
         self.store.used(self._drawable)[...] = tensors["replay.drawable"]
