@@ -60,6 +60,9 @@ class Learner:
             self._replay = make_replay(config, spec, self._rng, job.folder)
         except (OSError, MemoryError) as error:
             raise ChildFailed(f"no room for the replay (replay.capacity={config.replay.capacity}): {error}") from error
+        if self._computer.table is not None:  # compiled now: in the first update it would be a silence like a hang's
+            slots = np.zeros((config.algo.batch_size, self._replay.store.stack), np.int64)
+            self._replay.store.gather(slots, self._computer.observations, self._computer.table)
         self._lanes_open = False  # whether each lane of the store holds the beginning of what the actor goes on with
         self._learn_from = config.algo.warmup_steps
         resumed = job.resumed.get(LEARNER)

@@ -22,6 +22,9 @@ class FenwickTree:
         self.priorities = np.zeros(size)  # to be changed by `update` only
         self._sums = np.zeros(size + 1)  # [j] = Σ priorities[j - lowbit(j) : j], [0] unused
         self._largest_step = 1 << (size.bit_length() - 1)
+        # compiled now: later it would be a silence in which a process counts as hung
+        self.update(np.empty(0, np.int64), np.empty(0))
+        self.find(np.empty(0), 0)
 
     def update(self, slots: np.ndarray, priorities: np.ndarray) -> None:
         """Set priorities (B,) float64 of slots (B,) int64; of a slot that comes twice the last counts.
