@@ -214,8 +214,9 @@ def complete_arguments(arguments: list[str]) -> list[str]:
     keys = [argument.partition("=")[0].lstrip("+") for argument in arguments]
     for group in {"algo_env", "algo_env_optimizer"} & set(keys):  # optional: Hydra ignores an option that is not there
         raise ConfigError(f"{arguments[keys.index(group)]}: chosen by algo=, env= and optimizer=, not to be given")
-    for group in SCHEMAS.keys() & set(keys):
-        _refuse_no_option(group, arguments[keys.index(group)])
+    for group, argument in zip(keys, arguments, strict=True):
+        if group in SCHEMAS and "=" in argument:
+            _refuse_no_option(group, argument)
     if "env.protocol" in keys:
         argument = arguments[keys.index("env.protocol")]
         raise ConfigError(

@@ -24,7 +24,7 @@ from ablate.types import EpisodeRecord, ProcessState, QUpdateRecord
 QUICK = (
     "algo=dqn", "env=cartpole", "schedule=interleaved", "backend=manual", "precision=float32", "log_interval=1",
     "model.hidden=[16]", "algo.warmup_steps=40", "algo.batch_size=8", "replay.capacity=200", "total_steps=400",
-    "algo.target_update=60", "evaluation.every_steps=null", "evaluation.every_seconds=null",
+    "algo.policy_update=4", "algo.target_update=60", "evaluation.every_steps=null", "evaluation.every_seconds=null",
 )  # fmt: skip
 
 
