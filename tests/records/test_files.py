@@ -64,7 +64,7 @@ def test_what_is_no_checkpoint_is_one_line(content: bytes, tmp_path: Path) -> No
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="not a whole checkpoint"):
         read_checkpoint(path)
-    with pytest.raises(ConfigError, match="no such checkpoint"):
+    with pytest.raises(ConfigError, match="no such run or checkpoint"):
         find_checkpoint(tmp_path / "nowhere")
 
 

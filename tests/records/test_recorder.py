@@ -16,7 +16,7 @@ def episode(mean: float, step: int) -> EpisodeRecord:
 
 
 def test_moving_average_is_the_reports(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, tensorboard=False, max_episodes=None)
+    recorder = Recorder(tmp_path, "a3c", tensorboard=False, max_episodes=None)
     for i, mean in enumerate((-5.0, -3.0, -1.0)):
         recorder.episode(episode(mean, i))
     recorder.close()
@@ -27,7 +27,7 @@ def test_moving_average_is_the_reports(tmp_path: Path) -> None:
 
 
 def test_episodes_beyond_the_limit_are_not_recorded(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, tensorboard=False, max_episodes=2)
+    recorder = Recorder(tmp_path, "a3c", tensorboard=False, max_episodes=2)
     for i in range(4):
         recorder.episode(episode(-1.0, i))
     recorder.close()
@@ -35,7 +35,7 @@ def test_episodes_beyond_the_limit_are_not_recorded(tmp_path: Path) -> None:
 
 
 def test_tensorboard_has_cleanrls_tags(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, tensorboard=True, max_episodes=None)
+    recorder = Recorder(tmp_path, "a3c", tensorboard=True, max_episodes=None)
     recorder.episode(episode(-2.0, 100))
     recorder.update(UpdateRecord(10, 100, 0.5, 0.1, 0.2, 0.3, 0.4, 3, 1e-4))
     recorder.evaluation(EvaluationSummary(1, 100, -7.0))
