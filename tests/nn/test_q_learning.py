@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from ablate.nn.architecture import Convolution, QArchitecture
-from ablate.nn.q_learning import Q_BACKENDS, QComputer, QSettings, resolve_precision
+from ablate.nn.precision import resolve_precision
+from ablate.nn.q_learning import Q_BACKENDS, QComputer, QSettings
 from ablate.types import Batch
 
 torch.set_num_threads(1)  # as learners do; two wait for each other wherever anything else runs
@@ -31,7 +32,7 @@ def random_parameters(architecture: QArchitecture, seed: int) -> np.ndarray:
     """Every one of them different from 0, float64."""
     rng = np.random.default_rng(seed)
     flat = np.zeros(architecture.layout().size)
-    architecture.initialise(flat, rng)
+    architecture.initialise(flat, rng, np.sqrt(2))
     return flat + 0.05 * rng.standard_normal(flat.size)
 
 
@@ -256,7 +257,7 @@ def test_bfloat16_is_float32_rounded(backend: str, changes: dict[str, object]) -
     architecture = replace(NATURE, **changes)  # type: ignore[arg-type]
     batch, observations = random_batch(architecture, size=32)
     theta = np.zeros(architecture.layout().size)
-    architecture.initialise(theta, np.random.default_rng(0))
+    architecture.initialise(theta, np.random.default_rng(0), np.sqrt(2))
     settings = replace(PLAIN, double=True)
     exact, rounded = (
         computer(architecture, settings, backend, precision, torch.float32, 32, theta)
@@ -293,7 +294,8 @@ def test_a_vectors_network_is_never_rounded() -> None:
 
 def test_precision_is_what_the_processor_has() -> None:
     with open("/proc/cpuinfo") as file:
-        has = any(flag in file.read() for flag in ("avx512_bf16", "amx_bf16"))
+        flags = file.read()
+    has = "avx512_bf16" in flags or "amx_bf16" in flags
     assert resolve_precision("auto") == ("bf16" if has else "float32")
     assert resolve_precision("float32") == "float32"
     assert resolve_precision("bf16") == "bf16"
