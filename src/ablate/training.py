@@ -361,11 +361,12 @@ class Training:
         self._keep(self._checkpoint())
 
     def _keep(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint; replays that were saved beside earlier ones are gone then."""
+        """Write the checkpoint; replays that were saved beside earlier ones are gone then.
+
+        Not a later one: the learner may be at its end already, with its last replay written."""
         write_checkpoint(self.folder / LAST_CHECKPOINT, checkpoint)
-        saved = {state.get("replay") for state in checkpoint.state["workers"].values()}
         for path in (self.folder / LAST_CHECKPOINT).parent.glob(REPLAY_FILES):
-            if path.name not in saved:
+            if int(path.stem.rpartition("-")[2]) < checkpoint.state["counters"]["steps"]:
                 path.unlink()
 
     def end(self, state: str, reason: str) -> None:
