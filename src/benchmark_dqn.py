@@ -228,7 +228,7 @@ def update_parts(config: Config) -> list[float]:
         replay.store.gather(batch.slots, computer.observations, computer.table)
         replay.store.gather(batch.next_slots, computer.next_observations, computer.table)
         clock.append(time.perf_counter())
-        _, metrics = computer.compute(batch)
+        metrics = computer.compute(batch).metrics()
         clock.append(time.perf_counter())
         optimizer.step(computer.gradient, update)
         clock.append(time.perf_counter())

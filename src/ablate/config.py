@@ -197,6 +197,7 @@ class AtariConfig(EnvConfig):
     full_action_space: bool = MISSING
     mode: CountOrNone | None = None
     difficulty: CountOrNone | None = None
+    threads: CountOrNone = 0
 
 
 @dataclass
@@ -238,6 +239,7 @@ class DQNConfig(AlgoConfig):
     noisy_start: CountOrNone = MISSING
     bootstrap_truncated: bool = MISSING
     reset_after_evaluation: bool = MISSING
+    cuda_graph: bool = MISSING
 
 
 @dataclass
@@ -652,6 +654,8 @@ def _refuse_of_a3c(config: Config) -> None:
             f"envs_per_worker={config.envs_per_worker}: only networks of images step several at once; "
             "use 1, and more workers"
         )
+    if isinstance(config.env, AtariConfig) and config.env.threads:
+        raise ConfigError(f"env.threads={config.env.threads}: of DQN's games; A3C plays on more cores with workers=")
     if config.replay is not None:
         raise ConfigError(f"replay={config.replay.name}: A3C learns from each step once; a replay is DQN's (algo=dqn)")
     if config.save_replay:
@@ -682,6 +686,10 @@ def _refuse_of_dqn(config: Config) -> None:
         raise ConfigError("backend=compiled: DQN has no such kernels; use backend=manual or autograd")
     if len(devices(config)) > 1:
         raise ConfigError(f"device={config.device}: DQN has one learner; give one device")
+    if algo.cuda_graph and devices(config) == ["cpu"]:
+        raise ConfigError(
+            f"algo.cuda_graph=true: of updates on a GPU; drop it, or use device=cuda (device={config.device})"
+        )
     if algo.warmup_steps < algo.batch_size:
         raise ConfigError(
             f"algo.warmup_steps={algo.warmup_steps}: the first batch of algo.batch_size={algo.batch_size} is drawn "

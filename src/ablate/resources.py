@@ -10,6 +10,7 @@ from pathlib import Path
 from ablate.config import (
     ROOT,
     A3CConfig,
+    AtariConfig,
     Config,
     ConfigError,
     ConvConfig,
@@ -36,10 +37,11 @@ PEAK = {"manual": 2.0, "autograd": 1.25}
 def cores(config: Config) -> int:
     """Cores that a resolved cell keeps busy: an interleaved run is one process, an async one has `workers`.
 
-    DQN's actor waits for its learner, but the two work at the same time."""
-    if config.schedule != "async":
-        return 1
-    return 2 if isinstance(config.algo, DQNConfig) else number_of_workers(config)
+    DQN's actor waits for its learner, but the two work at the same time; its games may have threads."""
+    if isinstance(config.algo, DQNConfig):
+        threads = config.env.threads if isinstance(config.env, AtariConfig) else 0
+        return max(1, min(threads, config.envs_per_worker)) + (config.schedule == "async")
+    return number_of_workers(config) if config.schedule == "async" else 1
 
 
 def memory_mb(config: Config) -> int:
@@ -50,7 +52,7 @@ def memory_mb(config: Config) -> int:
     if isinstance(config.algo, DQNConfig):
         assert config.replay is not None
         replay = replay_bytes(config) if config.replay.storage == Storage.memory else 0
-        return (processes + others) * each + replay // 1_000_000
+        return (1 + (config.schedule == "async") + others) * each + replay // 1_000_000
     if not isinstance(config.model, ConvConfig):
         return (processes + others) * each
     return others * each + processes * GAMES_MB + workers * _network_mb(config)

@@ -96,6 +96,17 @@ class Experience(NamedTuple):
     cut: np.ndarray  # (K, E) bool: it was truncated
 
 
+class Stepped(NamedTuple):
+    """What came of a step in one of several environments."""
+
+    observation: np.ndarray  # valid until the next step
+    reward: float  # as training sees it, before env.reward_shift and env.reward_scale
+    terminated: bool
+    truncated: bool
+    raw_reward: float  # points
+    over: bool  # the game or episode that is scored has ended; else a life may be lost
+
+
 class Counters(NamedTuple):
     """Totals over all workers since the run's first start."""
 

@@ -172,6 +172,47 @@ def test_the_learner_is_q_learning(overrides: tuple[str, ...], tmp_path: Path, m
         np.testing.assert_allclose(views[theirs], online.state_dict()[ours].numpy(), atol=2e-5)
 
 
+@pytest.mark.parametrize("replay", ["uniform", "prioritized"])
+@pytest.mark.parametrize("envs", [1, 16])
+def test_looking_later_at_an_update_changes_nothing(
+    replay: str, envs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU's learner does, on the CPU: the next batch is drawn before it looks at what came of the last."""
+    config = quick(f"replay={replay}", f"envs_per_worker={envs}", "algo.warmup_steps=64", "algo.policy_update=1")
+    at_once = learned(config, tmp_path / "at_once")
+    monkeypatch.setattr(dqn, "updates_ahead", lambda device: 1)
+    later = learned(config, tmp_path / "later")
+    assert rows_of(later[0], QUpdateRecord) == rows_of(at_once[0], QUpdateRecord) != []
+    np.testing.assert_array_equal(later[1], at_once[1])
+
+
+def test_games_in_threads_learn_the_same_every_time(tmp_path: Path) -> None:
+    config = config_of(
+        "algo=dqn", "env=breakout", "env.threads=2", "env.fire_on_reset=false", "envs_per_worker=2",
+        "schedule=interleaved", "preprocessing=nature_84", "backend=manual", "precision=float32", "log_interval=1",
+        "algo.warmup_steps=64", "algo.batch_size=2", "total_steps=160",
+        "replay.capacity=500", "evaluation.every_steps=null", "evaluation.every_seconds=null",
+    )  # fmt: skip
+    first, again = (learned(config, tmp_path / name) for name in ("first", "again"))
+    assert rows_of(first[0], EpisodeRecord) == rows_of(again[0], EpisodeRecord)
+    assert rows_of(first[0], QUpdateRecord) == rows_of(again[0], QUpdateRecord) != []
+    (sent,) = [message for message in first[0] if isinstance(message, ProcessState)]
+    assert sent.state["workers"]["1"]["env"] is None  # a resume begins new games, and says so
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("backend", ["autograd", "manual"])
+@pytest.mark.parametrize("graph", ["false", "true"])
+def test_a_gpu_learns_as_a_processor_does(backend: str, graph: str, tmp_path: Path) -> None:
+    config = quick(f"backend={backend}", "envs_per_worker=16", "algo.warmup_steps=64", "total_steps=160")
+    on_cpu, cpu_parameters = learned(config, tmp_path / "cpu")
+    algo = replace(config.algo, cuda_graph=graph == "true")  # type: ignore[type-var]
+    on_gpu, gpu_parameters = learned(replace(config, device="cuda", algo=algo), tmp_path / "gpu")
+    losses, expected = ([u.td_loss for u in rows_of(told, QUpdateRecord)] for told in (on_gpu, on_cpu))
+    np.testing.assert_allclose(losses, expected, rtol=1e-2)
+    np.testing.assert_allclose(gpu_parameters, cpu_parameters, atol=1e-3)
+
+
 def test_same_seed_same_run_and_another_seed_another(tmp_path: Path) -> None:
     first, again, other = (learned(quick(f"seed={seed}"), tmp_path / str(i)) for i, seed in enumerate((1, 1, 2)))
     for kind in (EpisodeRecord, QUpdateRecord):
@@ -259,6 +300,7 @@ def test_an_episode_is_given_up_at_an_evaluation(tmp_path: Path) -> None:
         (("device=[cpu,cpu]",), "device"),
         (("envs_per_worker=8", "algo.policy_update=8", "algo.n_step=6"), "algo.warmup_steps=40"),
         (("precision=bf16",), "precision=bf16"),
+        (("algo.cuda_graph=true",), "algo.cuda_graph=true"),
         (("algo.n_step=38", "replay=prioritized", "replay.first_half_only=true", "replay.capacity=60"), "capacity=60"),
     ],
 )
@@ -297,7 +339,7 @@ def test_no_transition_leads_from_before_a_resume_into_a_new_episode(tmp_path: P
     if not saved:
         states[1].state["env"] = None
     job = job_of(config, tmp_path)._replace(resumed=states, starts=1)
-    learner, actor = dqn.Learner(job), Actor(config, job.spec, states[1], 1)
+    learner, actor = dqn.Learner(job, [].append), Actor(config, job.spec, states[1], 1)
     store = learner._replay.store
     out = make_exchange(config, job.spec).experience()
     actor.act(out, 200, lambda: None)
@@ -314,7 +356,7 @@ def test_each_checkpoints_replay_has_a_file_of_its_own(tmp_path: Path) -> None:
     """Also in the warm-up, where no update tells one from the next: the last checkpoint's must stay whole."""
     config = quick("save_replay=true", "algo.warmup_steps=300")
     (tmp_path / "checkpoints").mkdir()
-    learner = dqn.Learner(job_of(config, tmp_path))
+    learner = dqn.Learner(job_of(config, tmp_path), [].append)
     names = {learner.state(steps)[0]["replay"] for steps in (100, 200)}
     assert len(names) == 2
     assert names == {path.name for path in (tmp_path / "checkpoints").iterdir()}
@@ -331,12 +373,12 @@ def test_a_replay_that_cannot_be_written_or_read_is_named_in_one_line(tmp_path: 
     state = ProcessState(sent.state["workers"]["0"], {"target": sent.tensors["worker.0.target"]})
     job = job_of(config, tmp_path)
     with pytest.raises(ChildFailed, match=f"^the saved replay cannot be read: .*{file.name}: damaged[^\n]*$"):
-        dqn.Learner(job._replace(resumed={0: state}))
+        dqn.Learner(job._replace(resumed={0: state}), [].append)
     file.unlink()
     file.parent.rmdir()
     file.parent.write_text("no folder")
     with pytest.raises(ChildFailed, match=r"^the replay could not be saved [^\n]*$"):
-        dqn.Learner(job).state(100)
+        dqn.Learner(job, [].append).state(100)
 
 
 @pytest.mark.parametrize(("storage", "copies"), [("memory", 3), ("memmap", 2)])

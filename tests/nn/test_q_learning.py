@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from ablate.nn.architecture import Convolution, QArchitecture
 from ablate.nn.precision import resolve_precision
+from ablate.nn.q_batches import QMetrics
 from ablate.nn.q_learning import Q_BACKENDS, QComputer, QSettings
 from ablate.types import Batch
 
@@ -74,6 +75,11 @@ def fill(made: QComputer, observations: np.ndarray) -> None:
         buffer[...] = last if made.table is None else made.table[last]
 
 
+def computed(made: QComputer, batch: Batch) -> tuple[float, QMetrics]:
+    told = made.compute(batch).metrics()
+    return told.loss, told
+
+
 CASES = [
     (IMAGE, {}), (IMAGE, {"conv_bias": True}), (IMAGE, {"dueling": True, "conv_bias": True}),
     (IMAGE, {"hidden": ()}), (IMAGE, {"hidden": (8, 6), "dueling": True}), (IMAGE, {"convolutions": ()}),
@@ -91,7 +97,7 @@ def test_manual_agrees_with_autograd(base: QArchitecture, changes: dict[str, obj
         batch, observations = random_batch(architecture, seed)
         for made in both:
             fill(made, observations)
-        (loss_a, told_a), (loss_m, told_m) = (made.compute(batch) for made in both)
+        (loss_a, told_a), (loss_m, told_m) = (computed(made, batch) for made in both)
         assert loss_m == pytest.approx(loss_a, rel=1e-10)
         assert told_m.q_mean == pytest.approx(told_a.q_mean, rel=1e-10)
         np.testing.assert_allclose(told_m.td_errors, told_a.td_errors, rtol=1e-9)
@@ -149,7 +155,7 @@ def test_the_gradient_is_that_of_the_equations(architecture: QArchitecture, doub
     for backend in Q_BACKENDS:
         made = computer(architecture, replace(PLAIN, double=double), backend)
         fill(made, observations)
-        loss, told = made.compute(batch)
+        loss, told = computed(made, batch)
         assert loss == told.loss == pytest.approx(loss_of(architecture, theta, double, batch, observations), rel=1e-9)
         best = [max(q_of(architecture, theta, x)) for x in observations[0]]
         assert told.q_mean == pytest.approx(np.mean(best), rel=1e-9)
@@ -174,11 +180,11 @@ def test_it_computes_on_the_vector_that_was_handed_in(backend: str) -> None:
     assert made.parameters is theta
     batch, observations = random_batch(IMAGE)
     fill(made, observations)
-    before, _ = made.compute(batch)
+    before, _ = computed(made, batch)
     for _ in range(30):
         made.compute(batch)
         theta.sub_(made.gradient, alpha=0.05)
-    after, _ = made.compute(batch)
+    after, _ = computed(made, batch)
     assert after < 0.5 * before
 
 
@@ -189,20 +195,20 @@ def test_the_target_changes_only_when_told(backend: str, precision: str) -> None
     batch, observations = random_batch(IMAGE)
     fill(made, observations)
     old = made.target.clone()
-    first, _ = made.compute(batch)
+    first, _ = computed(made, batch)
     made.parameters.mul_(0.5)
     torch.testing.assert_close(made.target, old, rtol=0, atol=0)
-    other, _ = made.compute(batch)
+    other, _ = computed(made, batch)
     made.parameters.mul_(2.0)
-    again, _ = made.compute(batch)
+    again, _ = computed(made, batch)
     assert again == first != other
 
     made.update_target(0.25)
     torch.testing.assert_close(made.target, 0.75 * old + 0.25 * made.parameters)
-    softly, _ = made.compute(batch)
+    softly, _ = computed(made, batch)
     made.update_target()
     torch.testing.assert_close(made.target, made.parameters, rtol=0, atol=0)
-    copied, _ = made.compute(batch)
+    copied, _ = computed(made, batch)
     assert len({first, softly, copied}) == 3
 
 
@@ -265,7 +271,7 @@ def test_bfloat16_is_float32_rounded(backend: str, changes: dict[str, object]) -
     )
     for made in (exact, rounded):
         fill(made, observations)
-    (loss, told), (rounded_loss, rounded_told) = (made.compute(batch) for made in (exact, rounded))
+    (loss, told), (rounded_loss, rounded_told) = (computed(made, batch) for made in (exact, rounded))
     assert rounded.gradient.dtype == torch.float32
     assert loss != rounded_loss == pytest.approx(loss, rel=0.02)
     np.testing.assert_allclose(rounded_told.td_errors, told.td_errors, atol=0.15)  # of values of up to 8
@@ -278,7 +284,7 @@ def test_bfloat16_by_hand_and_by_autograd_are_one_network() -> None:
     both = [computer(NATURE, PLAIN, name, "bf16", torch.float32, 32) for name in Q_BACKENDS]
     for made in both:
         fill(made, observations)
-    (loss_a, _), (loss_m, _) = (made.compute(batch) for made in both)
+    (loss_a, _), (loss_m, _) = (computed(made, batch) for made in both)
     assert loss_m == pytest.approx(loss_a, rel=0.01)
     assert min(cosines(NATURE, *both).values()) > 0.995
 
@@ -313,7 +319,30 @@ def test_on_a_gpu(backend: str, precision: str, cosine: float) -> None:
     assert on_gpu.observations.dtype == np.uint8
     for made in (on_cpu, on_gpu):
         fill(made, observations)
-    (loss, _), (gpu_loss, _) = (made.compute(batch) for made in (on_cpu, on_gpu))
+    (loss, _), (gpu_loss, _) = (computed(made, batch) for made in (on_cpu, on_gpu))
     assert gpu_loss == pytest.approx(loss, rel=0.02)
     on_gpu.gradient = on_gpu.gradient.cpu()
     assert min(cosines(NATURE, on_cpu, on_gpu).values()) > cosine
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("backend", Q_BACKENDS)
+def test_recorded_work_follows_the_parameters_the_target_and_the_batch(backend: str, precision: str) -> None:
+    theta = torch.tensor(random_parameters(NATURE, 0), dtype=torch.float32, device="cuda")
+    settings = QSettings(double=True, loss="smooth_l1", max_grad_value=1.0)
+    both = [
+        Q_BACKENDS[backend](NATURE, 32, settings, theta.clone(), precision, slots=2, recorded=recorded)
+        for recorded in (False, True)
+    ]
+    for seed in range(5):
+        batch, observations = random_batch(NATURE, seed, size=32)
+        for made in both:
+            fill(made, observations)
+            made.parameters.mul_(1.0 + 0.01 * seed)
+            if seed == 3:
+                made.update_target()
+        (loss, told), (recorded_loss, recorded_told) = (computed(made, batch) for made in both)
+        assert recorded_loss == pytest.approx(loss, rel=1e-3)
+        np.testing.assert_allclose(recorded_told.td_errors, told.td_errors, atol=1e-2)
+        assert min(cosines(NATURE, *both).values()) > 0.999

@@ -7,8 +7,9 @@ parameters one block older. Both give the same result every time."""
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from ablate.config import ConfigError, DQNConfig, device_of, limit_reached
 from ablate.evaluation import Evaluator, due
 from ablate.nn.adam import make_optimizer
 from ablate.nn.architecture import QArchitecture, architecture_of
+from ablate.nn.q_batches import Slot
 from ablate.nn.q_learning import Q_BACKENDS, QSettings
 from ablate.parallel.shared import Command
 from ablate.parallel.supervisor import ChildFailed
@@ -27,20 +29,36 @@ from ablate.records.schema import LAST_CHECKPOINT, REPLAY_FILES
 from ablate.replay.make import make_replay
 from ablate.schedules import beta, epsilon
 from ablate.seeding import Role, generator, restore, state_of
-from ablate.types import EpisodeRecord, Experience, QUpdateRecord
+from ablate.types import Batch, EpisodeRecord, Experience, QUpdateRecord
 
 __all__ = ["act", "learn"]  # what the processes run
 LEARNER = 0  # whose state it is in a checkpoint
 
 
-class Learner:
-    """The replay, the network and its target, and the optimizer over shared parameters."""
+def updates_ahead(device: str) -> int:
+    """Updates that may be under way when another begins: a GPU works on one while the next batch is drawn."""
+    return 0 if device == "cpu" else 1
 
-    def __init__(self, job: WorkerJob) -> None:
+
+class _Update(NamedTuple):
+    """One that may still be under way."""
+
+    number: int
+    step: int
+    beta: float | None
+    batch: Batch
+    slot: Slot  # where what is told of it arrives
+
+
+class Learner:
+    """The replay, the network and its target, and the optimizer over shared parameters. `send`: where records go."""
+
+    def __init__(self, job: WorkerJob, send: Callable[[QUpdateRecord], None]) -> None:
         config, spec, shared = job.config, job.spec, job.shared
         assert isinstance(config.algo, DQNConfig)
         assert config.replay is not None
         self._config, self._algo = config, config.algo
+        self._send, self._wall_time_s = send, shared.wall_time_s
         self._checkpoints = (job.folder / LAST_CHECKPOINT).parent
         architecture = architecture_of(config.model, spec)
         assert isinstance(architecture, QArchitecture)
@@ -49,12 +67,16 @@ class Learner:
         assert all(shared.holds(tensor.data_ptr()) for tensor in (theta, *statistics)), "not in shared memory"
         self._shared = [theta, *statistics]
         self._device = device_of(config, 0)
+        if self._device != "cpu":
+            torch.cuda.set_device(self._device)
         self._own = self._shared if self._device == "cpu" else [tensor.to(self._device) for tensor in self._shared]
         self._optimizer = make_optimizer(config.optimizer, self._own[0], self._own[1:], alone=True)
+        self._ahead = updates_ahead(self._device)
         self._computer = Q_BACKENDS[str(config.backend)](
             architecture, config.algo.batch_size, QSettings.of(config.algo), self._own[0], str(config.precision),
-            self._device,
+            slots=1 + self._ahead, recorded=config.algo.cuda_graph,
         )  # fmt: skip
+        self._under_way: deque[_Update] = deque()
         self._rng = generator(config.seed, Role.replay)
         try:
             self._replay = make_replay(config, spec, self._rng, job.folder)
@@ -109,23 +131,33 @@ class Learner:
         every = self._algo.policy_update
         return max(0, after // every - max(before, self._learn_from) // every)
 
-    def update(self, number: int, step: int, wait_for_copy: Callable[[], None]) -> tuple[Any, ...]:
-        """Update number `number`, after `step` steps. Returns td_loss, q_mean, ... of QUpdateRecord."""
+    def update(self, number: int, step: int, wait_for_copy: Callable[[], None]) -> None:
+        """Update number `number`, after `step` steps. On a GPU it is under way when this returns."""
         config, computer, replay = self._config, self._computer, self._replay
         assert config.replay is not None
+        if replay.learns_from_errors:
+            self.settle()
         beta_now = beta(config.replay, step)
         batch = replay.sample(self._algo.batch_size, beta_now or 0.0)
         replay.store.gather(batch.slots, computer.observations, computer.table)
         replay.store.gather(batch.next_slots, computer.next_observations, computer.table)
-        loss, metrics = computer.compute(batch)
-        grad_norm = float(torch.linalg.vector_norm(computer.gradient))
-        if not (math.isfinite(grad_norm) and math.isfinite(loss)):
-            raise ChildFailed(f"diverged: loss {loss}, gradient norm {grad_norm} at update {number}")
+        self._under_way.append(_Update(number, step, beta_now, batch, computer.compute(batch)))
+        self.settle(self._ahead)
         wait_for_copy()
         self._optimizer.step(computer.gradient, number)
-        replay.update(batch, metrics.td_errors)
-        sampled = replay.statistics(batch)
-        return loss, metrics.q_mean, grad_norm, epsilon(self._algo, step), beta_now, *sampled, config.optimizer.lr
+
+    def settle(self, ahead: int = 0) -> None:
+        """See what came of all updates but the last `ahead`. Raises ChildFailed if one diverged."""
+        while len(self._under_way) > ahead:
+            number, step, beta_now, batch, slot = self._under_way.popleft()
+            errors, q_mean, loss, grad_norm = slot.metrics()
+            if not (math.isfinite(grad_norm) and math.isfinite(loss)):
+                raise ChildFailed(f"diverged: loss {loss}, gradient norm {grad_norm} at update {number}")
+            self._replay.update(batch, errors)
+            if number % self._config.log_interval == 0:
+                told = (loss, q_mean, grad_norm, epsilon(self._algo, step), beta_now, *self._replay.statistics(batch))
+                record = QUpdateRecord(number, step, self._wall_time_s(), *told, self._config.optimizer.lr)
+                self._send(record)
 
     def publish(self) -> None:
         """Let the other processes see parameters that were changed on another device."""
@@ -170,7 +202,7 @@ def learn(send: Callable[[Any], None], job: WorkerJob) -> None:
     def beat() -> None:
         shared.beat(job.process)
 
-    learner = Learner(job)
+    learner = Learner(job, send)
     acting: Acting
     if job.exchange:
         acting = ActorElsewhere(job.exchange, beat)
@@ -206,10 +238,9 @@ def learn(send: Callable[[Any], None], job: WorkerJob) -> None:
         steps = before.steps + experience.actions.size
         updates = learner.updates_due(before.steps, steps)
         for number in range(before.updates + 1, before.updates + updates + 1):
-            row = learner.update(number, steps, acting.wait_for_copy)
-            if number % config.log_interval == 0:
-                send(QUpdateRecord(number, steps, shared.wall_time_s(), *row))
+            learner.update(number, steps, acting.wait_for_copy)
         if updates:
+            learner.settle()
             learner.publish()
         if due(config.algo.target_update, before.steps, steps):
             learner.follow()

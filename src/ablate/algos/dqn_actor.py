@@ -8,9 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ablate.algos.job import WorkerJob, make_exchange, process_state
-from ablate.config import AtariConfig, Config, DQNConfig, NewPriority, PrioritizedConfig
-from ablate.envs import classic
-from ablate.envs.make import make_env
+from ablate.config import Config, DQNConfig, NewPriority, PrioritizedConfig
+from ablate.envs.side_by_side import make_side_by_side
 from ablate.evaluation import due
 from ablate.nn.acting import make_q_actor
 from ablate.nn.architecture import QArchitecture, architecture_of
@@ -37,8 +36,7 @@ class Actor:
             isinstance(config.replay, PrioritizedConfig) and config.replay.new_priority == NewPriority.td_error
         )
         E = config.envs_per_worker
-        self._game = isinstance(config.env, AtariConfig)
-        self._envs = [make_env(config.env) for _ in range(E)]
+        self._envs = make_side_by_side(config.env, E)
         self._rng = generator(config.seed, Role.action, 0)
         # after a resume new episodes begin on a stream of their own, where the old ones could not be saved
         self._reset_rng = generator(config.seed, Role.environment, 0, *([starts] if starts else []))
@@ -51,8 +49,7 @@ class Actor:
             saved = resumed.state
             restore(self._rng, saved["action_rng"])
             if saved["env"] is not None:
-                for env, state in zip(self._envs, saved["env"], strict=True):
-                    self._restore(env, state)
+                self._envs.restore(saved["env"])
                 restore(self._reset_rng, saved["reset_rng"])
                 self._returns, self._lengths = saved["returns"], saved["lengths"]
                 self._random_left = saved["random_left"]
@@ -63,29 +60,27 @@ class Actor:
 
     def _begin(self, e: int, new: bool) -> np.ndarray:
         """The first observation of an episode; `new`: not the same game after a lost life."""
-        observation, _ = self._envs[e].reset(seed=draw_seed(self._reset_rng) if new else None)
+        observation = self._envs.reset(e, draw_seed(self._reset_rng) if new else None)
         if self._algo.noisy_start:
             self._random_left[e] = int(self._rng.integers(self._algo.noisy_start + 1))
-        return np.asarray(observation)
+        return observation
 
     def act(self, out: Experience, step: int, beat: Callable[[], None]) -> None:
         """Act with `parameters` and write it to `out`, (K, E) steps the first of which is number `step`."""
-        algo, E = self._algo, len(self._envs)
+        algo, E = self._algo, len(self._returns)
         out.firsts[:] = self.observations
         known: np.ndarray | None = None  # the values of what is acted on next, where a TD error has asked for them
         for k in range(len(out.actions)):
             actions, values = self._choose(epsilon(algo, step), known)
             cut_off = due(self._every_steps, step, step + E)
-            for e, env in enumerate(self._envs):
+            for e, stepped in enumerate(self._envs.step(actions + self._action_start)):
                 beat()
-                observation, reward, terminated, truncated, info = env.step(int(actions[e]) + self._action_start)
-                raw = info["raw_reward"] if self._game else float(reward)
-                over = info["game_over"] if self._game else terminated or truncated
-                self._returns[e] += raw
+                observation, reward, terminated, truncated, raw_reward, over = stepped
+                self._returns[e] += raw_reward
                 self._lengths[e] += 1
                 out.observations[k, e] = observation
                 out.actions[k, e] = actions[e]
-                out.rewards[k, e] = (float(reward) + self._reward_shift) / self._reward_scale
+                out.rewards[k, e] = (reward + self._reward_shift) / self._reward_scale
                 out.terminated[k, e] = terminated or (truncated and not algo.bootstrap_truncated)
                 out.truncated[k, e] = (truncated or cut_off) and not out.terminated[k, e]
                 out.returns[k, e], out.lengths[k, e], out.cut[k, e] = 0.0, 0, truncated
@@ -104,7 +99,7 @@ class Actor:
 
     def _choose(self, epsilon: float, known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """ε-greedy actions (E,), and the values (E, n) that they were chosen by if somebody wants them."""
-        E, n = len(self._envs), self._actions
+        E, n = len(self._returns), self._actions
         explores = self._rng.random(E) < epsilon
         random = self._rng.integers(n, size=E)
         for e in range(E):
@@ -128,22 +123,15 @@ class Actor:
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What a resume needs: JSON values, and tensors by name."""
-        saved = [env.get_wrapper_attr("save")() if self._game else classic.save(env) for env in self._envs]
         values = {
             "action_rng": state_of(self._rng),
             "reset_rng": state_of(self._reset_rng),
-            "env": None if None in saved else saved,
+            "env": self._envs.save(),
             "returns": list(self._returns),
             "lengths": list(self._lengths),
             "random_left": list(self._random_left),
         }
         return values, {"observations": self.observations.copy()}
-
-    def _restore(self, env: Any, state: dict[str, Any]) -> None:
-        if self._game:
-            env.get_wrapper_attr("restore")(state)
-        else:
-            classic.restore(env, state)
 
 
 class Acting(Protocol):

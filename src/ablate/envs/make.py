@@ -106,5 +106,23 @@ def _spec_of_game(env: AtariConfig) -> EnvSpec:
             f"env.fire_action=false: with env.fire_on_reset=false FIRE would never be pressed in {rom}; use one of them"
         )
     assert env.preprocessing is not None, "resolved before an environment is asked for"
+    if env.threads:
+        _refuse_threads(env, fires)
     shape, dtype = OBSERVATIONS[env.preprocessing]
     return EnvSpec(shape, ActionSpec(n=len(actions_of(env, ale))), time_limit(env), dtype)
+
+
+def _refuse_threads(env: AtariConfig, fires: bool) -> None:
+    """Raise ConfigError for what ale-py's vector environment does not have."""
+    lacking = {
+        f"env.preprocessing={env.preprocessing}": (env.preprocessing != Preprocessing.nature_84, "nature_84"),
+        f"env.frame_skip={[*env.frame_skip]}": (env.frame_skip[0] != env.frame_skip[1], "[4,4]"),
+        f"env.fire_on_reset={env.fire_on_reset}": (env.fire_on_reset and fires, "false"),
+        f"env.fire_action={env.fire_action}": (not env.fire_action, "true"),
+        f"env.fill_steps={env.fill_steps}": (env.fill_steps > 0, "0"),
+        f"env.mode={env.mode}": (env.mode is not None, "null"),
+        f"env.difficulty={env.difficulty}": (env.difficulty is not None, "null"),
+    }
+    for given, (is_lacking, right) in lacking.items():
+        if is_lacking:
+            raise ConfigError(f"{given}: env.threads={env.threads} does not have it; use {right}, or env.threads=0")

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ablate.config import DQNConfig
 from ablate.nn.architecture import QArchitecture
+from ablate.nn.q_batches import Recorded, Slot
 from ablate.nn.q_networks import ManualQ, TorchQ
 from ablate.rl.td import q_targets, td_errors, td_loss, td_loss_backward
 from ablate.types import Batch
@@ -34,24 +35,18 @@ class QSettings:
         return cls(algo.double, str(algo.loss), algo.max_grad_value)
 
 
-class QMetrics(NamedTuple):
-    """What is told of an update."""
-
-    td_errors: np.ndarray  # (B,) float32, δ = y - Q(s, a)
-    q_mean: float  # mean over the batch of max_a Q(s, a)
-    loss: float
-
-
 class QComputer(ABC):
     """The network and the target network over flat vectors, and the gradient of the loss on a batch.
 
     parameters: (P,) θ, the vector handed in, or one of its own. gradient: (P,) of the last batch, and of nothing else.
     target: (P,) θ⁻, at first a copy of θ, changed by `update_target` and `set_target` only.
-    observations, next_observations: what `compute` reads, to be filled: (B, H, W, C), channels last, or (B, size).
+    observations, next_observations: what `compute` reads, to be filled before each: (B, H, W, C), channels last, or
+    (B, size).
     table: (256,) of their dtype, by which uint8 pixels are written to them; None if they are written as they are.
 
     precision: `bf16` for bfloat16 in all layers of images but the heads; their dtype is then uint16, its bit patterns.
-    dtype: of all else."""
+    dtype: of all else. slots: batches with buffers of their own: while a GPU works on one, another can be filled.
+    recorded: a GPU's work on a batch is recorded once, and started as a whole."""
 
     _mode: Callable[[], AbstractContextManager[object]]  # what torch is to track while a gradient is computed
 
@@ -64,6 +59,8 @@ class QComputer(ABC):
         precision: str = "float32",
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        slots: int = 1,
+        recorded: bool = False,
     ) -> None:
         if parameters is None:
             parameters = torch.zeros(architecture.layout().size, dtype=dtype, device=device)
@@ -72,47 +69,70 @@ class QComputer(ABC):
         has_layers = bool(architecture.convolutions or architecture.hidden)
         rounds = precision == "bf16" and len(architecture.input_shape) == 3 and has_layers
         self._dtype = torch.bfloat16 if rounds else parameters.dtype
-        self._device = parameters.device
-        is_scaled = architecture.scale != 1.0
+        self._on_gpu = parameters.device.type == "cuda"
         # Bytes are whole numbers in bfloat16, exactly; divided by 255 they would be rounded. So the weights are.
         self._scale = architecture.scale if rounds else 1.0
-        self._allocate(is_scaled)
+        self._allocate(architecture.scale != 1.0, slots)
+        self._begin: Callable[[], None] = Recorded(self._work) if recorded else self._work
 
-    def _allocate(self, are_bytes: bool) -> None:
-        """The buffers of both observations, one behind the other, and the table."""
-        on_cuda = self._device.type == "cuda"
-        shape = self._architecture.input_shape
+    def _allocate(self, are_bytes: bool, slots: int) -> None:
+        """The slots, and the table."""
+        B, shape = self._batch_size, self._architecture.input_shape
         if len(shape) == 3:
             shape = (*shape[1:], shape[0])
-        # on the CPU the network's own input; else pinned, and bytes stay bytes on their way to the device
-        dtype = torch.uint8 if on_cuda and are_bytes else self._dtype if are_bytes else self.parameters.dtype
-        self._inputs = torch.zeros(2 * self._batch_size, *shape, dtype=dtype, pin_memory=on_cuda)
-        self.observations, self.next_observations = np.split(_as_numpy(self._inputs), 2)
+        # on the CPU the network's own input; to a GPU bytes go as bytes
+        images = torch.uint8 if self._on_gpu and are_bytes else self._dtype if are_bytes else self.parameters.dtype
+        numbers = self.parameters.dtype
+        self._slots = [Slot(B, shape, images, numbers, pinned=self._on_gpu) for _ in range(slots)]
+        self._at_work = Slot(B, shape, images, numbers, self.parameters.device) if self._on_gpu else self._slots[0]
         self.table: np.ndarray | None = None
         self._divisor_is_due = False
         if are_bytes:
             values = torch.arange(256, dtype=torch.float64)
-            if dtype not in (torch.uint8, torch.bfloat16):
+            if images not in (torch.uint8, torch.bfloat16):
                 values = values * self._architecture.scale
-            self.table = _as_numpy(values.to(dtype))
-            self._divisor_is_due = on_cuda and self._scale == 1.0
+            self.table = _as_numpy(values.to(images))
+            self._divisor_is_due = self._on_gpu and self._scale == 1.0
+        self._turn_to_next_slot()
 
-    def compute(self, batch: Batch) -> tuple[float, QMetrics]:
-        """Overwrite `gradient` with this batch's, whose observations are in the buffers; the loss and what is told."""
+    def _turn_to_next_slot(self) -> None:
+        self._slots.append(self._slots.pop(0))
+        self.observations, self.next_observations = np.split(_as_numpy(self._slots[0].observations), 2)
+
+    def compute(self, batch: Batch) -> Slot:
+        """Overwrite `gradient` with this batch's, whose observations are in the buffers. Returns what has its metrics.
+
+        A GPU has only begun with it; the slot is filled anew after as many further calls as there are slots."""
         assert len(batch.actions) == self._batch_size, (len(batch.actions), self._batch_size)
+        slot = self._slots[0]
+        slot.put(batch)
+        if self._on_gpu:
+            slot.send(self._at_work)
+        else:
+            self._at_work = slot
+        self._begin()
+        if self._on_gpu:
+            slot.fetch(self._at_work.told)
+        self._turn_to_next_slot()
+        return slot
+
+    def _work(self) -> None:
+        """From the batch at work to `gradient`, and to what is told."""
         with self._mode():
             x = self._network_input()
-            actions, return_t, discount_t, weights = self._to_device(batch)
+            actions, return_t, discount_t, weights = self._at_work.numbers
+            actions = actions.long()
             q_tm1, next_q_online = self._online(x)
             next_q_target = self._target(x[self._batch_size :])
             target_t = q_targets(return_t, discount_t, next_q_target, next_q_online)
             delta = td_errors(q_tm1, actions, target_t)
             loss = td_loss(delta, weights, self._settings.loss)
             self._backward(loss, delta, weights, actions)
-        if self._settings.max_grad_value is not None:
-            self.gradient.clamp_(-self._settings.max_grad_value, self._settings.max_grad_value)
-        told = QMetrics(delta.detach().cpu().numpy(), q_tm1.detach().amax(1).mean().item(), loss.item())
-        return told.loss, told
+        with torch.inference_mode():
+            if self._settings.max_grad_value is not None:
+                self.gradient.clamp_(-self._settings.max_grad_value, self._settings.max_grad_value)
+            q_mean, grad_norm = q_tm1.amax(1).mean(), torch.linalg.vector_norm(self.gradient)
+            torch.cat((delta, torch.stack((q_mean, loss, grad_norm))), out=self._at_work.told)
 
     def update_target(self, tau: float = 1.0) -> None:
         """θ⁻ ← θ⁻ + tau (θ - θ⁻); 1: a copy."""
@@ -128,23 +148,11 @@ class QComputer(ABC):
         self._target_changed()
 
     def _network_input(self) -> Tensor:
-        """Both observations, (2B, C, H, W) or (2B, size), where and as the network takes them."""
-        x = self._inputs
-        if self._device.type == "cuda":
-            x = x.to(self._device, non_blocking=True)
-        x = x.to(self._dtype)
+        """Both observations, (2B, C, H, W) or (2B, size), as the network takes them."""
+        x = self._at_work.observations.to(self._dtype)
         if self._divisor_is_due:
             x = x.mul_(self._architecture.scale)
         return x.permute(0, 3, 1, 2) if x.dim() == 4 else x
-
-    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        like = self.parameters
-        return (
-            torch.from_numpy(batch.actions).to(like.device),
-            torch.from_numpy(batch.returns).to(like),
-            torch.from_numpy(batch.discounts).to(like),
-            torch.from_numpy(batch.weights).to(like),
-        )
 
     @abstractmethod
     def _online(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

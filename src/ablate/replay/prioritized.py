@@ -23,6 +23,8 @@ class PrioritizedReplay(Replay):
     once. Transitions in the first half of the slots are drawn, with P(i) in proportion to p_i^α among them, and those
     in the second half never; they are stored, and overwritten, all the same."""
 
+    learns_from_errors = True
+
     def __init__(
         self, store: FrameStore, config: PrioritizedConfig, n_step: int, gamma: float, rng: np.random.Generator
     ) -> None:

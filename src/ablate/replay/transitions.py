@@ -24,7 +24,10 @@ class Replay(ABC):
     A transition, named by the slot of its s_t, can be drawn once its n steps are there, or the episode's end within
     them, and until one of its frames is overwritten.
 
-    gamma: discount of a step. rng: the stream that draws; its state is saved by who owns it."""
+    gamma: discount of a step. rng: the stream that draws; its state is saved by who owns it.
+    learns_from_errors: what was learned from a batch decides what is drawn next."""
+
+    learns_from_errors = False
 
     def __init__(self, store: FrameStore, n_step: int, gamma: float, rng: np.random.Generator) -> None:
         least = smallest_capacity(store.lanes, store.stack, n_step)

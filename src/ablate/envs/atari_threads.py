@@ -1,0 +1,83 @@
+"""Atari games in threads: ale-py's vector environment, which steps and preprocesses them without Python's lock.
+
+It knows the preprocessing of Mnih et al. 2015 only, cannot be saved, and takes no single steps: so nothing is pressed
+after a lost life, where `AtariGame` plays one step, and stacks go on over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from ale_py.vector_env import AtariVectorEnv
+
+from ablate.config import AtariConfig
+from ablate.envs.games import registered
+from ablate.envs.make import time_limit
+from ablate.types import Stepped
+
+NO_LIMIT = 10**9  # frames: games are cut here, by steps
+
+
+class AtariThreads:
+    """E games as training sees them."""
+
+    def __init__(self, config: AtariConfig, games: int) -> None:
+        self._envs = AtariVectorEnv(
+            registered(config.id).rom,
+            games,
+            num_threads=min(config.threads, games),
+            max_num_frames_per_episode=NO_LIMIT,
+            repeat_action_probability=config.sticky_actions,
+            full_action_space=config.full_action_space,
+            frameskip=config.frame_skip[0],
+            noop_max=config.noop_max,
+            episodic_life=False,  # its own starts another game after a lost life
+            reward_clipping=False,  # its own leaves no points to be recorded
+            use_fire_reset=False,
+            autoreset_mode="SameStep",
+        )
+        self._ends_on_life_loss, self._clips = config.life_loss_terminates, config.clip_rewards
+        self._max_steps = time_limit(config)
+        self._steps = np.zeros(games, np.int64)  # of the games under way
+        self._observations, info = self._envs.reset()
+        self._lives = info["lives"]
+        self._cut = np.zeros(games, np.bool_)  # by their limit: the next reset starts a game
+
+    def step(self, actions: np.ndarray) -> Iterator[Stepped]:
+        self._observations, points, over, _, info = self._envs.step(actions)
+        last = info.get("final_obs", self._observations)
+        self._steps += 1
+        life_lost = (info["lives"] < self._lives) & ~over
+        self._lives = info["lives"]
+        self._cut = (self._steps >= self._max_steps) & ~over
+        ages = self._steps.copy()
+        self._steps[over] = 0
+        terminated = over | (life_lost & self._ends_on_life_loss)
+        rewards = np.sign(points) if self._clips else points
+        for e in range(len(over)):
+            ended = bool(over[e] or self._cut[e])
+            observation = _padded(last[e] if over[e] else self._observations[e], ages[e])
+            told = (float(rewards[e]), bool(terminated[e]), bool(self._cut[e]), float(points[e]))
+            yield Stepped(observation, *told, over=ended)
+
+    def reset(self, e: int, seed: int | None) -> np.ndarray:
+        if seed is not None or self._cut[e]:
+            chosen = np.arange(len(self._cut)) == e
+            seeds = None if seed is None else np.array([seed])
+            self._observations, info = self._envs.reset(seed=seeds, options={"reset_mask": chosen})
+            self._lives[e], self._steps[e], self._cut[e] = info["lives"][e], 0, False
+        return _padded(self._observations[e], self._steps[e])
+
+    def save(self) -> list[dict[str, Any]] | None:
+        return None
+
+    def restore(self, saved: list[dict[str, Any]]) -> None:
+        raise AssertionError("never saved")
+
+
+def _padded(stack: np.ndarray, steps: int) -> np.ndarray:
+    """A stack after so many steps of a game: its first image stands for what is missing, where ale-py has black."""
+    missing = max(0, len(stack) - 1 - int(steps))
+    stack[:missing] = stack[missing]
+    return stack

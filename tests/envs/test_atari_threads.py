@@ -1,0 +1,107 @@
+"""Games in threads of ale-py's vector environment against AtariGame, the emulator stepped by ourselves."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import config_of
+
+from ablate.config import AtariConfig, ConfigError, Preprocessing
+from ablate.envs.atari import AtariGame
+from ablate.envs.atari_threads import AtariThreads
+from ablate.envs.make import spec_of
+from ablate.envs.side_by_side import OneByOne, make_side_by_side
+
+GAMES = 2
+
+
+def config(*overrides: str) -> AtariConfig:
+    options = ("algo=dqn", "env=breakout", "env.threads=2", "env.fire_on_reset=false", "env.noop_max=0")
+    env = config_of(*options, *overrides).env
+    assert isinstance(env, AtariConfig)
+    return replace(env, preprocessing=env.preprocessing or Preprocessing.nature_84)
+
+
+@pytest.mark.parametrize("game", ["Breakout", "Pong", "SpaceInvaders", "Riverraid"])
+def test_they_play_as_the_emulator_does(game: str) -> None:
+    """Every screen, point, lost life and end, over more than one game."""
+    env = config(f"env.id={game}NoFrameskip-v4")
+    threads = AtariThreads(env, GAMES)
+    ours = [AtariGame(replace(env, life_loss_terminates=False, clip_rewards=False), 10**6) for _ in range(GAMES)]
+    for e, one in enumerate(ours):
+        np.testing.assert_array_equal(threads.reset(e, 7 + e), one.reset(seed=7 + e)[0])
+    rng, n = np.random.default_rng(0), spec_of(env).action.n
+    ends = lost_lives = points = 0
+    for _ in range(1200):
+        actions = rng.integers(n, size=GAMES)
+        for e, stepped in enumerate(threads.step(actions)):
+            lives = ours[e].ale.lives()
+            observation, points_made, over, _, _ = ours[e].step(int(actions[e]))
+            if (
+                not over
+            ):  # in its last step the emulator is left alone once the game is over; nothing is learned from that
+                np.testing.assert_array_equal(stepped.observation, observation)
+            life_lost = ours[e].ale.lives() < lives
+            assert stepped.raw_reward == points_made
+            assert stepped.reward == np.sign(points_made)
+            assert (stepped.over, stepped.truncated) == (over, False)
+            assert stepped.terminated == (over or life_lost)
+            if over:
+                np.testing.assert_array_equal(threads.reset(e, None), ours[e].reset()[0])
+            elif life_lost:  # the same game goes on
+                np.testing.assert_array_equal(threads.reset(e, None), observation)
+            ends, lost_lives, points = ends + over, lost_lives + life_lost, points + points_made
+    assert points != 0
+    assert game == "Pong" or ends > 0 < lost_lives
+
+
+def test_a_limit_cuts_a_game_and_the_next_one_starts() -> None:
+    threads = AtariThreads(config("env.max_ep_step=5", "env.noop_max=30"), 2)
+    starts = [threads.reset(e, e).copy() for e in range(2)]
+    for _ in range(3):
+        for step in range(1, 6):
+            for e, stepped in enumerate(threads.step(np.array([1, 1]))):
+                assert not stepped.terminated
+                assert stepped.truncated == stepped.over == (step == 5)
+                if step == 5:
+                    assert not np.array_equal(stepped.observation, threads.reset(e, None))
+    again = threads.reset(1, 1)
+    np.testing.assert_array_equal(again, starts[1])
+
+
+def test_a_seed_starts_one_game_and_leaves_the_others_alone() -> None:
+    threads, undisturbed = (AtariThreads(config("env.noop_max=30"), 2) for _ in range(2))
+    for envs in (threads, undisturbed):
+        for e in range(2):
+            envs.reset(e, 3 + e)
+        list(envs.step(np.array([1, 1])))
+    threads.reset(0, 99)
+    for _ in range(20):
+        ours, theirs = (list(envs.step(np.array([2, 3])))[1] for envs in (threads, undisturbed))
+        np.testing.assert_array_equal(ours.observation, theirs.observation)
+
+
+def test_sticky_actions_are_those_of_the_configuration() -> None:
+    """With probability 1 no action is ever taken: the ball is never served."""
+    threads = AtariThreads(config("env.sticky_actions=1.0"), 1)
+    first = threads.reset(0, 0).copy()
+    for _ in range(30):
+        (stepped,) = threads.step(np.array([1]))
+    np.testing.assert_array_equal(stepped.observation[-1], first[-1])
+
+
+def test_threads_are_what_env_threads_asks_for() -> None:
+    assert isinstance(make_side_by_side(config(), 2), AtariThreads)
+    assert isinstance(make_side_by_side(config("env.threads=0"), 2), OneByOne)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("env.frame_skip=[2,4]",), ("env.fire_on_reset=true",), ("env.fire_action=false", "env.full_action_space=true"),
+        ("env.fill_steps=2",), ("env.mode=4",), ("env.difficulty=1",), ("env.preprocessing=report_180",),
+    ],
+)  # fmt: skip
+def test_what_they_lack_is_refused(overrides: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=rf"^{overrides[0].split('=')[0]}=.*env\.threads=0$"):
+        spec_of(config(*overrides))
