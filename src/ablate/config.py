@@ -355,6 +355,7 @@ class RMSpropConfig(OptimizerConfig):
 class EvaluationConfig:
     every_seconds: Positive | None = None
     every_steps: Count | None = None
+    at_start: bool = False
     episodes: Count = MISSING
     horizon: Count | None = None
     action: ActionChoice = MISSING

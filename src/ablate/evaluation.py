@@ -90,6 +90,11 @@ class Evaluator:
                 self._best = best["mean_return"]
         self.done = done
 
+    def begin(self, shared: SharedState, send: Callable[[EvaluationSummary], None]) -> None:
+        """The evaluation before the first step, if the configuration wants it and it was not made."""
+        if self._config.evaluation.at_start and self.done == 0:
+            send(self.evaluate(shared, shared.counters()))
+
     def evaluate(self, shared: SharedState, counters: Counters) -> EvaluationSummary:
         """One evaluation of the shared parameters as they are at `counters`."""
         parameters, normalisation = shared.parameters_view().copy(), frozen_normalisation(shared)
@@ -138,11 +143,14 @@ def test_process(
     evaluator = Evaluator(config, spec, folder, done, beat)
     every_s, every_steps = config.evaluation.every_seconds, config.evaluation.every_steps
     last_time, last_steps, evaluated_steps = time.monotonic(), shared.counters().steps, -1
+    begins = config.evaluation.at_start and done == 0
     try:
         while True:
             beat()
             command, counters = shared.command, shared.counters()
-            if every_s is not None:
+            if begins:
+                now_due, begins = True, False
+            elif every_s is not None:
                 now_due = time.monotonic() - last_time >= every_s
             else:
                 now_due = due(every_steps, last_steps, counters.steps)

@@ -101,10 +101,14 @@ def test_the_same_evaluations_as_in_python(tmp_path: Path) -> None:
     made = []
     for backend in ("compiled", "manual"):
         (tmp_path / backend).mkdir()
-        config = configure("evaluation.every_steps=333", "evaluation.horizon=50", f"backend={backend}")
+        config = configure(
+            "evaluation.every_steps=333", "evaluation.at_start=true", "evaluation.horizon=50", f"backend={backend}"
+        )
         made.append(run(config, tmp_path / backend, evaluates=True))
     assert_same(*made)
-    assert sum(isinstance(row, EvaluationSummary) for row in made[0].rows) == 5
+    summaries = [row for row in made[0].rows if isinstance(row, EvaluationSummary)]
+    assert len(summaries) == 6
+    assert summaries[0].global_step == 0
 
 
 def without_times(rows: list[Any]) -> tuple[list[Any], list[Any]]:

@@ -265,13 +265,27 @@ def test_two_processes_give_the_same_result_every_time(tmp_path: Path) -> None:
 def test_evaluations_are_played_and_leave_the_training_alone(tmp_path: Path) -> None:
     without = run(tmp_path / "without")
     with_them = run(
-        tmp_path / "with", "evaluation.every_steps=100", "evaluation.episodes=3", "evaluation.action=sample"
+        tmp_path / "with",
+        "evaluation.every_steps=100",
+        "evaluation.at_start=true",
+        "evaluation.episodes=3",
+        "evaluation.action=sample",
     )
     for one, other in zip(tables(without), tables(with_them), strict=True):
         pd.testing.assert_frame_equal(one, other, check_exact=True)
     evaluations = pd.read_csv(with_them / EVALUATIONS)
-    assert list(evaluations.groupby("evaluation")["global_step"].first()) == [100, 200, 300, 400]
+    assert list(evaluations.groupby("evaluation")["global_step"].first()) == [0, 100, 200, 300, 400]
     assert set(evaluations["protocol"]) == {"sample"}
+
+
+def test_a_test_process_can_begin_with_an_evaluation(tmp_path: Path) -> None:
+    """Beside the one at the end, which it always makes."""
+    folder = run(
+        tmp_path, "schedule=async", "evaluation.at_start=true", "evaluation.every_steps=100000", "total_steps=8000"
+    )
+    evaluations = pd.read_csv(folder / EVALUATIONS)
+    assert evaluations["evaluation"].max() == 2
+    assert evaluations["global_step"].iloc[-1] >= 8000 > evaluations["global_step"].iloc[0]
 
 
 def test_an_episode_is_given_up_at_an_evaluation(tmp_path: Path) -> None:

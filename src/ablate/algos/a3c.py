@@ -140,6 +140,8 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
             worker.pull(theta, shared.counters().updates)
         workers.append(worker)
     evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
+    if evaluator:
+        evaluator.begin(shared, send)
     turn, paused_for = job.turn, 0
 
     while shared.command == Command.run:

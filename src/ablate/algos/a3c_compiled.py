@@ -40,6 +40,8 @@ def work(send: Callable[[Any], None], job: WorkerJob) -> None:
     with announcing(shared.note_compilation):
         evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
         workers.advance(0)
+    if evaluator:
+        evaluator.begin(shared, send)
     paused_for, updates = 0, 1
     while shared.command == Command.run:
         beat()

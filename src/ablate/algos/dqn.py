@@ -210,6 +210,8 @@ def learn(send: Callable[[Any], None], job: WorkerJob) -> None:
         actor = Actor(config, job.spec, job.resumed.get(ACTOR), job.starts)
         acting = ActorHere(actor, config, job.spec, shared.parameters_view(), beat)
     evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
+    if evaluator:
+        evaluator.begin(shared, send)
     paused_for = 0
 
     def send_states() -> None:
