@@ -3,7 +3,7 @@
 import pytest
 from helpers import config_of
 
-from ablate.resources import memory_mb
+from ablate.resources import cores, memory_mb
 
 # MB of the largest moment of one worker of Breakout, measured: VmHWM on Linux, torch 2.13, rollouts of 20 steps.
 MEASURED = [
@@ -30,3 +30,22 @@ def test_workers_that_take_turns_share_a_process_and_have_networks_of_their_own(
     turns, processes = (memory_mb(config_of(*game, f"schedule={schedule}")) for schedule in ("interleaved", "async"))
     one = memory_mb(config_of(*game[:2], "workers=1", "schedule=interleaved"))
     assert one < turns < processes
+
+
+def test_the_memory_of_a_cell_that_saves_its_replay_counts_the_copies() -> None:
+    options = ("algo=dqn", "env=breakout", "backend=manual", "replay.capacity=1000000")
+    saves, does_not, in_file = (
+        memory_mb(config_of(*options, *more)) for more in (("save_replay=true",), (), ("replay.storage=memmap",))
+    )
+    replay = does_not - in_file
+    assert 7000 < replay < 7500
+    assert saves == pytest.approx(does_not + 2 * replay, abs=2)
+
+
+def test_threads_of_games_are_cores_of_a_cell() -> None:
+    def of(*more: str) -> int:
+        return cores(config_of("algo=dqn", "env=breakout", "envs_per_worker=4", *more))
+
+    alone = "schedule=interleaved"
+    assert (of(alone), of("schedule=async")) == (1, 2)
+    assert (of(alone, "env.threads=3"), of(alone, "env.threads=9"), of("schedule=async", "env.threads=3")) == (3, 4, 4)

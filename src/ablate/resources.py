@@ -50,9 +50,7 @@ def memory_mb(config: Config) -> int:
     processes = cores(config)
     each = PROCESS_MB[config.backend]
     if isinstance(config.algo, DQNConfig):
-        assert config.replay is not None
-        replay = replay_bytes(config) if config.replay.storage == Storage.memory else 0
-        return (1 + (config.schedule == "async") + others) * each + replay // 1_000_000
+        return (1 + (config.schedule == "async") + others) * each + _replay_in_memory(config) // 1_000_000
     if not isinstance(config.model, ConvConfig):
         return (processes + others) * each
     return others * each + processes * GAMES_MB + workers * _network_mb(config)
@@ -86,6 +84,15 @@ def replay_bytes(config: Config) -> int:
     return store_bytes(config.replay.capacity, frame, dtype) + TREE_BYTES * config.replay.capacity
 
 
+def _replay_in_memory(config: Config) -> int:
+    """Bytes of memory that the replay takes, while it is saved if it is, apart from a file's pages."""
+    assert config.replay is not None
+    copies = int(config.replay.storage == Storage.memory)
+    if config.save_replay:
+        copies += SAVED_COPIES + (config.envs_per_worker > 1)
+    return copies * replay_bytes(config)
+
+
 def check_replay(config: Config) -> str:
     """What the replay of a run will take, in words; empty if it has none.
 
@@ -115,8 +122,7 @@ def check_replay(config: Config) -> str:
             f"replay.capacity={replay.capacity}: it takes {size / 1e9:.2f} GB {where}, and {room / 1e9:.2f} GB are "
             f"free; use {int(replay.capacity * 0.9 * room / size)} or fewer{hint}"
         )
-    copies = SAVED_COPIES + (config.envs_per_worker > 1) + (not in_file)
-    needed, free = size * copies, available_bytes()
+    needed, free = _replay_in_memory(config), available_bytes()
     if config.save_replay and needed > free:
         raise ConfigError(
             f"save_replay=true: writing a replay of {size / 1e9:.2f} GB takes {needed / 1e9:.2f} GB of memory in all, "

@@ -1,5 +1,6 @@
 """DQN's loop in this process and as a program: what is learned, when, by which parameters, and what a seed fixes."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from helpers import config_of, job_of
 
+import ablate.algos.job
 from ablate import experiment, resources
 from ablate.algos import dqn
 from ablate.algos.dqn_actor import Actor
@@ -374,6 +376,24 @@ def test_each_checkpoints_replay_has_a_file_of_its_own(tmp_path: Path) -> None:
     names = {learner.state(steps)[0]["replay"] for steps in (100, 200)}
     assert len(names) == 2
     assert names == {path.name for path in (tmp_path / "checkpoints").iterdir()}
+
+
+def test_a_replay_on_its_way_to_a_slow_disk_is_no_hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_of(quick("save_replay=true"), tmp_path)
+    beats: list[int] = []
+    monkeypatch.setattr(type(job.shared), "beat", lambda shared, process: beats.append(process))
+    monkeypatch.setattr(ablate.algos.job, "BEAT_S", 0.001)
+
+    def write_checkpoint(path: Path, checkpoint: Any) -> None:
+        before = len(beats)
+        while len(beats) < before + 3:
+            time.sleep(0.001)
+
+    monkeypatch.setattr(dqn, "write_checkpoint", write_checkpoint)
+    dqn.Learner(job, [].append).state(100)
+    before = len(beats)
+    time.sleep(0.02)
+    assert len(beats) == before  # and no longer than it takes
 
 
 def test_a_replay_that_cannot_be_written_or_read_is_named_in_one_line(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ablate.algos.dqn_actor import ACTOR, Acting, Actor, ActorElsewhere, ActorHere, act
-from ablate.algos.job import WorkerJob, process_state, wait_for_release
+from ablate.algos.job import WorkerJob, beating, process_state, wait_for_release
 from ablate.config import ConfigError, DQNConfig, device_of, limit_reached
 from ablate.evaluation import Evaluator, due
 from ablate.nn.adam import make_optimizer
@@ -58,7 +58,7 @@ class Learner:
         assert isinstance(config.algo, DQNConfig)
         assert config.replay is not None
         self._config, self._algo = config, config.algo
-        self._send, self._wall_time_s = send, shared.wall_time_s
+        self._send, self._wall_time_s, self._beat = send, shared.wall_time_s, lambda: shared.beat(job.process)
         self._checkpoints = (job.folder / LAST_CHECKPOINT).parent
         architecture = architecture_of(config.model, spec)
         assert isinstance(architecture, QArchitecture)
@@ -95,7 +95,8 @@ class Learner:
         self._learn_from = resumed.state["learn_from"]
         if resumed.state["replay"]:
             try:
-                saved = read_checkpoint(self._checkpoints / resumed.state["replay"])
+                with beating(self._beat):
+                    saved = read_checkpoint(self._checkpoints / resumed.state["replay"])
             except ConfigError as error:
                 raise ChildFailed(f"the saved replay cannot be read: {error}; load= starts a new run") from error
             self._replay.restore(saved.state, saved.tensors)
@@ -177,7 +178,8 @@ class Learner:
             name = REPLAY_FILES.replace("*", str(steps))
             replay = self._replay.state()
             try:
-                write_checkpoint(self._checkpoints / name, Checkpoint(replay.tensors, replay.state))
+                with beating(self._beat):
+                    write_checkpoint(self._checkpoints / name, Checkpoint(replay.tensors, replay.state))
             except OSError as error:
                 raise ChildFailed(f"the replay could not be saved (save_replay=true): {error}") from error
         for shared, own in zip(self._shared, self._own, strict=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +57,27 @@ def make_exchange(config: Config, spec: EnvSpec) -> Exchange:
     """For blocks of as many steps as an update of DQN waits for, or one of each environment where more of them play."""
     assert isinstance(config.algo, DQNConfig)
     return Exchange(spec, max(1, config.algo.policy_update // config.envs_per_worker), config.envs_per_worker)
+
+
+BEAT_S = 1.0
+
+
+@contextlib.contextmanager
+def beating(beat: Callable[[], None]) -> Iterator[None]:
+    """Beat from a thread during what takes long and is no hanging: a replay of gigabytes on its way to a disk."""
+    done = threading.Event()
+
+    def go_on() -> None:
+        while not done.wait(BEAT_S):
+            beat()
+
+    thread = threading.Thread(target=go_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 PAUSE_POLL_S = 0.001
