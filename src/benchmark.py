@@ -39,13 +39,14 @@ from rich.table import Table
 import plain_a3c
 from ablate import command_line, experiment
 from ablate.algos import a3c
-from ablate.config import A3CConfig, validate
+from ablate.config import A3CConfig
 from ablate.nn.adam import Optimizer, make_optimizer
 from ablate.parallel.shared import SharedState
 from ablate.parallel.supervisor import ONE_THREAD
 from ablate.records.schema import EPISODES
 from ablate.training import Plan
 from ablate.types import Trajectory
+from ablate.validation import validate
 from plain_a3c import Mark
 
 GOAL = 2.0  # times the plain loop with as many processes

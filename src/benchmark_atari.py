@@ -26,12 +26,13 @@ from rich.table import Table
 from ablate import command_line, experiment
 from ablate.algos import a3c
 from ablate.algos.a3c_games import GameWorker
-from ablate.config import A3CConfig, validate
+from ablate.config import A3CConfig
 from ablate.envs.games import emulator
 from ablate.envs.make import make_env
 from ablate.records.schema import UPDATES
 from ablate.training import Plan
 from ablate.types import Rollout
+from ablate.validation import validate
 from benchmark import Clock, shared_learner, split, table_of
 
 # Each network's goals: agent steps/s on two cores, and the part of the raw emulator's.

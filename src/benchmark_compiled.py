@@ -30,11 +30,11 @@ from ablate.compiled.arguments import algorithm_of, environment_of, policy_of
 from ablate.compiled.jit import kernel
 from ablate.compiled.network import backward, forward
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
-from ablate.config import validate
 from ablate.nn.architecture import MlpArchitecture, architecture_of
 from ablate.parallel.supervisor import ONE_THREAD
 from ablate.records.schema import EPISODES
 from ablate.training import Plan
+from ablate.validation import validate
 from benchmark import TRAINING_ONLY, table_of
 
 COMPILED = (*TRAINING_ONLY, "backend=compiled")

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ablate import command_line, experiment
-from ablate.config import Config, DQNConfig, validate
+from ablate.config import Config, DQNConfig
 from ablate.envs.make import spec_of
 from ablate.nn.adam import make_optimizer
 from ablate.nn.architecture import QArchitecture, architecture_of, initial_parameters
@@ -33,6 +33,7 @@ from ablate.records.schema import UPDATES
 from ablate.replay.fenwick import FenwickTree
 from ablate.replay.make import make_replay
 from ablate.seeding import Role, generator
+from ablate.validation import validate
 from benchmark import table_of
 
 GOAL = 2.0  # times stable-baselines3 at its better number of threads

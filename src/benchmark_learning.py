@@ -13,12 +13,13 @@ from rich.console import Console
 
 from ablate import command_line
 from ablate.analysis.statistics import Interval, interval, mean
-from ablate.config import Config, from_dict
+from ablate.config import Config
 from ablate.envs.make import make_env
 from ablate.playing import play_in_processes
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.schema import LAST_CHECKPOINT
 from ablate.seeding import Role, draw_seed, generator
+from ablate.validation import from_dict
 from benchmark import table_of
 
 GAMES = 100  # to score a policy

@@ -21,17 +21,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ablate import command_line
-from ablate.config import (
-    ActionChoice,
-    AtariConfig,
-    Config,
-    ConfigError,
-    Display,
-    evaluation_horizon,
-    from_dict,
-    locate,
-    suggest,
-)
+from ablate.choices import ActionChoice, Display
+from ablate.config import AtariConfig, Config, ConfigError, evaluation_horizon, locate
 from ablate.envs.reference_scores import reference_scores
 from ablate.experiment import RunFailed
 from ablate.parallel.supervisor import ChildFailed
@@ -42,6 +33,7 @@ from ablate.records.display import resolve_mode
 from ablate.records.files import replace_atomically
 from ablate.records.schema import COLUMNS, MANIFEST, SCORES, VIDEOS
 from ablate.seeding import Role, generator
+from ablate.validation import from_dict, suggest
 
 HELP = """Play a saved run:  python src/evaluate.py run=<folder or checkpoint> [key=value ...]
 

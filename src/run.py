@@ -13,7 +13,7 @@ def main() -> int:
     from omegaconf import DictConfig
 
     from ablate import cell, command_line, experiment
-    from ablate.config import validate
+    from ablate.validation import validate
 
     failures: list[experiment.RunFailed] = []
 

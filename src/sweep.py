@@ -14,10 +14,11 @@ from rich.text import Text
 
 from ablate.analysis.load import read_cell
 from ablate.command_line import OUTPUTS, exit_code
-from ablate.config import ConfigError, from_dict, locate
+from ablate.config import ConfigError, locate
 from ablate.planning import most_steps
 from ablate.records.files import read_json
 from ablate.records.schema import STATUS, STUDY, cell_folder
+from ablate.validation import from_dict
 
 PARTS = " ▁▂▃▄▅▆▇█"  # how far a running cell is
 SIGNS = {  # told apart without colours, too

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from ablate import command_line
 from ablate.algos.job import WorkerJob
-from ablate.config import Config, validate
+from ablate.config import Config
 from ablate.envs.make import spec_of
 from ablate.nn.architecture import MlpArchitecture, architecture_of, initial_parameters
 from ablate.nn.distributions import make_distribution
@@ -21,6 +21,7 @@ from ablate.nn.gradients import BACKENDS, GradientComputer, LossSettings
 from ablate.parallel.shared import SharedState
 from ablate.seeding import Role, generator
 from ablate.types import ActionSpec, Records, Trajectory
+from ablate.validation import validate
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)  # as workers do: at these sizes threads only wait for each other

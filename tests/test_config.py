@@ -8,7 +8,8 @@ import pytest
 from helpers import ROOT, config_of
 
 from ablate import experiment
-from ablate.config import SCHEMAS, Config, ConfigError, config_hash, from_dict, number_of_workers, suggest, to_dict
+from ablate.config import SCHEMAS, Config, ConfigError, config_hash, number_of_workers, to_dict
+from ablate.validation import from_dict, suggest
 
 
 def test_pendulum_report_is_the_report() -> None:

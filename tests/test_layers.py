@@ -11,7 +11,7 @@ from helpers import ROOT
 PACKAGE = ROOT / "src/ablate"
 # From the ground up. A room may import from rooms before it and from itself.
 ORDER = (
-    "types", "config", "seeding", "schedules",
+    "types", "choices", "config", "validation", "seeding", "schedules",
     "rl", "nn", "envs", "compiled", "replay", "records", "parallel",
     "policy", "playing", "evaluation", "algos",
     "analysis",
@@ -22,7 +22,7 @@ ORDER = (
     "command_line",
     "compose", "cluster",
 )  # fmt: skip
-GROUND = {"types", "config", "seeding", "schedules"}
+GROUND = {"types", "choices", "config", "validation", "seeding", "schedules"}
 
 
 def module_of(path: Path) -> str:

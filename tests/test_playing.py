@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from helpers import config_of
 
 from ablate import experiment
-from ablate.config import Config, ConfigError, Preprocessing, to_dict
+from ablate.choices import Preprocessing
+from ablate.config import Config, ConfigError, to_dict
 from ablate.envs.make import make_env, spec_of
 from ablate.envs.preprocessing import Preprocessor, RunningNormalisation
 from ablate.evaluation import Evaluator, frozen_normalisation

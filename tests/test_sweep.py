@@ -24,7 +24,8 @@ from omegaconf import DictConfig
 from ablate import command_line, experiment
 from ablate.analysis.load import load_sweep
 from ablate.analysis.summary import summarise
-from ablate.config import ConfigError, MetricConfig, Source, Statistic, SweepConfig, to_dict
+from ablate.choices import Source, Statistic
+from ablate.config import ConfigError, MetricConfig, SweepConfig, to_dict
 from ablate.experiment import RunFailed
 from ablate.planning import SweepPlan, estimate, make_plan
 from ablate.records.files import write_json

@@ -22,15 +22,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablate.config import ROOT, Config, ConfigError, from_dict, to_dict
+from ablate.config import ROOT, Config, ConfigError, to_dict
 from ablate.experiment import RunFailed, plan, run
+from ablate.parallel.signals import Interrupted
 from ablate.parallel.supervisor import die_with_parent
 from ablate.records.csv_writer import read_rows
 from ablate.records.files import read_json, write_json
 from ablate.records.manifest import lock_run, read_status
 from ablate.records.schema import CELL, CELL_LOG, COLUMNS, EPISODES, EVALUATIONS, MANIFEST, STATUS, UPDATES
-from ablate.training import Interrupted, Plan
+from ablate.training import Plan
 from ablate.types import Counters
+from ablate.validation import from_dict
 
 POLL_S = 0.05
 STOP = ".stop"  # a file in a sweep's folder: running cells shall write their checkpoints and end

@@ -25,21 +25,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ablate.config import (
-    ROOT,
-    SCHEMAS,
-    Config,
-    ConfigError,
-    SweepConfig,
-    config_hash,
-    known_keys,
-    locate,
-    suggest,
-    sweep_settings,
-    validate,
-)
+from ablate.config import ROOT, SCHEMAS, Config, ConfigError, SweepConfig, config_hash, locate
 from ablate.experiment import RunFailed, plan, refuse_used
 from ablate.study import study_name
+from ablate.validation import known_keys, suggest, sweep_settings, validate
 
 OUTPUTS = ROOT / "outputs"
 SHOW_TRACEBACKS = "ABLATE_SHOW_TRACEBACKS"

@@ -7,37 +7,35 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from ablate.choices import Backend, Precision, Preprocessing
 from ablate.compiled.support import check_arguments, why_not
 from ablate.config import (
     CHANGEABLE_ON_RESUME,
     AtariConfig,
-    Backend,
     Config,
     ConfigError,
     ConvConfig,
-    Precision,
-    Preprocessing,
     QConfig,
     device_of,
     devices,
-    from_dict,
     limit_reached,
     locate,
     number_of_workers,
-    refuse_contradictions,
     to_dict,
 )
 from ablate.envs.make import shape_of, spec_of
 from ablate.nn.architecture import Architecture, architecture_of, initial_parameters
 from ablate.nn.precision import resolve_precision
+from ablate.parallel.signals import Interrupted, Signals
 from ablate.parallel.supervisor import ChildFailed
 from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from ablate.records.manifest import lock_run, note_resume, read_manifest, read_status, write_manifest
 from ablate.records.schema import CELL, LAST_CHECKPOINT, MANIFEST
 from ablate.resources import check_replay
 from ablate.seeding import Role, generator
-from ablate.training import Interrupted, Plan, Signals, Training, resume_command
+from ablate.training import Plan, Training, resume_command
 from ablate.types import Counters, EnvSpec
+from ablate.validation import from_dict, refuse_contradictions
 
 
 class RunFailed(Exception):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from ablate.config import AtariConfig, Config, from_dict
+from ablate.config import AtariConfig, Config
 from ablate.envs.make import make_env
 from ablate.nn.acting import Action
 from ablate.parallel.shared import SharedState
@@ -19,6 +19,7 @@ from ablate.policy import Policy
 from ablate.records.checkpoint import read_checkpoint
 from ablate.seeding import draw_seed
 from ablate.types import Score
+from ablate.validation import from_dict
 
 GAMES_SIDE_BY_SIDE = 8  # one forward pass for all: more save little and wait longer for the longest game
 LEAST_SHARE = 4  # games for which another process is worth its start and its memory

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ablate.config import AtariConfig, Config, DQNConfig, from_dict, locate
+from ablate.config import AtariConfig, Config, DQNConfig, locate
 from ablate.nn.acting import Action, Actor, draw_categorical, make_q_actor
 from ablate.nn.architecture import ConvArchitecture, MlpArchitecture, QArchitecture, architecture_of
 from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from ablate.seeding import Role, generator
 from ablate.types import ActionSpec, EnvSpec
+from ablate.validation import from_dict
 
 if TYPE_CHECKING:
     from ablate.envs.preprocessing import Preprocessor

@@ -7,6 +7,7 @@ import shutil
 from math import prod
 from pathlib import Path
 
+from ablate.choices import Storage
 from ablate.config import (
     ROOT,
     A3CConfig,
@@ -17,7 +18,6 @@ from ablate.config import (
     DQNConfig,
     PrioritizedConfig,
     QConfig,
-    Storage,
     number_of_workers,
 )
 from ablate.nn.architecture import ConvArchitecture, architecture_of

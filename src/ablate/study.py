@@ -16,7 +16,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
-from ablate.config import Config, ConfigError, SweepConfig, evaluation_horizon, suggest, to_dict
+from ablate.config import Config, ConfigError, SweepConfig, evaluation_horizon, to_dict
+from ablate.validation import suggest
 
 # What every cell has unless the study or the command line says otherwise: evaluations at fixed steps, as seconds differ
 # from arm to arm, and no figure of its own, which would take longer to draw than a short cell to train.

@@ -10,7 +10,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from ablate.algos.job import Role, WorkerJob, make_exchange, roles
 from ablate.config import Config, DQNConfig, limit_reached, to_dict
 from ablate.evaluation import frozen_normalisation
 from ablate.parallel.shared import Command, SharedState
+from ablate.parallel.signals import Interrupted, Signals
 from ablate.parallel.supervisor import Child, ChildFailed, Supervisor
 from ablate.records.checkpoint import Checkpoint, write_checkpoint
 from ablate.records.csv_writer import CsvWriter
@@ -65,14 +65,6 @@ class Plan:
     new: bool  # not resumed: the folder must not hold a run
     backend: str  # which backend was chosen and why, if the configuration left it open
     replay: str = ""  # what DQN's replay takes
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal ended the run; `signal` is its number."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.signal = number
 
 
 class Training:
@@ -404,29 +396,6 @@ class Training:
 def _step_of(named: tuple[str, Any]) -> float:
     """A message's place in time; what has none comes last, as its sender sent it after the others."""
     return getattr(named[1], "global_step", math.inf)
-
-
-class Signals:
-    """While it is entered, the first SIGINT or SIGTERM is noted in `received`; a second raises Interrupted.
-
-    Further ones are ignored: what the second started, ending the children, takes a second and must not be cut short."""
-
-    received: int | None = None
-
-    def __enter__(self) -> Signals:
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            for ignored in self._before:
-                signal.signal(ignored, signal.SIG_IGN)
-            raise Interrupted(number)
-        self.received = number
 
 
 def resume_command(folder: Path) -> str:

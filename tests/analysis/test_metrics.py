@@ -20,7 +20,8 @@ from ablate.analysis.metrics import (
     score_cells,
     shortest_cell,
 )
-from ablate.config import Axis, Budget, ConfigError, Source
+from ablate.choices import Axis, Budget, Source
+from ablate.config import ConfigError
 from ablate.records.schema import COLUMNS, EPISODES, EVALUATIONS
 
 HORIZON = 100

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ablate.algos.job import WorkerJob, make_exchange, process_state
-from ablate.config import Config, DQNConfig, NewPriority, PrioritizedConfig
+from ablate.choices import NewPriority
+from ablate.config import Config, DQNConfig, PrioritizedConfig
 from ablate.envs.side_by_side import make_side_by_side
 from ablate.evaluation import due
 from ablate.nn.acting import make_q_actor

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ablate.config import Config, DQNConfig, PrioritizedConfig, Storage
+from ablate.choices import Storage
+from ablate.config import Config, DQNConfig, PrioritizedConfig
 from ablate.replay.prioritized import PrioritizedReplay
 from ablate.replay.store import FrameStore
 from ablate.replay.transitions import Replay

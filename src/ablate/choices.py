@@ -1,0 +1,129 @@
+"""The words that a configuration chooses from. Values say what they are where the name does not."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Backend(StrEnum):
+    """Who computes gradients."""
+
+    auto = "auto"
+    autograd = "autograd"
+    manual = "manual"
+    compiled = "compiled"
+
+
+# Who runs when: real processes that race, or workers taking turns in one process.
+# OmegaConf reads an enum by its members' names, and `async` is a keyword: hence the functional form.
+Schedule = StrEnum("Schedule", {"async": "async", "interleaved": "interleaved"})
+
+
+class LossReduction(StrEnum):
+    mean = "mean"
+    sum = "sum"
+
+
+class Activation(StrEnum):
+    relu = "relu"
+    relu6 = "relu6"
+    tanh = "tanh"
+    elu = "elu"
+
+
+class Preprocessing(StrEnum):
+    """How an Atari screen becomes an observation."""
+
+    report_42 = "report_42"
+    report_80 = "report_80"
+    report_180 = "report_180"
+    nature_84 = "nature_84"
+
+
+class DqnLoss(StrEnum):
+    smooth_l1 = "smooth_l1"
+    squared = "squared"
+
+
+class Precision(StrEnum):
+    """Of the arithmetic of a network's forward and backward pass; parameters and their updates are float32."""
+
+    auto = "auto"
+    float32 = "float32"
+    bf16 = "bf16"
+
+
+class Storage(StrEnum):
+    """Where a replay's frames lie."""
+
+    memory = "memory"
+    memmap = "memmap"  # a file beside the run's records
+
+
+class Draws(StrEnum):
+    """How a batch is drawn from the priorities' distribution: one from each of B equal parts, or each from all."""
+
+    stratified = "stratified"
+    independent = "independent"
+
+
+class WeightNorm(StrEnum):
+    """What importance weights are divided by."""
+
+    max = "max"
+    mean = "mean"
+    none = "none"
+
+
+class NewPriority(StrEnum):
+    """The priority of a transition that was not learned from yet."""
+
+    max = "max"
+    td_error = "td_error"
+
+
+class ActionChoice(StrEnum):
+    """How an evaluated policy acts: its most likely action, or a draw from its distribution (DQN: ε-greedily)."""
+
+    mode = "mode"
+    sample = "sample"
+
+
+class Display(StrEnum):
+    auto = "auto"
+    live = "live"
+    plain = "plain"
+    off = "off"
+
+
+class Source(StrEnum):
+    """Which of a cell's tables a metric is taken from."""
+
+    evaluations = "evaluations"  # the frozen policy, on the horizon and protocol that all arms share
+    episodes = "episodes"  # training, whose returns depend on the arm
+
+
+class Statistic(StrEnum):
+    """How a cell's curve becomes one number."""
+
+    mean = "mean"  # over the window
+    std = "std"  # over the window: how much it fluctuates
+    auc = "auc"  # the curve's mean height over the window
+    first_reach = "first_reach"  # where on x the curve first reaches `score`; censored if it never does
+    duration = "duration"  # x at the window's end: how long it took
+
+
+class Axis(StrEnum):
+    """What a curve is drawn against; columns of the tables."""
+
+    global_step = "global_step"
+    update = "update"
+    episode = "episode"
+    wall_time_s = "wall_time_s"
+
+
+class Budget(StrEnum):
+    """Up to where the curves of several arms are compared."""
+
+    equal = "equal"  # the shortest arm's end, for all
+    own = "own"  # each arm's own end
