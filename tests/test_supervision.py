@@ -15,6 +15,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -566,8 +567,7 @@ def test_signal_while_the_workers_start(number: signal.Signals, start: Callable[
     assert_it_can_go_on(run, start, whole=True)
 
 
-@pytest.mark.slow
-def sleeps(send: Callable[[Any], None], shared: SharedState) -> None:
+def sleeps(send: Callable[[Any], None], shared: SharedState, *_: object) -> None:
     """A child that looks at no command."""
     shared.beat(0)
     time.sleep(START_S)
@@ -594,6 +594,23 @@ def test_a_signal_while_children_are_asked_to_end_kills_them() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
+class Interrupting:
+    """What a child is given; as it is, the parent has a Ctrl-C."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+        return int, ()
+
+
+def test_a_signal_while_children_are_started_leaves_none() -> None:
+    shared = SharedState(1, 0, 1)
+    supervisor = Supervisor([Child("sleeper", __name__, "sleeps", (shared, Interrupting()))], shared, START_S)
+    with pytest.raises(KeyboardInterrupt), supervisor:
+        pass
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
 def test_a_third_interrupt_leaves_no_process(start: Callable[..., Run], tmp_path: Path) -> None:
     """Workers hang, the user is impatient: the third Ctrl-C comes while the children are being ended."""
     shared_memory = shared_memory_files()

@@ -67,18 +67,18 @@ class Supervisor:
     def __enter__(self) -> Supervisor:
         context = multiprocessing.get_context("spawn")
         resource_tracker.ensure_running()  # spawning starts it otherwise, and then unblocks the signals
-        with _environment(ONE_THREAD), _signals_blocked():
-            for child in self._children:
-                receiving, sending = context.Pipe(duplex=False)
-                process = context.Process(target=_run_child, args=(child, sending), name=child.name, daemon=True)
-                try:
+        try:
+            with _environment(ONE_THREAD), _signals_blocked():
+                for child in self._children:
+                    receiving, sending = context.Pipe(duplex=False)
+                    process = context.Process(target=_run_child, args=(child, sending), name=child.name, daemon=True)
                     process.start()
-                except BaseException:
-                    self.kill()
-                    raise
-                sending.close()  # the child's copy is the only one: the pipe ends when the child does
-                self._processes[child.name] = process
-                self._pipes[child.name] = receiving
+                    sending.close()  # the child's copy is the only one: the pipe ends when the child does
+                    self._processes[child.name] = process
+                    self._pipes[child.name] = receiving
+        except BaseException:  # also a second signal that waited for the block's end
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
