@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ablate.algos.job import Role, WorkerJob, make_exchange, roles
-from ablate.config import Config, DQNConfig, limit_reached, to_dict
+from ablate.config import AtariConfig, Config, DQNConfig, limit_reached, to_dict
 from ablate.evaluation import frozen_normalisation
 from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.signals import Interrupted, Signals
@@ -220,8 +220,9 @@ class Training:
                 f"note     the replay was not saved (save_replay=true): {steps} steps fill it, then learning goes on"
             )
         if any(state.get("env", ...) is None for state in resumed.state["workers"].values()) and counters.steps:
-            env = self._config.env.id
-            display.line(f"note     the state of {env} cannot be saved: each worker starts a new episode")
+            env = self._config.env
+            how = " in env.threads" if isinstance(env, AtariConfig) and env.threads else ""
+            display.line(f"note     the state of {env.id}{how} cannot be saved: new episodes begin")
 
     def _loop(self, supervisor: Supervisor, display: ProgressDisplay, signals: Signals) -> None:
         config, shared = self._config, self.shared

@@ -119,8 +119,8 @@ def _refuse_threads(env: AtariConfig, fires: bool) -> None:
     lacking = {
         f"env.preprocessing={env.preprocessing}": (env.preprocessing != Preprocessing.nature_84, "nature_84"),
         f"env.frame_skip={[*env.frame_skip]}": (env.frame_skip[0] != env.frame_skip[1], "[4,4]"),
-        f"env.fire_on_reset={env.fire_on_reset}": (env.fire_on_reset and fires, "false"),
-        f"env.fire_action={env.fire_action}": (not env.fire_action, "true"),
+        f"env.fire_on_reset={str(env.fire_on_reset).lower()}": (env.fire_on_reset and fires, "false"),
+        f"env.fire_action={str(env.fire_action).lower()}": (not env.fire_action, "true"),
         f"env.fill_steps={env.fill_steps}": (env.fill_steps > 0, "0"),
         f"env.mode={env.mode}": (env.mode is not None, "null"),
         f"env.difficulty={env.difficulty}": (env.difficulty is not None, "null"),
