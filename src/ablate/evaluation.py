@@ -151,7 +151,10 @@ def test_process(
             if begins:
                 now_due, begins = True, False
             elif every_s is not None:
-                now_due = time.monotonic() - last_time >= every_s
+                now = time.monotonic()
+                if not shared.began:  # the network is as it was drawn, while workers are imported or compiled
+                    last_time = now
+                now_due = now - last_time >= every_s
             else:
                 now_due = due(every_steps, last_steps, counters.steps)
             finish = command == Command.finish

@@ -19,6 +19,8 @@ from ablate.algos.dqn_actor import Actor
 from ablate.algos.job import WorkerJob, make_exchange
 from ablate.config import Config, ConfigError, DQNConfig, QConfig
 from ablate.envs.make import spec_of
+from ablate.evaluation import test_process as evaluating_process
+from ablate.parallel.shared import Command
 from ablate.parallel.supervisor import ChildFailed
 from ablate.records.schema import DQN_UPDATES, EPISODES, EVALUATIONS, UPDATES
 from ablate.schedules import epsilon
@@ -288,6 +290,27 @@ def test_a_test_process_can_begin_with_an_evaluation(tmp_path: Path) -> None:
     evaluations = pd.read_csv(folder / EVALUATIONS)
     assert evaluations["evaluation"].max() == 2
     assert evaluations["global_step"].iloc[-1] >= 8000 > evaluations["global_step"].iloc[0]
+
+
+def test_a_test_process_does_not_count_the_time_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the learner is imported or compiled, the network that was drawn is not tested again and again."""
+    config = quick("evaluation.every_seconds=1e-9", "evaluation.episodes=1", "evaluation.horizon=5")
+    job = job_of(config, tmp_path)
+    told: list[Any] = []
+    before: list[int] = []  # evaluations at each pause
+
+    def pause(seconds: float) -> None:
+        before.append(len(told))
+        if len(before) == 5:
+            job.shared.begin()
+        if len(before) == 9:
+            job.shared.command = Command.abandon
+
+    monkeypatch.setattr("ablate.evaluation.time.sleep", pause)
+    evaluating_process(told.append, config, job.spec, tmp_path, job.shared, 0, 0)
+    assert before == [0, 0, 0, 0, 0, 1, 2, 3, 4]
 
 
 def test_an_episode_is_given_up_at_an_evaluation(tmp_path: Path) -> None:
