@@ -328,6 +328,16 @@ def test_what_dqn_cannot_do_is_refused_in_one_line(overrides: tuple[str, ...], n
     assert "\n" not in str(caught.value)
 
 
+def test_bf16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("algo=dqn", "env=breakout", "replay.capacity=1000", "algo.warmup_steps=100")
+    for has in ("bf16", "float32"):
+        monkeypatch.setattr(experiment, "resolve_precision", lambda precision, device, has=has: has)
+        assert experiment.plan(config_of(*options), []).config.precision == has
+        assert experiment.plan(config_of(*options, "precision=float32"), []).config.precision == "float32"
+    with pytest.raises(ConfigError, match=r"^precision=bf16: this machine .* use float32$"):
+        experiment.plan(config_of(*options, "precision=bf16"), [])
+
+
 def test_the_state_of_a_run_holds_no_replay_unless_asked(tmp_path: Path) -> None:
     messages, _ = learned(quick(), tmp_path)
     (state,) = [message for message in messages if isinstance(message, ProcessState)]
