@@ -8,7 +8,17 @@ import pytest
 from helpers import ROOT, config_of
 
 from ablate import experiment
-from ablate.config import SCHEMAS, Config, ConfigError, config_hash, number_of_workers, to_dict
+from ablate.config import (
+    SCHEMAS,
+    AtariConfig,
+    Config,
+    ConfigError,
+    DQNConfig,
+    config_hash,
+    cuda_index,
+    number_of_workers,
+    to_dict,
+)
 from ablate.validation import from_dict, suggest
 
 
@@ -68,6 +78,20 @@ def test_through_json_and_back(overrides: list[str]) -> None:
     config = config_of(*overrides)
     assert from_dict(to_dict(config)) == config
     assert config_hash(from_dict(to_dict(config))) == config_hash(config)
+
+
+def test_what_older_checkpoints_do_not_say_is_off() -> None:
+    stored = to_dict(config_of("algo=dqn", "env=breakout"))
+    del stored["algo"]["cuda_graph"], stored["env"]["threads"], stored["evaluation"]["at_start"]
+    config = from_dict(stored)
+    assert isinstance(config.algo, DQNConfig)
+    assert isinstance(config.env, AtariConfig)
+    assert (config.algo.cuda_graph, config.env.threads, config.evaluation.at_start) == (False, 0, False)
+
+
+@pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:0", 0), ("cuda:12", 12)])
+def test_a_cuda_device_without_a_number_is_the_first(device: str, index: int) -> None:
+    assert cuda_index(device) == index
 
 
 def test_the_hash_tells_configurations_apart() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import re
 import resource
@@ -26,6 +27,8 @@ import pytest
 from faulty_envs import DISARMED
 
 from ablate.analysis.load import load_run
+from ablate.parallel.shared import SharedState
+from ablate.parallel.supervisor import ABANDON_S, Child, Supervisor
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.manifest import read_manifest
 from ablate.records.schema import EPISODES, EVALUATIONS, LAST_CHECKPOINT, STATUS
@@ -564,6 +567,33 @@ def test_signal_while_the_workers_start(number: signal.Signals, start: Callable[
 
 
 @pytest.mark.slow
+def sleeps(send: Callable[[Any], None], shared: SharedState) -> None:
+    """A child that looks at no command."""
+    shared.beat(0)
+    time.sleep(START_S)
+
+
+def test_a_signal_while_children_are_asked_to_end_kills_them() -> None:
+    """A second one reaches the parent there if the first came as the workers started."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    shared = SharedState(1, 0, 1)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Supervisor([Child("sleeper", __name__, "sleeps", (shared,))], shared, START_S) as supervisor:
+            while shared.silent_for_s(0) is None:
+                list(supervisor.messages(0.1))
+            signal.setitimer(signal.ITIMER_REAL, ABANDON_S / 4)
+            with pytest.raises(KeyboardInterrupt):
+                supervisor.kill()
+            assert not multiprocessing.active_children()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_a_third_interrupt_leaves_no_process(start: Callable[..., Run], tmp_path: Path) -> None:
     """Workers hang, the user is impatient: the third Ctrl-C comes while the children are being ended."""
     shared_memory = shared_memory_files()

@@ -126,7 +126,7 @@ class DQNConfig(AlgoConfig):
     noisy_start: CountOrNone = MISSING
     bootstrap_truncated: bool = MISSING
     reset_after_evaluation: bool = MISSING
-    cuda_graph: bool = MISSING
+    cuda_graph: bool = False
 
 
 @dataclass
@@ -393,6 +393,11 @@ def devices(config: Config) -> list[str]:
 def device_of(config: Config, worker: int) -> str:
     """The device of a worker's network."""
     return devices(config)[worker % len(devices(config))]
+
+
+def cuda_index(device: str) -> int:
+    """The number of a CUDA device; `cuda` is the first."""
+    return int(device.removeprefix("cuda").removeprefix(":") or 0)
 
 
 def evaluation_horizon(config: Config) -> int | None:

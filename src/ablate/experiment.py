@@ -16,6 +16,7 @@ from ablate.config import (
     ConfigError,
     ConvConfig,
     QConfig,
+    cuda_index,
     device_of,
     devices,
     limit_reached,
@@ -199,8 +200,7 @@ def _check_device(device: str) -> None:
         return
     import torch  # the parent process otherwise does without it
 
-    index = int(device.removeprefix("cuda").removeprefix(":") or 0)
-    if index >= torch.cuda.device_count():
+    if cuda_index(device) >= torch.cuda.device_count():
         raise ConfigError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices here; use device=cpu")
 
 

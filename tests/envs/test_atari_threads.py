@@ -1,6 +1,7 @@
 """Games in threads of ale-py's vector environment against AtariGame, the emulator stepped by ourselves."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,23 @@ def test_they_play_as_the_emulator_does(game: str) -> None:
             ends, lost_lives, points = ends + over, lost_lives + life_lost, points + points_made
     assert points != 0
     assert game == "Pong" or ends > 0 < lost_lives
+
+
+def test_a_game_without_lives_goes_on_until_the_emulator_ends_it() -> None:
+    """As AtariGame has it: its last frames are no episode of their own."""
+    threads = AtariThreads(config(), 1)
+    images, over = np.zeros((1, 4, 84, 84), np.uint8), [False, False, False, True]
+
+    class Emulator:
+        def __init__(self) -> None:
+            self.told = zip(over, [2, 1, 0, 0], strict=True)
+
+        def step(self, _: np.ndarray) -> tuple[Any, ...]:
+            ends, lives = next(self.told)
+            return images.copy(), np.zeros(1), np.array([ends]), np.zeros(1, bool), {"lives": np.array([lives])}
+
+    threads._lives, threads._envs = np.array([2]), Emulator()  # type: ignore[assignment]
+    assert [stepped.terminated for _ in over for stepped in threads.step(np.array([0]))] == [False, True, False, True]
 
 
 def test_a_limit_cuts_a_game_and_the_next_one_starts() -> None:

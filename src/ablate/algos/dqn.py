@@ -16,7 +16,7 @@ import torch
 
 from ablate.algos.dqn_actor import ACTOR, Acting, Actor, ActorElsewhere, ActorHere, act
 from ablate.algos.job import WorkerJob, beating, process_state, wait_for_release
-from ablate.config import ConfigError, DQNConfig, device_of, limit_reached
+from ablate.config import ConfigError, DQNConfig, cuda_index, device_of, limit_reached
 from ablate.evaluation import Evaluator, due
 from ablate.nn.adam import make_optimizer
 from ablate.nn.architecture import QArchitecture, architecture_of
@@ -68,7 +68,7 @@ class Learner:
         self._shared = [theta, *statistics]
         self._device = device_of(config, 0)
         if self._device != "cpu":
-            torch.cuda.set_device(self._device)
+            torch.cuda.set_device(cuda_index(self._device))  # which takes no `cuda` without a number
         self._own = self._shared if self._device == "cpu" else [tensor.to(self._device) for tensor in self._shared]
         self._optimizer = make_optimizer(config.optimizer, self._own[0], self._own[1:], alone=True)
         self._ahead = updates_ahead(self._device)

@@ -48,7 +48,7 @@ class AtariThreads:
         self._observations, points, over, _, info = self._envs.step(actions)
         last = info.get("final_obs", self._observations)
         self._steps += 1
-        life_lost = (info["lives"] < self._lives) & ~over
+        life_lost = (info["lives"] > 0) & (info["lives"] < self._lives) & ~over  # as AtariGame has it
         self._lives = info["lives"]
         self._cut = (self._steps >= self._max_steps) & ~over
         ages = self._steps.copy()

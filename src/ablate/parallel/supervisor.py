@@ -135,18 +135,20 @@ class Supervisor:
             raise ChildFailed(f"{name} exited with code {process.exitcode}")
 
     def kill(self) -> None:
-        """End every child that still runs: ask, then kill."""
+        """End every child that still runs: ask, then kill. A signal meanwhile cuts the asking short."""
         alive = [process for process in self._processes.values() if process.is_alive()]
         self._shared.command = Command.abandon
         deadline = time.monotonic() + ABANDON_S
-        for process in alive:
-            process.join(max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
-                process.kill()
+        try:
+            for process in alive:
+                process.join(max(0.0, deadline - time.monotonic()))
+        finally:
+            for process in alive:
+                process.kill()  # of one that has ended: nothing
                 process.join()
-        for pipe in self._pipes.values():
-            pipe.close()
-        self._pipes.clear()
+            for pipe in self._pipes.values():
+                pipe.close()
+            self._pipes.clear()
 
 
 def _run_child(child: Child, sending: Connection) -> None:
