@@ -566,7 +566,6 @@ def test_signal_while_the_workers_start(number: signal.Signals, start: Callable[
     assert_it_can_go_on(run, start, whole=True)
 
 
-@pytest.mark.slow
 def sleeps(send: Callable[[Any], None], shared: SharedState) -> None:
     """A child that looks at no command."""
     shared.beat(0)
@@ -594,6 +593,7 @@ def test_a_signal_while_children_are_asked_to_end_kills_them() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.slow
 def test_a_third_interrupt_leaves_no_process(start: Callable[..., Run], tmp_path: Path) -> None:
     """Workers hang, the user is impatient: the third Ctrl-C comes while the children are being ended."""
     shared_memory = shared_memory_files()
