@@ -238,6 +238,13 @@ def test_a_noisy_start_is_random_for_so_many_steps(tmp_path: Path) -> None:
     assert all((episode[6:] == 1).all() for episode in early)
 
 
+def test_a_run_that_ends_in_its_warm_up_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for steps, said in (("40", True), ("41", False)):
+        run(tmp_path / steps, f"total_steps={steps}", "logger.display=plain")
+        told = capsys.readouterr().out
+        assert ("total_steps=40 ends in algo.warmup_steps=40: nothing is learned" in told) == said
+
+
 def run(folder: Path, *overrides: str) -> Path:
     """The program's whole run, all its processes."""
     config = config_of(*QUICK, "figures=false", "logger.display=off", *overrides)
