@@ -40,7 +40,7 @@ HELP = """Play a saved run:  python src/evaluate.py run=<folder or checkpoint> [
   run=<path>        a run's folder (its last checkpoint), or a file: <run>/checkpoints/best.safetensors
   episodes=20       how many to play
   horizon=null      steps after which an episode is cut; null: as in the run's own evaluations
-  action=null       mode: the most likely action; sample: a draw from the policy; null: as in the run's own evaluations
+  action=null       mode: the most likely action; sample: a draw from the policy, of DQN ε-greedy; null: as in the run
   seed=0            of the starts, and of the draws
   video=false       true: mp4s of the best and of the median episode, in <run>/videos (extra [video])
   frames=false      true: the same two as numbered images, in <run>/videos/evaluation-best/ and -median/

@@ -175,7 +175,7 @@ ERRORS = (
     ),
     case("env=breakout protocol=machado", "protocol=machado", "did you mean machado2018?"),
     case("protocol=machado2018", "protocol=machado2018", "of games only"),
-    case("env.noop_max=3", "env.noop_max=3", "no key of the option of env"),
+    case("env.noop_max=3", "env.noop_max=3", "a key of env.name=atari"),
     case("env.id=no_module_of_this_name:Env-v0", "env.id=no_module_of_this_name:Env-v0"),
     case("env.id=CartPole-v1 +env.kwargs.colour=1", "env.id=CartPole-v1", "colour"),
     case("env.id=FrozenLake-v1", "env.id=FrozenLake-v1", "Discrete(16)", "Box"),

@@ -2,12 +2,13 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import ROOT, config_of
 
-from ablate import experiment
+from ablate import command_line, experiment
 from ablate.config import (
     SCHEMAS,
     AtariConfig,
@@ -78,6 +79,31 @@ def test_through_json_and_back(overrides: list[str]) -> None:
     config = config_of(*overrides)
     assert from_dict(to_dict(config)) == config
     assert config_hash(from_dict(to_dict(config))) == config_hash(config)
+
+
+def test_an_environment_without_values_of_its_own_gets_those_of_its_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of("algo=dqn", "env=acrobot")
+    assert (config.total_steps, config.max_episodes, config.optimizer.lr) == (100_000, None, 1e-3)
+    for group, files in {"env": ["atari", "breakout", "acrobot"], "algo_env": ["dqn_breakout"]}.items():
+        (tmp_path / group).mkdir()
+        for name in files:
+            (tmp_path / group / f"{name}.yaml").write_text((ROOT / "conf" / group / f"{name}.yaml").read_text())
+    for name, base in (("pong", "breakout"), ("tennis", "acrobot")):
+        (tmp_path / f"env/{name}.yaml").write_text(f"defaults: [{base}, _self_]")
+    monkeypatch.setattr(command_line, "CONF", tmp_path)
+    command_line._is_game.cache_clear()
+    try:
+        chosen = [command_line._suited("algo_env", "dqn", env) for env in ("breakout", "pong", "tennis", "gone")]
+        assert chosen == ["dqn_breakout", "dqn_atari", "dqn_gymnasium", "dqn_gymnasium"]
+        assert command_line._suited("algo_env_optimizer", "a3c", "pong", "adam") == "a3c_atari_adam"
+        models = [
+            command_line._default_model(algo, env) for algo, env in (("dqn", "pong"), ("a3c", "pong"), ("dqn", "gone"))
+        ]
+        assert models == ["dqn_84", "conv_lstm_42", "dqn_mlp"]
+    finally:
+        command_line._is_game.cache_clear()
 
 
 def test_what_older_checkpoints_do_not_say_is_off() -> None:

@@ -13,6 +13,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from ablate.experiment import RunFailed, plan, refuse_used
 from ablate.study import study_name
 from ablate.validation import known_keys, suggest, sweep_settings, validate
 
-OUTPUTS = ROOT / "outputs"
+OUTPUTS, CONF = ROOT / "outputs", ROOT / "conf"
 SHOW_TRACEBACKS = "ABLATE_SHOW_TRACEBACKS"
 REFUSALS = (ConfigError, HydraException, OmegaConfBaseException, YAMLError)  # what the user can mend, told in a line
 PATHS = ("resume", "load", "hydra.run.dir", "hydra.sweep.dir")
@@ -46,6 +48,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("ablate.outputs", lambda: str(OUTPUTS), replace=True)
     OmegaConf.register_new_resolver("ablate.sweeps", lambda: str(ROOT / "sweeps"), replace=True)
     OmegaConf.register_new_resolver("ablate.model", _default_model, replace=True)
+    OmegaConf.register_new_resolver("ablate.suited", _suited, replace=True)
     OmegaConf.register_new_resolver("ablate.replay", _default_replay, replace=True)
     OmegaConf.register_new_resolver("ablate.beta_steps", lambda total_steps: total_steps or 1_000_000, replace=True)
     OmegaConf.register_new_resolver("ablate.game", _registered_with, replace=True)
@@ -84,11 +87,26 @@ def _without_hydra(composed: DictConfig) -> DictConfig:
     return task
 
 
+@cache
+def _is_game(env: str) -> bool:
+    """Whether an option of the group `env` is a game: by what its file says it is made of."""
+    path = CONF / f"env/{env}.yaml"
+    made_of = OmegaConf.select(OmegaConf.load(path), "defaults", default=[]) if path.exists() else []
+    return "/schema/env/atari@_here_" in made_of or any(isinstance(o, str) and _is_game(o) for o in made_of)
+
+
 def _default_model(algo: str, env: str) -> str:
     """The option of the group `model` that suits this pair of options."""
     if algo == "dqn":
-        return "dqn_84" if env in ("breakout", "riverraid", "atari") else "dqn_mlp"
-    return {"breakout": "conv_pool_lstm_80", "riverraid": "conv_lstm_42", "atari": "conv_lstm_42"}.get(env, "mlp")
+        return "dqn_84" if _is_game(env) else "dqn_mlp"
+    return "conv_pool_lstm_80" if env == "breakout" else "conv_lstm_42" if _is_game(env) else "mlp"
+
+
+def _suited(group: str, algo: str, env: str, *more: str) -> str:
+    """The option of `group` with values for this pair: its own, or else that of games, or of all others."""
+    own = "_".join((algo, env, *more))
+    kind = "atari" if _is_game(env) else "gymnasium"
+    return own if (CONF / group / f"{own}.yaml").exists() else "_".join((algo, kind, *more))
 
 
 def _default_replay(algo: str) -> str:
@@ -261,8 +279,11 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
             return f"{overrides.get(key, key)}: {resumed}"
         if key.startswith("env.kwargs."):
             return f"{overrides.get(key, key)}: a new argument of the environment is written +{overrides.get(key, key)}"
-        if key in _all_keys():
-            return f"{overrides.get(key, key)}: no key of the option of {key.partition('.')[0]} that was chosen"
+        group, _, name = key.partition(".")
+        if key in _all_keys() and group in SCHEMAS:
+            name = name.partition(".")[0]
+            having = [option for option, schema in SCHEMAS[group].items() if name in _names_of(schema)]
+            return f"{overrides.get(key, key)}: a key of {group}.name={' or '.join(having)}, and another one was chosen"
         return f"{overrides.get(key, key)}: no such key{suggest(key, _all_keys())}"
     if found := re.match(r"In '(protocol|preprocessing)/([^']+)': .*not in 'GymnasiumConfig'", text, re.DOTALL):
         if "resume" in overrides:
@@ -294,6 +315,10 @@ def _sentence(text: str) -> str:
     return " ".join(
         line for line in lines if line and not line.startswith(("full_key:", "reference_type=", "object_type="))
     )
+
+
+def _names_of(schema: type) -> list[str]:
+    return [item.name for item in fields(schema)]
 
 
 def _all_keys() -> list[str]:

@@ -78,7 +78,7 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
     # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
     config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))
     config, note = _resolve_backend(config)
-    config = _resolve_precision(config, here)
+    config = _resolve_precision(config, here, new)
     architecture = architecture_of(config.model, spec)
     parameters = initial_parameters(config.model, architecture, generator(config.seed, Role.parameters))
     source, normalisation = resumed, None
@@ -183,13 +183,16 @@ def _resolve_backend(config: Config) -> tuple[Config, str]:
     return replace(config, backend=backend), f"{backend} ({obstacle or 'the fastest; all of it has kernels'})"
 
 
-def _resolve_precision(config: Config, here: bool) -> Config:
-    """The configuration with the precision that it will have, as far as this machine can say."""
-    if config.precision != Precision.auto or not (here and isinstance(config.model, QConfig)):
+def _resolve_precision(config: Config, here: bool, new: bool) -> Config:
+    """The configuration with the precision that it will have, as far as this machine can say.
+
+    Raises ConfigError for a new run in bf16 that this machine has not."""
+    if not (here and isinstance(config.model, QConfig)):
         return config
-    images = config.model.input is not None
-    precision = resolve_precision("auto", device_of(config, 0)) if images else "float32"
-    return replace(config, precision=Precision(precision))
+    fastest = resolve_precision("auto", device_of(config, 0)) if config.model.input is not None else "float32"
+    if config.precision == Precision.bf16 and fastest != "bf16" and new:
+        raise ConfigError("precision=bf16: this machine would compute it in software, many times slower; use float32")
+    return replace(config, precision=Precision(fastest)) if config.precision == Precision.auto else config
 
 
 def _check_device(device: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -199,10 +200,12 @@ def estimate(plan: SweepPlan) -> Estimate | None:
     found_s, found_b = _means(seconds), _means(sizes)
     for arm in sorted(arms - set(seconds)):
         config = plan.configs[arm]
-        network = "" if config.model.name == "mlp" else repr(config.model)  # what a step of a game costs
+        # what a step of a game costs
+        network = "" if config.model.name == "mlp" else f"{config.model} {config.precision}"
         replay = config.replay.name if config.replay else ""
         kind = (config.backend, config.schedule, config.workers, config.env.id, config.envs_per_worker, network, replay)
         if kind not in probes and len(probes) < MOST_PROBES:
+            print(f"probing {arm}: a short run, for the estimate", file=sys.stderr, flush=True)
             if (probe := _probe(config)) is None:
                 return None
             probes[kind] = probe

@@ -206,6 +206,10 @@ class Training:
             display.line(f"backend  {self.plan.backend}")
         if self.plan.replay:
             display.line(f"replay   {self.plan.replay}")
+        algo, total = self._config.algo, self._config.total_steps
+        if isinstance(algo, DQNConfig) and total is not None and total <= algo.warmup_steps:
+            warm_up = f"algo.warmup_steps={algo.warmup_steps}"
+            display.line(f"note     total_steps={total} ends in {warm_up}: nothing is learned")
         if self._config.load and resumed is None:
             display.line(f"loaded   {self._config.load}")
         if resumed is None:

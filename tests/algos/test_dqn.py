@@ -240,6 +240,13 @@ def test_a_noisy_start_is_random_for_so_many_steps(tmp_path: Path) -> None:
     assert all((episode[6:] == 1).all() for episode in early)
 
 
+def test_a_run_that_ends_in_its_warm_up_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for steps, said in (("40", True), ("41", False)):
+        run(tmp_path / steps, f"total_steps={steps}", "logger.display=plain")
+        told = capsys.readouterr().out
+        assert ("total_steps=40 ends in algo.warmup_steps=40: nothing is learned" in told) == said
+
+
 def run(folder: Path, *overrides: str) -> Path:
     """The program's whole run, all its processes."""
     config = config_of(*QUICK, "figures=false", "logger.display=off", *overrides)
@@ -349,6 +356,16 @@ def test_what_dqn_cannot_do_is_refused_in_one_line(overrides: tuple[str, ...], n
         experiment.plan(config_of(*options, *overrides), [])
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_bf16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("algo=dqn", "env=breakout", "replay.capacity=1000", "algo.warmup_steps=100")
+    for has in ("bf16", "float32"):
+        monkeypatch.setattr(experiment, "resolve_precision", lambda precision, device, has=has: has)
+        assert experiment.plan(config_of(*options), []).config.precision == has
+        assert experiment.plan(config_of(*options, "precision=float32"), []).config.precision == "float32"
+    with pytest.raises(ConfigError, match=r"^precision=bf16: this machine .* use float32$"):
+        experiment.plan(config_of(*options, "precision=bf16"), [])
 
 
 def test_the_state_of_a_run_holds_no_replay_unless_asked(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_initialisation_is_kaimings() -> None:
 @pytest.mark.parametrize(
     ("spec", "name", "changes", "message"),
     [
-        (EnvSpec((3,), TORQUE), "dqn_mlp", {}, r"model\.name=q: it chooses among discrete actions, and the action"),
+        (EnvSpec((3,), TORQUE), "dqn_mlp", {}, "algo=dqn: it chooses among discrete actions"),
         (EnvSpec((1, 42, 42), FOUR), "dqn_mlp", {},
          r"model\.input=null: the observation is an image, \[1, 42, 42\]; use .* model=dqn_84"),
         (EnvSpec((4,), FOUR), "dqn_84", {},

@@ -307,6 +307,51 @@ def test_precision_is_what_the_processor_has() -> None:
     assert resolve_precision("bf16") == "bf16"
 
 
+class NoEvent:
+    """torch.cuda.Event where there is no GPU: what it waits for is done."""
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("backend", Q_BACKENDS)
+def test_batches_find_their_way_to_a_gpu_and_back(
+    backend: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copies to a device and from it, where the device is the processor: bytes go, two batches are on their way."""
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *shape, pin_memory=False, **options: zeros(*shape, **options))
+    monkeypatch.setattr(torch.cuda, "Event", NoEvent)
+
+    class OnGpu(Q_BACKENDS[backend]):  # type: ignore[misc]
+        def _allocate(self, are_bytes: bool, slots: int) -> None:
+            self._on_gpu = True
+            super()._allocate(are_bytes, slots)
+
+    settings = replace(PLAIN, double=True, max_grad_value=0.01)
+    theta = torch.tensor(random_parameters(NATURE, 0), dtype=torch.float32)
+    here = Q_BACKENDS[backend](NATURE, B, settings, theta.clone(), precision)
+    there = OnGpu(NATURE, B, settings, theta.clone(), precision, slots=2)
+    assert there.observations.dtype == np.uint8
+    expected, under_way = [], []
+    for seed in range(4):
+        batch, observations = random_batch(NATURE, seed)
+        for made in (here, there):
+            fill(made, observations)
+        expected.append(here.compute(batch).metrics())
+        under_way.append(there.compute(batch))
+        torch.testing.assert_close(there.gradient, here.gradient, rtol=1e-3, atol=1e-5)
+        if seed:
+            found = under_way[seed - 1].metrics()  # while the next is on its way
+            np.testing.assert_allclose(found.td_errors, expected[seed - 1].td_errors, atol=1e-3)
+            assert found[1:] == pytest.approx(expected[seed - 1][1:], rel=1e-3)
+            assert found.loss != expected[seed].loss
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("precision", "cosine"), [("float32", 0.9999), ("bf16", 0.99)])
 @pytest.mark.parametrize("backend", Q_BACKENDS)

@@ -156,9 +156,9 @@ def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
                 ax.plot([], [], color=colour, linestyle=dash, label=label)
                 continue
             grid, scores = sound.columns.to_numpy(), sound.to_numpy()
+            marker = "o" if len(scores) < MIN_SEEDS or len(grid) == 1 else None
             sns.lineplot(x=grid, y=scores.mean(axis=0), errorbar=None, ax=ax, color=colour, linestyle=dash, linewidth=2,
-                         marker="o" if len(scores) < MIN_SEEDS else None, markersize=4, markevery=0.04,
-                         label=label)  # fmt: skip
+                         marker=marker, markersize=4, markevery=0.04, label=label)  # fmt: skip
             if len(scores) >= MIN_SEEDS:
                 ax.fill_between(grid, *mean_band(scores), color=colour, alpha=0.2, linewidth=0)
         ax.set_ylabel(_score_label(sweep, source))
@@ -215,7 +215,8 @@ def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = N
             seeds = [curve for (name, _), curve in lines.items() if name == arm]
             thin = [np.column_stack(curve)[_thinned(len(curve[0]))] for curve in seeds]
             ax.add_collection(LineCollection(thin, colors=[colour], linewidths=0.7, alpha=0.45, rasterized=True))
-            ax.plot(*_mean_line(seeds), color="0.1", linewidth=2, label="mean of the seeds")
+            lone = "o" if all(len(x) == 1 for x, _ in seeds) else None  # a line of one point is not seen
+            ax.plot(*_mean_line(seeds), color="0.1", linewidth=2, marker=lone, label="mean of the seeds")
             ax.set_title(textwrap.fill(f"{sweep.arms[arm]}  (n = {len(seeds)})", 38), fontsize="medium")
             ax.autoscale_view()
         _finish_x(panels[0])

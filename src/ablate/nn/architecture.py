@@ -238,7 +238,10 @@ def _conv_architecture(model: ConvConfig, env: EnvSpec) -> ConvArchitecture:
 def _q_architecture(model: QConfig, env: EnvSpec) -> QArchitecture:
     observation, is_image = env.observation_shape, len(env.observation_shape) == 3
     if env.action.n is None:
-        raise ConfigError(f"model.name={model.name}: it chooses among discrete actions, and the action is a box")
+        raise ConfigError(
+            "algo=dqn: it chooses among discrete actions, and this environment's is a box; use another one, "
+            "as env=cartpole, or algo=a3c"
+        )
     if is_image and model.input is None:
         raise ConfigError(
             f"model.input=null: the observation is an image, {list(observation)}; "

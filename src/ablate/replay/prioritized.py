@@ -54,23 +54,6 @@ class PrioritizedReplay(Replay):
             weights /= weights.mean()
         return self._batch(slots, weights.astype(np.float32))
 
-    def add(
-        self,
-        lane: int,
-        action: int,
-        reward: float,
-        terminated: bool,
-        truncated: bool,
-        observation: np.ndarray,
-        td_error: float | None = None,
-    ) -> None:
-        """As `Replay.add`. Raises ValueError if new transitions start with their TD error, and none is given."""
-        if self._config.new_priority == NewPriority.td_error:
-            if td_error is None:
-                raise ValueError("new_priority=td_error: a step needs its TD error")
-            self._errors[lane].append(float(td_error))
-        super().add(lane, action, reward, terminated, truncated, observation)
-
     def update(self, batch: Batch, td_errors: np.ndarray) -> None:
         """Learned from: p = |δ| + ε for what is still there of the batch that `sample` gave, δ (B,).
 
@@ -101,6 +84,12 @@ class PrioritizedReplay(Replay):
             new = self._priorities(np.array(errors))
         self._set(np.append(slots, lost).astype(np.int64), np.append(new, np.zeros(len(lost))))
         return slots, lost
+
+    def _note(self, lane: int, td_error: float | None) -> None:
+        if self._config.new_priority == NewPriority.td_error:
+            if td_error is None:
+                raise ValueError("new_priority=td_error: a step needs its TD error")
+            self._errors[lane].append(float(td_error))
 
     def _priorities(self, td_errors: np.ndarray) -> np.ndarray:
         """(|δ| + ε)^α in float64."""

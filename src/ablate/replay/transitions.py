@@ -61,7 +61,10 @@ class Replay(ABC):
         observation: np.ndarray,
         td_error: float | None = None,
     ) -> None:
-        """As `FrameStore.add`. td_error: of this one step, for a replay whose new transitions start with it."""
+        """As `FrameStore.add`. td_error: of this one step, for a replay whose new transitions start with it.
+
+        Raises ValueError if it is needed and not given."""
+        self._note(lane, td_error)
         change = self.store.add(lane, action, reward, terminated, truncated, observation)
         self._waiting[lane] += 1
         self._apply(lane, change)
@@ -87,6 +90,10 @@ class Replay(ABC):
         self.store.restore(state, tensors)
         self._size, self._waiting = state["size"], [*state["waiting"]]
         self.store.used(self._drawable)[...] = tensors["replay.drawable"]
+
+    @abstractmethod
+    def _note(self, lane: int, td_error: float | None) -> None:
+        """Keep the error of a step whose transition cannot be drawn yet, if it is needed."""
 
     def _apply(self, lane: int, change: Change) -> tuple[np.ndarray, list[int]]:
         """Slots whose transitions can be drawn from now on, in the order of their steps; those that no longer can."""

@@ -20,6 +20,9 @@ class UniformReplay(Replay):
     def update(self, batch: Batch, td_errors: np.ndarray) -> None:
         """Nothing: an error makes no transition likelier."""
 
+    def _note(self, lane: int, td_error: float | None) -> None:
+        """Nothing, likewise."""
+
     def _draw(self, batch_size: int) -> np.ndarray:
         """Of slots drawn from all in use, the first that are drawable: each of these is as likely as the other."""
         filled, lanes, length = self.store.filled, self.store.lanes, self.store.lane_length
