@@ -293,6 +293,21 @@ def test_a_sweep_without_a_completed_cell_refuses_each_figure(tmp_path: Path) ->
             drawing.draw()
 
 
+def test_one_evaluation_a_cell_is_a_point_beside_the_other_arms_and_no_curve(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "lone", ARMS, seeds=range(2), episodes=8)
+    for path in folder.glob("*/*/evaluations.csv"):
+        table = pd.read_csv(path)
+        table[table["evaluation"] == 1].to_csv(path, index=False)
+    for drawing in drawings(summarise(load_sweep(folder))):
+        if drawing.name.startswith("curves_evaluation"):
+            with pytest.raises(ConfigError, match=r"no curve; see evaluation\.every_steps$"):
+                drawing.draw()
+        elif drawing.name == "arms_evaluation":
+            assert {line.get_marker() for ax in drawing.draw().axes for line in ax.lines if len(line.get_xdata())} == {
+                "o"
+            }  # type: ignore[arg-type]
+
+
 def test_an_arm_without_a_cell_yet_has_its_place_and_n_0(tmp_path: Path) -> None:
     missing = tuple(("two", seed) for seed in range(2))
     summary = summarise(load_sweep(write_sweep(tmp_path / "half", ARMS, seeds=range(2), episodes=8, missing=missing)))

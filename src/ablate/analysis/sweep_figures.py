@@ -144,6 +144,8 @@ def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
     points = curves(timed, source, column)
     if points.empty:
         raise ConfigError(f"{sweep.folder.name}: no row of {WORDS[source]} of a completed cell yet")
+    if all(len(at) < 2 for at, _ in cell_curves(sweep, source, Axis.global_step).values()):
+        raise ConfigError(f"{sweep.folder.name}: one {WORDS[source]} a cell is no curve; see evaluation.every_steps")
     with mpl.rc_context(STYLE):
         figure, (ax,) = _figure(1, 1, (8.5, 5.2))
         for arm, label in sweep.arms.items():
@@ -156,9 +158,9 @@ def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
                 ax.plot([], [], color=colour, linestyle=dash, label=label)
                 continue
             grid, scores = sound.columns.to_numpy(), sound.to_numpy()
-            marker = "o" if len(scores) < MIN_SEEDS or len(grid) == 1 else None
             sns.lineplot(x=grid, y=scores.mean(axis=0), errorbar=None, ax=ax, color=colour, linestyle=dash, linewidth=2,
-                         marker=marker, markersize=4, markevery=0.04, label=label)  # fmt: skip
+                         marker="o" if len(scores) < MIN_SEEDS else None, markersize=4, markevery=0.04,
+                         label=label)  # fmt: skip
             if len(scores) >= MIN_SEEDS:
                 ax.fill_between(grid, *mean_band(scores), color=colour, alpha=0.2, linewidth=0)
         ax.set_ylabel(_score_label(sweep, source))
