@@ -605,8 +605,12 @@ class Interrupting:
 def test_a_signal_while_children_are_started_leaves_none() -> None:
     shared = SharedState(1, 0, 1)
     supervisor = Supervisor([Child("sleeper", __name__, "sleeps", (shared, Interrupting()))], shared, START_S)
-    with pytest.raises(KeyboardInterrupt), supervisor:
-        pass
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which pytest's own worker processes ignore
+    try:
+        with pytest.raises(KeyboardInterrupt), supervisor:
+            pass
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not multiprocessing.active_children()
 
 
