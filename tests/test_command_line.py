@@ -327,6 +327,7 @@ def test_help_does_not_wait_for_torch(program: Program) -> None:
     assert not {"torch", "pandas", "matplotlib", "scipy"} & imported
 
 
+@pytest.mark.slow
 def test_multirun_trains_every_cell_and_another_sweeper_every_job(program: Program) -> None:
     for sweeper, names in (("ablate", ["seed=1", "seed=2"]), ("basic", ["0", "1"])):
         before = program.files()
@@ -337,6 +338,7 @@ def test_multirun_trains_every_cell_and_another_sweeper_every_job(program: Progr
         assert all(len(path.read_text().splitlines()) == 2 for path in made if path.name == EPISODES)
 
 
+@pytest.mark.slow
 def test_multirun_over_ids(program: Program) -> None:
     before = program.files()
     done = program("-m", *TINY, "evaluation.every_steps=20", "env.id=Pendulum-v1,CartPole-v1")

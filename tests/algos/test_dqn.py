@@ -241,10 +241,8 @@ def test_a_noisy_start_is_random_for_so_many_steps(tmp_path: Path) -> None:
 
 
 def test_a_run_that_ends_in_its_warm_up_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for steps, said in (("40", True), ("41", False)):
-        run(tmp_path / steps, f"total_steps={steps}", "logger.display=plain")
-        told = capsys.readouterr().out
-        assert ("total_steps=40 ends in algo.warmup_steps=40: nothing is learned" in told) == said
+    run(tmp_path, "total_steps=40", "logger.display=plain")
+    assert "total_steps=40 ends in algo.warmup_steps=40: nothing is learned" in capsys.readouterr().out
 
 
 def run(folder: Path, *overrides: str) -> Path:
@@ -289,6 +287,7 @@ def test_evaluations_are_played_and_leave_the_training_alone(tmp_path: Path) -> 
     assert set(evaluations["protocol"]) == {"sample"}
 
 
+@pytest.mark.slow
 def test_a_test_process_can_begin_with_an_evaluation(tmp_path: Path) -> None:
     """Beside the one at the end, which it always makes."""
     folder = run(
