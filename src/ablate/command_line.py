@@ -282,7 +282,8 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
         group, _, name = key.partition(".")
         if key in _all_keys() and group in SCHEMAS:
             name = name.partition(".")[0]
-            having = [option for option, schema in SCHEMAS[group].items() if name in _names_of(schema)]
+            schemas = SCHEMAS[group].items()
+            having = [option for option, schema in schemas if name in {item.name for item in fields(schema)}]
             return f"{overrides.get(key, key)}: a key of {group}.name={' or '.join(having)}, and another one was chosen"
         return f"{overrides.get(key, key)}: no such key{suggest(key, _all_keys())}"
     if found := re.match(r"In '(protocol|preprocessing)/([^']+)': .*not in 'GymnasiumConfig'", text, re.DOTALL):
@@ -315,10 +316,6 @@ def _sentence(text: str) -> str:
     return " ".join(
         line for line in lines if line and not line.startswith(("full_key:", "reference_type=", "object_type="))
     )
-
-
-def _names_of(schema: type) -> list[str]:
-    return [item.name for item in fields(schema)]
 
 
 def _all_keys() -> list[str]:

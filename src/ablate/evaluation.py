@@ -90,9 +90,14 @@ class Evaluator:
                 self._best = best["mean_return"]
         self.done = done
 
+    @property
+    def begins(self) -> bool:
+        """Whether the evaluation before the first step is wanted and still to be made."""
+        return self._config.evaluation.at_start and self.done == 0
+
     def begin(self, shared: SharedState, send: Callable[[EvaluationSummary], None]) -> None:
-        """The evaluation before the first step, if the configuration wants it and it was not made."""
-        if self._config.evaluation.at_start and self.done == 0:
+        """Make the evaluation before the first step, if it is wanted."""
+        if self.begins:
             send(self.evaluate(shared, shared.counters()))
 
     def evaluate(self, shared: SharedState, counters: Counters) -> EvaluationSummary:
@@ -143,7 +148,7 @@ def test_process(
     evaluator = Evaluator(config, spec, folder, done, beat)
     every_s, every_steps = config.evaluation.every_seconds, config.evaluation.every_steps
     last_time, last_steps, evaluated_steps = time.monotonic(), shared.counters().steps, -1
-    begins = config.evaluation.at_start and done == 0
+    begins = evaluator.begins
     try:
         while True:
             beat()
