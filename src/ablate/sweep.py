@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def run(
         plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"hydra.sweep.dir={plan.folder}: {error.strerror}") from error
-    with lock_folder(plan.folder, "another sweep runs in this folder"):
+    with _lock_sweep(plan.folder):
         now = make_plan(plan.study, plan.configs, plan.folder)
         if now.folder != plan.folder:  # study.json is another since the plan was made
             raise ConfigError(f"{plan.folder}: another sweep has just used it; repeat the command")
@@ -68,6 +68,17 @@ def run(
                 raise
         (plan.folder / STOP).unlink(missing_ok=True)
         _report(plan, watch, signals)
+
+
+def refuse_a_second(folder: Path) -> None:
+    """Raises ConfigError if a sweep runs in the folder."""
+    if folder.is_dir():
+        with _lock_sweep(folder):
+            pass
+
+
+def _lock_sweep(folder: Path) -> AbstractContextManager[None]:
+    return lock_folder(folder, "another sweep runs in this folder")
 
 
 def _tidy(plan: SweepPlan) -> None:

@@ -33,6 +33,8 @@ class AblateSweeper(Sweeper):
         local = launcher in ("local", "basic")
         configs = resolve(study, self._context.config_loader, self._config, here=local)
         plan = planning.make_plan(study, configs, Path(self._config.hydra.sweep.dir).absolute())
+        if not study.settings.dry_run:
+            sweep.refuse_a_second(plan.folder)  # before its probes disturb the first
         todo = [plan.configs[cell.arm] for cell in plan.to_run]
         parallel = None
         if launcher == "local" and todo:
