@@ -13,7 +13,7 @@ test: check  ## ruff, mypy and the quick tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: install  ## the tests that train or kill for minutes
-	$(BIN)/python -m pytest -m 'slow and not distributed'
+	$(BIN)/python -m pytest -m 'slow and not distributed' -n 2 --dist worksteal
 
 test-distributed: install  ## sweeps over a Slurm and a Ray on this machine (Debian, as root: it installs Slurm)
 	apt-get update --quiet
