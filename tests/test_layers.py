@@ -16,7 +16,7 @@ ORDER = (
     "policy", "playing", "evaluation", "algos",
     "analysis",
     "resources",
-    "training",
+    "console", "training",
     "experiment",
     "study", "cell", "planning", "sweep",
     "command_line",

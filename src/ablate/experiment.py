@@ -24,6 +24,7 @@ from ablate.config import (
     number_of_workers,
     to_dict,
 )
+from ablate.console import resume_command
 from ablate.envs.make import shape_of, spec_of
 from ablate.nn.architecture import Architecture, architecture_of, initial_parameters
 from ablate.nn.precision import resolve_precision
@@ -34,7 +35,7 @@ from ablate.records.manifest import lock_run, note_resume, read_manifest, read_s
 from ablate.records.schema import CELL, LAST_CHECKPOINT, MANIFEST
 from ablate.resources import check_replay
 from ablate.seeding import Role, generator
-from ablate.training import Plan, Training, resume_command
+from ablate.training import Plan, Training
 from ablate.types import Counters, EnvSpec
 from ablate.validation import from_dict, refuse_contradictions
 

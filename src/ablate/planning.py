@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 from ablate.cell import attempts_of, run_cell
 from ablate.config import Config, ConfigError, DQNConfig, flat, to_dict
+from ablate.console import shown
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.records.files import read_json
 from ablate.records.manifest import read_manifest, read_status
 from ablate.records.schema import EPISODES, MANIFEST, STATES, STUDY, UPDATES, cell_folder
 from ablate.resources import cores, memory_mb
 from ablate.study import NOT_COMPARED, Study, identity, identity_of, refuse_incomparable
-from ablate.training import shown
 
 PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
 PROBE = "ablate-probe-"  # <process>-<random>, a temporary folder

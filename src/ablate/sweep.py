@@ -19,6 +19,7 @@ from typing import Any
 
 from ablate.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines
 from ablate.config import ConfigError, to_dict
+from ablate.console import shown
 from ablate.experiment import RunFailed
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.planning import Cell, SweepPlan, duration, held, make_plan, most_steps
@@ -26,7 +27,6 @@ from ablate.records.files import write_json
 from ablate.records.manifest import lock_folder, provenance
 from ablate.records.schema import CELL, CELL_LOG, SCHEMA_VERSION, STUDY
 from ablate.study import identity
-from ablate.training import shown
 
 POLL_S = 0.25
 

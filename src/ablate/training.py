@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ablate.algos.job import Role, WorkerJob, make_exchange, roles
-from ablate.config import AtariConfig, Config, DQNConfig, limit_reached, to_dict
+from ablate.config import Config, DQNConfig, limit_reached, to_dict
+from ablate.console import announcement, report, title
 from ablate.evaluation import frozen_normalisation
 from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.signals import Interrupted, Signals
@@ -26,15 +27,7 @@ from ablate.records.display import Progress, ProgressDisplay
 from ablate.records.files import remove_temporaries
 from ablate.records.manifest import write_status
 from ablate.records.recorder import Recorder, trim_to_checkpoint
-from ablate.records.schema import (
-    BEST_CHECKPOINT,
-    EPISODES,
-    EVALUATIONS,
-    LAST_CHECKPOINT,
-    LEARNING_CURVE,
-    REPLAY_FILES,
-    UPDATES,
-)
+from ablate.records.schema import EVALUATIONS, LAST_CHECKPOINT, REPLAY_FILES
 from ablate.schedules import epsilon
 from ablate.types import (
     Counters,
@@ -174,19 +167,17 @@ class Training:
 
     def _train(self, signals: Signals) -> None:
         config = self._config
-        crew = f"{config.workers} worker{'s' * (config.workers != 1)}"
-        if config.replay:
-            envs = config.envs_per_worker
-            crew = f"{config.replay.name} replay · {envs} environment{'s' * (envs > 1)}"
         display = ProgressDisplay(
             mode=str(config.logger.display),
             print_every_seconds=config.logger.print_every_seconds,
-            title=f"{config.algo.name} · {config.env.id} · {crew} · {config.schedule} · {config.backend}",
+            title=title(config),
             max_episodes=config.max_episodes,
             total_steps=config.total_steps,
         )
         with display:
-            self._announce(display)
+            plan = self.plan
+            for line in announcement(config, self.folder, plan.resumed, plan.backend, plan.replay, self._dropped):
+                display.line(line)
             with Supervisor(self._children, self.shared, config.hang_timeout_s) as supervisor:
                 self._loop(supervisor, display, signals)
             if len(self._states) == len(self._names):  # else a signal came before training began
@@ -198,35 +189,6 @@ class Training:
                 assert signals.received is not None
                 self.interrupted_by = signals.received
                 self.end("interrupted", signal.Signals(signals.received).name)
-
-    def _announce(self, display: ProgressDisplay) -> None:
-        resumed = self.plan.resumed
-        display.line(f"run      {shown(self.folder)}")
-        if self.plan.backend and resumed is None:
-            display.line(f"backend  {self.plan.backend}")
-        if self.plan.replay:
-            display.line(f"replay   {self.plan.replay}")
-        algo, total = self._config.algo, self._config.total_steps
-        if isinstance(algo, DQNConfig) and total is not None and total <= algo.warmup_steps:
-            warm_up = f"algo.warmup_steps={algo.warmup_steps}"
-            display.line(f"note     total_steps={total} ends in {warm_up}: nothing is learned")
-        if self._config.load and resumed is None:
-            display.line(f"loaded   {self._config.load}")
-        if resumed is None:
-            return
-        counters = self.shared.counters()
-        dropped = f"; {self._dropped} later rows dropped from the CSVs" if self._dropped else ""
-        display.line(f"resumed  at step {counters.steps}, episode {counters.episodes}{dropped}")
-        if any(state.get("replay", ...) is None for state in resumed.state["workers"].values()):
-            assert isinstance(self._config.algo, DQNConfig)
-            steps = self._config.algo.warmup_steps
-            display.line(
-                f"note     the replay was not saved (save_replay=true): {steps} steps fill it, then learning goes on"
-            )
-        if any(state.get("env", ...) is None for state in resumed.state["workers"].values()) and counters.steps:
-            env = self._config.env
-            how = " in env.threads" if isinstance(env, AtariConfig) and env.threads else ""
-            display.line(f"note     the state of {env.id}{how} cannot be saved: new episodes begin")
 
     def _loop(self, supervisor: Supervisor, display: ProgressDisplay, signals: Signals) -> None:
         config, shared = self._config, self.shared
@@ -375,41 +337,10 @@ class Training:
 
     def report(self) -> None:
         """Draw the figure, and say what was done and where it is."""
-        counters, elapsed = self._counters(), self.shared.wall_time_s()
-        state = "interrupted" if self.interrupted_by is not None else "completed"
-        print(
-            f"{state}: {counters.episodes} episodes, {counters.steps} steps, {counters.updates} updates "
-            f"in {elapsed:.1f} s ({counters.steps / max(elapsed, 1e-9):.0f} steps/s)"
-        )
-        files = [EPISODES, UPDATES, EVALUATIONS, LAST_CHECKPOINT, BEST_CHECKPOINT]
-        if self._config.figures:
-            from ablate.analysis.figures import learning_curve
-            from ablate.analysis.load import load_run
-
-            try:
-                learning_curve(load_run(self.folder), self.folder / LEARNING_CURVE)
-                files.append(LEARNING_CURVE)
-            except OSError as error:
-                print(f"the figure could not be written: {error}", file=sys.stderr)
-        for name in files:
-            if (self.folder / name).exists():
-                print(f"  {shown(self.folder / name)}")
-        if self.interrupted_by is not None:
-            print(f"go on with: {resume_command(self.folder)}")
+        interrupted = self.interrupted_by is not None
+        report(self._config, self.folder, self._counters(), self.shared.wall_time_s(), interrupted)
 
 
 def _step_of(named: tuple[str, Any]) -> float:
     """A message's place in time; what has none comes last, as its sender sent it after the others."""
     return getattr(named[1], "global_step", math.inf)
-
-
-def resume_command(folder: Path) -> str:
-    return f"python src/run.py resume={shown(folder)}"
-
-
-def shown(path: Path) -> str:
-    """A path as the user would type it: relative to the current folder where that is shorter."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
