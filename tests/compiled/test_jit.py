@@ -32,12 +32,12 @@ print(jit.CACHE is not None, sum(play.stats.cache_hits.values()))
 """
 
 
-def run_program(folder: Path, cache: str) -> str:
+def run_program(folder: Path, cache: str, checkout: Path = COMPILED.parents[1]) -> str:
     """What PROGRAM prints in a process of its own: is there a cache, and kernels found there."""
     script = folder / "program.py"
     if not script.exists():
         script.write_text(PROGRAM)
-    env = {**os.environ, "PYTHONPATH": str(COMPILED.parents[1]), "NUMBA_CACHE_DIR": cache}
+    env = {**os.environ, "PYTHONPATH": str(checkout), "NUMBA_CACHE_DIR": cache}
     return subprocess.check_output([sys.executable, script], env=env, timeout=60, text=True)
 
 
@@ -87,6 +87,19 @@ def test_another_cache_when_a_source_changes(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_a_kernel_is_compiled_once(tmp_path: Path) -> None:
     assert [run_program(tmp_path, str(tmp_path / "cache")) for _ in range(2)] == ["True 0\n", "True 1\n"]
+
+
+def test_a_checkout_elsewhere_finds_the_kernels(tmp_path: Path) -> None:
+    shutil.copytree(COMPILED.parent, tmp_path / "src/ablate")
+    (tmp_path / "program.py").write_text(
+        "import numpy as np\n"
+        "from ablate.replay import fenwick\n"
+        "fenwick.FenwickTree(4).update(np.arange(4), np.ones(4))\n"
+        "print(fenwick.__file__, sum(fenwick._update.stats.cache_hits.values()))\n"
+    )
+    for checkout, hits in ((COMPILED.parents[1], 0), (tmp_path / "src", 1)):
+        printed = run_program(tmp_path, str(tmp_path / "cache"), checkout)
+        assert printed == f"{checkout / 'ablate/replay/fenwick.py'} {hits}\n"
 
 
 def damage_data(cache: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numba
 from llvmlite.binding import Linkage
 from numba.core import event
-from numba.core.caching import FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserProvidedCacheLocator
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.extending import overload
@@ -30,12 +30,15 @@ OPTIONS: Any = {
 }
 
 
+def _package() -> Path:
+    return Path(__file__).parents[1]
+
+
 def cache_folder() -> Path | None:
     """A folder of these sources' own under $NUMBA_CACHE_DIR or the user's cache; None if none can be written to.
 
     Numba notices a change of a kernel's own file only: what it calls from another file would stay as it was."""
-    package = Path(__file__).parents[1]
-    sources = sorted(path for room in ("compiled", "replay") for path in (package / room).rglob("*.py"))
+    sources = sorted(path for room in ("compiled", "replay") for path in (_package() / room).rglob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     given = os.environ.get("NUMBA_CACHE_DIR")
     try:
@@ -58,11 +61,26 @@ leaf = numba.njit(**OPTIONS, forceinline=True)  # called so often that a call wo
 inlined = numba.njit(**OPTIONS, inline="always")
 
 
+class _Locator(UserProvidedCacheLocator):
+    """By where a source lies in the package, not on the disk: checkouts with the same sources share their kernels."""
+
+    @classmethod
+    def get_suitable_cache_subpath(cls, py_file: str) -> str:
+        if Path(py_file).is_relative_to(_package()):
+            return ".".join(Path(py_file).relative_to(_package()).parent.parts)
+        return str(super().get_suitable_cache_subpath(py_file))
+
+
+class _Place(CompileResultCacheImpl):
+    _locator_classes = [_Locator, *CompileResultCacheImpl._locator_classes]  # noqa: RUF012, as Numba has it
+
+
 class KernelCache(FunctionCache):
     """Numba's cache of one kernel. Of processes that start together one compiles, the others find its work on disk.
 
     What cannot be read or written there (a damaged file, a full disk) costs a compilation, not the run."""
 
+    _impl_class = _Place
     _lock: int | None = None
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
