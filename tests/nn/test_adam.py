@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from ablate.config import AdamConfig, RMSpropConfig
 from ablate.nn.adam import Adam, FusedAdam, Optimizer, RMSprop
 
 SIZE, STEPS = 257, 300
+ADAM = AdamConfig(lr=1e-4, betas=(0.96, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False)
 MAX_DIFFERENCE = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
@@ -59,16 +61,8 @@ def test_adam_equals_torch(
 ) -> None:
     parameters, theta = make_parameters(dtype), make_parameters(dtype).requires_grad_()
     moments = torch.zeros(3, SIZE, dtype=dtype)
-    optimizer = kind(
-        parameters,
-        moments[0],
-        moments[1],
-        moments[2] if amsgrad else None,
-        lr=lr,
-        betas=betas,
-        eps=eps,
-        weight_decay=weight_decay,
-    )
+    config = AdamConfig(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
+    optimizer = kind(config, parameters, list(moments[: len(config.statistics)]))
     reference = torch.optim.Adam([theta], lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
     check_against_torch(optimizer, parameters, reference, theta)
     state = reference.state[theta]
@@ -84,7 +78,8 @@ def test_adam_equals_torch(
 def test_rmsprop_equals_torch(dtype: torch.dtype, weight_decay: float, alpha: float, eps: float) -> None:
     parameters, theta = make_parameters(dtype), make_parameters(dtype).requires_grad_()
     square_avg = torch.zeros(SIZE, dtype=dtype)
-    optimizer = RMSprop(parameters, square_avg, lr=1e-4, alpha=alpha, eps=eps, weight_decay=weight_decay)
+    config = RMSpropConfig(lr=1e-4, alpha=alpha, eps=eps, weight_decay=weight_decay)
+    optimizer = RMSprop(config, parameters, [square_avg])
     reference = torch.optim.RMSprop([theta], lr=1e-4, alpha=alpha, eps=eps, weight_decay=weight_decay)
     check_against_torch(optimizer, parameters, reference, theta)
     torch.testing.assert_close(square_avg, reference.state[theta]["square_avg"])
@@ -92,10 +87,9 @@ def test_rmsprop_equals_torch(dtype: torch.dtype, weight_decay: float, alpha: fl
 
 def make_optimizers(handed_in: Sequence[Tensor] | Tensor, lr: float) -> list[Optimizer]:
     """An Adam over the first four of six vectors, or rows, and an RMSprop over the other two."""
-    return [
-        Adam(*handed_in[:4], lr=lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
-        RMSprop(*handed_in[4:], lr=lr, alpha=0.9, eps=1e-8, weight_decay=0.1),
-    ]
+    adam = AdamConfig(lr=lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, amsgrad=True)
+    rmsprop = RMSpropConfig(lr=lr, alpha=0.9, eps=1e-8, weight_decay=0.1)
+    return [Adam(adam, handed_in[0], handed_in[1:4]), RMSprop(rmsprop, handed_in[4], handed_in[5:])]
 
 
 def test_handed_in_tensors_stay_where_they_are_and_are_what_changes() -> None:
@@ -129,22 +123,14 @@ def test_a_second_moment_lost_in_a_race_does_not_divide_by_epsilon() -> None:
     """Another process's gradient stands in the first moment, its square was lost: without a bound the step is ~1e4."""
     theta, exp_avg, exp_avg_sq = torch.zeros(3, SIZE)
     exp_avg += 1.0
-    adam = Adam(theta, exp_avg, exp_avg_sq, None, lr=1e-4, betas=(0.96, 0.999), eps=1e-8, weight_decay=0.0)
+    adam = Adam(ADAM, theta, [exp_avg, exp_avg_sq])
     adam.step(torch.zeros(SIZE), 1)
     assert theta.abs().max() < 1e-3
 
 
 def test_statistics_that_do_not_fit_are_refused() -> None:
+    theta = torch.zeros(SIZE)
     with pytest.raises(ValueError, match=r"shape \(1,\).*shape \(257,\)"):
-        RMSprop(torch.zeros(SIZE), torch.zeros(1), lr=0.1, alpha=0.9, eps=1e-8, weight_decay=0.0)
+        Adam(ADAM, theta, [torch.zeros(SIZE), torch.zeros(1)])
     with pytest.raises(ValueError, match=r"float64.*float32"):
-        Adam(
-            torch.zeros(SIZE),
-            torch.zeros(SIZE),
-            torch.zeros(SIZE, dtype=torch.float64),
-            None,
-            lr=0.1,
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            weight_decay=0.0,
-        )
+        RMSprop(RMSpropConfig(lr=0.1, alpha=0.9, eps=1e-8, weight_decay=0.0), theta, [torch.zeros_like(theta).double()])

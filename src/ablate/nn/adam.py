@@ -26,41 +26,27 @@ class Optimizer(Protocol):
 
 
 class Adam:
-    """Adam (Kingma & Ba 2015), and AMSGrad (Reddi et al. 2018) iff max_exp_avg_sq is given, as in torch.
+    """Adam (Kingma & Ba 2015), and AMSGrad (Reddi et al. 2018) if the configuration says so, as in torch.
 
     g ← g + weight_decay · θ
     m ← β₁ m + (1 - β₁) g,   v ← β₂ v + (1 - β₂) g²,   AMSGrad: v̂ ← max(v̂, v), else v̂ = v
     θ ← θ - lr · (m / (1 - β₁ᵗ)) / (√v̂ / √(1 - β₂ᵗ) + ε)
 
-    parameters θ, exp_avg m, exp_avg_sq v, max_exp_avg_sq v̂: (P,), the moments all zero before the first step.
+    parameters θ: (P,). statistics m, v, and of AMSGrad v̂: (P,) each, all zero before the first step.
     The number t of the update is handed to each step, because the processes that share the moments share the
     count too.
     """
 
-    def __init__(
-        self,
-        parameters: Tensor,
-        exp_avg: Tensor,
-        exp_avg_sq: Tensor,
-        max_exp_avg_sq: Tensor | None,
-        *,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-    ) -> None:
-        _check_alike(parameters, exp_avg, exp_avg_sq, max_exp_avg_sq)
+    def __init__(self, config: AdamConfig, parameters: Tensor, statistics: Sequence[Tensor]) -> None:
+        _check_alike(parameters, statistics)
         self._parameters = parameters
-        self._exp_avg = exp_avg
-        self._exp_avg_sq = exp_avg_sq
-        self._max_exp_avg_sq = max_exp_avg_sq
-        self._lr = lr
-        self._beta1, self._beta2 = betas
-        self._eps = eps
-        self._weight_decay = weight_decay
-        self._largest = adam_bound(*betas)
+        self._exp_avg, self._exp_avg_sq = statistics[:2]
+        self._max_exp_avg_sq = statistics[2] if config.amsgrad else None
+        self._lr, self._eps, self._weight_decay = config.lr, config.eps, config.weight_decay
+        self._beta1, self._beta2 = config.betas
+        self._largest = adam_bound(*config.betas)
         self._quotient = torch.empty_like(parameters)  # (P,)
-        self._decayed = torch.empty_like(parameters) if weight_decay else None  # (P,) g + weight_decay · θ
+        self._decayed = torch.empty_like(parameters) if config.weight_decay else None  # (P,) g + weight_decay · θ
 
     def step(self, gradient: Tensor, update: int) -> None:
         """Apply gradient (P,) as update number `update`, t in the equations, counted from 1."""
@@ -85,27 +71,15 @@ class FusedAdam:
 
     It has no bound on the quotient, without which steps that race ruin a network (see `bounds`)."""
 
-    def __init__(
-        self,
-        parameters: Tensor,
-        exp_avg: Tensor,
-        exp_avg_sq: Tensor,
-        max_exp_avg_sq: Tensor | None,
-        *,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-    ) -> None:
-        _check_alike(parameters, exp_avg, exp_avg_sq, max_exp_avg_sq)
-        amsgrad = max_exp_avg_sq is not None
+    def __init__(self, config: AdamConfig, parameters: Tensor, statistics: Sequence[Tensor]) -> None:
+        _check_alike(parameters, statistics)
         self._parameters = parameters
         self._update = torch.zeros((), device=parameters.device)
         self._optimizer = torch.optim.Adam(
-            [parameters], lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, fused=True
+            [parameters], config.lr, config.betas, config.eps, config.weight_decay, config.amsgrad, fused=True
         )
-        state = {"step": self._update, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-        self._optimizer.state[parameters] = state | ({"max_exp_avg_sq": max_exp_avg_sq} if amsgrad else {})
+        named = dict(zip(config.statistics, statistics, strict=True))
+        self._optimizer.state[parameters] = {"step": self._update, **named}
 
     def step(self, gradient: Tensor, update: int) -> None:
         """Apply gradient (P,) as update number `update`, t in the equations, counted from 1."""
@@ -119,31 +93,20 @@ class RMSprop:
 
     g ← g + weight_decay · θ,   v ← α v + (1 - α) g²,   θ ← θ - lr · g / (√v + ε)
 
-    parameters θ, square_avg v: (P,), v all zero before the first step. The A3C paper (Mnih et al. 2016, eq.
+    parameters θ: (P,). statistics v alone: (P,), all zero before the first step. The A3C paper (Mnih et al. 2016, eq.
     S2-S3) names v "g", and shares it among the threads, updated without locks; a square_avg in shared memory
     does the same. The paper's ε stands inside the root, √(v + ε); torch and this class add it outside.
     """
 
-    def __init__(
-        self,
-        parameters: Tensor,
-        square_avg: Tensor,
-        *,
-        lr: float,
-        alpha: float,
-        eps: float,
-        weight_decay: float,
-    ) -> None:
-        _check_alike(parameters, square_avg)
+    def __init__(self, config: RMSpropConfig, parameters: Tensor, statistics: Sequence[Tensor]) -> None:
+        _check_alike(parameters, statistics)
         self._parameters = parameters
-        self._square_avg = square_avg
-        self._lr = lr
-        self._alpha = alpha
-        self._eps = eps
-        self._weight_decay = weight_decay
-        self._largest = rmsprop_bound(alpha)
+        (self._square_avg,) = statistics
+        self._lr, self._alpha, self._eps = config.lr, config.alpha, config.eps
+        self._weight_decay = config.weight_decay
+        self._largest = rmsprop_bound(config.alpha)
         self._quotient = torch.empty_like(parameters)  # (P,)
-        self._decayed = torch.empty_like(parameters) if weight_decay else None  # (P,) g + weight_decay · θ
+        self._decayed = torch.empty_like(parameters) if config.weight_decay else None  # (P,) g + weight_decay · θ
 
     def step(self, gradient: Tensor, update: int) -> None:
         """Apply gradient (P,); nothing here depends on the number of the update."""
@@ -162,33 +125,14 @@ def make_optimizer(
 
     alone: no other process steps the same parameters."""
     if isinstance(config, AdamConfig):
-        exp_avg, exp_avg_sq, *rest = statistics
-        return (FusedAdam if alone else Adam)(
-            parameters,
-            exp_avg,
-            exp_avg_sq,
-            rest[0] if config.amsgrad else None,
-            lr=config.lr,
-            betas=config.betas,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-        )
+        return (FusedAdam if alone else Adam)(config, parameters, statistics)
     assert isinstance(config, RMSpropConfig)
-    return RMSprop(
-        parameters,
-        statistics[0],
-        lr=config.lr,
-        alpha=config.alpha,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-    )
+    return RMSprop(config, parameters, statistics)
 
 
-def _check_alike(parameters: Tensor, *statistics: Tensor | None) -> None:
+def _check_alike(parameters: Tensor, statistics: Sequence[Tensor]) -> None:
     """Refuse statistics of another shape or dtype: torch would broadcast or convert them without a word."""
     for statistic in statistics:
-        if statistic is None:
-            continue
         if statistic.shape != parameters.shape or statistic.dtype != parameters.dtype:
             raise ValueError(
                 f"a statistic of shape {tuple(statistic.shape)} and {statistic.dtype} does not fit "
