@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,10 +13,10 @@ from rich.text import Text
 
 from ablate.analysis.load import read_cell
 from ablate.command_line import OUTPUTS, exit_code
-from ablate.config import ConfigError, locate
-from ablate.planning import most_steps
+from ablate.config import Config, ConfigError, locate
+from ablate.planning import share_done
 from ablate.records.files import read_json
-from ablate.records.schema import STATUS, STUDY, cell_folder
+from ablate.records.schema import STUDY, cell_folder
 from ablate.validation import from_dict
 
 PARTS = " ▁▂▃▄▅▆▇█"  # how far a running cell is
@@ -55,7 +54,7 @@ def status(folder: Path, console: Console) -> None:
     table.add_column(f"seed {seeds[0]} to {seeds[-1]}", no_wrap=False, overflow="fold")
     table.add_column("completed", justify="right")
     for arm, described in study["arms"].items():
-        steps, row, done = most_steps(from_dict(described["config"])), Text(), 0
+        config, row, done = from_dict(described["config"]), Text(), 0
         for seed in seeds:
             cell = cell_folder(folder, arm, seed)
             found = read_cell(cell)
@@ -63,7 +62,7 @@ def status(folder: Path, console: Console) -> None:
             counts[state] += 1
             done += state == "completed"
             sign, colour = SIGNS[state]
-            row.append(_progress(cell, steps) if state == "running" else sign, colour)
+            row.append(_progress(cell, config) if state == "running" else sign, colour)
             if state == "failed":
                 failures.append(f"{arm} seed={seed}: {found['reason']}")
         table.add_row(described["label"] or arm, row, f"{done}/{len(seeds)}")
@@ -73,10 +72,9 @@ def status(folder: Path, console: Console) -> None:
         console.print(failure, style="red", markup=False, highlight=False)
 
 
-def _progress(cell: Path, steps: int) -> str:
-    """A bar as high as the running cell has come."""
-    status: dict[str, Any] = read_json(cell / STATUS)
-    return PARTS[max(1, min(8, round(8 * status["steps"] / steps)))]
+def _progress(cell: Path, config: Config) -> str:
+    """A bar as high as the running cell has come; the whole one is a completed cell's."""
+    return PARTS[max(1, min(7, int(8 * share_done(cell, config))))]
 
 
 if __name__ == "__main__":

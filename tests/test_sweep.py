@@ -27,7 +27,7 @@ from ablate.analysis.summary import summarise
 from ablate.choices import Source, Statistic
 from ablate.config import ConfigError, MetricConfig, SweepConfig, to_dict
 from ablate.experiment import RunFailed
-from ablate.planning import SweepPlan, estimate, make_plan
+from ablate.planning import SweepPlan, estimate, make_plan, share_done
 from ablate.records.files import write_json
 from ablate.records.manifest import write_status
 from ablate.records.schema import CELL, COLUMNS, MANIFEST, STATUS, STUDY
@@ -516,6 +516,48 @@ def test_cells_of_which_a_launcher_says_nothing_are_lost(plan_of: Folder, capsys
         run(plan, lambda jobs: [], lambda cell: [])
     assert capsys.readouterr().out.count("failed    w") == 4
     assert set(load_sweep(plan.folder).cells["reason"]) == {"lost: its process left no word"}
+
+
+class Clock:
+    now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+def test_what_is_left_counts_cells_under_way_and_not_what_was_done_before(
+    plan_of: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two cells have 1000 steps to do and two have 2000, of which one had 1000 before; after 900 s it has 1800, and one
+    of 1000 is completed: 1800 steps were done, and 3200 are left."""
+    clock = Clock()
+    monkeypatch.setattr("ablate.sweep.time", clock)
+    plan = plan_of("study")
+    first, second = as_completed(plan).cells[:2]
+    for cell in plan.cells:
+        write_status(cell.folder, "interrupted", "SIGTERM", Counters(0, 1000 if cell == second else 0))
+
+    def launch(jobs: Any) -> list[Any]:
+        clock.now_s = 900.0
+        write_status(second.folder, "running", "", Counters(0, 1800))
+        write_json(first.folder / CELL, {"attempts": [{"outcome": "completed", "reason": "", "seconds": 900.0}]})
+        return []
+
+    with pytest.raises(RunFailed):
+        run(plan_of("study"), launch, lambda cell: [])
+    assert f"{first.name} completed in 900.0 s; about 27 min left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "max_episodes", "share"), [(1000, None, 0.25), (None, 100, 0.5), (1000, 100, 0.5), (200, 100, 1.0)]
+)
+def test_a_cell_is_as_far_as_the_limit_that_it_is_nearest_to(
+    plan_of: Folder, tmp_path: Path, total_steps: int | None, max_episodes: int | None, share: float
+) -> None:
+    config = replace(plan_of("study").configs["w2"], total_steps=total_steps, max_episodes=max_episodes)
+    assert share_done(tmp_path, config) == 0.0
+    write_status(tmp_path, "running", "", Counters(7, 250, 50))
+    assert share_done(tmp_path, config) == share
 
 
 def test_a_cell_that_was_ended_from_outside_is_no_success(plan_of: Folder) -> None:

@@ -221,6 +221,13 @@ def most_steps(config: Config) -> int:
     return min(limit for limit in (config.total_steps, by_episodes) if limit is not None)
 
 
+def share_done(folder: Path, config: Config) -> float:
+    """How much of its training a cell has done by its own word, from 0 to 1."""
+    status = read_status(folder)
+    limits = (status.get("steps"), config.total_steps), (status.get("episodes"), config.max_episodes)
+    return max((min(1.0, count / limit) for count, limit in limits if isinstance(count, int) and limit), default=0.0)
+
+
 def _probe(config: Config) -> tuple[float, float, float, float] | None:
     """(seconds to start, seconds a step, bytes, bytes a step) of a short run; None if it fails, as cells will tell."""
     most = min(PROBE_STEPS[config.backend], most_steps(config))

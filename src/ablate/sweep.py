@@ -22,7 +22,7 @@ from ablate.config import ConfigError, to_dict
 from ablate.console import shown
 from ablate.experiment import RunFailed
 from ablate.parallel.signals import Interrupted, Signals
-from ablate.planning import Cell, SweepPlan, duration, held, make_plan, most_steps
+from ablate.planning import Cell, SweepPlan, duration, held, make_plan, most_steps, share_done
 from ablate.records.files import write_json
 from ablate.records.manifest import lock_folder, provenance
 from ablate.records.schema import CELL, CELL_LOG, SCHEMA_VERSION, STUDY
@@ -118,11 +118,13 @@ class _Watch:
         self._ended = threading.Event()
         self._began = time.monotonic()
         self._steps = {arm: most_steps(config) for arm, config in plan.configs.items()}
+        self._shares: dict[Cell, float] = {}  # that were done when this sweep began
 
     @contextmanager
     def over(self, cells: list[Cell]) -> Iterator[None]:
         """Watch the cells while a launcher runs them."""
         self._pending = {cell: len(attempts_of(cell.folder)) for cell in cells}
+        self._shares = {cell: self._share(cell) for cell in cells} | self._shares
         self._all = len(self._plan.cells)
         self._ended.clear()
         thread = threading.Thread(target=self._look_on, daemon=True)
@@ -167,11 +169,18 @@ class _Watch:
                 self._stop("stopping: a cell failed (sweep.fail_fast)")
 
     def _left(self) -> str:
-        done = sum(self._steps[cell.arm] for cell in self.outcomes)
-        left = sum(self._steps[cell.arm] for cell in self._pending)
-        if not left or self.stopping:
+        """When it should be done, by the steps so far."""
+        if not self._pending or self.stopping:
             return ""
-        return f"; about {duration((time.monotonic() - self._began) * left / max(done, 1))} left"
+        done = left = 0.0
+        for cell, before in self._shares.items():
+            now = self._share(cell) if cell in self._pending else 1.0
+            done += self._steps[cell.arm] * max(0.0, now - before)
+            left += self._steps[cell.arm] * (1.0 - now)
+        return f"; about {duration((time.monotonic() - self._began) * left / max(done, 1.0))} left"
+
+    def _share(self, cell: Cell) -> float:
+        return share_done(cell.folder, self._plan.configs[cell.arm])
 
     def _stop(self, why: str) -> None:
         self.stopping = why
