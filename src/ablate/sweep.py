@@ -118,13 +118,12 @@ class _Watch:
         self._ended = threading.Event()
         self._began = time.monotonic()
         self._steps = {arm: most_steps(config) for arm, config in plan.configs.items()}
-        self._shares: dict[Cell, float] = {}  # that were done when this sweep began
+        self._shares = {cell: self._share(cell) for cell in plan.to_run}  # that were done when this sweep began
 
     @contextmanager
     def over(self, cells: list[Cell]) -> Iterator[None]:
         """Watch the cells while a launcher runs them."""
         self._pending = {cell: len(attempts_of(cell.folder)) for cell in cells}
-        self._shares = {cell: self._share(cell) for cell in cells} | self._shares
         self._all = len(self._plan.cells)
         self._ended.clear()
         thread = threading.Thread(target=self._look_on, daemon=True)

@@ -129,8 +129,8 @@ def test_a_second_moment_lost_in_a_race_does_not_divide_by_epsilon() -> None:
 
 
 def test_statistics_that_do_not_fit_are_refused() -> None:
-    theta = torch.zeros(SIZE)
+    theta, rmsprop = torch.zeros(SIZE), RMSpropConfig(lr=0.1, alpha=0.9, eps=1e-8, weight_decay=0.0)
     with pytest.raises(ValueError, match=r"shape \(1,\).*shape \(257,\)"):
-        Adam(ADAM, theta, [torch.zeros(SIZE), torch.zeros(1)])
+        RMSprop(rmsprop, theta, [torch.zeros(1)])
     with pytest.raises(ValueError, match=r"float64.*float32"):
-        RMSprop(RMSpropConfig(lr=0.1, alpha=0.9, eps=1e-8, weight_decay=0.0), theta, [torch.zeros_like(theta).double()])
+        Adam(ADAM, theta, [torch.zeros(SIZE), torch.zeros(SIZE, dtype=torch.float64)])

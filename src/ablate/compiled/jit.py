@@ -66,8 +66,9 @@ class _Locator(UserProvidedCacheLocator):
 
     @classmethod
     def get_suitable_cache_subpath(cls, py_file: str) -> str:
-        if Path(py_file).is_relative_to(_package()):
-            return ".".join(Path(py_file).relative_to(_package()).parent.parts)
+        folder = Path(py_file).parent
+        if folder.is_relative_to(_package()):
+            return ".".join(folder.relative_to(_package()).parts)
         return str(super().get_suitable_cache_subpath(py_file))
 
 
