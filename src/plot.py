@@ -1,41 +1,8 @@
-"""Redraw figures from CSV files alone:  python src/plot.py <folder> [<folder> ...]
+"""Redraw figures from CSV files alone:  python src/plot.py <folder> [<folder> ...]"""
 
-Of a run its learning curve; of a sweep all figures, the tables, verdict.md and report.html."""
-
-import argparse
 import sys
-from pathlib import Path
 
-from ablate.analysis.figures import learning_curve
-from ablate.analysis.load import load_run, load_sweep
-from ablate.analysis.report import write_report
-from ablate.analysis.summary import summarise
-from ablate.config import ConfigError, locate
-from ablate.records.schema import LEARNING_CURVE, STUDY
-
-
-def main() -> int:
-    """Print the path of each file that was drawn. Exit code 2 if a folder could not be; the others are."""
-    parser = argparse.ArgumentParser(description="Redraw the figures of runs and sweeps from their CSV files.")
-    parser.add_argument("folders", nargs="+", metavar="folder", help="a run's or a sweep's folder (or run=<folder>)")
-    failed = False
-    for argument in parser.parse_args().folders:
-        try:
-            for path in redraw(locate(argument.removeprefix("run="))):
-                print(path)
-        except (ConfigError, OSError) as error:
-            print(error, file=sys.stderr)
-            failed = True
-    return 2 if failed else 0
-
-
-def redraw(folder: Path) -> list[Path]:
-    """Draw a run's or a sweep's figures. Returns their paths."""
-    if (folder / STUDY).is_file():
-        return write_report(summarise(load_sweep(folder)))
-    learning_curve(load_run(folder), folder / LEARNING_CURVE)
-    return [folder / LEARNING_CURVE]
-
+from ablate.cli.plot import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,10 +12,14 @@ def main() -> int:
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
-    from ablate import cell, command_line, experiment
-    from ablate.validation import validate
+    from ablate.cli import hydra_app as command_line
+    from ablate.config.validation import validate
+    from ablate.runs import plan as experiment
+    from ablate.runs.run import RunFailed
+    from ablate.runs.run import run as train
+    from ablate.sweeps import cell
 
-    failures: list[experiment.RunFailed] = []
+    failures: list[RunFailed] = []
 
     @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
     def run(composed: DictConfig) -> float | None:
@@ -25,8 +29,8 @@ def main() -> int:
         if job.mode == RunMode.MULTIRUN:  # under a launcher, perhaps on another machine
             return cell.run_as_job(plan.config, overrides, Path(job.runtime.output_dir), Path(job.sweep.dir))
         try:
-            experiment.run(plan, Path(job.runtime.output_dir), overrides)
-        except experiment.RunFailed as failure:
+            train(plan, Path(job.runtime.output_dir), overrides)
+        except RunFailed as failure:
             failures.append(failure)  # told once, not by Hydra too
         return None
 

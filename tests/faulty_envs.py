@@ -152,7 +152,7 @@ class Told(Faulty):
         self._flag = Path(flag)
         self._told = next((self.BY_GAMMA[argument] for argument in sys.argv if argument in self.BY_GAMMA), "Faulty")
         main = getattr(sys.modules["__main__"].__spec__, "name", "")
-        in_cell = main == "ablate.cell" and multiprocessing.parent_process() is None
+        in_cell = main == "ablate.sweeps.cell" and multiprocessing.parent_process() is None
         if self._told == "ExitsInCell" and self._armed and in_cell:
             os._exit(0)
 

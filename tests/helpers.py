@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from ablate import command_line
+from ablate.algos.a3c.gradients import BACKENDS, GradientComputer, LossSettings
 from ablate.algos.job import WorkerJob
-from ablate.config import Config
+from ablate.cli import hydra_app as command_line
+from ablate.config.schema import Config
+from ablate.config.validation import validate
 from ablate.envs.make import spec_of
 from ablate.nn.architecture import MlpArchitecture, architecture_of, initial_parameters
 from ablate.nn.distributions import make_distribution
-from ablate.nn.gradients import BACKENDS, GradientComputer, LossSettings
 from ablate.parallel.shared import SharedState
 from ablate.seeding import Role, generator
 from ablate.types import ActionSpec, Records, Trajectory
-from ablate.validation import validate
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)  # as workers do: at these sizes threads only wait for each other
@@ -75,14 +75,14 @@ def job_of(config: Config, folder: Path, evaluates: bool = False) -> WorkerJob:
 
 def work(job: WorkerJob) -> list[Any]:
     """Run the loop of the configuration's backend to its end: its messages, records one by one."""
-    loop = "a3c_compiled" if job.config.backend == "compiled" else "a3c"
+    loop = "compiled" if job.config.backend == "compiled" else "worker"
     messages: list[Any] = []
 
     def send(message: Any) -> None:
         messages.extend(message.unpacked() if isinstance(message, Records) else [message])
 
     try:
-        importlib.import_module(f"ablate.algos.{loop}").work(send, job)
+        importlib.import_module(f"ablate.algos.a3c.{loop}").work(send, job)
     finally:
         torch.set_flush_denormal(False)  # what a worker sets for its process
     return messages

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from helpers import config_of
 
-from ablate.config import to_dict
+from ablate.config.serial import to_dict
 from ablate.records.files import write_json
 from ablate.records.manifest import write_manifest, write_status
 from ablate.records.schema import CELL, CELL_LOG, COLUMNS, EPISODES, EVALUATIONS, STUDY, UPDATES

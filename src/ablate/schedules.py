@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ablate.config import DQNConfig, PrioritizedConfig, ReplayConfig
+from ablate.config.schema import DQNConfig, PrioritizedConfig, ReplayConfig
 
 
 def linear(start: float, end: float, steps: int, at: int) -> float:

@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 if TYPE_CHECKING:
-    from ablate.config import Config
+    from ablate.config.schema import Config
 
 
 TARGET = {"_target_": "hydra_plugins.ablate_local_launcher.LocalLauncher"}
@@ -31,10 +31,11 @@ class LocalLauncher(Launcher):
         self._context, self._config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from ablate import command_line, experiment
-        from ablate.cell import NOT_STARTED, STOP
-        from ablate.experiment import RunFailed
-        from ablate.resources import Room
+        from ablate.cli import hydra_app as command_line
+        from ablate.runs import plan as experiment
+        from ablate.runs.run import RunFailed
+        from ablate.sweeps.cell import NOT_STARTED, STOP
+        from ablate.sweeps.resources import Room
 
         room = Room.of(self._config.sweep.parallel)
         waiting = deque(enumerate(job_overrides))
@@ -78,7 +79,7 @@ class LocalLauncher(Launcher):
         return composed, job
 
     def _run(self, index: int, config: Config, job: JobReturn, ended: queue.SimpleQueue[int]) -> None:
-        from ablate.cell import run_as_job
+        from ablate.sweeps.cell import run_as_job
 
         try:
             hydra = job.hydra_cfg.hydra  # type: ignore[union-attr]

@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import MISSING, DictConfig
 
 if TYPE_CHECKING:
-    from ablate.cluster import Jobs, Needs
+    from ablate.cli.cluster import Jobs, Needs
 
 POLL_S = 1.0
 CONNECT_S = 10.0
@@ -58,7 +58,7 @@ class RayLauncher(Launcher):
         """Returns when every job has ended; those that Ray lost as failed, with the reason.
 
         Interrupted, it cancels what is queued or runs and waits until it is gone. Raises ConfigError."""
-        from ablate.cluster import Jobs
+        from ablate.cli.cluster import Jobs
 
         jobs = Jobs.of(self._context, self._task_function, self._config)
         needs = jobs.needs(job_overrides)
@@ -70,7 +70,7 @@ class RayLauncher(Launcher):
         """What each task asks for. As with hydra/launcher=local, a cell that no node holds gets a whole one.
 
         Raises ConfigError for what no node has: Ray would wait for such a node for ever."""
-        from ablate.config import ConfigError
+        from ablate.config.schema import ConfigError
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         largest = {option: max(node.get(name, 0) for node in nodes) for option, name in RESOURCES.items()}
@@ -95,7 +95,7 @@ class RayLauncher(Launcher):
         first: int,
         options: list[dict[str, float]],
     ) -> list[JobReturn]:
-        from ablate.cluster import lost
+        from ablate.cli.cluster import lost
 
         # What Ray raises for a task whose node or worker is gone
         gone = (ray.exceptions.NodeDiedError, ray.exceptions.WorkerCrashedError, ray.exceptions.LocalRayletDiedError,
@@ -134,8 +134,8 @@ def _run(jobs: "Jobs", overrides: list[str], number: int) -> JobReturn:
     """A task, on whatever node."""
     import ray
 
-    from ablate.cell import NOT_STARTED
-    from ablate.cluster import lost
+    from ablate.cli.cluster import lost
+    from ablate.sweeps.cell import NOT_STARTED
 
     if jobs.stopped:  # a thousand queued cells need not be composed to be told
         return lost(overrides, NOT_STARTED.reason)
@@ -150,8 +150,8 @@ def _in_a_line(error: Exception) -> str:
 @contextlib.contextmanager
 def _connected(address: str | None) -> Iterator[Any]:
     """Ray, for as long as the context lasts. address: None starts one here. Raises ConfigError."""
-    from ablate.cell import python_path
-    from ablate.config import ConfigError
+    from ablate.config.schema import ConfigError
+    from ablate.sweeps.cell import python_path
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _signal_handlers_kept():

@@ -25,7 +25,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from ablate.cluster import Jobs, Needs
+    from ablate.cli.cluster import Jobs, Needs
 
 try:  # the schema of conf/hydra/launcher/slurm.yaml; Hydra imports every plugin, so nothing heavy here
     import hydra_plugins.hydra_submitit_launcher.config  # noqa: F401
@@ -54,8 +54,8 @@ class SlurmLauncher(Launcher):
         """Returns when every job has ended; those that Slurm lost or killed as failed, with the reason.
 
         Interrupted, it cancels what is queued or runs and waits until it is gone. Raises ConfigError."""
-        from ablate.cluster import Jobs
-        from ablate.config import ConfigError
+        from ablate.cli.cluster import Jobs
+        from ablate.config.schema import ConfigError
 
         try:
             import submitit  # noqa: F401
@@ -80,7 +80,7 @@ class SlurmLauncher(Launcher):
         import cloudpickle
         from submitit.core.utils import FailedJobError
 
-        from ablate.config import ConfigError
+        from ablate.config.schema import ConfigError
 
         cell_job = _CellJob(cloudpickle.dumps(jobs))
         arrays = defaultdict(list)
@@ -105,7 +105,7 @@ class SlurmLauncher(Launcher):
         import submitit
         from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
-        from ablate.cell import python_path
+        from ablate.sweeps.cell import python_path
 
         executor = submitit.AutoExecutor(self._folder, "slurm", slurm_max_num_timeout=self._max_num_timeout)
         given = {key: value for key, value in self._parameters.items() if value is not None}
@@ -184,7 +184,7 @@ class _CellJob(NamedTuple):
 
 
 def _lost(overrides: Sequence[str], job: Any, what: str) -> JobReturn:
-    from ablate.cluster import lost
+    from ablate.cli.cluster import lost
 
     return lost(overrides, f"Slurm's job {job.job_id}: {what}; {job.paths.stderr}")
 

@@ -23,10 +23,12 @@ class AblateSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         # Hydra imports every plugin, also for --help: what is heavy is imported here.
-        from ablate import command_line, planning, sweep
-        from ablate.compose import resolve
-        from ablate.resources import Room
-        from ablate.study import expand
+        from ablate.cli import hydra_app as command_line
+        from ablate.cli.compose import resolve
+        from ablate.sweeps import plan as planning
+        from ablate.sweeps import run as sweep
+        from ablate.sweeps.resources import Room
+        from ablate.sweeps.study import expand
 
         study = expand(arguments, command_line.validated_sweep(self._config), self._config.seed)
         launcher = self._config.hydra.runtime.choices["hydra/launcher"]

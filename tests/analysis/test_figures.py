@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ablate.analysis import figures
 from ablate.analysis.figures import draw_learning_curve, evaluation_means, learning_curve, title
 from ablate.analysis.load import Run, load_run
-from ablate.config import ConfigError
+from ablate.config.schema import ConfigError
 from ablate.records.csv_writer import CsvWriter
 from ablate.records.schema import COLUMNS, EPISODES, EVALUATIONS, LEARNING_CURVE, MANIFEST, UPDATES
 

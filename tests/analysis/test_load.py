@@ -8,7 +8,7 @@ import pytest
 from synthetic import write_sweep
 
 from ablate.analysis.load import load_run, load_sweep
-from ablate.config import ConfigError
+from ablate.config.schema import ConfigError
 from ablate.records.csv_writer import CsvWriter
 from ablate.records.schema import COLUMNS, EPISODES, EVALUATIONS, MANIFEST, STATUS, UPDATES
 

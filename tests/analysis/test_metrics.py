@@ -20,8 +20,8 @@ from ablate.analysis.metrics import (
     score_cells,
     shortest_cell,
 )
-from ablate.choices import Axis, Budget, Source
-from ablate.config import ConfigError
+from ablate.config.choices import Axis, Budget, Source
+from ablate.config.schema import ConfigError
 from ablate.records.schema import COLUMNS, EPISODES, EVALUATIONS
 
 HORIZON = 100

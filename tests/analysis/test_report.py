@@ -34,7 +34,7 @@ from ablate.analysis.report import (
 )
 from ablate.analysis.summary import summarise
 from ablate.analysis.sweep_figures import Drawing, draw_staleness, drawings, save
-from ablate.config import ConfigError
+from ablate.config.schema import ConfigError
 from ablate.records.schema import CELL_LOG, REPORT, STUDY
 
 EVIL = "<script>document.title='taken'</script><img src=x onerror=alert(1)>\"'&"

@@ -18,7 +18,7 @@ from ablate.analysis.load import load_sweep
 from ablate.analysis.summary import summarise, write_tables
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import Verdict
-from ablate.config import ConfigError
+from ablate.config.schema import ConfigError
 from ablate.records.schema import EVALUATIONS, STUDY
 
 # Final scores differ by 0.8 between good and bad, by nothing between good and same; seeds spread by 0.3.

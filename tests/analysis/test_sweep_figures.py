@@ -31,8 +31,8 @@ from ablate.analysis.sweep_figures import (
     write_figures,
 )
 from ablate.analysis.verdicts import untimed
-from ablate.choices import Axis, Source
-from ablate.config import ConfigError
+from ablate.config.choices import Axis, Source
+from ablate.config.schema import ConfigError
 
 ARMS: dict[str, dict[str, Any]] = {
     "four": {"overrides": ["workers=4"], "label": "4 workers", "length": 300, "speed": 10.0},

@@ -12,17 +12,17 @@ import pytest
 import torch
 from helpers import config_of
 
+from ablate.algos.a3c.gradients import BACKENDS, GradientComputer, LossSettings
 from ablate.compiled import dynamics
 from ablate.compiled.arguments import Policy, algorithm_of, policy_of
 from ablate.compiled.jit import implements, kernel
 from ablate.compiled.loop import Algorithm, Workers, clip, collect, compute_gradient, compute_loss
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
-from ablate.config import A3CConfig, Config
+from ablate.config.schema import A3CConfig, Config
 from ablate.nn.acting import Actor
-from ablate.nn.adam import make_optimizer
 from ablate.nn.architecture import MlpArchitecture
 from ablate.nn.distributions import make_distribution
-from ablate.nn.gradients import BACKENDS, GradientComputer, LossSettings
+from ablate.nn.optimizers import make_optimizer
 from ablate.types import ActionSpec, Trajectory
 
 T_MAX = 10

@@ -7,10 +7,10 @@ import pytest
 from helpers import config_of
 
 from ablate.compiled.player import STEPS_A_CALL, CompiledPlayer
-from ablate.config import Config
+from ablate.config.schema import Config
 from ablate.envs.make import spec_of
-from ablate.evaluation import GymnasiumPlayer, Player
 from ablate.nn.architecture import architecture_of
+from ablate.play.evaluator import GymnasiumPlayer, Player
 from ablate.seeding import state_of
 from ablate.types import Score
 

@@ -64,7 +64,7 @@ class Sweep(Run):
 
     def cell_processes(self, arm: str) -> list[int]:
         """The process of the arm's cell, on whatever node of this machine."""
-        wanted = [b"ablate.cell", str(self.cell(arm)).encode()]
+        wanted = [b"ablate.sweeps.cell", str(self.cell(arm)).encode()]
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _command(pid)[-2:] == wanted]
 
     def kill_cell(self, arm: str) -> None:

@@ -13,8 +13,8 @@ from ale_py import AtariEnv
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 from helpers import ROOT, config_of
 
-from ablate.choices import Preprocessing
-from ablate.config import AtariConfig, ConfigError
+from ablate.config.choices import Preprocessing
+from ablate.config.schema import AtariConfig, ConfigError
 from ablate.envs.games import emulator
 from ablate.envs.make import make_env, shape_of, spec_of
 

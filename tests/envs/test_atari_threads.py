@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from helpers import config_of
 
-from ablate.choices import Preprocessing
-from ablate.config import AtariConfig, ConfigError
+from ablate.config.choices import Preprocessing
+from ablate.config.schema import AtariConfig, ConfigError
 from ablate.envs.atari import AtariGame
 from ablate.envs.atari_threads import AtariThreads
 from ablate.envs.make import spec_of

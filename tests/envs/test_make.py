@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import config_of
 
-from ablate.config import ConfigError, EnvConfig
+from ablate.config.schema import ConfigError, EnvConfig
 from ablate.envs import classic
 from ablate.envs.make import make_env, spec_of
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ablate.choices import Preprocessing
+from ablate.config.choices import Preprocessing
 from ablate.envs.games import emulator
 from ablate.envs.make import OBSERVATIONS
 from ablate.envs.preprocessing import Preprocessor, RunningNormalisation, channel_mean, normalise

@@ -7,7 +7,7 @@ from scipy import stats
 
 from ablate.nn.acting import Actor, draw_categorical, draw_gaussian
 from ablate.nn.architecture import MlpArchitecture
-from ablate.nn.networks import ManualMlp, TorchMlp
+from ablate.nn.mlp_networks import ManualMlp, TorchMlp
 from ablate.types import ActionSpec
 
 BOX = ActionSpec(low=(-2.0, 0.0), high=(2.0, 3.0))

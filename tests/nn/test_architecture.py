@@ -3,7 +3,7 @@
 import pytest
 from helpers import config_of
 
-from ablate.config import ConfigError
+from ablate.config.schema import ConfigError
 from ablate.nn.architecture import ConvArchitecture, architecture_of
 from ablate.types import ActionSpec, EnvSpec
 

@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT
 from omegaconf import OmegaConf
 
-from ablate.config import ConfigError, ModelConfig, QConfig
+from ablate.config.schema import ConfigError, ModelConfig, QConfig
 from ablate.nn.architecture import QArchitecture, architecture_of, initial_parameters
 from ablate.types import ActionSpec, EnvSpec
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from ablate.choices import Display
+from ablate.config.choices import Display
 from ablate.records.display import Progress, ProgressDisplay, Rate, duration, resolve_mode
 
 

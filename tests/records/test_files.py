@@ -9,15 +9,21 @@ from helpers import config_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablate.config import ConfigError, to_dict
+from ablate.config.schema import ConfigError
+from ablate.config.serial import from_dict, to_dict
 from ablate.records import checkpoint, files
-from ablate.records.checkpoint import CHECKPOINT_VERSION, Checkpoint, find_checkpoint, read_checkpoint, write_checkpoint
+from ablate.records.checkpoint import (
+    CHECKPOINT_VERSION,
+    Checkpoint,
+    find_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
 from ablate.records.csv_writer import CsvWriter, read_rows, trim
 from ablate.records.files import read_json, replace_atomically
 from ablate.records.manifest import lock_run, write_manifest, write_status
 from ablate.records.schema import COLUMNS, EPISODES, STATUS
 from ablate.types import Counters
-from ablate.validation import from_dict
 
 TENSORS = {"parameters": np.arange(5, dtype=np.float32), "exp_avg": np.zeros((2, 3), np.float32)}
 

@@ -9,7 +9,7 @@ import pytest
 from naive_replay import FRAME, Driver
 from scipy.stats import chisquare
 
-from ablate.config import PrioritizedConfig
+from ablate.config.schema import PrioritizedConfig
 from ablate.replay.prioritized import PrioritizedReplay
 from ablate.replay.store import FrameStore
 

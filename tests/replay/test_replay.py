@@ -13,7 +13,7 @@ from naive_replay import FRAME, Driver
 from scipy.stats import chisquare
 
 from ablate import seeding
-from ablate.config import PrioritizedConfig
+from ablate.config.schema import PrioritizedConfig
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ablate.replay.prioritized import PrioritizedReplay
 from ablate.replay.store import FrameStore

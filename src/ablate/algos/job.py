@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ablate.config import Config, DQNConfig
+from ablate.config.schema import Config, DQNConfig
 from ablate.parallel.exchange import Exchange
 from ablate.parallel.shared import Command, SharedState
 from ablate.types import EnvSpec, ProcessState

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.config import ConfigError
+from ablate.config.schema import ConfigError
 from ablate.records.schema import (
     CELL,
     EPISODES,

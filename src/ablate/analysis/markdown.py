@@ -10,7 +10,7 @@ import pandas as pd
 from ablate.analysis.metrics import environments, metric_config, score_label, unit
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import Verdict, number
-from ablate.choices import Statistic
+from ablate.config.choices import Statistic
 
 METHODS = """\
 Intervals are 95 %, and none is given under 5 seeds. Mean and difference: Student's t and Welch's t below 20 seeds, else

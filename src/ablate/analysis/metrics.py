@@ -14,8 +14,8 @@ import pandas as pd
 
 from ablate.analysis import statistics
 from ablate.analysis.load import Sweep
-from ablate.choices import Axis, Budget, Source, Statistic
-from ablate.config import ConfigError, MetricConfig
+from ablate.config.choices import Axis, Budget, Source, Statistic
+from ablate.config.schema import ConfigError, MetricConfig
 
 SMOOTHING = 0.01  # weight of a new episode in the report's moving average, 0.99·old + 0.01·new
 POINTS = 100  # of a curve on a common grid, at most

@@ -22,7 +22,8 @@ from ablate.analysis.summary import write_tables
 from ablate.analysis.sweep_figures import Drawing, metric_unit, write_figures
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import Verdict, workers
-from ablate.config import ConfigError, flat
+from ablate.config.schema import ConfigError
+from ablate.config.serial import flat
 from ablate.records.files import replace_atomically
 from ablate.records.schema import CELL_LOG, REPORT, cell_folder
 

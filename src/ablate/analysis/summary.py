@@ -21,8 +21,8 @@ from ablate.analysis.metrics import (
 )
 from ablate.analysis.tables import Summary, arms, comparisons, speed_ups, stability
 from ablate.analysis.verdicts import Refusals, Values, judge, number, untimed
-from ablate.choices import Axis, Budget
-from ablate.config import ConfigError
+from ablate.config.choices import Axis, Budget
+from ablate.config.schema import ConfigError
 from ablate.records.files import replace_atomically
 
 

@@ -36,8 +36,8 @@ from ablate.analysis.metrics import (
 from ablate.analysis.statistics import CONFIDENCE, MIN_SEEDS, RESAMPLES, SEED, SMALL, interval, mean
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import untimed, workers
-from ablate.choices import Axis, Source
-from ablate.config import ConfigError
+from ablate.config.choices import Axis, Source
+from ablate.config.schema import ConfigError
 from ablate.records.files import replace_atomically
 
 POINTS = 300  # of one seed's line: more are not told apart on paper

@@ -12,7 +12,7 @@ from ablate.analysis.load import Sweep
 from ablate.analysis.metrics import cell_curves, environments, metric_config, moving_average, unit
 from ablate.analysis.statistics import Interval
 from ablate.analysis.verdicts import Values, Verdict, comparable, of_arm, workers
-from ablate.choices import Axis, Source, Statistic
+from ablate.config.choices import Axis, Source, Statistic
 
 
 @dataclass(frozen=True)

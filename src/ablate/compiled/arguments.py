@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ablate.choices import LossReduction
 from ablate.compiled.envs import ENVIRONMENTS
 from ablate.compiled.head import Categorical, Head, head_of
 from ablate.compiled.loop import Algorithm, Scratch
 from ablate.compiled.network import Network, network_of
-from ablate.config import A3CConfig, Config, EnvConfig
+from ablate.config.choices import LossReduction
+from ablate.config.schema import A3CConfig, Config, EnvConfig
 from ablate.nn.architecture import MlpArchitecture
 from ablate.types import ActionSpec
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ablate.compiled.jit import helper
-from ablate.config import AdamConfig, OptimizerConfig, RMSpropConfig
+from ablate.config.schema import AdamConfig, OptimizerConfig, RMSpropConfig
 from ablate.nn.bounds import adam_bound, rmsprop_bound
 
 ADAM, AMSGRAD, RMSPROP = range(3)

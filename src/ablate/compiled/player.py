@@ -16,7 +16,8 @@ from ablate.compiled.head import Head
 from ablate.compiled.jit import kernel
 from ablate.compiled.loop import Scratch
 from ablate.compiled.network import Network, forward
-from ablate.config import Config, evaluation_horizon
+from ablate.config.derived import evaluation_horizon
+from ablate.config.schema import Config
 from ablate.nn.architecture import MlpArchitecture, architecture_of
 from ablate.seeding import draw_seed
 from ablate.types import EnvSpec, Score

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ablate.compiled.envs import ENVIRONMENTS
-from ablate.config import Config, ConfigError, EnvConfig
+from ablate.config.schema import Config, ConfigError, EnvConfig
 
 
 def why_not(config: Config) -> str:

@@ -17,7 +17,7 @@ from ale_py import ALEState
 from gymnasium import spaces
 
 from ablate import seeding
-from ablate.config import AtariConfig
+from ablate.config.schema import AtariConfig
 from ablate.envs.games import FIRE, NOOP, actions_of, emulator, registered
 from ablate.envs.preprocessing import Preprocessor
 

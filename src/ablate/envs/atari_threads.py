@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 
-from ablate.config import AtariConfig
+from ablate.config.schema import AtariConfig
 from ablate.envs.games import registered
 from ablate.envs.make import time_limit
 from ablate.types import Stepped

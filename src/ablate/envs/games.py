@@ -8,8 +8,8 @@ from typing import NamedTuple
 import gymnasium
 from ale_py import ALEInterface, LoggerMode, roms  # its import registers the ids
 
-from ablate.config import AtariConfig, ConfigError
-from ablate.validation import suggest
+from ablate.config.schema import AtariConfig, ConfigError
+from ablate.config.validation import suggest
 
 NOOP, FIRE = 0, 1  # the emulator's numbers of these actions
 

@@ -9,10 +9,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from ablate.choices import Preprocessing
-from ablate.config import AtariConfig, ConfigError, EnvConfig
+from ablate.config.choices import Preprocessing
+from ablate.config.schema import AtariConfig, ConfigError, EnvConfig
+from ablate.config.validation import suggest
 from ablate.types import ActionSpec, EnvSpec
-from ablate.validation import suggest
 
 # (channels, height, width) and type of the observations; here, as the parent process does without OpenCV.
 OBSERVATIONS = {

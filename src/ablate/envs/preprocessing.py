@@ -12,7 +12,7 @@ from functools import reduce
 import cv2
 import numpy as np
 
-from ablate.choices import Preprocessing
+from ablate.config.choices import Preprocessing
 
 cv2.setNumThreads(1)  # a worker has one core; on images as small as these, threads only wait for each other
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ablate.config import AtariConfig, EnvConfig
+from ablate.config.schema import AtariConfig, EnvConfig
 from ablate.envs import classic
 from ablate.envs.make import make_env
 from ablate.types import Stepped

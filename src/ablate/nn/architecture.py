@@ -10,7 +10,7 @@ from math import isfinite, prod, sqrt
 
 import numpy as np
 
-from ablate.config import ConfigError, ConvConfig, MlpConfig, ModelConfig, QConfig
+from ablate.config.schema import ConfigError, ConvConfig, MlpConfig, ModelConfig, QConfig
 from ablate.nn.params import ParameterLayout
 from ablate.types import ActionSpec, EnvSpec
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ablate.nn import layers
 from ablate.nn.architecture import ConvArchitecture, Convolution
-from ablate.nn.networks import ACTIVATIONS, MODULES, Activation
+from ablate.nn.mlp_networks import ACTIVATIONS, MODULES, Activation
 from ablate.nn.recurrent import FullyConnected, Lstm
 
 CHUNK_BYTES = 3 << 19  # of a convolution's input and output: as many rows at a time as stay in the cache

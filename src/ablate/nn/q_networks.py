@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ablate.nn import layers
 from ablate.nn.architecture import Convolution, QArchitecture
-from ablate.nn.networks import ACTIVATIONS, MODULES
+from ablate.nn.mlp_networks import ACTIVATIONS, MODULES
 
 
 class TorchQ(torch.nn.Module):

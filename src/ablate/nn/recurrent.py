@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ablate.nn import layers
-from ablate.nn.networks import Activation
+from ablate.nn.mlp_networks import Activation
 
 
 class Lstm:

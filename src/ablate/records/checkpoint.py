@@ -15,7 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ablate.config import ROOT, ConfigError
+from ablate.config.schema import ConfigError
+from ablate.paths import ROOT
 from ablate.records.files import replace_atomically
 from ablate.records.schema import LAST_CHECKPOINT, MANIFEST
 

@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ablate.choices import Display
+from ablate.config.choices import Display
 
 REFRESH_EVERY_S = 0.25
 STEP_WINDOW_S = 10.0

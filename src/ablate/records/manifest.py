@@ -14,7 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ablate.config import ROOT, Config, ConfigError, config_hash, to_dict
+from ablate.config.schema import Config, ConfigError
+from ablate.config.serial import config_hash, to_dict
+from ablate.paths import ROOT
 from ablate.records.files import read_json, write_json
 from ablate.records.schema import MANIFEST, SCHEMA_VERSION, STATES, STATUS
 from ablate.types import Counters

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ablate.choices import Storage
-from ablate.config import Config, DQNConfig, PrioritizedConfig
+from ablate.config.choices import Storage
+from ablate.config.schema import Config, DQNConfig, PrioritizedConfig
 from ablate.replay.prioritized import PrioritizedReplay
 from ablate.replay.store import FrameStore
 from ablate.replay.transitions import Replay

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ablate.choices import Draws, NewPriority, WeightNorm
-from ablate.config import PrioritizedConfig
+from ablate.config.choices import Draws, NewPriority, WeightNorm
+from ablate.config.schema import PrioritizedConfig
 from ablate.replay.fenwick import FenwickTree
 from ablate.replay.store import Change, FrameStore
 from ablate.replay.transitions import Replay

@@ -1,0 +1,407 @@
+"""Speed of backend=compiled, for src/benchmark.py: whole runs, kernels next to one for S1 alone, parts of a step."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import hydra
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ablate.cli import hydra_app as command_line
+from ablate.compiled import dynamics, loop
+from ablate.compiled import head as policy
+from ablate.compiled.arguments import algorithm_of, environment_of, policy_of
+from ablate.compiled.jit import kernel
+from ablate.compiled.network import backward, forward
+from ablate.compiled.optimizer import optimizer_of, step_and_pull
+from ablate.config.validation import validate
+from ablate.nn.architecture import MlpArchitecture, architecture_of
+from ablate.parallel.supervisor import ONE_THREAD
+from ablate.paths import ROOT
+from ablate.records.schema import EPISODES
+from ablate.runs import plan as experiment
+from ablate.runs.plan import Plan
+from benchmarks import pendulum_kernel
+from benchmarks.a3c import TRAINING_ONLY, table_of
+
+COMPILED = (*TRAINING_ONLY, "backend=compiled")
+INTERLEAVED = (1, 4, 12)  # workers
+ASYNC = (2, 12)  # processes
+GOAL = 800_000  # steps/s of one interleaved run
+S1_GOAL, ASYNC_GOAL, SIDE_BY_SIDE_GOAL = 0.95, 0.4, 1.8
+# Both ablations of the report: workers, MAX_EP, MAX_EP_STEP.
+ARMS = ((12, 1000, 4000), (12, 1000, 3000), (12, 1000, 500), (6, 500, 4000), (4, 1000, 4000))
+# src/run.py with the shared arrays packed as closely as numbers may lie.
+PACKED = (
+    "import runpy, sys; sys.path.insert(0, 'src'); from ablate.parallel import shared; shared.LINE = 8; "
+    "sys.argv[0] = 'src/run.py'; runpy.run_path('src/run.py', run_name='__main__')"
+)
+
+
+def benchmark_compiled(console: Console, seconds: float, repeats: int, workers: list[int]) -> None:
+    """Runs of the program, kernels in this process, and where a step's time goes."""
+    runs = run_rates(console, seconds, repeats)
+    console.print(runs_table(runs))
+    study = Study(1)
+    console.print(kernels_table(console, seconds, repeats))
+    one = median(runs["interleaved, 1 worker"])
+    console.print(parts_table(study, repeats, 1e9 / one))
+
+
+# Whole runs of src/run.py, CSVs included. Rates from the CSVs' own clock, over the second half of the steps.
+
+
+def run_rates(console: Console, seconds: float, repeats: int) -> dict[str, list[float]]:
+    """Steps/s of each kind of run, one for each repeat; every other repeat goes backwards."""
+    steps = int(1_500_000 * seconds)
+    kinds: dict[str, Callable[[], float]] = {}
+    for n in INTERLEAVED:
+        word = "worker" if n == 1 else "workers"
+        kinds[f"interleaved, {n} {word}"] = partial(run, steps, f"workers={n}", "schedule=interleaved")
+    kinds["two interleaved runs side by side, 4 workers each"] = partial(side_by_side, steps)
+    for n in ASYNC:
+        name = f"async, {n} processes"
+        kinds[f"{name}, lock-free"] = partial(run, steps, f"workers={n}")
+        kinds[f"{name}, lock-free, arrays packed"] = partial(run, steps, f"workers={n}", packed=True)
+        kinds[f"{name}, locked"] = partial(run, steps, f"workers={n}", "algo.lock_updates=true")
+    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for repeat in range(repeats):
+        for kind in list(kinds) if repeat % 2 == 0 else list(kinds)[::-1]:
+            with console.status(f"repeat {repeat + 1} of {repeats}: {kind}"):
+                rates[kind].append(kinds[kind]())
+    return rates
+
+
+def run(steps: int, *overrides: str, packed: bool = False) -> float:
+    """Steps/s of one run, from its episodes.csv."""
+    with tempfile.TemporaryDirectory(prefix="ablate-benchmark-") as folder:
+        program = ["-c", PACKED] if packed else ["src/run.py"]
+        limits = (f"total_steps={steps}", f"hydra.run.dir={folder}/run")
+        execute([*program, *COMPILED, *overrides, *limits])
+        with Path(folder, "run", EPISODES).open(newline="") as file:
+            marks = [(int(row["global_step"]), float(row["wall_time_s"])) for row in csv.DictReader(file)]
+    (first_step, first_s), (last_step, last_s) = marks[len(marks) // 2], marks[-1]
+    return (last_step - first_step) / (last_s - first_s)
+
+
+def side_by_side(steps: int) -> float:
+    """Steps/s of two runs together."""
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(run, steps, "workers=4", "schedule=interleaved", f"seed={seed}") for seed in (1, 2)]
+        return sum(each.result() for each in runs)
+
+
+def execute(arguments: list[str]) -> None:
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with code {done.returncode}:\n{done.stdout}")
+
+
+def runs_table(rates: dict[str, list[float]]) -> Table:
+    table = table_of(
+        "A3C on Pendulum, backend=compiled: environment steps/s in training, CSVs included",
+        f"of one: to one interleaved run with 4 workers, median of the repeats; goals: {GOAL:,} steps/s interleaved, "
+        f"side by side ≥ {SIDE_BY_SIDE_GOAL:g} of one, async ≥ {ASYNC_GOAL:g}",
+        ("run",),
+        ("steps/s", "min–max", "of one", "goal"),
+    )
+    one = rates["interleaved, 4 workers"]
+    for kind, samples in rates.items():
+        ratio = median(ours / theirs for ours, theirs in zip(samples, one, strict=True))
+        if kind.startswith("interleaved"):
+            met = median(samples) >= GOAL
+        else:
+            met = ratio >= (ASYNC_GOAL if kind.startswith("async") else SIDE_BY_SIDE_GOAL)
+        spread = f"{min(samples):,.0f}–{max(samples):,.0f}"
+        table.add_row(kind, f"{median(samples):,.0f}", spread, f"{ratio:.2f}", "yes" if met else "no")
+    return table
+
+
+# Kernels in this process, without records or a parent.
+
+
+class Study:
+    """The kernel's arguments for the Pendulum report's network and W workers, as algos/a3c_compiled.py makes them."""
+
+    def __init__(self, workers: int, rollouts: int = 400) -> None:
+        plan = _plan(workers)
+        config, size = plan.config, len(plan.parameters)
+        rng = np.random.default_rng(0)
+        self.env, state_size = environment_of(config.env)
+        architecture = architecture_of(config.model, plan.spec)
+        assert isinstance(architecture, MlpArchitecture)
+        self.head, self.network, self.scratch = policy_of(architecture, plan.spec.action, 10)
+        self.algorithm, self.optimizer = algorithm_of(config, False), optimizer_of(config.optimizer)
+        theta = plan.parameters.copy()
+        integers = np.zeros(workers, np.int64)
+        self.shared = loop.Shared(
+            theta=theta,
+            first=np.zeros(size, np.float32),
+            second=np.zeros(size, np.float32),
+            largest_second=np.zeros(0, np.float32),
+            counters=np.zeros(3, np.int64),
+            lock=np.zeros(1, np.int64),
+        )
+        self.workers = loop.Workers(
+            theta=np.tile(theta, (workers, 1)),
+            state=rng.uniform(-1, 1, (workers, state_size)),
+            episodic_return=np.zeros(workers),
+            episodic_length=integers.copy(),
+            pulled_at=integers.copy(),
+            draws=rng.standard_normal((workers, rollouts * 10)),
+            drawn=integers.copy(),
+            resets=rng.random((workers, rollouts * 2)),
+            reset=integers.copy(),
+        )
+        self.records = loop.Records(np.zeros((4096, 7)), np.zeros((4096, 8)), np.zeros(4))
+        self.updates = workers * rollouts
+        self.steps = 10 * self.updates
+
+    def advance(self) -> None:
+        """One slice, on the same random numbers as the one before."""
+        self.workers.drawn[:] = 0
+        self.workers.reset[:] = 0
+        loop.advance(
+            self.env, self.head, self.network, self.algorithm, self.optimizer, self.shared, self.workers, self.scratch,
+            self.records, 0, self.updates,
+        )  # fmt: skip
+
+
+class S1Study:
+    """The same work for the kernel of S1 alone."""
+
+    def __init__(self, workers: int, plain: bool, rollouts: int = 400) -> None:
+        self._general, self._plain, self._made = Study(workers, rollouts), plain, 0
+        self.shared = self._general.shared
+        self._length, self._scratch = np.zeros(workers, np.int64), pendulum_kernel.scratch_of()
+        self.steps = self._general.steps
+
+    def advance(self) -> None:
+        shared, workers = self._general.shared, self._general.workers
+        pendulum_kernel.train(
+            self._plain, shared.theta, shared.first, shared.second, workers.theta, workers.state, self._length,
+            workers.draws, workers.resets, self._scratch, self._made, self._general.updates,
+        )  # fmt: skip
+        self._made += self._general.updates
+
+
+def _plan(workers: int) -> Plan:
+    command_line.register()
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        overrides = [
+            *COMPILED,
+            f"workers={workers}",
+            "schedule=interleaved",
+            "total_steps=null",
+            "max_episodes=1000000000",
+        ]
+        return experiment.plan(validate(hydra.compose("config", overrides)), [])
+
+
+def kernels_table(console: Console, seconds: float, repeats: int) -> Table:
+    table = table_of(
+        "The general kernels next to one written for S1 alone: nanoseconds a step, in this process",
+        f"ratio: speed of the general kernels to this one, median of slices in turn; goal ≥ {S1_GOAL:g}",
+        ("kernel",),
+        ("workers", "ns", "steps/s", "ratio", "goal"),
+    )
+    for workers in (1, 4, 12):
+        studies: dict[str, Any] = {
+            "general": Study(workers),
+            "S1 alone, as the equations stand": S1Study(workers, plain=True),
+            "S1 alone, tuned by hand": S1Study(workers, plain=False),
+        }
+        times: dict[str, list[float]] = {name: [] for name in studies}
+        with console.status(f"kernels, {workers} workers"):
+            for study in studies.values():
+                study.advance()
+            end = time.perf_counter() + seconds
+            while time.perf_counter() < end or len(times["general"]) < 5 * repeats:
+                for name, study in studies.items():
+                    start = time.perf_counter()
+                    study.advance()
+                    times[name].append((time.perf_counter() - start) / study.steps)
+        for name, samples in times.items():
+            ns = 1e9 * median(samples)
+            cells = [name, f"{workers}", f"{ns:.0f}", f"{1e9 / ns:,.0f}"]
+            if name != "general":
+                ratio = median(theirs / ours for ours, theirs in zip(times["general"], samples, strict=True))
+                cells += [f"{ratio:.2f}", "yes" if ratio >= S1_GOAL else "no"]
+            table.add_row(*cells)
+    return table
+
+
+# Parts of a step: each called many times in a kernel of its own, on the state that training left.
+
+
+@kernel
+def _dynamics(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scratch, algorithm, n):
+    for _ in range(n):
+        for t in range(10):
+            dynamics.step(s_env, s_workers.state[0], s_scratch.taken)
+            dynamics.observe(s_env, s_workers.state[0], s_scratch.activations[4 * t : 4 * t + 3])
+
+
+@kernel
+def _actor(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scratch, algorithm, n):
+    for _ in range(n):
+        for t in range(10):
+            forward(s_network.actor, s_network.activation, s_workers.theta[0], s_scratch.activations, t, t + 1)
+
+
+@kernel
+def _drawing(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scratch, algorithm, n):
+    for _ in range(n):
+        for t in range(10):
+            z = s_network.z + 2 * t
+            policy.describe(s_head, s_scratch.activations[z : z + 2], s_scratch.described[t])
+            policy.draw(s_head, s_scratch.described[t], s_workers.draws[0, t : t + 1], s_scratch.actions[t])
+            policy.to_env(s_head, s_scratch.actions[t], s_scratch.taken)
+
+
+@kernel
+def _critic(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scratch, algorithm, n):
+    for _ in range(n):
+        forward(s_network.critic, s_network.activation, s_workers.theta[0], s_scratch.activations, 0, 11)
+
+
+@kernel
+def _gradient(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scratch, algorithm, n):
+    for _ in range(n):
+        loop.compute_gradient(s_head, s_network, algorithm, s_workers.theta[0], s_scratch, 10)
+
+
+@kernel
+def _backward(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scratch, algorithm, n):
+    for _ in range(n):
+        backward(
+            s_network, s_workers.theta[0], s_scratch.gradient, s_scratch.activations, s_scratch.deltas,
+            s_scratch.other_deltas, 10,
+        )  # fmt: skip
+
+
+@kernel
+def _optimizer(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scratch, algorithm, n):
+    for i in range(n):
+        step_and_pull(
+            s_optimizer, s_shared.theta, s_shared.first, s_shared.second, s_shared.largest_second, s_scratch.gradient,
+            i + 1000, s_workers.theta[0],
+        )  # fmt: skip
+
+
+def parts_table(study: Study, repeats: int, program_ns: float) -> Table:
+    """Nanoseconds a step by part, next to the floor: operations over the core's measured rate."""
+    for _ in range(20):
+        study.advance()
+    arguments = (
+        study.env, study.head, study.network, study.optimizer, study.shared, study.workers, study.scratch,
+        study.algorithm,
+    )  # fmt: skip
+    ns: dict[str, float] = {}
+    parts = (_dynamics, _actor, _drawing, _critic, _gradient, _backward, _optimizer)
+    for part in parts:
+        part(*arguments, 1)
+        samples = []
+        for _ in range(5 * repeats):
+            start = time.perf_counter()
+            part(*arguments, 1000)
+            samples.append((time.perf_counter() - start) / 10_000)
+        ns[part.__name__] = 1e9 * median(samples)
+    whole = []
+    for _ in range(5 * repeats):
+        start = time.perf_counter()
+        study.advance()
+        whole.append((time.perf_counter() - start) / study.steps)
+    kernel_ns = 1e9 * median(whole)
+    rng = np.random.default_rng(0)
+    start = time.perf_counter()
+    for _ in range(50):
+        rng.standard_normal(out=study.workers.draws)
+    noise_ns = 1e9 * (time.perf_counter() - start) / 50 / study.workers.draws.size
+
+    # Operations a step: 2 for each weight in a product; a product forward, one for the weights' gradient, one for the
+    # inputs'. Adam: 14 for each of the 1703 parameters, every ten steps.
+    actor, critic, heads = 3 * 200 + 200 * 2, 3 * 100 + 100, (200 * 2, 100)
+    rows: list[tuple[str, float, float]] = [
+        ("dynamics and observation", ns["_dynamics"], 40),
+        ("actor forward", ns["_actor"], 2 * actor),
+        ("distribution and action", ns["_drawing"], 60),
+        ("critic forward", ns["_critic"], 2 * critic * 1.1),
+        ("loss's gradient", ns["_gradient"] - ns["_backward"] - ns["_critic"], 40),
+        ("backward", ns["_backward"], 2 * (actor + critic + sum(heads))),
+        ("Adam and pull", ns["_optimizer"], 14 * 170.3),
+    ]
+    inside = sum(row[1] for row in rows)
+    rows.append(("the rest of the loop (bookkeeping, gradient norm)", kernel_ns - inside, 0))
+    rows.append(("random numbers, drawn by numpy beforehand", noise_ns, 0))
+    rows.append(("records, messages, Python between slices", program_ns - kernel_ns - noise_ns, 0))
+    rate = operations_per_ns()
+    table = table_of(
+        "One environment step, interleaved, 1 worker: nanoseconds",
+        f"floor: operations over {rate:.0f} a nanosecond, numpy's product of 512 × 512 matrices on one core",
+        ("part",),
+        ("ns", "operations", "floor"),
+    )
+    rows.append(("all", program_ns, sum(row[2] for row in rows)))
+    for name, spent, operations in rows:
+        table.add_row(name, f"{spent:.0f}", f"{operations:,.0f}", f"{operations / rate:.0f}")
+    return table
+
+
+def operations_per_ns() -> float:
+    """Floating-point operations a nanosecond of one core, in float32: numpy's product, kept to one thread."""
+    code = (
+        "import numpy, timeit; a = numpy.ones((512, 512), numpy.float32); "
+        "print(2 * 512**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=200)) / 1e9)"
+    )
+    command = [sys.executable, "-c", code]
+    return float(subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, check=True).stdout)
+
+
+# All arms of the report's two ablations.
+
+
+def benchmark_arms(console: Console, seconds: float, repeats: int, workers: list[int]) -> None:
+    """Every arm of both ablations × `repeats` seeds, as many runs at a time as there are cores, CSVs included."""
+    cores = len(os.sched_getaffinity(0))
+    cells = [(arm, seed) for seed in range(1, repeats + 1) for arm in ARMS]
+    with tempfile.TemporaryDirectory(prefix="ablate-benchmark-") as folder:
+
+        def train(cell: tuple[tuple[int, int, int], int]) -> None:
+            (n, max_ep, max_ep_step), seed = cell
+            execute(
+                [
+                    "src/run.py", "experiment=pendulum_report", "backend=compiled", "schedule=interleaved",
+                    f"workers={n}", f"max_episodes={max_ep}", f"env.max_ep_step={max_ep_step}", f"seed={seed}",
+                    "evaluation.every_steps=null", "figures=false", "logger.display=off",
+                    f"hydra.run.dir={folder}/{n}-{max_ep}-{max_ep_step}-{seed}",
+                ]
+            )  # fmt: skip
+
+        start = time.perf_counter()
+        with ThreadPoolExecutor(cores) as pool, console.status("arms") as status:
+            for done, _ in enumerate(pool.map(train, cells), start=1):
+                status.update(f"{done} of {len(cells)} runs")
+        spent = time.perf_counter() - start
+        rows = sum(len(path.read_text().splitlines()) - 1 for path in Path(folder).glob(f"*/{EPISODES}"))
+    steps = repeats * sum(max_ep * max_ep_step for _, max_ep, max_ep_step in ARMS)
+    print(
+        f"{len(ARMS)} arms × {repeats} seeds, {cores} runs at a time: {steps / 1e6:.0f} million steps, {rows:,} "
+        f"episodes in {spent:.0f} s ({steps / spent:,.0f} steps/s, start-up of {len(cells)} runs included)"
+    )

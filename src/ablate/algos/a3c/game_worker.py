@@ -1,0 +1,159 @@
+"""An A3C worker that plays E games side by side, with a network of images: one forward pass for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ablate.algos.a3c.conv_gradients import CONV_BACKENDS
+from ablate.algos.a3c.gradients import LossSettings
+from ablate.config.derived import device_of
+from ablate.config.schema import A3CConfig, AtariConfig, Config
+from ablate.envs.make import make_env
+from ablate.envs.preprocessing import RunningNormalisation
+from ablate.nn.acting import draw_categorical
+from ablate.nn.architecture import ConvArchitecture, architecture_of
+from ablate.parallel.shared import SharedState
+from ablate.seeding import Role, draw_seed, generator, restore, state_of
+from ablate.types import EnvSpec, EpisodeRecord, ProcessState, Rollout
+
+
+class GameWorker:
+    """What `a3c.Worker` is for vectors of numbers. A rollout of one game ends with it; several games go on.
+
+    The running normalisation lies in shared memory, a row a worker, where evaluation finds it."""
+
+    def __init__(
+        self, index: int, config: Config, spec: EnvSpec, shared: SharedState, resumed: ProcessState | None, starts: int
+    ) -> None:
+        assert isinstance(config.algo, A3CConfig)
+        assert isinstance(config.env, AtariConfig)
+        self.index = index
+        self._algo = config.algo
+        self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale
+        self._games = E = config.envs_per_worker
+        architecture = architecture_of(config.model, spec)
+        assert isinstance(architecture, ConvArchitecture)
+        self.computer = CONV_BACKENDS[str(config.backend)](
+            architecture, E, config.algo.t_max, LossSettings.of(config.algo), device_of(config, index)
+        )
+        self._envs = [make_env(config.env) for _ in range(E)]
+        normalised = self._envs[0].get_wrapper_attr("preprocessor").pipeline.normalised
+        self._normalisation = RunningNormalisation(shared.normalisation_view()[index]) if normalised else None
+        self._action_rng = generator(config.seed, Role.action, index)
+        t_max = config.algo.t_max
+        self._observations = np.zeros((t_max + 1, E, *spec.observation_shape), spec.observation_dtype)
+        self._firsts = np.zeros((t_max + 1, E), np.bool_)
+        self._actions = np.zeros((t_max, E), np.int64)
+        self._rewards = np.zeros((t_max, E), np.float32)
+        self._discounts = np.zeros((t_max, E), np.float32)
+        self._returns, self._lengths = [0.0] * E, [0] * E  # of the games under way, raw
+        self._at = 0  # the row that holds the newest observations
+        self.pulled_at = 0  # updates made by all workers when this one last pulled
+
+        saved = resumed.state if resumed else {}
+        if saved:
+            restore(self._action_rng, saved["action_rng"])
+        if resumed:
+            for env, state in zip(self._envs, saved["env"], strict=True):
+                env.get_wrapper_attr("restore")(state)
+            self._returns, self._lengths = saved["returns"], saved["lengths"]
+            self._observations[0] = resumed.tensors["observations"]
+            self._firsts[0] = resumed.tensors["firsts"]
+            self.computer.set_state(resumed.tensors["lstm"])
+        else:  # new games; after a resume from a stream of its own
+            rng = generator(config.seed, Role.environment, index, *([starts] if starts else []))
+            for e, env in enumerate(self._envs):
+                self._observe(0, e, env.reset(seed=draw_seed(rng))[0], first=True)
+
+    def _observe(self, t: int, e: int, observation: np.ndarray, first: bool) -> None:
+        """Put game e's newest observation into row t, normalised as the worker has seen them so far."""
+        if self._normalisation is None:
+            self._observations[t, e] = observation
+        else:
+            self._normalisation.update(observation)
+            self._normalisation.apply(observation, self._observations[t, e])
+        self._firsts[t, e] = first
+
+    def pull(self, shared_parameters: Any, updates: int) -> None:
+        """θ' ← θ."""
+        self.computer.parameters.copy_(shared_parameters)
+        self.pulled_at = updates
+
+    def collect(self, limit: int, beat: Callable[[], None]) -> tuple[Rollout, list[EpisodeRecord]]:
+        """Act for t_max steps in each game, or `limit` in all. The records of ended games lack step and time."""
+        self._observations[0], self._firsts[0] = self._observations[self._at], self._firsts[self._at]
+        self.computer.start()
+        ended: list[EpisodeRecord] = []
+        T = min(self._algo.t_max, -(-limit // self._games))
+        for t in range(T):
+            logits, _ = self.computer.step(t, self._observations[t], self._firsts[t])
+            cut = []  # games with an episode that the time limit ended, and its last observation
+            for e, env in enumerate(self._envs):
+                beat()
+                action = draw_categorical(logits[e], self._action_rng)
+                observation, reward, terminated, truncated, info = env.step(action)
+                self._actions[t, e] = action
+                self._rewards[t, e] = (float(reward) + self._reward_shift) / self._reward_scale
+                self._discounts[t, e] = 0.0 if terminated or truncated else self._algo.gamma
+                self._returns[e] += info["raw_reward"]
+                self._lengths[e] += 1
+                if info["game_over"]:
+                    length = self._lengths[e]
+                    record = (self.index, 0, 0.0, self._returns[e], length, not truncated, truncated)
+                    ended.append(EpisodeRecord(*record))
+                    self._returns[e], self._lengths[e] = 0.0, 0
+                if truncated and not terminated and self._algo.bootstrap_truncated:
+                    cut.append((e, observation))
+                if terminated or truncated:
+                    observation = env.reset()[0]
+                self._observe(t + 1, e, observation, first=terminated or truncated)
+            if cut:
+                self._bootstrap(t, cut)
+            if self._games == 1 and self._firsts[t + 1, 0]:  # as the report's rollouts do
+                T = t + 1
+                break
+        self._at = T
+        self.computer.step(T, self._observations[T], self._firsts[T])  # the values to bootstrap from
+        return self._rollout(T), ended
+
+    def _bootstrap(self, t: int, cut: list[tuple[int, np.ndarray]]) -> None:
+        """r_t + γ V(s_t) for r_t where the time limit cut an episode: row t + 1 holds the next one's start."""
+        last, firsts = self._observations[t + 1].copy(), self._firsts[t + 1].copy()
+        for e, observation in cut:
+            if self._normalisation is None:
+                last[e] = observation
+            else:
+                self._normalisation.apply(observation, last[e])
+            firsts[e] = False
+        _, values = self.computer.step(t + 1, last, firsts)  # the same row is stepped again with what it really holds
+        for e, _ in cut:
+            self._rewards[t, e] += self._algo.gamma * values[e]
+
+    def _rollout(self, T: int) -> Rollout:
+        return Rollout(
+            self._observations[: T + 1],
+            self._firsts[: T + 1],
+            self._actions[:T],
+            self._rewards[:T],
+            self._discounts[:T],
+        )
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What a resume needs: JSON values, and tensors by name."""
+        values = {
+            "pulled_at": self.pulled_at,
+            "action_rng": state_of(self._action_rng),
+            "env": [env.get_wrapper_attr("save")() for env in self._envs],
+            "returns": list(self._returns),
+            "lengths": list(self._lengths),
+        }
+        tensors = {
+            "parameters": self.computer.parameters.cpu().numpy().copy(),
+            "observations": self._observations[self._at].copy(),
+            "firsts": self._firsts[self._at].copy(),
+            "lstm": self.computer.state.copy(),
+        }
+        return values, tensors

@@ -1,0 +1,267 @@
+"""Deep Q-learning (Mnih et al. 2015, Algorithm 1): an actor fills the replay, a learner draws batches from it.
+
+Every `policy_update` steps there is one update, kept exactly. schedule=interleaved: one process acts, then learns.
+schedule=async: while the learner learns from what it has, the actor's process acts the next block, so that it acts with
+parameters one block older. Both give the same result every time."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ablate.algos.dqn.actor import ACTOR, Acting, Actor, ActorElsewhere, ActorHere, act
+from ablate.algos.dqn.batch_buffers import Slot
+from ablate.algos.dqn.gradients import Q_BACKENDS, QSettings
+from ablate.algos.job import WorkerJob, beating, process_state, wait_for_release
+from ablate.config.derived import cuda_index, device_of, limit_reached
+from ablate.config.schema import ConfigError, DQNConfig
+from ablate.nn.architecture import QArchitecture, architecture_of
+from ablate.nn.optimizers import make_optimizer
+from ablate.parallel.shared import Command
+from ablate.parallel.supervisor import ChildFailed
+from ablate.play.evaluator import Evaluator, due
+from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ablate.records.schema import LAST_CHECKPOINT, REPLAY_FILES
+from ablate.replay.make import make_replay
+from ablate.schedules import beta, epsilon
+from ablate.seeding import Role, generator, restore, state_of
+from ablate.types import Batch, EpisodeRecord, Experience, QUpdateRecord
+
+__all__ = ["act", "learn"]  # what the processes run
+LEARNER = 0  # whose state it is in a checkpoint
+
+
+def updates_ahead(device: str) -> int:
+    """Updates that may be under way when another begins: a GPU works on one while the next batch is drawn."""
+    return 0 if device == "cpu" else 1
+
+
+class _Update(NamedTuple):
+    """One that may still be under way."""
+
+    number: int
+    step: int
+    beta: float | None
+    batch: Batch
+    slot: Slot  # where what is told of it arrives
+
+
+class Learner:
+    """The replay, the network and its target, and the optimizer over shared parameters. `send`: where records go."""
+
+    def __init__(self, job: WorkerJob, send: Callable[[QUpdateRecord], None]) -> None:
+        config, spec, shared = job.config, job.spec, job.shared
+        assert isinstance(config.algo, DQNConfig)
+        assert config.replay is not None
+        self._config, self._algo = config, config.algo
+        self._send, self._wall_time_s, self._beat = send, shared.wall_time_s, lambda: shared.beat(job.process)
+        self._checkpoints = (job.folder / LAST_CHECKPOINT).parent
+        architecture = architecture_of(config.model, spec)
+        assert isinstance(architecture, QArchitecture)
+        theta = torch.from_numpy(shared.parameters_view())
+        statistics = [torch.from_numpy(view) for view in shared.statistics_views()]
+        assert all(shared.holds(tensor.data_ptr()) for tensor in (theta, *statistics)), "not in shared memory"
+        self._shared = [theta, *statistics]
+        self._device = device_of(config, 0)
+        if self._device != "cpu":
+            torch.cuda.set_device(cuda_index(self._device))  # which takes no `cuda` without a number
+        self._own = self._shared if self._device == "cpu" else [tensor.to(self._device) for tensor in self._shared]
+        self._optimizer = make_optimizer(config.optimizer, self._own[0], self._own[1:], alone=True)
+        self._ahead = updates_ahead(self._device)
+        self._computer = Q_BACKENDS[str(config.backend)](
+            architecture, config.algo.batch_size, QSettings.of(config.algo), self._own[0], str(config.precision),
+            slots=1 + self._ahead, recorded=config.algo.cuda_graph,
+        )  # fmt: skip
+        self._under_way: deque[_Update] = deque()
+        self._rng = generator(config.seed, Role.replay)
+        try:
+            self._replay = make_replay(config, spec, self._rng, job.folder)
+        except (OSError, MemoryError) as error:
+            raise ChildFailed(f"no room for the replay (replay.capacity={config.replay.capacity}): {error}") from error
+        if self._computer.table is not None:  # compiled now: in the first update it would be a silence like a hang's
+            slots = np.zeros((config.algo.batch_size, self._replay.store.stack), np.int64)
+            self._replay.store.gather(slots, self._computer.observations, self._computer.table)
+        self._lanes_open = False  # whether each lane of the store holds the beginning of what the actor goes on with
+        self._learn_from = config.algo.warmup_steps
+        resumed = job.resumed.get(LEARNER)
+        if resumed is None:
+            return
+        self._computer.set_target(resumed.tensors["target"])
+        restore(self._rng, resumed.state["rng"])
+        self._learn_from = resumed.state["learn_from"]
+        if resumed.state["replay"]:
+            try:
+                with beating(self._beat):
+                    saved = read_checkpoint(self._checkpoints / resumed.state["replay"])
+            except ConfigError as error:
+                raise ChildFailed(f"the saved replay cannot be read: {error}; load= starts a new run") from error
+            self._replay.restore(saved.state, saved.tensors)
+            # an environment that cannot be saved begins a new episode
+            goes_on = job.exchange.begun if job.exchange else job.resumed[ACTOR].state["env"] is not None
+            self._lanes_open = resumed.state["lanes_open"] and goes_on
+        else:  # as much experience as before the first update, but of the policy
+            self._learn_from = max(self._learn_from, shared.counters().steps + config.algo.warmup_steps)
+
+    def absorb(self, experience: Experience) -> None:
+        """Put a block into the replay."""
+        replay = self._replay
+        if not self._lanes_open:
+            for lane, observation in enumerate(experience.firsts):
+                replay.start(lane, observation)
+            self._lanes_open = True
+        for k, lane in np.ndindex(experience.actions.shape):
+            terminated, truncated = bool(experience.terminated[k, lane]), bool(experience.truncated[k, lane])
+            replay.add(
+                lane,
+                int(experience.actions[k, lane]),
+                float(experience.rewards[k, lane]),
+                terminated,
+                truncated,
+                experience.observations[k, lane],
+                float(experience.td_errors[k, lane]),
+            )
+            if terminated or truncated:
+                replay.start(lane, experience.starts[k, lane])
+
+    def updates_due(self, before: int, after: int) -> int:
+        """How many updates lie between two counts of steps: one every `policy_update` steps once there is enough."""
+        every = self._algo.policy_update
+        return max(0, after // every - max(before, self._learn_from) // every)
+
+    def update(self, number: int, step: int, wait_for_copy: Callable[[], None]) -> None:
+        """Update number `number`, after `step` steps. On a GPU it is under way when this returns."""
+        config, computer, replay = self._config, self._computer, self._replay
+        assert config.replay is not None
+        if replay.learns_from_errors:
+            self.settle()
+        beta_now = beta(config.replay, step)
+        batch = replay.sample(self._algo.batch_size, beta_now or 0.0)
+        replay.store.gather(batch.slots, computer.observations, computer.table)
+        replay.store.gather(batch.next_slots, computer.next_observations, computer.table)
+        self._under_way.append(_Update(number, step, beta_now, batch, computer.compute(batch)))
+        self.settle(self._ahead)
+        wait_for_copy()
+        self._optimizer.step(computer.gradient, number)
+
+    def settle(self, ahead: int = 0) -> None:
+        """See what came of all updates but the last `ahead`. Raises ChildFailed if one diverged."""
+        while len(self._under_way) > ahead:
+            number, step, beta_now, batch, slot = self._under_way.popleft()
+            errors, q_mean, loss, grad_norm = slot.metrics()
+            if not (math.isfinite(grad_norm) and math.isfinite(loss)):
+                raise ChildFailed(f"diverged: loss {loss}, gradient norm {grad_norm} at update {number}")
+            self._replay.update(batch, errors)
+            if number % self._config.log_interval == 0:
+                told = (loss, q_mean, grad_norm, epsilon(self._algo, step), beta_now, *self._replay.statistics(batch))
+                record = QUpdateRecord(number, step, self._wall_time_s(), *told, self._config.optimizer.lr)
+                self._send(record)
+
+    def publish(self) -> None:
+        """Let the other processes see parameters that were changed on another device."""
+        if self._own is not self._shared:
+            self._shared[0].copy_(self._own[0])
+
+    def follow(self) -> None:
+        """θ⁻ ← θ, or a step towards it."""
+        self._computer.update_target(self._algo.target_tau)
+
+    def state(self, steps: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What a resume needs. With save_replay the replay is written to a file of its own, named in the state.
+
+        By steps, not updates: in a warm-up the file that the last checkpoint names would be written over."""
+        name = None
+        if self._config.save_replay:
+            name = REPLAY_FILES.replace("*", str(steps))
+            replay = self._replay.state()
+            try:
+                with beating(self._beat):
+                    write_checkpoint(self._checkpoints / name, Checkpoint(replay.tensors, replay.state))
+            except OSError as error:
+                raise ChildFailed(f"the replay could not be saved (save_replay=true): {error}") from error
+        for shared, own in zip(self._shared, self._own, strict=True):
+            if own is not shared:
+                shared.copy_(own)
+        values = {
+            "rng": state_of(self._rng),
+            "learn_from": self._learn_from,
+            "replay": name,
+            "lanes_open": self._lanes_open,
+        }
+        return values, {"target": self._computer.target.cpu().numpy().copy()}
+
+
+def learn(send: Callable[[Any], None], job: WorkerJob) -> None:
+    """The learner's process, and under schedule=interleaved the actor's too, until a limit or the parent's stop."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # the moments of units that are never active would slow every step of Adam
+    config, shared = job.config, job.shared
+    assert isinstance(config.algo, DQNConfig)
+
+    def beat() -> None:
+        shared.beat(job.process)
+
+    learner = Learner(job, send)
+    acting: Acting
+    if job.exchange:
+        acting = ActorElsewhere(job.exchange, beat)
+    else:
+        actor = Actor(config, job.spec, job.resumed.get(ACTOR), job.starts)
+        acting = ActorHere(actor, config, job.spec, shared.parameters_view(), beat)
+    evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
+    if evaluator:
+        evaluator.begin(shared, send)
+    paused_for = 0
+
+    def send_states() -> None:
+        states = {LEARNER: learner.state(shared.counters().steps)}
+        if job.exchange:
+            job.exchange.ask_state()  # the actor sends its own
+        else:
+            states[ACTOR] = actor.state()
+        send(process_state(states, 0))
+
+    while shared.command == Command.run:
+        beat()
+        if shared.pauses_asked > paused_for:
+            paused_for = shared.pauses_asked
+            send_states()
+            wait_for_release(shared, paused_for, beat)
+            continue
+        shared.begin()
+
+        before = shared.counters()
+        try:
+            experience = acting.block(before.steps)
+        except FloatingPointError as error:
+            raise ChildFailed(f"diverged: {error} at update {before.updates + 1}") from error
+        learner.absorb(experience)
+        steps = before.steps + experience.actions.size
+        updates = learner.updates_due(before.steps, steps)
+        for number in range(before.updates + 1, before.updates + updates + 1):
+            learner.update(number, steps, acting.wait_for_copy)
+        if updates:
+            learner.settle()
+            learner.publish()
+        if due(config.algo.target_update, before.steps, steps):
+            learner.follow()
+        ended = [(int(k), int(e)) for k, e in np.argwhere(experience.lengths)]
+        counters = shared.count(experience.actions.size, len(ended), updates)
+
+        for k, e in ended:
+            length, cut = int(experience.lengths[k, e]), bool(experience.cut[k, e])
+            step = before.steps + k * experience.actions.shape[1] + e + 1
+            score = (float(experience.returns[k, e]), length, not cut, cut)
+            send(EpisodeRecord(0, step, shared.wall_time_s(), *score))
+        reached_limit = bool(limit_reached(config, counters))
+        if evaluator and (reached_limit or due(config.evaluation.every_steps, before.steps, steps)):
+            send(evaluator.evaluate(shared, counters))
+        if reached_limit:
+            shared.command = Command.stop
+    send_states()
+    if job.exchange:
+        job.exchange.close()

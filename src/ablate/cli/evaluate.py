@@ -1,0 +1,271 @@
+"""Play a saved run:  python src/evaluate.py run=<folder or checkpoint> episodes=100 video=true"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import Progress
+
+from ablate.cli import hydra_app as command_line
+from ablate.config.choices import ActionChoice, Display
+from ablate.config.derived import evaluation_horizon
+from ablate.config.schema import AtariConfig, Config, ConfigError
+from ablate.config.serial import from_dict
+from ablate.config.validation import suggest
+from ablate.envs.reference_scores import reference_scores
+from ablate.parallel.supervisor import ChildFailed
+from ablate.paths import locate
+from ablate.play.episodes import Episode, make_envs, play, play_in_processes
+from ablate.play.policy import Policy
+from ablate.records.checkpoint import find_checkpoint, read_checkpoint
+from ablate.records.display import resolve_mode
+from ablate.records.files import replace_atomically
+from ablate.records.schema import COLUMNS, MANIFEST, SCORES, VIDEOS
+from ablate.runs.run import RunFailed
+from ablate.seeding import Role, generator
+
+HELP = """Play a saved run:  python src/evaluate.py run=<folder or checkpoint> [key=value ...]
+
+  run=<path>        a run's folder (its last checkpoint), or a file: <run>/checkpoints/best.safetensors
+  episodes=20       how many to play
+  horizon=null      steps after which an episode is cut; null: as in the run's own evaluations
+  action=null       mode: the most likely action; sample: a draw from the policy, of DQN ε-greedy; null: as in the run
+  seed=0            of the starts, and of the draws
+  video=false       true: mp4s of the best and of the median episode, in <run>/videos (extra [video])
+  frames=false      true: the same two as numbered images, in <run>/videos/evaluation-best/ and -median/
+  render=null       human: watch it in a window
+
+The scores are written to <run>/scores.csv, in place of the last ones. Games are played whole: all lives, raw scores."""
+LINE_EVERY_S = 10.0  # how far it is, where there is no terminal to draw a bar in
+ENOUGH_EPISODES = 30  # the mean of so many is about normal, where single returns are not
+LEAST_HEIGHT = 480  # pixels: smaller frames are shown enlarged
+
+
+@dataclass
+class Options:
+    """What may be given as key=value: see HELP."""
+
+    run: str = ""
+    episodes: int = 20
+    horizon: int | None = None
+    action: ActionChoice | None = None
+    seed: int = 0
+    video: bool = False
+    frames: bool = False
+    render: str | None = None
+
+
+def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(HELP)
+        return
+    options = read_options(sys.argv[1:])
+    path = find_checkpoint(locate(options.run))
+    checkpoint = read_checkpoint(path)
+    config = from_dict(checkpoint.state["config"])
+    folder = next((f for f in path.parents[:2] if (f / MANIFEST).exists()), path.parent)
+    horizon = options.horizon or evaluation_horizon(config)
+    if options.video or options.frames:
+        refuse_undrawn(config)
+    streams = generator(options.seed, Role.evaluation).spawn(options.episodes)
+    action = options.action or config.evaluation.action
+    sample = action == ActionChoice.sample
+    if isinstance(config.env, AtariConfig) and not options.render:
+        played = play_in_processes(path, horizon, sample, streams, config.hang_timeout_s)
+    else:
+        env = shown_env(config, horizon, options.render)
+        played = play(Policy.of(checkpoint, sample), [env], streams)
+    try:
+        episodes = sorted(with_progress(played, options.episodes), key=lambda episode: episode.number)
+    except ChildFailed as failure:
+        raise RunFailed(str(failure)) from failure
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS[SCORES])
+    writer.writerows((e.number + 1, *e.score, horizon, action) for e in episodes)
+    replace_atomically(folder / SCORES, text.getvalue().encode())
+
+    print(f"{config.env.id}, {path.name}, {options.episodes} episodes of at most {horizon} steps, {action}")
+    variant = isinstance(config.env, AtariConfig) and (config.env.mode, config.env.difficulty) != (None, None)
+    print("\n".join(summary(episodes, None if variant else reference_scores(config.env.id))))
+    print(f"scores   {folder / SCORES}")
+    for name, episode in best_and_median(episodes).items():
+        path = folder / VIDEOS / f"evaluation-{name}"
+        told = f"(episode {episode.number + 1}: {episode.score.episodic_return:g})"
+        if options.video:
+            fps = float(shown_env(config, horizon, "rgb_array").metadata.get("render_fps", 30))  # steps a second
+            write_video(replayed(config, horizon, episode), fps, path.with_suffix(".mp4"))
+            print(f"video    {path.with_suffix('.mp4')} {told}")
+        if options.frames:
+            write_images(replayed(config, horizon, episode), path)
+            print(f"frames   {path}/ {told}")
+
+
+def read_options(arguments: list[str]) -> Options:
+    """key=value arguments as Options. Raises ConfigError for what is not one of them or out of range."""
+    schema = OmegaConf.structured(Options)
+    known = [field.name for field in fields(Options)]
+    if arguments and "=" not in arguments[0]:  # a bare path, as src/plot.py takes it
+        arguments = [f"run={arguments[0]}", *arguments[1:]]
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        if not equals or key not in known:
+            raise ConfigError(f"{argument}: no such option{suggest(key, known)} (there are: {', '.join(known)})")
+    try:
+        options = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.from_dotlist(arguments)))
+    except OmegaConfBaseException as error:
+        given = next(argument for argument in arguments if argument.startswith(f"{error.full_key}="))
+        raise ConfigError(f"{given}: {str(error).splitlines()[0]}") from error
+    assert isinstance(options, Options)
+    if not options.run:
+        raise ConfigError("run: no value; give run=<a run's folder or a checkpoint>")
+    for key, least in (("episodes", 1), ("horizon", 1), ("seed", 0)):
+        value = getattr(options, key)
+        if value is not None and value < least:
+            raise ConfigError(f"{key}={value}: it must be at least {least}")
+    if options.render not in (None, "human"):
+        raise ConfigError(f"render={options.render}: only human")
+    if options.render and (options.video or options.frames):
+        raise ConfigError(f"render=human {'video' if options.video else 'frames'}=true: give one of them")
+    if options.video and importlib.util.find_spec("moviepy") is None:
+        raise ConfigError("video=true: needs the extra [video]: pip install -e '.[video]'")
+    return options
+
+
+def with_progress(episodes: Iterator[Episode], total: int) -> Iterator[Episode]:
+    """The same episodes, and how far it is on stderr: a bar in a terminal, elsewhere a line now and then."""
+    returns: list[float] = []
+    said = time.monotonic()
+    live = sys.stderr.isatty() and resolve_mode(Display.auto) == Display.live
+    with Progress(console=Console(stderr=True), transient=True, disable=not live) as bar:
+        task = bar.add_task(f"episode 0 of {total}", total=total)
+        for episode in episodes:
+            yield episode
+            returns.append(episode.score.episodic_return)
+            line = f"episode {len(returns)} of {total}, mean return so far {np.mean(returns):.2f}"
+            bar.update(task, advance=1, description=line)
+            if not live and time.monotonic() - said > LINE_EVERY_S:
+                said = time.monotonic()
+                print(line, file=sys.stderr, flush=True)
+
+
+def summary(episodes: list[Episode], references: tuple[float, float] | None) -> list[str]:
+    """Mean return with its 95% confidence interval, raw and as (return - random) / (human - random).
+
+    references: the returns of a random policy and of a human, where they are known."""
+    returns = np.array([episode.score.episodic_return for episode in episodes])
+    steps = sum(episode.score.episodic_length for episode in episodes)
+    lines = [
+        f"return   mean {mean_and_interval(returns)}",
+        f"         median {np.median(returns):.2f}   min {returns.min():.2f}   max {returns.max():.2f}",
+        f"a step   mean {returns.sum() / steps:.4f}",
+    ]
+    if references is not None:
+        random, human = references
+        normalised = mean_and_interval((returns - random) / (human - random))
+        lines.append(f"human    {normalised}, where a random policy ({random:g}) is 0 and a human ({human:g}) is 1")
+    if 1 < len(episodes) < ENOUGH_EPISODES:
+        lines.append(
+            f"note     from {len(episodes)} episodes: the interval takes returns for normally distributed, and where "
+            "they are not may reach below any that can be; episodes=100 says more"
+        )
+    return lines
+
+
+def mean_and_interval(values: np.ndarray) -> str:
+    """Mean and half width of its 95% confidence interval (Student-t)."""
+    from scipy import stats
+
+    if len(values) < 2:
+        return f"{values.mean():.2f} (no interval from one episode)"
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return f"{values.mean():.2f} ± {half:.2f} (95% CI)"
+
+
+def shown_env(config: Config, horizon: int | None, render_mode: str | None) -> gymnasium.Env:
+    """The run's environment as evaluation plays it, with something to see."""
+    return make_envs(config, horizon, 1, **({"render_mode": render_mode} if render_mode else {}))[0]
+
+
+def refuse_undrawn(config: Config) -> None:
+    """Raise ConfigError before anything is played if the environment cannot draw its frames."""
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws frames without a screen
+    env = shown_env(config, None, "rgb_array")
+    env.close()
+    if "rgb_array" not in env.metadata.get("render_modes", ()):
+        raise ConfigError(f"{config.env.id}: it cannot draw its frames (render_mode rgb_array)")
+
+
+def best_and_median(episodes: list[Episode]) -> dict[str, Episode]:
+    """Of those with equal returns the first; of two in the middle the lower."""
+    ranked = sorted(episodes, key=lambda e: e.score.episodic_return)
+    best = max(episodes, key=lambda e: e.score.episodic_return)
+    return {"best": best, "median": ranked[(len(ranked) - 1) // 2]}
+
+
+def replayed(config: Config, horizon: int | None, episode: Episode) -> Iterator[np.ndarray]:
+    """The frames of an episode that is played again from its seed and its actions, one a step and the first.
+
+    Raises ConfigError at the end if it went otherwise this time."""
+    env = shown_env(config, horizon, "rgb_array")
+    env.reset(seed=episode.seed)
+    yield np.asarray(env.render())
+    total = 0.0
+    for action in episode.actions:
+        total += float(env.step(action)[1])
+        yield np.asarray(env.render())
+    env.close()
+    if total != episode.score.episodic_return:
+        raise ConfigError(
+            f"{config.env.id} is not the same twice under one seed (episode {episode.number + 1}: a return "
+            f"of {episode.score.episodic_return:g}, and replayed {total:g}); use render=human"
+        )
+
+
+def write_video(frames: Iterator[np.ndarray], steps_per_second: float, path: Path) -> None:
+    """An mp4 that runs as fast as the game; none if the frames end in an error."""
+    from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
+
+    frame = next(frames)
+    factor = -(-LEAST_HEIGHT // frame.shape[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # an even number of pixels each way, as the codec wants it
+    scale = ["-vf", f"scale=trunc(iw*{factor}/2)*2:trunc(ih*{factor}/2)*2:flags=neighbor"]
+    try:
+        with FFMPEG_VideoWriter(str(path), frame.shape[1::-1], steps_per_second, ffmpeg_params=scale) as video:
+            video.write_frame(frame)
+            for frame in frames:
+                video.write_frame(frame)
+    except ConfigError:
+        path.unlink()
+        raise
+
+
+def write_images(frames: Iterator[np.ndarray], folder: Path) -> None:
+    """Numbered PNGs, in place of those that are there."""
+    import cv2
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for step, frame in enumerate(frames):
+        cv2.imwrite(str(folder / f"{step:06d}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+
+def program() -> int:
+    """The exit code of `main`."""
+    return command_line.exit_code(main)

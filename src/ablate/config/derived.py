@@ -1,0 +1,42 @@
+"""What follows from a configuration without looking at an environment."""
+
+from __future__ import annotations
+
+import os
+
+from ablate.config.schema import Config
+from ablate.types import Counters
+
+
+def number_of_workers(config: Config) -> int:
+    """`workers`, or the number of CPUs that this process may use; DQN has one learner."""
+    return config.workers or (1 if config.algo.name == "dqn" else len(os.sched_getaffinity(0)))
+
+
+def limit_reached(config: Config, counters: Counters) -> str:
+    """Which limit the counters have reached, in words; empty if none."""
+    for limit, count in (("max_episodes", counters.episodes), ("total_steps", counters.steps)):
+        value = getattr(config, limit)
+        if value is not None and count >= value:
+            return f"{limit}={value} reached"
+    return ""
+
+
+def devices(config: Config) -> list[str]:
+    """The devices that the workers' networks are spread over, in turn."""
+    return list(config.device) if isinstance(config.device, list | tuple) else [config.device]
+
+
+def device_of(config: Config, worker: int) -> str:
+    """The device of a worker's network."""
+    return devices(config)[worker % len(devices(config))]
+
+
+def cuda_index(device: str) -> int:
+    """The number of a CUDA device; `cuda` is the first."""
+    return int(device.removeprefix("cuda").removeprefix(":") or 0)
+
+
+def evaluation_horizon(config: Config) -> int | None:
+    """Steps after which an evaluation episode is cut."""
+    return config.evaluation.horizon or config.env.max_ep_step

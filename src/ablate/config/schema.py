@@ -1,0 +1,337 @@
+"""The schema of the whole configuration: names, types and ranges. `validation` checks what Hydra composed by it.
+
+Values live in `conf/`; the few defaults here are "nothing" (None, empty)."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Any
+
+from omegaconf import MISSING
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ablate.config.choices import (
+    ActionChoice,
+    Activation,
+    Axis,
+    Backend,
+    Budget,
+    Display,
+    DqnLoss,
+    Draws,
+    LossReduction,
+    NewPriority,
+    Precision,
+    Preprocessing,
+    Schedule,
+    Source,
+    Statistic,
+    Storage,
+    WeightNorm,
+)
+
+
+class ConfigError(Exception):
+    """A configuration that cannot run. The message is one line: key, value, and what would be right."""
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass
+class EnvConfig:
+    name: str = MISSING
+    id: str = MISSING
+    max_ep_step: Count | None = None
+    reward_shift: Finite = MISSING
+    reward_scale: Positive = MISSING
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class GymnasiumConfig(EnvConfig):
+    name: Annotated[str, Field(pattern="^gymnasium$")] = "gymnasium"
+
+
+@dataclass
+class AtariConfig(EnvConfig):
+    name: Annotated[str, Field(pattern="^atari$")] = "atari"
+    preprocessing: Preprocessing | None = None
+    protocol: str = MISSING
+    frame_skip: tuple[Count, Count] = MISSING  # fewest and most frames a step
+    sticky_actions: Fraction = MISSING
+    noop_max: Annotated[int, Field(ge=0, le=600)] = MISSING  # left alone, no game ends sooner (Assault: 642 frames)
+    fire_on_reset: bool = MISSING
+    fill_steps: CountOrNone = 0
+    fire_action: bool = True
+    life_loss_terminates: bool = MISSING
+    clip_rewards: bool = MISSING
+    full_action_space: bool = MISSING
+    mode: CountOrNone | None = None
+    difficulty: CountOrNone | None = None
+    threads: CountOrNone = 0
+
+
+@dataclass
+class AlgoConfig:
+    name: str = MISSING
+
+
+@dataclass
+class A3CConfig(AlgoConfig):
+    name: Annotated[str, Field(pattern="^a3c$")] = "a3c"
+    t_max: Count = MISSING
+    gamma: Fraction = MISSING
+    gae_lambda: Fraction = MISSING
+    entropy_coef: NonNegative = MISSING
+    value_loss_coef: NonNegative = MISSING
+    loss_reduction: LossReduction = MISSING
+    max_grad_norm: Positive | None = None
+    bootstrap_truncated: bool = MISSING
+    lock_updates: bool = MISSING
+
+
+@dataclass
+class DQNConfig(AlgoConfig):
+    name: Annotated[str, Field(pattern="^dqn$")] = "dqn"
+    gamma: Fraction = MISSING
+    warmup_steps: CountOrNone = MISSING
+    policy_update: Count = MISSING
+    target_update: Count = MISSING
+    target_tau: PositiveFraction = MISSING
+    batch_size: Count = MISSING
+    n_step: Count = MISSING
+    double: bool = MISSING
+    loss: DqnLoss = MISSING
+    max_grad_value: Positive | None = None
+    epsilon_start: Fraction = MISSING
+    epsilon_end: Fraction = MISSING
+    epsilon_decay_steps: Count = MISSING
+    evaluation_epsilon: Fraction = MISSING
+    noisy_start: CountOrNone = MISSING
+    bootstrap_truncated: bool = MISSING
+    reset_after_evaluation: bool = MISSING
+    cuda_graph: bool = False
+
+
+@dataclass
+class ReplayConfig:
+    name: Annotated[str, Field(pattern="^(uniform|prioritized)$")] = MISSING
+    capacity: Count = MISSING
+    storage: Storage = MISSING
+
+
+@dataclass
+class UniformConfig(ReplayConfig):
+    name: Annotated[str, Field(pattern="^uniform$")] = "uniform"
+
+
+@dataclass
+class PrioritizedConfig(ReplayConfig):
+    name: Annotated[str, Field(pattern="^prioritized$")] = "prioritized"
+    alpha: NonNegative = MISSING
+    beta_start: Fraction = MISSING
+    beta_end: Fraction = MISSING
+    beta_steps: Count = MISSING
+    draws: Draws = MISSING
+    weights: WeightNorm = MISSING
+    new_priority: NewPriority = MISSING
+    priority_eps: Positive = MISSING
+    first_half_only: bool = MISSING
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+
+
+@dataclass
+class MlpConfig(ModelConfig):
+    name: Annotated[str, Field(pattern="^mlp$")] = "mlp"
+    torso_hidden: list[Count] = MISSING
+    actor_hidden: list[Count] = MISSING
+    critic_hidden: list[Count] = MISSING
+    activation: Activation = MISSING
+    mu_scale: Positive | None = None
+    sigma_min: Positive = MISSING
+    init_std: NonNegative = MISSING
+
+
+@dataclass
+class ConvolutionConfig:
+    channels: Count
+    kernel: Count
+    stride: Count = 1
+    padding: Annotated[int, Field(ge=0)] = 0
+    pool: bool = False  # 2 × 2 max-pooling after the activation
+
+
+@dataclass
+class ConvConfig(ModelConfig):
+    name: Annotated[str, Field(pattern="^conv$")] = "conv"
+    input: tuple[Count, Count, Count] = MISSING  # channels, height, width
+    convolutions: list[ConvolutionConfig] = MISSING
+    activation: Activation = MISSING
+    hidden: Count = MISSING
+    recurrent: bool = MISSING
+    init_gain: Positive = MISSING
+
+
+@dataclass
+class QConfig(ModelConfig):
+    name: Annotated[str, Field(pattern="^q$")] = "q"
+    input: tuple[Count, Count, Count] | None = None  # channels, height, width; None: a vector of numbers
+    convolutions: list[ConvolutionConfig] = MISSING
+    conv_bias: bool = MISSING
+    hidden: list[Count] = MISSING
+    activation: Activation = MISSING
+    dueling: bool = MISSING
+    init_gain: Positive = 2**0.5
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = MISSING
+    lr: Positive = MISSING
+    eps: Positive = MISSING
+    weight_decay: NonNegative = MISSING
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Names of the vectors that the optimizer keeps, each as long as the parameters."""
+        return ()
+
+
+@dataclass
+class AdamConfig(OptimizerConfig):
+    name: Annotated[str, Field(pattern="^adam$")] = "adam"
+    betas: tuple[BelowOne, BelowOne] = MISSING
+    amsgrad: bool = MISSING
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if self.amsgrad else ()))
+
+
+@dataclass
+class RMSpropConfig(OptimizerConfig):
+    name: Annotated[str, Field(pattern="^rmsprop$")] = "rmsprop"
+    alpha: BelowOne = MISSING
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return ("square_avg",)
+
+
+@dataclass
+class EvaluationConfig:
+    every_seconds: Positive | None = None
+    every_steps: Count | None = None
+    at_start: bool = False
+    episodes: Count = MISSING
+    horizon: Count | None = None
+    action: ActionChoice = MISSING
+
+
+@dataclass
+class LoggerConfig:
+    tensorboard: bool = MISSING
+    display: Display = MISSING
+    print_every_seconds: Positive = MISSING
+
+
+@dataclass
+class ArmConfig:
+    overrides: list[str] = MISSING
+    label: str = ""
+
+
+@dataclass
+class MetricConfig:
+    label: str = MISSING
+    source: Source = MISSING
+    statistic: Statistic = MISSING
+    x: Axis = Axis.global_step
+    window: tuple[Fraction, Fraction] = (0.0, 1.0)
+    budget: Budget = Budget.equal
+    score: Finite | None = None
+    smaller_is_better: bool = False
+
+
+@dataclass
+class ClaimConfig:
+    id: str = MISSING
+    words: str = MISSING
+    metric: str = MISSING
+    inequality: str = MISSING  # <arm> < <arm>, with <, > or ~
+    real_time: bool = False
+
+
+@dataclass
+class SweepConfig:
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")] | None = None
+    question: str = ""
+    base: list[str] = field(default_factory=list)
+    arms: dict[str, ArmConfig] = field(default_factory=dict)
+    seeds: Any = None  # 0-29, or a list
+    baseline: str | None = None
+    metric: str = ""
+    metrics: dict[str, MetricConfig] = field(default_factory=dict)
+    smallest_effect: Positive | None = None
+    claims: list[ClaimConfig] = field(default_factory=list)
+    parallel: Count | None = None
+    time_limit_s: Positive | None = None
+    max_retries: Annotated[int, Field(ge=0)] = 0
+    fail_fast: bool = False
+    dry_run: bool = False
+
+
+@dataclass
+class Config:
+    seed: Annotated[int, Field(ge=0)] = MISSING
+    workers: Count | None = None
+    envs_per_worker: Count = MISSING
+    device: Any = MISSING  # a name, or a list of them
+    backend: Backend = MISSING
+    precision: Precision = Precision.auto
+    schedule: Schedule = MISSING
+    max_episodes: Count | None = None
+    total_steps: Count | None = None
+    log_interval: Count = MISSING
+    checkpoint_every_seconds: Positive = MISSING
+    hang_timeout_s: Positive = MISSING
+    save_replay: bool = False
+    figures: bool = MISSING
+    resume: str | None = None
+    load: str | None = None
+    algo: AlgoConfig = MISSING
+    env: EnvConfig = MISSING
+    model: ModelConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    replay: ReplayConfig | None = None
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig, compare=False)  # of many such runs; no part of one
+
+
+# The schema of each option of a group, by the option's `name`; groups not listed have one schema.
+SCHEMAS: dict[str, dict[str, type]] = {
+    "algo": {"a3c": A3CConfig, "dqn": DQNConfig},
+    "env": {"gymnasium": GymnasiumConfig, "atari": AtariConfig},
+    "model": {"conv": ConvConfig, "mlp": MlpConfig, "q": QConfig},
+    "optimizer": {"adam": AdamConfig, "rmsprop": RMSpropConfig},
+    "replay": {"uniform": UniformConfig, "prioritized": PrioritizedConfig},
+}
+# What may be given beside resume=: how long to train and what to show, not what is trained.
+CHANGEABLE_ON_RESUME = (
+    "resume", "max_episodes", "total_steps", "log_interval", "checkpoint_every_seconds", "hang_timeout_s",
+    "save_replay", "figures", "logger",
+)  # fmt: skip

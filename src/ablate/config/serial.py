@@ -1,0 +1,51 @@
+"""A configuration as plain JSON values, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ablate.config.schema import SCHEMAS, Config, ConfigError
+from ablate.config.validation import validate
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """A run's configuration as plain JSON values."""
+    values = json.loads(json.dumps(asdict(config)))
+    del values["sweep"]
+    return values
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Rebuild a checked configuration from what `to_dict` gave (a manifest's, a checkpoint's)."""
+    schema = OmegaConf.structured(Config)
+    for group, options in SCHEMAS.items():
+        if group == "replay" and values.get(group) is None:
+            continue
+        name = values.get(group, {}).get("name")
+        if name not in options:
+            raise ConfigError(f"{group}.name={name}: not one of {', '.join(options)}")
+        schema[group] = OmegaConf.structured(options[name])
+    try:
+        return validate(OmegaConf.merge(schema, values))  # type: ignore[arg-type]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"stored configuration: {str(error).splitlines()[0]}") from error
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What `to_dict` gave by dotted keys: {"env": {"id": 1}} as {"env.id": 1}; an empty dictionary is a value."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict) and value
+        found |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return found
+
+
+def config_hash(config: Config) -> str:
+    """Eight hexadecimal digits that name the configuration: the same for the same experiment."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:8]

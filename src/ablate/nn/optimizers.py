@@ -1,0 +1,140 @@
+"""Hand-written optimizers over flat vectors, in place.
+
+The parameters and the optimizer's statistics live in shared memory that somebody else owns: they are handed
+in, written to in place and never re-bound, so that every process that maps them sees each step. Scratch
+buffers are private and allocated once. Nothing here takes a lock: whether steps may race (Hogwild) is the
+caller's affair.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ablate.config.schema import AdamConfig, OptimizerConfig, RMSpropConfig
+from ablate.nn.bounds import adam_bound, rmsprop_bound
+
+
+class Optimizer(Protocol):
+    """What a learner needs of an optimizer."""
+
+    def step(self, gradient: Tensor, update: int) -> None:
+        """Apply gradient (P,), which is only read, as update number `update`, counted from 1."""
+        ...
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015), and AMSGrad (Reddi et al. 2018) if the configuration says so, as in torch.
+
+    g ← g + weight_decay · θ
+    m ← β₁ m + (1 - β₁) g,   v ← β₂ v + (1 - β₂) g²,   AMSGrad: v̂ ← max(v̂, v), else v̂ = v
+    θ ← θ - lr · (m / (1 - β₁ᵗ)) / (√v̂ / √(1 - β₂ᵗ) + ε)
+
+    parameters θ: (P,). statistics m, v, and of AMSGrad v̂: (P,) each, all zero before the first step.
+    The number t of the update is handed to each step, because the processes that share the moments share the
+    count too.
+    """
+
+    def __init__(self, config: AdamConfig, parameters: Tensor, statistics: Sequence[Tensor]) -> None:
+        _check_alike(parameters, statistics)
+        self._parameters = parameters
+        self._exp_avg, self._exp_avg_sq = statistics[:2]
+        self._max_exp_avg_sq = statistics[2] if config.amsgrad else None
+        self._lr, self._eps, self._weight_decay = config.lr, config.eps, config.weight_decay
+        self._beta1, self._beta2 = config.betas
+        self._largest = adam_bound(*config.betas)
+        self._quotient = torch.empty_like(parameters)  # (P,)
+        self._decayed = torch.empty_like(parameters) if config.weight_decay else None  # (P,) g + weight_decay · θ
+
+    def step(self, gradient: Tensor, update: int) -> None:
+        """Apply gradient (P,) as update number `update`, t in the equations, counted from 1."""
+        if self._decayed is not None:
+            gradient = torch.add(gradient, self._parameters, alpha=self._weight_decay, out=self._decayed)
+        self._exp_avg.lerp_(gradient, 1.0 - self._beta1)
+        self._exp_avg_sq.mul_(self._beta2).addcmul_(gradient, gradient, value=1.0 - self._beta2)
+        second_moment = self._exp_avg_sq
+        if self._max_exp_avg_sq is not None:
+            second_moment = torch.maximum(self._max_exp_avg_sq, second_moment, out=self._max_exp_avg_sq)
+
+        # Numerator and denominator are both multiplied by √(1 - β₂ᵗ), which saves a pass over the vector.
+        correction = math.sqrt(1.0 - self._beta2**update)
+        step_size = self._lr * correction / (1.0 - self._beta1**update)
+        denominator = torch.sqrt(second_moment, out=self._quotient).add_(self._eps * correction)
+        torch.div(self._exp_avg, denominator, out=self._quotient).clamp_(-self._largest, self._largest)
+        self._parameters.add_(self._quotient, alpha=-step_size)
+
+
+class FusedAdam:
+    """The same equations by torch's fused kernel, in one pass over memory; for a process that steps alone.
+
+    It has no bound on the quotient, without which steps that race ruin a network (see `bounds`)."""
+
+    def __init__(self, config: AdamConfig, parameters: Tensor, statistics: Sequence[Tensor]) -> None:
+        _check_alike(parameters, statistics)
+        self._parameters = parameters
+        self._update = torch.zeros((), device=parameters.device)
+        self._optimizer = torch.optim.Adam(
+            [parameters], config.lr, config.betas, config.eps, config.weight_decay, config.amsgrad, fused=True
+        )
+        named = dict(zip(config.statistics, statistics, strict=True))
+        self._optimizer.state[parameters] = {"step": self._update, **named}
+
+    def step(self, gradient: Tensor, update: int) -> None:
+        """Apply gradient (P,) as update number `update`, t in the equations, counted from 1."""
+        self._update.fill_(update - 1)  # the kernel counts it up
+        self._parameters.grad = gradient
+        self._optimizer.step()
+
+
+class RMSprop:
+    """RMSprop, not centred and without momentum; as torch.optim.RMSprop.
+
+    g ← g + weight_decay · θ,   v ← α v + (1 - α) g²,   θ ← θ - lr · g / (√v + ε)
+
+    parameters θ: (P,). statistics v alone: (P,), all zero before the first step. The A3C paper (Mnih et al. 2016, eq.
+    S2-S3) names v "g", and shares it among the threads, updated without locks; a square_avg in shared memory
+    does the same. The paper's ε stands inside the root, √(v + ε); torch and this class add it outside.
+    """
+
+    def __init__(self, config: RMSpropConfig, parameters: Tensor, statistics: Sequence[Tensor]) -> None:
+        _check_alike(parameters, statistics)
+        self._parameters = parameters
+        (self._square_avg,) = statistics
+        self._lr, self._alpha, self._eps = config.lr, config.alpha, config.eps
+        self._weight_decay = config.weight_decay
+        self._largest = rmsprop_bound(config.alpha)
+        self._quotient = torch.empty_like(parameters)  # (P,)
+        self._decayed = torch.empty_like(parameters) if config.weight_decay else None  # (P,) g + weight_decay · θ
+
+    def step(self, gradient: Tensor, update: int) -> None:
+        """Apply gradient (P,); nothing here depends on the number of the update."""
+        if self._decayed is not None:
+            gradient = torch.add(gradient, self._parameters, alpha=self._weight_decay, out=self._decayed)
+        self._square_avg.mul_(self._alpha).addcmul_(gradient, gradient, value=1.0 - self._alpha)
+        denominator = torch.sqrt(self._square_avg, out=self._quotient).add_(self._eps)
+        torch.div(gradient, denominator, out=self._quotient).clamp_(-self._largest, self._largest)
+        self._parameters.add_(self._quotient, alpha=-self._lr)
+
+
+def make_optimizer(
+    config: OptimizerConfig, parameters: Tensor, statistics: Sequence[Tensor], alone: bool = False
+) -> Optimizer:
+    """The optimizer of the configuration over `parameters`, with its statistics in the order of config.statistics.
+
+    alone: no other process steps the same parameters."""
+    if isinstance(config, AdamConfig):
+        return (FusedAdam if alone else Adam)(config, parameters, statistics)
+    assert isinstance(config, RMSpropConfig)
+    return RMSprop(config, parameters, statistics)
+
+
+def _check_alike(parameters: Tensor, statistics: Sequence[Tensor]) -> None:
+    """Refuse statistics of another shape or dtype: torch would broadcast or convert them without a word."""
+    for statistic in statistics:
+        if statistic.shape != parameters.shape or statistic.dtype != parameters.dtype:
+            raise ValueError(
+                f"a statistic of shape {tuple(statistic.shape)} and {statistic.dtype} does not fit "
+                f"parameters of shape {tuple(parameters.shape)} and {parameters.dtype}"
+            )

@@ -1,0 +1,14 @@
+"""Where things are: the checkout, its outputs, its configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTPUTS, CONF = ROOT / "outputs", ROOT / "conf"
+
+
+def locate(path: str) -> Path:
+    """A user's path: from the current folder, or else from the repository's root, where runs are written."""
+    given = Path(path).expanduser()
+    return ROOT / given if not given.exists() and (ROOT / given).exists() else given.absolute()

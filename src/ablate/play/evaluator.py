@@ -1,0 +1,179 @@
+"""Testing a policy while it is trained: its scores, and the best parameters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ablate.config.derived import evaluation_horizon
+from ablate.config.schema import Config
+from ablate.config.serial import to_dict
+from ablate.parallel.shared import Command, SharedState
+from ablate.play.episodes import make_envs, play
+from ablate.play.policy import Policy
+from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ablate.records.csv_writer import CsvWriter
+from ablate.records.schema import BEST_CHECKPOINT, EVALUATIONS
+from ablate.seeding import Role, generator
+from ablate.types import Counters, EnvSpec, EvaluationSummary, Score
+
+POLL_S = 0.05
+
+
+class Player(Protocol):
+    """Plays whole episodes with parameters (P,), and observations' normalisation (2,) if any, on draws from `rng`."""
+
+    def play(
+        self, parameters: np.ndarray, episodes: int, rng: np.random.Generator, normalisation: np.ndarray | None = None
+    ) -> Iterator[Score]: ...
+
+
+class GymnasiumPlayer:
+    """In gymnasium's environments, through the policy as outside programs use it."""
+
+    def __init__(self, config: Config, spec: EnvSpec, beat: Callable[[], None]) -> None:
+        self._envs = make_envs(config, evaluation_horizon(config), config.evaluation.episodes)
+        self._policy = Policy(config, spec, config.evaluation.action == "sample", games=len(self._envs))
+        self._beat = beat
+
+    def play(
+        self, parameters: np.ndarray, episodes: int, rng: np.random.Generator, normalisation: np.ndarray | None = None
+    ) -> Iterator[Score]:
+        self._policy.set_parameters(parameters, normalisation)
+        # one after the other, all draw from the same stream, as in the kernels
+        streams = rng.spawn(episodes) if len(self._envs) > 1 else [rng] * episodes
+        played = list(play(self._policy, self._envs, streams, self._beat))
+        return iter([episode.score for episode in sorted(played, key=lambda episode: episode.number)])
+
+
+def make_player(config: Config, spec: EnvSpec, beat: Callable[[], None]) -> Player:
+    """Kernels where the training has them: a test process must not be slower than the training."""
+    if config.backend != "compiled":
+        return GymnasiumPlayer(config, spec, beat)
+    from ablate.compiled.player import CompiledPlayer  # imports Numba
+
+    return CompiledPlayer(config, spec, beat)
+
+
+def due(every_steps: int | None, before: int, after: int) -> bool:
+    """Whether a multiple of every_steps lies between two counts of steps."""
+    return every_steps is not None and after // every_steps > before // every_steps
+
+
+def frozen_normalisation(shared: SharedState) -> np.ndarray | None:
+    """(2,) mean and std by which the workers normalise observations now, weighted by their steps; None: they do not."""
+    if not shared.normalisation_view().any():
+        return None
+    from ablate.envs.preprocessing import RunningNormalisation  # imports OpenCV
+
+    return RunningNormalisation.frozen(shared.normalisation_view().copy())
+
+
+class Evaluator:
+    """Evaluates parameters as training goes on: rows to evaluations.csv, the best parameters to best.safetensors.
+
+    done: evaluations made before (on resume). Nothing it draws or plays touches the training's streams."""
+
+    def __init__(self, config: Config, spec: EnvSpec, folder: Path, done: int, beat: Callable[[], None]) -> None:
+        self._config = config
+        self._spec = spec
+        self._best_path = folder / BEST_CHECKPOINT
+        self._player = make_player(config, spec, beat)
+        self._csv = CsvWriter(folder / EVALUATIONS)
+        self._best = -np.inf
+        if self._best_path.exists():
+            best = read_checkpoint(self._best_path).state
+            if best["evaluation"] <= done:  # else it was made after the checkpoint that the run goes on from
+                self._best = best["mean_return"]
+        self.done = done
+
+    @property
+    def begins(self) -> bool:
+        """Whether the evaluation before the first step is wanted and still to be made."""
+        return self._config.evaluation.at_start and self.done == 0
+
+    def begin(self, shared: SharedState, send: Callable[[EvaluationSummary], None]) -> None:
+        """Make the evaluation before the first step, if it is wanted."""
+        if self.begins:
+            send(self.evaluate(shared, shared.counters()))
+
+    def evaluate(self, shared: SharedState, counters: Counters) -> EvaluationSummary:
+        """One evaluation of the shared parameters as they are at `counters`."""
+        parameters, normalisation = shared.parameters_view().copy(), frozen_normalisation(shared)
+        wall_time_s = shared.wall_time_s()
+        rng = generator(self._config.seed, Role.evaluation, self.done)
+        scores = list(self._player.play(parameters, self._config.evaluation.episodes, rng, normalisation))
+        self.done += 1
+        at = (self.done, counters.steps, counters.updates, f"{wall_time_s:.3f}")
+        protocol = (evaluation_horizon(self._config), str(self._config.evaluation.action))
+        for episode, score in enumerate(scores, start=1):
+            self._csv.write((*at, episode, *score, *protocol))
+        self._csv.flush()
+        mean_return = float(np.mean([score.episodic_return for score in scores]))
+        if mean_return > self._best:
+            self._best = mean_return
+            state = {
+                "config": to_dict(self._config),
+                "env_spec": asdict(self._spec),
+                "counters": counters._asdict(),
+                "evaluation": self.done,
+                "mean_return": mean_return,
+            }
+            tensors = {"parameters": parameters}
+            if normalisation is not None:
+                tensors["normalisation"] = normalisation
+            write_checkpoint(self._best_path, Checkpoint(tensors, state))
+        return EvaluationSummary(self.done, counters.steps, mean_return)
+
+
+def test_process(
+    send: Callable[[EvaluationSummary], None],
+    config: Config,
+    spec: EnvSpec,
+    folder: Path,
+    shared: SharedState,
+    process: int,
+    done: int,
+) -> None:
+    """The process that evaluates the shared parameters every `every_seconds` (or else `every_steps`) of training."""
+
+    def beat() -> None:
+        shared.beat(process)
+        if shared.command == Command.abandon:
+            raise _Abandoned
+
+    evaluator = Evaluator(config, spec, folder, done, beat)
+    every_s, every_steps = config.evaluation.every_seconds, config.evaluation.every_steps
+    last_time, last_steps, evaluated_steps = time.monotonic(), shared.counters().steps, -1
+    begins = evaluator.begins
+    try:
+        while True:
+            beat()
+            command, counters = shared.command, shared.counters()
+            if begins:
+                now_due, begins = True, False
+            elif every_s is not None:
+                now = time.monotonic()
+                if not shared.began:  # the network is as it was drawn, while workers are imported or compiled
+                    last_time = now
+                now_due = now - last_time >= every_s
+            else:
+                now_due = due(every_steps, last_steps, counters.steps)
+            finish = command == Command.finish
+            if (now_due and command == Command.run) or (finish and counters.steps != evaluated_steps):
+                last_time, last_steps, evaluated_steps = time.monotonic(), counters.steps, counters.steps
+                send(evaluator.evaluate(shared, counters))
+            if finish:
+                return
+            time.sleep(POLL_S)
+    except _Abandoned:
+        return
+
+
+class _Abandoned(Exception):
+    """The parent no longer wants the evaluation that is under way."""

@@ -1,0 +1,201 @@
+"""One run from a configuration: checked first, then trained in its folder, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ablate.compiled.support import check_arguments, why_not
+from ablate.config.choices import Backend, Precision, Preprocessing
+from ablate.config.derived import cuda_index, device_of, devices, number_of_workers
+from ablate.config.schema import CHANGEABLE_ON_RESUME, AtariConfig, Config, ConfigError, ConvConfig, QConfig
+from ablate.config.serial import from_dict, to_dict
+from ablate.config.validation import refuse_contradictions
+from ablate.envs.make import shape_of, spec_of
+from ablate.nn.architecture import Architecture, architecture_of, initial_parameters
+from ablate.nn.precision import resolve_precision
+from ablate.paths import locate
+from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
+from ablate.records.manifest import lock_run, read_manifest
+from ablate.records.schema import CELL, LAST_CHECKPOINT
+from ablate.seeding import Role, generator
+from ablate.sweeps.resources import check_replay
+from ablate.types import EnvSpec
+
+
+@dataclass
+class Plan:
+    """A run that can start: everything that could be wrong with it was looked at."""
+
+    config: Config
+    spec: EnvSpec
+    parameters: np.ndarray  # (P,) float32, the first ones
+    resumed: Checkpoint | None  # None also where a run is resumed that had no checkpoint yet: it starts again
+    normalisation: np.ndarray | None  # (2,) mean and std that workers start with; None: from nothing
+    new: bool  # not resumed: the folder must not hold a run
+    backend: str  # which backend was chosen and why, if the configuration left it open
+    replay: str = ""  # what DQN's replay takes
+
+
+def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
+    """Check the configuration against the environment, the device and the checkpoint it names; makes nothing.
+
+    overrides: what was given on the command line, to tell which keys were given beside resume=. here: it shall run on
+    this machine, and not on one that may have other devices. Raises ConfigError."""
+    resumed, new = None, True
+    if config.resume:
+        folder = locate(config.resume)
+        try:
+            stored = read_manifest(folder)["config"]
+            with lock_run(folder):  # nobody trains in it now
+                pass
+            if (folder / LAST_CHECKPOINT).exists():
+                resumed = read_checkpoint(folder / LAST_CHECKPOINT)
+                stored = resumed.state["config"]
+                _refuse_lost_replay(resumed, (folder / LAST_CHECKPOINT).parent)
+        except ConfigError as error:
+            raise ConfigError(f"resume={config.resume}: {error}") from error
+        new, config = False, _resumed_config(config, stored, overrides)
+        if (folder / CELL).exists() and (config.max_episodes, config.total_steps) != (
+            stored["max_episodes"], stored["total_steps"],
+        ):  # fmt: skip
+            raise ConfigError(
+                f"resume={folder}: a cell of a sweep, whose arms are equally long; a run of its own goes on with load="
+            )
+    config = replace(config, workers=number_of_workers(config))
+    if here:
+        for device in devices(config):
+            _check_device(device)
+    check_arguments(config.env)
+    config = _with_preprocessing(config)
+    spec = spec_of(config.env)
+    # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
+    config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))
+    config, note = _resolve_backend(config)
+    config = _resolve_precision(config, here, new)
+    architecture = architecture_of(config.model, spec)
+    parameters = initial_parameters(config.model, architecture, generator(config.seed, Role.parameters))
+    source, normalisation = resumed, None
+    if config.load and resumed is None:
+        try:
+            source = read_checkpoint(find_checkpoint(locate(config.load)))
+        except ConfigError as error:
+            raise ConfigError(f"load={config.load}: {error}") from error
+        _refuse_other_network(config.load, source, architecture)
+    if source is not None:
+        parameters = source.tensors["parameters"]
+        normalisation = source.tensors.get("normalisation")
+    return Plan(config, spec, parameters, resumed, normalisation, new, note, check_replay(config) if here else "")
+
+
+def _refuse_lost_replay(checkpoint: Checkpoint, folder: Path) -> None:
+    """Raise ConfigError if the replay that was saved beside the checkpoint is not there."""
+    for worker in checkpoint.state["workers"].values():
+        if (name := worker.get("replay")) and not (folder / name).exists():
+            raise ConfigError(
+                f"{folder / name}: no such file; it holds the replay that goes with {LAST_CHECKPOINT}; "
+                "load= starts a new run from the parameters"
+            )
+
+
+def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str]) -> Config:
+    """The run's own configuration, with what may change (how long, what is shown) taken from the command line."""
+    own = from_dict(stored)
+    changed: dict[str, Any] = {}
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        name, _, inner = key.partition(".")
+        if name in CHANGEABLE_ON_RESUME:
+            value = getattr(given, name)
+            if inner:  # logger.display=off leaves the rest of the logger as it was
+                value = replace(changed.get(name, getattr(own, name)), **{inner: getattr(value, inner)})
+            changed[name] = value
+        elif _at(stored, key) is None or _at(stored, key) != _at(to_dict(given), key):
+            raise ConfigError(
+                f"{override}: a resumed run keeps its configuration; beside resume= only "
+                f"{', '.join(CHANGEABLE_ON_RESUME[1:])} may change (load= starts a new run from saved parameters)"
+            )
+    config = replace(own, **{**changed, "resume": None})
+    refuse_contradictions(config)
+    return config
+
+
+def _refuse_other_network(load: str, source: Checkpoint, ours: Architecture) -> None:
+    """Raise ConfigError unless the checkpoint's network is this one; numbers of parameters may agree by chance."""
+    try:
+        model = from_dict(source.state["config"]).model
+    except ConfigError as error:
+        raise ConfigError(f"load={load}: {error}") from error
+    theirs = architecture_of(model, EnvSpec.from_dict(source.state["env_spec"]))
+    if type(theirs) is not type(ours):
+        raise ConfigError(
+            f"load={load}: of another kind of network, model.name={model.name}; use its algo, model and env"
+        )
+    for key in (field.name for field in fields(ours)):
+        there, here = getattr(theirs, key), getattr(ours, key)
+        if there != here:
+            raise ConfigError(
+                f"load={load}: of another network, {key} {there} there, {here} here; use its model and env"
+            )
+
+
+def _at(config: dict[str, Any], key: str) -> Any:
+    """The value of a dotted key, or None."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _with_preprocessing(config: Config) -> Config:
+    """The configuration with the preprocessing that its network was made for. ConfigError if another was chosen."""
+    if not isinstance(config.env, AtariConfig):
+        return config
+    assert isinstance(config.model, ConvConfig | QConfig)
+    assert config.model.input is not None
+    wanted, chosen = list(config.model.input), config.env.preprocessing
+    fitting = [p for p in Preprocessing if list(shape_of(p)) == wanted]
+    if not fitting:
+        shapes = ", ".join(f"{p} {list(shape_of(p))}" for p in Preprocessing)
+        raise ConfigError(f"model.input={wanted}: no preprocessing gives that (there are: {shapes})")
+    if chosen is not None and chosen not in fitting:
+        raise ConfigError(
+            f"preprocessing={chosen}: it gives {list(shape_of(chosen))}, and the model takes {wanted}; "
+            f"use preprocessing={fitting[0]}, or a model whose model.input is {list(shape_of(chosen))}"
+        )
+    return replace(config, env=replace(config.env, preprocessing=chosen or fitting[0]))
+
+
+def _resolve_backend(config: Config) -> tuple[Config, str]:
+    """The configuration with the backend that it will have, and why it is that one, if that was left open."""
+    obstacle = why_not(config)
+    if config.backend == Backend.compiled and obstacle:
+        raise ConfigError(f"backend=compiled: {obstacle}; use backend=auto, manual or autograd")
+    if config.backend != Backend.auto:
+        return config, ""
+    backend = Backend.manual if obstacle else Backend.compiled
+    return replace(config, backend=backend), f"{backend} ({obstacle or 'the fastest; all of it has kernels'})"
+
+
+def _resolve_precision(config: Config, here: bool, new: bool) -> Config:
+    """The configuration with the precision that it will have, as far as this machine can say.
+
+    Raises ConfigError for a new run in bf16 that this machine has not."""
+    if not (here and isinstance(config.model, QConfig)):
+        return config
+    fastest = resolve_precision("auto", device_of(config, 0)) if config.model.input is not None else "float32"
+    if config.precision == Precision.bf16 and fastest != "bf16" and new:
+        raise ConfigError("precision=bf16: this machine would compute it in software, many times slower; use float32")
+    return replace(config, precision=Precision(fastest)) if config.precision == Precision.auto else config
+
+
+def _check_device(device: str) -> None:
+    if device == "cpu":
+        return
+    import torch  # the parent process otherwise does without it
+
+    if cuda_index(device) >= torch.cuda.device_count():
+        raise ConfigError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices here; use device=cpu")

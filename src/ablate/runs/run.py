@@ -1,0 +1,70 @@
+"""One planned run: trained in its folder, and how it ended."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ablate.config.derived import limit_reached
+from ablate.config.schema import ConfigError
+from ablate.parallel.signals import Interrupted, Signals
+from ablate.parallel.supervisor import ChildFailed
+from ablate.records.manifest import lock_run, note_resume, read_status, write_manifest
+from ablate.records.schema import MANIFEST
+from ablate.runs.console import resume_command
+from ablate.runs.plan import Plan
+from ablate.runs.training import Training
+from ablate.types import Counters
+
+
+class RunFailed(Exception):
+    """The run ended before its time. The message is the reason in status.json."""
+
+
+def refuse_used(folder: Path) -> None:
+    """Raise ConfigError if the folder holds a run: a new one would overwrite it."""
+    if (folder / MANIFEST).exists():
+        raise ConfigError(f"{folder}: it holds a run already; resume={folder} goes on with it")
+
+
+def run(plan: Plan, folder: Path, overrides: list[str]) -> None:
+    """Train to the end and leave the run's files in `folder`.
+
+    Raises RunFailed if a process fails or the records cannot be written, Interrupted after a signal."""
+    if plan.new:
+        refuse_used(folder)
+    try:
+        with Signals() as signals:
+            if plan.new:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_manifest(folder, plan.config, sys.argv, overrides)
+            with lock_run(folder):
+                training = Training(plan, folder) if plan.new else _resume(plan, folder)
+                if training is None:
+                    return
+                training.run(signals)
+                training.report()
+    except ChildFailed as failure:
+        raise RunFailed(f"{failure}\ngo on with: {resume_command(folder)}") from failure
+    except BrokenPipeError:  # `| head`: nobody reads what the run prints
+        raise
+    except OSError as error:
+        raise RunFailed(f"the records could not be written: {error}") from error
+    if training.interrupted_by is not None:
+        raise Interrupted(training.interrupted_by)
+
+
+def _resume(plan: Plan, folder: Path) -> Training | None:
+    """The training that goes on; None if the run is at its end already."""
+    counters = Counters(**plan.resumed.state["counters"]) if plan.resumed else Counters()
+    reached = limit_reached(plan.config, counters)
+    if not reached:
+        note_resume(folder, plan.config, sys.argv, counters)
+        return Training(plan, folder)
+    if read_status(folder).get("state") == "completed":
+        print(f"nothing to do: {reached}; a larger limit beside resume= trains further")
+    else:  # killed between its last checkpoint and its last status
+        training = Training(plan, folder)
+        training.end("completed", reached)
+        training.report()
+    return None

@@ -1,0 +1,290 @@
+"""What a sweep will do, before anything is made: its cells, how they stand, and what the missing ones will take."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ablate.config.schema import Config, ConfigError, DQNConfig
+from ablate.config.serial import flat, to_dict
+from ablate.parallel.signals import Interrupted, Signals
+from ablate.records.files import read_json
+from ablate.records.manifest import read_manifest, read_status
+from ablate.records.schema import EPISODES, MANIFEST, STATES, STUDY, UPDATES, cell_folder
+from ablate.runs.console import shown
+from ablate.sweeps.cell import attempts_of, run_cell
+from ablate.sweeps.resources import cores, memory_mb
+from ablate.sweeps.study import NOT_COMPARED, Study, identity, identity_of, refuse_incomparable
+
+PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
+PROBE = "ablate-probe-"  # <process>-<random>, a temporary folder
+PROBE_S = 30.0  # a probe is stopped then, and tells what it has
+MOST_PROBES = 4  # kinds of arms that are probed
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An arm with a seed."""
+
+    arm: str
+    seed: int
+    folder: Path
+    state: str  # missing, or a state of `records.schema.STATES`
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm} seed={self.seed}"
+
+
+class SweepPlan(NamedTuple):
+    """A sweep that can start."""
+
+    study: Study
+    folder: Path
+    configs: dict[str, Config]  # the arms', resolved
+    cells: list[Cell]
+    moved: str = ""  # why the folder is not the one that was asked for
+
+    @property
+    def to_run(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.state != "completed"]
+
+
+def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPlan:
+    """Which cells there are and how they stand; makes nothing.
+
+    configs: each arm's resolved configuration. folder: where the study's cells should be; where it holds others under
+    the same names, the sweep's folder is <folder>-<hash>. Raises ConfigError."""
+    refuse_incomparable(configs)
+    identities = {arm: identity(config) for arm, config in configs.items()}
+    there = held(folder)["arms"]
+    moved = ""
+    if changed := [arm for arm, own in identities.items() if arm in there and there[arm]["identity"] != own]:
+        arm = changed[0]
+        moved = f"{shown(folder)} holds {arm} with {_differing(there[arm], configs[arm])}"
+        digest = hashlib.sha256(json.dumps(identities, sort_keys=True).encode()).hexdigest()[:8]
+        folder = folder.with_name(f"{folder.name}-{digest}")
+    cells = [
+        Cell(arm, seed, cell, _state(cell, identities[arm], seed))
+        for seed in study.seeds  # the arms side by side: half a sweep has as many seeds of each
+        for arm in configs
+        for cell in [cell_folder(folder, arm, seed)]
+    ]
+    return SweepPlan(study, folder, configs, cells, moved)
+
+
+def _differing(arm: dict[str, Any], config: Config) -> str:
+    """What an arm of a study.json had set otherwise, in a few words."""
+    old, new = flat(arm["config"]), flat(to_dict(config))
+    keys = [
+        key for key in sorted({*old, *new}) if key.split(".")[0] not in NOT_COMPARED and old.get(key) != new.get(key)
+    ]
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(f"{key}={old.get(key)}" for key in keys[:3]) + more
+
+
+def held(folder: Path) -> dict[str, Any]:
+    """The study that a sweep's folder holds; without arms and seeds where it holds none."""
+    try:
+        if not (folder / STUDY).exists():
+            return {"arms": {}, "seeds": []}
+        study = read_json(folder / STUDY)
+        arms = {name: {**arm, "identity": arm["identity"]} for name, arm in study["arms"].items()}
+        judged = {key: study[key] for key in ("baseline", "metric", "metrics", "smallest_effect", "claims", "started")}
+        return {**study, **judged, "arms": arms, "seeds": [int(seed) for seed in study["seeds"]]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{folder / STUDY}: cannot be read ({type(error).__name__}: {error}); move it away: completed cells are "
+            "found by their own manifests"
+        ) from error
+
+
+def _state(folder: Path, expected: str, seed: int) -> str:
+    """How a cell stands. Raises ConfigError if the folder holds another run."""
+    state = read_status(folder).get("state")
+    try:
+        config = read_manifest(folder)["config"]
+        same = identity_of(config) == expected and config["seed"] == seed
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        if state == "completed":
+            raise ConfigError(f"{folder}: it holds a completed run and no readable {MANIFEST}; move it away") from error
+        return "interrupted" if (folder / MANIFEST).exists() else "missing"
+    if not same:
+        raise ConfigError(
+            f"{folder}: it holds a run of another configuration; remove that folder to train the cell again, or give "
+            "another hydra.sweep.dir="
+        )
+    return state if state in STATES else "interrupted"  # killed before it wrote its first status
+
+
+def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Estimate | None) -> str:
+    """The plan in words."""
+    states = Counter(cell.state for cell in plan.cells)
+    study, todo = plan.study, plan.to_run
+    baseline = study.settings.baseline or study.arms[0].name
+    before = ", ".join(f"{states[s]} {s} before" for s in ("failed", "interrupted", "running") if states[s])
+    lines = [f"sweep     {shown(plan.folder)}"]
+    if plan.moved:
+        lines.append(f"note      a folder of its own: {plan.moved}")
+    if study.settings.question:
+        lines.append(f"question  {study.settings.question}")
+    arms = ", ".join(arm.name + (" (baseline)" if arm.name == baseline else "") for arm in study.arms)
+    lines += [
+        f"arms      {arms}",
+        f"cells     {len(plan.cells)} = {len(study.arms)} arms x {len(study.seeds)} seeds; "
+        f"{states['completed']} completed, {len(todo)} to run{f' ({before})' if before else ''}",
+    ]
+    if todo:
+        largest = max((plan.configs[cell.arm] for cell in todo), key=cores)
+        need = _range([cores(plan.configs[cell.arm]) for cell in todo])
+        need = f"a cell takes {need} and {memory_mb(largest) / 1000:.1f} GB of memory"
+        at_once = f"{parallel} at once" if parallel else "as many at once as it has room for"
+        lines.append(f"launcher  {launcher}, {at_once}; {need}")
+        lines.append(f"expected  {estimate.words(plan, parallel) if estimate else 'known when the first cell is done'}")
+    return "\n".join(lines)
+
+
+def _range(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low if low == high else f'{low} to {high}'} core{'s' * (high > 1)}"
+
+
+class Estimate(NamedTuple):
+    """What a cell takes, by arm."""
+
+    seconds: dict[str, float]
+    bytes: dict[str, float]
+    source: str
+
+    def words(self, plan: SweepPlan, parallel: int | None) -> str:
+        todo = plan.to_run
+        work = sum(self.seconds[cell.arm] for cell in todo)
+        size = sum(self.bytes[cell.arm] for cell in todo)
+        existing = next(path for path in (plan.folder, *plan.folder.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+        short = "; THE DISK WILL BE FULL" if size > free else ""
+        how_long = (
+            f"about {duration(work / parallel)}"
+            if parallel
+            else f"about {duration(work)} of cells, one after the other"
+        )
+        return f"{how_long}, {_bytes(size)} of disk ({_bytes(free)} free){short}; from {self.source}"
+
+
+def estimate(plan: SweepPlan) -> Estimate | None:
+    """What the cells to run will take, from completed ones or else from a short probe of each kind of arm.
+
+    None if a probe comes to nothing: what is wrong with one arm keeps no other from running."""
+    seconds: dict[str, list[float]] = {}
+    sizes: dict[str, list[float]] = {}
+    for cell in plan.cells:
+        if cell.state == "completed":
+            took = sum(attempt.get("seconds", 0.0) for attempt in attempts_of(cell.folder))
+            if not took:  # the sweep was killed before it could note it
+                continue
+            seconds.setdefault(cell.arm, []).append(took)
+            sizes.setdefault(cell.arm, []).append(_size(cell.folder))
+    arms = {cell.arm for cell in plan.to_run}
+    if arms <= set(seconds):
+        done = sum(map(len, seconds.values()))
+        return Estimate(_means(seconds), _means(sizes), f"{done} completed cell{'s' * (done > 1)}")
+    probes: dict[tuple[Any, ...], tuple[float, float, float, float]] = {}
+    found_s, found_b = _means(seconds), _means(sizes)
+    for arm in sorted(arms - set(seconds)):
+        config = plan.configs[arm]
+        # what a step of a game costs
+        network = "" if config.model.name == "mlp" else f"{config.model} {config.precision}"
+        replay = config.replay.name if config.replay else ""
+        kind = (config.backend, config.schedule, config.workers, config.env.id, config.envs_per_worker, network, replay)
+        if kind not in probes and len(probes) < MOST_PROBES:
+            print(f"probing {arm}: a short run, for the estimate", file=sys.stderr, flush=True)
+            if (probe := _probe(config)) is None:
+                return None
+            probes[kind] = probe
+        start_s, per_step_s, fixed, per_step_bytes = probes.get(kind) or next(iter(probes.values()))
+        found_s[arm] = start_s + per_step_s * most_steps(config)
+        found_b[arm] = fixed + per_step_bytes * most_steps(config)
+    return Estimate(found_s, found_b, f"{len(probes)} short probe{'s' * (len(probes) > 1)}")
+
+
+def most_steps(config: Config) -> int:
+    """Steps after which a run ends at the latest; where episodes may end early, it is fewer."""
+    by_episodes = config.max_episodes * (config.env.max_ep_step or 1000) if config.max_episodes else None
+    return min(limit for limit in (config.total_steps, by_episodes) if limit is not None)
+
+
+def share_done(folder: Path, config: Config) -> float:
+    """How much of its training a cell has done by its own word, from 0 to 1."""
+    status = read_status(folder)
+    limits = (status.get("steps"), config.total_steps), (status.get("episodes"), config.max_episodes)
+    return max((min(1.0, count / limit) for count, limit in limits if isinstance(count, int) and limit), default=0.0)
+
+
+def _probe(config: Config) -> tuple[float, float, float, float] | None:
+    """(seconds to start, seconds a step, bytes, bytes a step) of a short run; None if it fails, as cells will tell."""
+    most = min(PROBE_STEPS[config.backend], most_steps(config))
+    _remove_stale_probes()
+    with tempfile.TemporaryDirectory(prefix=f"{PROBE}{os.getpid()}-") as temporary:
+        folder = Path(temporary)
+        limited = replace(config.sweep, time_limit_s=PROBE_S)
+        short = replace(config, total_steps=most, max_episodes=None, seed=0, sweep=limited)
+        if isinstance(config.algo, DQNConfig):  # its warm-up says nothing of what a step takes later
+            least = config.algo.batch_size
+            short = replace(short, algo=replace(config.algo, warmup_steps=min(config.algo.warmup_steps, 4 * least)))
+        began = time.monotonic()
+        with Signals() as signals:
+            run_cell(short, [], folder, lambda: signals.received is not None)
+        took = time.monotonic() - began
+        if signals.received is not None:
+            raise Interrupted(signals.received)
+        status = read_status(folder)
+        if status.get("state") not in ("completed", "interrupted") or not status["steps"]:
+            return None
+        training, steps = _last_wall_time(folder), status["steps"]
+        tables = sum((folder / name).stat().st_size for name in (EPISODES, UPDATES))
+        return took - training, training / steps, _size(folder) - tables, tables / steps
+
+
+def _remove_stale_probes() -> None:
+    """Those of sweeps that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PROBE}*-*"):
+        if not Path("/proc", folder.name.removeprefix(PROBE).partition("-")[0]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_wall_time(folder: Path) -> float:
+    """The latest wall_time_s in the run's tables: how long it trained."""
+    latest = 0.0
+    for name in (EPISODES, UPDATES):
+        header, *rows = (folder / name).read_text().splitlines()
+        if rows:
+            latest = max(latest, float(rows[-1].split(",")[header.split(",").index("wall_time_s")]))
+    return latest
+
+
+def _means(values: dict[str, list[float]]) -> dict[str, float]:
+    return {key: sum(some) / len(some) for key, some in values.items()}
+
+
+def _size(folder: Path) -> float:
+    return float(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words that can be taken in: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

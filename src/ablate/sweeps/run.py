@@ -1,0 +1,306 @@
+"""A sweep: missing cells handed to a Hydra launcher, what becomes of each told at once, the study judged at the end.
+
+Repeating the command is the resume: completed cells are skipped, others go on from their checkpoints."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ablate.config.schema import ConfigError
+from ablate.config.serial import to_dict
+from ablate.parallel.signals import Interrupted, Signals
+from ablate.records.files import write_json
+from ablate.records.manifest import lock_folder, provenance
+from ablate.records.schema import CELL, CELL_LOG, SCHEMA_VERSION, STUDY
+from ablate.runs.console import shown
+from ablate.runs.run import RunFailed
+from ablate.sweeps.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines
+from ablate.sweeps.plan import Cell, SweepPlan, duration, held, make_plan, most_steps, share_done
+from ablate.sweeps.study import identity
+
+POLL_S = 0.25
+
+
+def run(
+    plan: SweepPlan,
+    launch: Callable[[Sequence[Sequence[str]]], Sequence[Any]],
+    job_overrides: Callable[[Cell], list[str]],
+) -> None:
+    """Run the missing cells and judge the study. launch: a Hydra launcher's, in the folder of the plan.
+
+    Raises RunFailed if cells failed, Interrupted after a signal."""
+    new = not plan.folder.exists()
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"hydra.sweep.dir={plan.folder}: {error.strerror}") from error
+    with _lock_sweep(plan.folder):
+        now = make_plan(plan.study, plan.configs, plan.folder)
+        if now.folder != plan.folder:  # study.json is another since the plan was made
+            raise ConfigError(f"{plan.folder}: another sweep has just used it; repeat the command")
+        plan = now  # that one may have completed cells
+        _tidy(plan)
+        (plan.folder / STOP).unlink(missing_ok=True)
+        try:
+            _write_study(plan)
+        except OSError as error:
+            raise RunFailed(f"the study could not be written: {error}") from error
+        with Signals() as signals:
+            watch = _Watch(plan, signals)
+            try:
+                _rounds(plan, watch, launch, job_overrides)
+            except ConfigError:  # of the launcher, before anything ran
+                if new and not any(cell.folder.exists() for cell in plan.cells):
+                    shutil.rmtree(plan.folder)
+                raise
+            except Interrupted:
+                print("stopped at once; what running cells did since their last checkpoints is lost")
+                raise
+        (plan.folder / STOP).unlink(missing_ok=True)
+        _report(plan, watch, signals)
+
+
+def refuse_a_second(folder: Path) -> None:
+    """Raises ConfigError if a sweep runs in the folder."""
+    if folder.is_dir():
+        with _lock_sweep(folder):
+            pass
+
+
+def _lock_sweep(folder: Path) -> AbstractContextManager[None]:
+    return lock_folder(folder, "another sweep runs in this folder")
+
+
+def _tidy(plan: SweepPlan) -> None:
+    """Remove what a sweep that was killed left half-written, where no cell will."""
+    for folder in (plan.folder, *(cell.folder for cell in plan.cells if cell.state == "completed")):
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def _rounds(
+    plan: SweepPlan,
+    watch: _Watch,
+    launch: Callable[[Sequence[Sequence[str]]], Sequence[Any]],
+    job_overrides: Callable[[Cell], list[str]],
+) -> None:
+    """All cells that are not completed, and then again those that failed, as often as sweep.max_retries says."""
+    todo = plan.to_run
+    for attempt in range(plan.study.settings.max_retries + 1):
+        if not todo or watch.stopping:
+            return
+        if attempt:
+            print(f"again     {len(todo)} failed cells (sweep.max_retries)")
+        with watch.over(todo):
+            returns = launch([job_overrides(cell) for cell in todo])
+        watch.settle(todo, returns)
+        todo = [cell for cell in todo if watch.outcomes[cell].outcome != "completed"]
+
+
+class _Watch:
+    """Sees cells end, on whatever machine, by their cell.json; tells of each at once; stops the sweep where it must."""
+
+    def __init__(self, plan: SweepPlan, signals: Signals) -> None:
+        self._plan, self._signals = plan, signals
+        self.outcomes: dict[Cell, Outcome] = {}
+        self.stopping = ""
+        self._error: Exception | None = None
+        self._ended = threading.Event()
+        self._began = time.monotonic()
+        self._steps = {arm: most_steps(config) for arm, config in plan.configs.items()}
+        self._shares = {cell: self._share(cell) for cell in plan.to_run}  # that were done when this sweep began
+
+    @contextmanager
+    def over(self, cells: list[Cell]) -> Iterator[None]:
+        """Watch the cells while a launcher runs them."""
+        self._pending = {cell: len(attempts_of(cell.folder)) for cell in cells}
+        self._all = len(self._plan.cells)
+        self._ended.clear()
+        thread = threading.Thread(target=self._look_on, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join()
+        if self._error:
+            raise self._error
+        self._look()
+
+    def _look_on(self) -> None:
+        try:
+            while not self._ended.wait(POLL_S):
+                self._look()
+                if self._signals.received is not None and not self.stopping:
+                    self._stop("stopping: running cells write their checkpoints (a second signal stops at once)")
+        except Exception as error:  # `| head`: nobody reads what is printed. Cells shall not run unwatched
+            self._error = error
+            (self._plan.folder / STOP).touch()
+
+    def _look(self) -> None:
+        for cell, before in list(self._pending.items()):
+            attempts = attempts_of(cell.folder)
+            if len(attempts) > before and "outcome" in attempts[-1]:
+                del self._pending[cell]
+                self._tell(cell, Outcome(attempts[-1]["outcome"], attempts[-1]["reason"]), attempts[-1]["seconds"])
+
+    def _tell(self, cell: Cell, outcome: Outcome, seconds: float | None = None) -> None:
+        self.outcomes[cell] = outcome
+        completed = sum(cell.state == "completed" for cell in self._plan.cells) + sum(
+            outcome.outcome == "completed" for outcome in self.outcomes.values()
+        )
+        took = f" in {seconds:.1f} s" if seconds is not None else ""
+        print(f"{completed:4}/{self._all} {cell.name} {outcome.outcome}{took}{self._left()}", flush=True)
+        if outcome.outcome == "failed":
+            tail = "".join(f"\n        | {line}" for line in last_lines(cell.folder))
+            print(f"      {outcome.reason}{tail}\n      {shown(cell.folder / CELL_LOG)}", flush=True)
+            if self._plan.study.settings.fail_fast and not self.stopping:
+                self._stop("stopping: a cell failed (sweep.fail_fast)")
+
+    def _left(self) -> str:
+        """When it should be done, by the steps so far."""
+        if not self._pending or self.stopping:
+            return ""
+        done = left = 0.0
+        for cell, before in self._shares.items():
+            now = self._share(cell) if cell in self._pending else 1.0
+            done += self._steps[cell.arm] * max(0.0, now - before)
+            left += self._steps[cell.arm] * (1.0 - now)
+        return f"; about {duration((time.monotonic() - self._began) * left / max(done, 1.0))} left"
+
+    def _share(self, cell: Cell) -> float:
+        return share_done(cell.folder, self._plan.configs[cell.arm])
+
+    def _stop(self, why: str) -> None:
+        self.stopping = why
+        print(why, flush=True)
+        (self._plan.folder / STOP).touch()  # seen by the cells, wherever they run
+
+    def settle(self, cells: list[Cell], returns: Sequence[Any]) -> None:
+        """What became of the cells that said nothing: never started, or lost with their machine."""
+        for cell, job in itertools.zip_longest(cells, returns[: len(cells)]):
+            if cell in self._pending:
+                if self.stopping:
+                    self.outcomes[cell] = NOT_STARTED
+                    continue
+                told = str(getattr(job, "_return_value", "")).splitlines()
+                outcome = Outcome("failed", f"lost: {told[0] if told else 'its process left no word'}")
+                _note_lost(cell, outcome)
+                self._tell(cell, outcome)
+        self._pending = {}
+
+
+def _note_lost(cell: Cell, outcome: Outcome) -> None:
+    """In the place of the process that should have."""
+    attempts = attempts_of(cell.folder)
+    open_one = attempts.pop() if attempts and "outcome" not in attempts[-1] else {}
+    try:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        write_json(cell.folder / CELL, {"attempts": [*attempts, {**open_one, **outcome._asdict()}]})
+    except OSError as error:
+        print(f"{cell.folder / CELL} could not be written: {error}", file=sys.stderr)
+
+
+def _write_study(plan: SweepPlan) -> None:
+    """study.json: this study, with the arms and seeds that its folder held before."""
+    study, settings = plan.study, asdict(plan.study.settings)
+    before = held(plan.folder)
+    arms = {
+        arm.name: {
+            "label": arm.label,
+            "overrides": list(arm.overrides),
+            "identity": identity(plan.configs[arm.name]),
+            "config": to_dict(plan.configs[arm.name]),
+        }
+        for arm in study.arms
+    }
+    judged = {key: settings[key] for key in ("question", "baseline", "metric", "metrics", "smallest_effect", "claims")}
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "name": plan.folder.name,
+        **judged,
+        "baseline": settings["baseline"] or study.arms[0].name,
+        "arms": {**before["arms"], **arms},
+        "seeds": sorted({*before["seeds"], *study.seeds}),
+        **provenance(sys.argv),
+    }
+    content = json.loads(json.dumps(content))
+    completed = sum(cell.state == "completed" for cell in plan.cells)
+    content["changes"] = before.get("changes", [])
+    if before["arms"]:
+        if completed and (what := [*_changes(before, content)]):
+            content["changes"].append({"when": content["started"], "completed": completed, "what": what})
+        content["started"] = before["started"]
+    write_json(plan.folder / STUDY, content)
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What of the judgement or the size of a study is no longer what its first cells were run for, in words."""
+    for key in ("baseline", "metric", "smallest_effect"):
+        if before[key] != now[key]:
+            yield f"{key} {before[key]} -> {now[key]}"
+    for name in sorted({*before["metrics"], *now["metrics"]}):
+        if before["metrics"].get(name) != now["metrics"].get(name):
+            yield f"the metric {name}"
+    claims = [{claim["id"]: claim for claim in study["claims"]} for study in (before, now)]
+    for name in sorted({*claims[0], *claims[1]}):
+        if claims[0].get(name) != claims[1].get(name):
+            yield f"the claim {name}"
+    for key in ("arms", "seeds"):
+        if more := [str(one) for one in now[key] if one not in before[key]]:
+            yield f"{key} added: {', '.join(more)}"
+
+
+def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
+    """Print how the sweep ended, and draw what it has."""
+    states = Counter(outcome.outcome for outcome in watch.outcomes.values())
+    skipped = sum(cell.state == "completed" for cell in plan.cells)
+    failed = [cell for cell, outcome in watch.outcomes.items() if outcome.outcome == "failed"]
+    ended = [cell for cell, outcome in watch.outcomes.items() if outcome.outcome == "interrupted"]  # from outside
+    counts = [f"{skipped + states['completed']} of {len(plan.cells)} cells completed"]
+    waiting = sum(outcome == NOT_STARTED for outcome in watch.outcomes.values())
+    numbers = {"failed": states["failed"], "interrupted": states["interrupted"] - waiting, "not started": waiting}
+    counts += [f"{number} {state}" for state, number in numbers.items() if number]
+    print(f"sweep     {', '.join(counts)}")
+    for cell in failed:
+        print(f"failed    {cell.name}: {watch.outcomes[cell].reason}")
+    if signals.received is not None:
+        print("go on with the same command")
+        raise Interrupted(signals.received)
+    if skipped + states["completed"]:
+        print("report    being written", flush=True)
+        _judge(plan.folder)
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(plan.cells)} cells; the same command runs them again")
+    if watch.stopping:
+        raise RunFailed(watch.stopping)
+    if ended:
+        raise RunFailed(f"{len(ended)} of {len(plan.cells)} cells were interrupted; the same command goes on with them")
+
+
+def _judge(folder: Path) -> None:
+    """Write tables, figures and report, and print the verdicts."""
+    from ablate.analysis.load import load_sweep
+    from ablate.analysis.report import write_report
+    from ablate.analysis.summary import summarise
+
+    summary = summarise(load_sweep(folder))
+    report, *figures = write_report(summary)
+    for verdict in summary.verdicts:
+        print(f"{verdict.id:9} {verdict.verdict}: {verdict.words} ({verdict.inequality}: {verdict.reason})")
+    print(f"report    {shown(report)}")
+    for name in ("verdict.md", "summary.csv", "export.npz"):
+        print(f"          {shown(folder / name)}")
+    if figures:
+        print(f"          {len(figures)} figures, PNG and PDF, in {shown(figures[0].parent)}")

@@ -1,0 +1,289 @@
+"""What a sweep compares, as arms and seeds: a study's file, or plain Hydra arguments (-m workers=2,4 seed=range(5))."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+
+from ablate.config.derived import evaluation_horizon
+from ablate.config.schema import Config, ConfigError, SweepConfig
+from ablate.config.serial import to_dict
+from ablate.config.validation import suggest
+
+# What every cell has unless the study or the command line says otherwise: evaluations at fixed steps, as seconds differ
+# from arm to arm, and no figure of its own, which would take longer to draw than a short cell to train.
+CELL_DEFAULTS = ("evaluation.every_seconds=null", "figures=false")
+# Keys that do not change what a cell's records say.
+NOT_COMPARED = ("seed", "resume", "figures", "logger", "checkpoint_every_seconds", "hang_timeout_s")
+# What makes another game of one, in evaluation too. What only training sees (lost lives, clipping) may be an axis.
+GAME_SWITCHES = (
+    "frame_skip", "sticky_actions", "noop_max", "fire_on_reset", "fill_steps", "fire_action", "full_action_space",
+    "mode", "difficulty",
+)  # fmt: skip
+LONGEST_NAME = 80  # characters; a folder's name may have 255
+MOST_SEEDS = 100_000  # more is a slip of the finger
+# What a study's overrides may not hold, as it would be ignored or has its own place.
+ELSEWHERE = {
+    "hydra": "Hydra ignores it in a study's overrides; give it on the command line",
+    "sweep": "its place is beside base and arms",
+    "seed": "a study's seeds are sweep.seeds=0-29",
+    "resume": "a sweep starts new runs; resume one run at a time",
+}
+
+
+class Arm(NamedTuple):
+    """One setting under comparison; `overrides` are all that its cells have in common."""
+
+    name: str
+    label: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    name: str
+    settings: SweepConfig
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+
+
+def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
+    """The arms and seeds that a command asks for.
+
+    arguments: the command line's overrides, without Hydra's own. seed: what `seed` is if nothing else says.
+    Raises ConfigError for what cannot be swept over, names that do not exist, and arms that are the same."""
+    overrides = OverridesParser.create().parse_overrides(arguments)
+    for override in overrides:
+        if override.is_sweep_override() and (not override.is_discrete_sweep() or isinstance(override.value(), Glob)):
+            raise ConfigError(f"{override.input_line}: only lists can be swept over: 1,2,4 or range(1,5)")
+        if override.is_sweep_override() and _group(override) == "sweep" and override.get_key_element() != "sweep.seeds":
+            raise ConfigError(f"{override.input_line}: one sweep at a time")
+    command = [override for override in overrides if _group(override) not in ("sweep", "seed")]
+    seeds = _seeds(overrides, settings, seed)
+    swept = [o for o in command if o.is_sweep_override()]
+    fixed = [o.input_line or "" for o in command if not o.is_sweep_override()]
+    keys = Counter(o.get_key_element() for o in command)
+    if twice := [o for o in swept if keys[o.get_key_element()] > 1]:
+        raise ConfigError(f"{twice[0].input_line}: {twice[0].get_key_element()} is given twice; give it once")
+    _refuse_misplaced("sweep.base", settings.base)
+    if settings.arms:
+        for name, arm in settings.arms.items():
+            if name != (right := slug(name)[:LONGEST_NAME]):
+                raise ConfigError(f"sweep.arms.{name}: a folder's name; use letters, digits, dots and dashes: {right}")
+            _refuse_misplaced(f"sweep.arms.{name}", arm.overrides)
+        if swept:
+            raise ConfigError(
+                f"{swept[0].input_line}: the study has arms of its own, {', '.join(settings.arms)}; give one value"
+            )
+        arms = [
+            Arm(n, a.label or n, tuple(merged(settings.base, a.overrides, fixed))) for n, a in settings.arms.items()
+        ]
+    else:
+        arms = [_arm(settings.base, values, fixed) for values in itertools.product(*map(_values, swept))]
+    _refuse_same(arms)
+    _refuse_unknown_names(settings, [arm.name for arm in arms])
+    return Study(settings.name or study_name(arguments), settings, tuple(arms), seeds)
+
+
+def study_name(arguments: list[str]) -> str:
+    """The folder's name of a sweep without a study file: what varies, and a hash of what does not.
+
+    The same command, with more seeds or values, means the same folder."""
+    overrides = OverridesParser.create().parse_overrides(arguments)
+    compared = [override for override in overrides if _group(override) not in ("sweep", *NOT_COMPARED)]
+    fixed = sorted(o.input_line or "" for o in compared if not o.is_sweep_override())
+    keys = sorted(o.get_key_element() for o in compared if o.is_sweep_override())
+    digest = hashlib.sha256(json.dumps([fixed, keys]).encode()).hexdigest()[:8]
+    return f"{_shortened('-'.join(slug(key) for key in keys) or 'seeds')}-{digest}"
+
+
+def merged(*overrides: list[str] | tuple[str, ...]) -> list[str]:
+    """The overrides one after the other; of those with the same key the last stays."""
+    by_key: dict[str, str] = {}
+    for override in itertools.chain(CELL_DEFAULTS, *overrides):
+        key = override.partition("=")[0].lstrip("+~")
+        by_key.pop(key, None)
+        by_key[key] = override
+    return list(by_key.values())
+
+
+def identity(config: Config) -> str:
+    """Eight hexadecimal digits that name what a cell does, its seed aside: those of its resolved configuration,
+    without what is only shown or kept."""
+    return identity_of(to_dict(config))
+
+
+def identity_of(values: dict[str, Any]) -> str:
+    """`identity` of a configuration as a manifest has it."""
+    compared = {key: value for key, value in values.items() if key not in NOT_COMPARED}
+    return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def refuse_incomparable(configs: dict[str, Config]) -> None:
+    """Raise ConfigError for resolved arms that are the same, or whose last evaluations could not be compared."""
+    seen: dict[str, str] = {}
+    for arm, config in configs.items():
+        if (same := seen.setdefault(identity(config), arm)) != arm:
+            raise ConfigError(f"sweep: the arms {same} and {arm} are the same configuration; each must differ")
+        if config.evaluation.every_steps is None and config.evaluation.every_seconds is None:
+            raise ConfigError(
+                f"evaluation.every_steps=null: cells of {arm} would not be evaluated; give a number of steps"
+            )
+    compared: dict[str, Callable[[Config], Any]] = {
+        **{f"env.{switch}": partial(_switch, switch) for switch in GAME_SWITCHES},
+        "evaluation.horizon": evaluation_horizon,
+        "evaluation.action": lambda c: str(c.evaluation.action),
+        "env.kwargs": lambda c: c.env.kwargs,  # another task under the same name
+    }
+    for key, value in compared.items():
+        by_env: dict[str, tuple[str, Any]] = {}
+        for arm, config in configs.items():
+            other, expected = by_env.setdefault(config.env.id, (arm, value(config)))
+            if value(config) != expected:
+                raise ConfigError(
+                    f"{key}: {other} would be evaluated with {expected}, {arm} with {value(config)}, "
+                    f"which cannot be compared; give one for all, {key}={expected}"
+                )
+
+
+def _switch(name: str, config: Config) -> Any:
+    """A switch of a game; None for other environments."""
+    value = getattr(config.env, name, None)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def parse_seeds(text: str, key: str = "sweep.seeds") -> tuple[int, ...]:
+    """`0-4,7` as 0, 1, 2, 3, 4, 7. Raises ConfigError, which names the key."""
+    seeds: list[int] = []
+    for part in text.strip("[]").split(","):
+        found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not found:
+            raise ConfigError(f"{key}={text}: seeds are written 0-29, or 0-4,7")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first:
+            raise ConfigError(f"{key}={text}: {part} runs backwards; give {last}-{first}")
+        if last - first >= MOST_SEEDS:
+            raise ConfigError(f"{key}={text}: {part} is more than {MOST_SEEDS} seeds")
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{key}={text}: {Counter(seeds).most_common(1)[0][0]} is there twice")
+    return tuple(sorted(seeds))
+
+
+def slug(text: str) -> str:
+    """The text as a folder's name: letters, digits, dots, dashes and underscores."""
+    return re.sub(r"[^\w.]+", "-", text).strip("-.").lower() or "arm"
+
+
+def _group(override: Override) -> str:
+    """The first part of an override's key."""
+    return re.split(r"[.@]", override.get_key_element().lstrip("+~"))[0]
+
+
+def _seeds(overrides: list[Override], settings: SweepConfig, seed: int) -> tuple[int, ...]:
+    """`seed=...` or `sweep.seeds=...` on the command line, else the study's, else the configuration's one."""
+    given = {key: o for o in overrides if (key := o.get_key_element()) in ("seed", "sweep.seeds")}
+    if len(given) == 2:
+        raise ConfigError(f"{' '.join(str(o.input_line) for o in given.values())}: give one of them")
+    for key, override in given.items():
+        swept = override.is_sweep_override()
+        values = list(override.sweep_string_iterator()) if swept else [override.get_value_element_as_str()]
+        for value in values:
+            if key == "seed" and not value.isdigit():
+                raise ConfigError(f"seed={value}: a seed is a whole number, 0 or more")
+        return parse_seeds(",".join(values), key)
+    if settings.seeds is None:
+        return (seed,)
+    listed = settings.seeds if isinstance(settings.seeds, list) else [settings.seeds]
+    return parse_seeds(",".join(map(str, listed)))
+
+
+def _values(swept: Override) -> list[tuple[str, str]]:
+    """(key with its +, value) for each value of a swept override."""
+    return [(f"{(swept.input_line or '').partition('=')[0]}", value) for value in swept.sweep_string_iterator()]
+
+
+def _arm(base: list[str], values: tuple[tuple[str, str], ...], fixed: list[str]) -> Arm:
+    """An arm of a plain sweep: workers-2_t_max-5."""
+    short = [(key.lstrip("+~").split(".")[-1], value) for key, value in values]
+    name = _shortened("_".join(f"{slug(key)}-{_value_slug(value)}" for key, value in short) or "all")
+    label = ", ".join(f"{key}={value}" for key, value in short) or "all"
+    return Arm(name, label, tuple(merged(base, fixed, [f"{key}={value}" for key, value in values])))
+
+
+def _value_slug(value: str) -> str:
+    """A value as part of a folder's name: [64,-1] as 64--1."""
+    return re.sub(r"[^\w.-]", "-", value.strip("[]{}'\"")).lower()
+
+
+def _shortened(name: str) -> str:
+    """A long name cut, and told apart by a hash."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _refuse_misplaced(where: str, overrides: list[str]) -> None:
+    """Overrides of a study's file that Hydra would take for something else, or not at all."""
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            raise ConfigError(f"{where}: {text}: not of the form key=value") from error
+        if override.is_sweep_override():
+            raise ConfigError(f"{where}: {text}: one value an arm; each further one is an arm of its own")
+        if instead := ELSEWHERE.get(re.split("[./@]", override.get_key_element().lstrip("+~"))[0]):
+            raise ConfigError(f"{where}: {text}: {instead}")
+
+
+def _refuse_same(arms: list[Arm]) -> None:
+    labels: dict[str, str] = {}
+    for arm in arms:
+        if (other := labels.setdefault(arm.name, arm.label)) != arm.label:
+            raise ConfigError(
+                f"sweep: {other} and {arm.label} would share the folder {arm.name}; name them: sweep.arms"
+            )
+    if len(labels) < len(arms):
+        name, times = Counter(arm.name for arm in arms).most_common(1)[0]
+        raise ConfigError(f"sweep: {times} arms are named {name}; each value once")
+
+
+def _refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
+    """Names in the study's judgement that are none of its arms' or metrics'."""
+    arms_named = [(f"sweep.baseline={settings.baseline}", settings.baseline)] if settings.baseline else []
+    metrics_named = [(f"sweep.metric={settings.metric}", settings.metric)]
+    for claim in settings.claims:
+        if not re.fullmatch(r"\S+ [<>~] \S+", claim.inequality):
+            raise ConfigError(
+                f"sweep.claims {claim.id}: inequality={claim.inequality}: written <arm> < <arm>, with <, > or ~ (alike)"
+            )
+        first, _, second = claim.inequality.split(" ")
+        arms_named += [
+            (f"sweep.claims {claim.id}: inequality={claim.inequality}: {name}", name) for name in (first, second)
+        ]
+        metrics_named.append((f"sweep.claims {claim.id}: metric={claim.metric}", claim.metric))
+    for named, known, what in ((arms_named, arms, "arm"), (metrics_named, list(settings.metrics), "metric")):
+        for key, name in named:
+            if name not in known:
+                raise ConfigError(f"{key}: no such {what}{suggest(name, known)} (there are: {', '.join(known)})")
+    for name, metric in settings.metrics.items():
+        if (metric.statistic == "first_reach") != (metric.score is not None):
+            score = "null" if metric.score is None else metric.score
+            raise ConfigError(
+                f"sweep.metrics.{name}.score={score}: first_reach needs a score, and nothing else has one"
+            )
+    if settings.smallest_effect is None and any(" ~ " in claim.inequality for claim in settings.claims):
+        raise ConfigError(
+            "sweep.smallest_effect=null: a claim of equality (~) needs the smallest difference that would matter"
+        )

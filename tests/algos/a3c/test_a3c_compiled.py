@@ -1,0 +1,231 @@
+"""The loop in kernels against the loop in Python with backend=manual, and against itself in slices of other lengths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from helpers import config_of, job_of, work
+
+from ablate.algos.a3c import compiled as a3c_compiled
+from ablate.algos.job import WorkerJob
+from ablate.config.schema import Config
+from ablate.nn.architecture import architecture_of
+from ablate.parallel.supervisor import ChildFailed
+from ablate.types import EpisodeRecord, EvaluationSummary, ProcessState, Records, UpdateRecord
+
+ENVS = ("pendulum", "cartpole", "acrobot", "mountain_car", "mountain_car_continuous")
+# What float32 in another order may change; all other columns must be equal. Of the largest number in a column.
+APPROXIMATE = {"episodic_return", "policy_loss", "value_loss", "entropy", "grad_norm", "mean_return"}
+TOLERANCE = 1e-3
+
+
+def configure(*overrides: str) -> Config:
+    """Short episodes and small steps: a pendulum multiplies in time what rounding differs by, and so does Adam."""
+    return config_of(
+        "schedule=interleaved", "backend=compiled", "workers=3", "log_interval=1", "max_episodes=null",
+        "total_steps=1500", "optimizer.lr=3e-4", "env.max_ep_step=47", *overrides,
+    )  # fmt: skip
+
+
+def arrays(job: WorkerJob) -> list[np.ndarray]:
+    return [job.shared.parameters_view(), *job.shared.statistics_views()]
+
+
+class Run(NamedTuple):
+    """What a run leaves."""
+
+    job: WorkerJob
+    rows: list[Any]  # records and summaries, in their order
+    state: ProcessState
+
+
+def run(config: Config, folder: Path, evaluates: bool = False) -> Run:
+    job = job_of(config, folder, evaluates)
+    *rows, state = work(job)
+    return Run(job, rows, state)
+
+
+def columns(made: Run, kind: Any) -> dict[str, list[Any]]:
+    rows = [row for row in made.rows if isinstance(row, kind)]
+    return {name: [getattr(row, name) for row in rows] for name in kind._fields if name != "wall_time_s"}
+
+
+def assert_same(ours: Run, theirs: Run) -> None:
+    for kind in (EpisodeRecord, UpdateRecord, EvaluationSummary):
+        got, expected = columns(ours, kind), columns(theirs, kind)
+        for name in expected.keys() - APPROXIMATE:
+            assert got[name] == expected[name], name
+        for name in expected.keys() & APPROXIMATE:
+            margin = TOLERANCE * np.abs(expected[name]).max(initial=0)
+            np.testing.assert_allclose(got[name], expected[name], 0, margin, err_msg=name)
+    assert ours.job.shared.counters() == theirs.job.shared.counters()
+    assert ours.state.state["turn"] == theirs.state.state["turn"]
+    for worker, expected in theirs.state.state["workers"].items():
+        got = ours.state.state["workers"][worker]
+        for key in ("pulled_at", "episodic_length", "action_rng"):
+            assert got[key] == expected[key]
+        for key in ("episodic_return", "observation"):
+            assert got[key] == pytest.approx(expected[key], TOLERANCE, TOLERANCE)
+        for key in ("random", "elapsed_steps"):
+            assert got["env"][key] == expected["env"][key]
+        assert got["env"]["state"] == pytest.approx(expected["env"]["state"], TOLERANCE, TOLERANCE)
+    for got, expected in zip(arrays(ours.job), arrays(theirs.job), strict=True):
+        np.testing.assert_allclose(got, expected, 0, TOLERANCE * np.abs(expected).max())
+    for name, expected in theirs.state.tensors.items():
+        np.testing.assert_allclose(ours.state.tensors[name], expected, 0, TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *((f"env={env}",) for env in ENVS),
+        ("algo.t_max=5", "optimizer=rmsprop", "algo.max_grad_norm=0.5", "algo.entropy_coef=0.1"),
+        ("algo.t_max=20", "optimizer.amsgrad=true", "algo.loss_reduction=sum", "algo.value_loss_coef=0.25"),
+        ("algo.bootstrap_truncated=false", "algo.gae_lambda=0.9", "algo.gamma=0.99", "optimizer.weight_decay=0.1"),
+        ("workers=2", "model.torso_hidden=[64]", "model.activation=tanh", "env.reward_scale=16", "+env.kwargs.g=3"),
+        ("env=cartpole", "algo.t_max=7", "model.actor_hidden=[]", "model.activation=elu", "optimizer=rmsprop"),
+        ("env=cartpole", "env.max_ep_step=10", "max_episodes=77", "total_steps=null", "log_interval=7"),
+        ("total_steps=1234", "workers=4"),
+        ("workers=1", "env.max_ep_step=null", "total_steps=123"),
+    ],
+    ids=" ".join,
+)
+def test_the_same_run_as_in_python(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    assert_same(run(configure(*overrides), tmp_path), run(configure(*overrides, "backend=manual"), tmp_path))
+
+
+def test_the_same_evaluations_as_in_python(tmp_path: Path) -> None:
+    made = []
+    for backend in ("compiled", "manual"):
+        (tmp_path / backend).mkdir()
+        config = configure(
+            "evaluation.every_steps=333", "evaluation.at_start=true", "evaluation.horizon=50", f"backend={backend}"
+        )
+        made.append(run(config, tmp_path / backend, evaluates=True))
+    assert_same(*made)
+    summaries = [row for row in made[0].rows if isinstance(row, EvaluationSummary)]
+    assert len(summaries) == 6
+    assert summaries[0].global_step == 0
+
+
+def without_times(rows: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Episodes and updates. Their times never run backwards."""
+    kinds = [[row for row in rows if isinstance(row, kind)] for kind in (EpisodeRecord, UpdateRecord)]
+    for kind in kinds:
+        assert [row.wall_time_s for row in kind] == sorted(row.wall_time_s for row in kind)
+    episodes, updates = ([row._replace(wall_time_s=0.0) for row in kind] for kind in kinds)
+    return episodes, updates
+
+
+def work_with_pauses(job: WorkerJob) -> list[Any]:
+    """The parent asks for a state after each slice, and lets the workers go on."""
+    messages: list[Any] = []
+
+    def send(message: Any) -> None:
+        if isinstance(message, Records):
+            messages.extend(message.unpacked())
+            job.shared.ask_pause()
+            job.shared.release_pause()
+        else:
+            messages.append(message)
+
+    a3c_compiled.work(send, job)
+    assert sum(isinstance(message, ProcessState) for message in messages) > 1
+    return messages
+
+
+@pytest.mark.parametrize("env", ["pendulum", "cartpole"])
+@pytest.mark.parametrize(
+    "constants",
+    [
+        {"SLICE_S": 0.0},
+        {"SLICE_S": 1e9},
+        {"SLICE_S": 1e9, "EPISODES_A_SLICE": 1},
+        {"SLICE_S": 1e9, "UPDATES_A_SLICE": 3},
+        {"SLICE_S": 1e9, "DRAWS": 1},
+        {"SLICE_S": 1e9, "DRAWS": 100},
+        {"SLICE_S": 0.0, "pauses": True},
+        {"SLICE_S": 1e9, "DRAWS": 100, "pauses": True},
+    ],
+    ids=str,
+)
+def test_the_division_into_slices_changes_nothing(
+    constants: dict[str, Any], env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(f"env={env}", "log_interval=2")
+    usual = run(config, tmp_path)
+    for name, value in constants.items():
+        if name != "pauses":
+            monkeypatch.setattr(a3c_compiled, name, value)
+    job = job_of(config, tmp_path)
+    *rows, state = work_with_pauses(job) if "pauses" in constants else work(job)
+    assert without_times(rows) == without_times(usual.rows)
+    assert state.state == usual.state.state
+    for name, tensor in usual.state.tensors.items():
+        np.testing.assert_array_equal(state.tensors[name], tensor)
+    for got, expected in zip(arrays(job), arrays(usual.job), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("env", "parameter", "value"),
+    [
+        ("pendulum", "actor.0.weight", np.nan),
+        ("pendulum", "critic.0.bias", np.nan),
+        ("pendulum", "critic.1.bias", np.inf),
+        ("pendulum", "critic.1.bias", 1e30),  # its square is inf in float32
+        ("cartpole", "actor.1.bias", np.nan),
+        ("cartpole", "actor.1.weight", -np.inf),
+        ("cartpole", "critic.1.weight", np.nan),
+    ],
+)
+def test_what_is_no_number_is_not_pushed(env: str, parameter: str, value: float, tmp_path: Path) -> None:
+    config = configure(f"env={env}")
+    job = job_of(config, tmp_path)
+    view = architecture_of(config.model, job.spec).layout().views(job.shared.parameters_view())[parameter]
+    view[(0,) * view.ndim] = value
+    before = [array.copy() for array in arrays(job)]
+    with pytest.raises(ChildFailed, match=r"loss (nan|-?inf), gradient norm (nan|inf) at update 1 \(worker 0\)$"):
+        work(job)
+    assert job.shared.counters() == (0, 0, 0)
+    for array, copy in zip(arrays(job), before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("env", ["pendulum", "cartpole"])
+def test_a_run_that_diverges_ends_where_it_does_in_python(env: str, tmp_path: Path) -> None:
+    ends, jobs = [], []
+    for backend in ("manual", "compiled"):
+        job = job_of(configure(f"env={env}", f"backend={backend}", "optimizer.lr=1e38"), tmp_path)
+        with pytest.raises(ChildFailed) as failure:
+            work(job)
+        ends.append((str(failure.value).partition(" at ")[2], job.shared.counters()))
+        jobs.append(job)
+    assert ends[0] == ends[1]
+    steps = jobs[1].shared.counters().steps
+    assert steps > 0
+    # the arrays are those of a run that ends with the update before
+    shorter = run(configure(f"env={env}", "optimizer.lr=1e38", f"total_steps={steps}"), tmp_path)
+    for array, expected in zip(arrays(jobs[1]), arrays(shorter.job), strict=True):
+        np.testing.assert_array_equal(array, expected)
+
+
+LOCKED = ("schedule=async", "workers=1", "algo.lock_updates=true")
+
+
+def test_a_lock_around_updates_changes_nothing_for_one_worker(tmp_path: Path) -> None:
+    locked, free = (run(configure("workers=1", *overrides), tmp_path) for overrides in (LOCKED, ()))
+    assert without_times(locked.rows) == without_times(free.rows)
+    assert locked.job.shared.spin_lock_view().tolist() == [0]
+
+
+def test_a_lock_that_nobody_lets_go_ends_the_run(tmp_path: Path) -> None:
+    job = job_of(configure(*LOCKED), tmp_path)
+    job.shared.spin_lock_view()[0] = 1
+    with pytest.raises(RuntimeError, match="its holder died or hangs"):
+        work(job)
+    assert job.shared.counters() == (0, 0, 0)

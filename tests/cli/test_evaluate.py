@@ -1,0 +1,176 @@
+"""src/evaluate.py: what it plays, counts, records and says."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import evaluate
+import gymnasium
+import numpy as np
+import pytest
+from helpers import ROOT, config_of
+from scipy import stats
+
+from ablate.config.schema import Config, ConfigError
+from ablate.config.serial import to_dict
+from ablate.envs.make import spec_of
+from ablate.envs.reference_scores import SCORES, reference_scores
+from ablate.nn.architecture import architecture_of, initial_parameters
+from ablate.play.episodes import Episode
+from ablate.records.checkpoint import Checkpoint, write_checkpoint
+from ablate.records.schema import LAST_CHECKPOINT
+from ablate.seeding import Role, generator
+from ablate.types import Score
+
+
+def saved_run(folder: Path, config: Config, **tensors: np.ndarray) -> Path:
+    """A run's folder with a checkpoint of random parameters."""
+    spec = spec_of(config.env)
+    parameters = initial_parameters(config.model, architecture_of(config.model, spec), generator(1, Role.parameters))
+    state = {"config": to_dict(config), "env_spec": asdict(spec)}
+    write_checkpoint(folder / LAST_CHECKPOINT, Checkpoint({"parameters": parameters, **tensors}, state))
+    (folder / "manifest.json").write_text("{}")
+    return folder
+
+
+def run_program(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "src/evaluate.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+def episodes_of(*returns: float) -> list[Episode]:
+    return [Episode(i, 0, Score(value, 10), []) for i, value in enumerate(returns)]
+
+
+def frames_of(video: Path) -> int:
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    return int(imageio_ffmpeg.count_frames_and_secs(str(video))[0])
+
+
+def test_the_summary_by_hand() -> None:
+    """Three games of Breakout: 1.7 points are a random policy's 0, 30.5 a human's 1."""
+    first, second, _, human, note = evaluate.summary(episodes_of(16.1, 30.5, 1.7), (1.7, 30.5))
+    half = 4.302652729911275 * 14.4 / np.sqrt(3)  # t(0.975, 2 degrees of freedom) · standard error
+    assert first == f"return   mean 16.10 ± {half:.2f} (95% CI)"
+    assert second.split() == ["median", "16.10", "min", "1.70", "max", "30.50"]
+    assert human.startswith(f"human    0.50 ± {half / 28.8:.2f} (95% CI), where")
+    assert note.startswith("note     from 3 episodes: the interval takes returns for normally distributed")
+    assert evaluate.mean_and_interval(np.arange(100.0)) == f"49.50 ± {stats.t.ppf(0.975, 99) * 2.9011:.2f} (95% CI)"
+
+
+def test_nothing_is_said_of_a_human_where_none_is_known_nor_of_few_episodes_where_they_are_many() -> None:
+    for env_id in ("Pendulum-v1", "ALE/Adventure-v5", "CartPole-v1"):
+        assert reference_scores(env_id) is None
+    assert [line.split()[0] for line in evaluate.summary(episodes_of(*range(100)), None)] == ["return", "median", "a"]
+
+
+@pytest.mark.parametrize("variant", [(), ("env.mode=4",)])
+def test_a_humans_score_is_of_the_games_own_variant(tmp_path: Path, variant: tuple[str, ...]) -> None:
+    run = saved_run(tmp_path / "run", config_of("env=breakout", "env.preprocessing=report_80", *variant))
+    done = run_program(f"run={run}", "episodes=2", "horizon=5")
+    assert done.returncode == 0, done.stderr
+    assert ("human    " in done.stdout) == (not variant)
+
+
+def test_a_mistyped_run_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    saved_run(tmp_path / "breakout_1", config_of("env=cartpole"))
+    saved_run(tmp_path / "other", config_of("env=cartpole"))
+    typo = tmp_path / "braekout_1"
+    done = run_program(f"run={typo}")
+    assert done.returncode == 2
+    assert done.stderr == f"{typo}: no such run or checkpoint; did you mean {tmp_path / 'breakout_1'}?\n"
+    checkpoint = tmp_path / "breakout_1" / LAST_CHECKPOINT
+    done = run_program(f"run={checkpoint.with_name('lst.safetensors')}")
+    assert done.stderr.endswith(f"; did you mean {checkpoint}?\n")
+    assert "give a run's folder" in run_program("run=qqqqqqqqqqqqqqqqqqqqqqqqqqqq").stderr
+
+
+def test_the_reference_scores_are_of_games_that_exist() -> None:
+    ale_py = pytest.importorskip("ale_py")
+    gymnasium.register_envs(ale_py)
+    assert len(SCORES) == 57
+    for game, (random, human) in SCORES.items():
+        assert random < human
+        assert f"ALE/{game}-v5" in gymnasium.registry
+        for env_id in (f"ALE/{game}-v5", f"{game}NoFrameskip-v4", f"{game}-v0", f"{game}-v4"):
+            assert reference_scores(env_id) == (random, human)
+
+
+def test_the_best_and_the_median_episode() -> None:
+    chosen = evaluate.best_and_median(episodes_of(3.0, 9.0, 1.0, 9.0, 5.0, 4.0))
+    assert {name: episode.number for name, episode in chosen.items()} == {"best": 1, "median": 5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "run: no value; give run="),
+        (["run=x", "episode=3"], "episode=3: no such option; did you mean episodes?"),
+        (["run=x", "episodes=0"], "episodes=0: it must be at least 1"),
+        (["run=x", "seed=-1"], "seed=-1: it must be at least 0"),
+        (["run=x", "episodes=many"], "episodes=many: "),
+        (["run=x", "action=best"], "action=best: "),
+        (["run=x", "render=rgb"], "render=rgb: only human"),
+        (["run=x", "render=human", "video=true"], "render=human video=true: give one of them"),
+    ],
+)
+def test_bad_options_are_refused_in_a_line(arguments: list[str], words: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        evaluate.read_options(arguments)
+    assert str(refusal.value).startswith(words)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [("env=pendulum",), ("env=breakout", "env.preprocessing=report_80")])
+def test_scores_and_videos(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    """Of a vector in this process, of a game in several; the videos replay the episodes that the scores name."""
+    pytest.importorskip("moviepy")
+    run = saved_run(tmp_path / "run", config_of(*overrides))
+    done = run_program(f"run={run}", "episodes=5", "horizon=300", "action=sample", "video=true", "frames=true")
+    assert done.returncode == 0, done.stderr
+    with (run / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["episode"] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert {(row["horizon"], row["protocol"]) for row in rows} == {("300", "sample")}
+    returns = [float(row["episodic_return"]) for row in rows]
+    assert f"mean {np.mean(returns):.2f}" in done.stdout
+    assert ("human" in done.stdout) == ("env=breakout" in overrides)
+    named = dict(re.findall(r"evaluation-(\w+)\.mp4 \(episode (\d)", done.stdout))
+    assert named == {
+        "best": str(np.argmax(returns) + 1),
+        "median": str(np.argsort(returns, kind="stable")[2] + 1),
+    }
+    for name, episode in named.items():
+        assert frames_of(run / f"videos/evaluation-{name}.mp4") == int(rows[int(episode) - 1]["episodic_length"]) + 1
+        images = list((run / f"videos/evaluation-{name}").iterdir())
+        assert len(images) == int(rows[int(episode) - 1]["episodic_length"]) + 1
+    again = run_program(f"run={run}", "episodes=3", "horizon=300", "action=sample")
+    assert again.returncode == 0, again.stderr
+    assert (run / "scores.csv").read_text().splitlines() == [
+        ",".join(rows[0]),
+        *(",".join(r.values()) for r in rows[:3]),
+    ]
+
+
+def test_the_replay_must_be_the_episode(tmp_path: Path) -> None:
+    """A video of another episode than the scores say would be a lie: nothing is left of it."""
+    pytest.importorskip("moviepy")
+    config = config_of("env=cartpole")
+    episode = Episode(0, 3, Score(4.0, 3), [0, 1, 0])  # three steps give a return of 3
+    with pytest.raises(ConfigError, match=r"^CartPole-v1 is not the same twice under one seed .*4.* 3"):
+        evaluate.write_video(evaluate.replayed(config, 10, episode), 50.0, tmp_path / "x.mp4")
+    assert not (tmp_path / "x.mp4").exists()
+    right = episode._replace(score=Score(3.0, 3))
+    evaluate.write_video(evaluate.replayed(config, 10, right), 50.0, tmp_path / "x.mp4")
+    assert frames_of(tmp_path / "x.mp4") == 4
+    evaluate.write_images(evaluate.replayed(config, 10, right), tmp_path / "x")
+    drawn = [cv2.imread(str(path)) for path in sorted((tmp_path / "x").iterdir())]
+    assert [image.shape for image in drawn] == [(400, 600, 3)] * 4
+    assert (drawn[0] != drawn[3]).any()

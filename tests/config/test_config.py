@@ -1,0 +1,197 @@
+"""The schema: presets against the report, ranges, contradictions, and the way through JSON."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import ROOT, config_of
+
+from ablate.cli import hydra_app as command_line
+from ablate.config.derived import cuda_index, number_of_workers
+from ablate.config.schema import SCHEMAS, AtariConfig, Config, ConfigError, DQNConfig
+from ablate.config.serial import config_hash, from_dict, to_dict
+from ablate.config.validation import suggest
+from ablate.runs import plan as experiment
+
+
+def test_pendulum_report_is_the_report() -> None:
+    """Every constant of REFERENCE.md's S1."""
+    config = config_of("experiment=pendulum_report")
+    algo, model, optimizer, env = config.algo, config.model, config.optimizer, config.env
+    assert (env.id, env.max_ep_step, env.reward_shift, env.reward_scale) == ("Pendulum-v1", 4000, 8.1, 8.1)
+    assert (config.workers, config.max_episodes, config.total_steps) == (12, 1000, None)
+    assert (model.torso_hidden, model.actor_hidden, model.critic_hidden) == ([], [200], [100])  # type: ignore[attr-defined]
+    assert (model.activation, model.mu_scale, model.sigma_min, model.init_std) == ("relu6", 1.0, 1e-4, 0.1)  # type: ignore[attr-defined]
+    assert (algo.t_max, algo.gamma, algo.gae_lambda, algo.entropy_coef) == (10, 0.9, 1.0, 0.005)  # type: ignore[attr-defined]
+    assert (algo.value_loss_coef, algo.loss_reduction, algo.max_grad_norm) == (1.0, "mean", None)  # type: ignore[attr-defined]
+    assert (algo.bootstrap_truncated, algo.lock_updates) == (False, False)  # type: ignore[attr-defined]
+    assert (optimizer.name, optimizer.lr, optimizer.eps, optimizer.weight_decay) == ("adam", 1e-4, 1e-8, 0.0)
+    assert (tuple(optimizer.betas), optimizer.amsgrad) == ((0.96, 0.999), False)  # type: ignore[attr-defined]
+    assert config.schedule == "async"
+
+
+def test_riverraid_report_is_the_report() -> None:
+    """Every constant of REFERENCE.md's S2. Value loss: 0.5 · ½ (R - V)². The test process is one of 23."""
+    config: Any = experiment.plan(config_of("experiment=riverraid_report"), []).config
+    algo, model, optimizer, env = config.algo, config.model, config.optimizer, config.env
+    assert (config.workers, config.envs_per_worker, config.backend, config.schedule) == (22, 1, "manual", "async")
+    assert (env.id, env.max_ep_step, env.frame_skip, env.sticky_actions) == ("Riverraid-v0", 10**6, (2, 4), 0.25)
+    assert (env.preprocessing, env.clip_rewards, env.life_loss_terminates) == ("report_42", True, False)
+    assert [(c.channels, c.kernel, c.stride, c.padding, c.pool) for c in model.convolutions] == 4 * [
+        (32, 3, 2, 1, False)
+    ]
+    assert (model.input, model.activation, model.hidden, model.recurrent) == ((1, 42, 42), "elu", 256, True)
+    assert (algo.t_max, algo.gamma, algo.gae_lambda, algo.entropy_coef) == (20, 0.99, 1.0, 0.01)
+    assert (algo.value_loss_coef, algo.loss_reduction, algo.max_grad_norm) == (0.25, "sum", 50.0)
+    assert (optimizer.name, optimizer.lr, optimizer.amsgrad, config.seed) == ("adam", 1e-4, False, 1)
+    assert (config.evaluation.every_seconds, config.evaluation.horizon) == (20, None)
+
+
+def test_breakout_a3c_report_is_the_report() -> None:
+    """Every constant of REFERENCE.md's S4."""
+    config: Any = experiment.plan(config_of("experiment=breakout_a3c_report"), []).config
+    algo, model, optimizer, env = config.algo, config.model, config.optimizer, config.env
+    assert (config.workers, config.envs_per_worker, config.schedule) == (32, 1, "async")
+    assert (env.preprocessing, env.clip_rewards) == ("report_80", True)
+    assert [(c.channels, c.kernel, c.stride, c.padding, c.pool) for c in model.convolutions] == [
+        (32, 5, 1, 2, True), (32, 5, 1, 1, True), (64, 4, 1, 1, True), (64, 3, 1, 1, True)
+    ]  # fmt: skip
+    assert (model.input, model.activation, model.hidden, model.recurrent) == ((1, 80, 80), "relu", 512, True)
+    assert (algo.t_max, algo.gamma, algo.gae_lambda) == (20, 0.99, 1.0)
+    assert (optimizer.name, optimizer.lr, optimizer.amsgrad) == ("adam", 1e-4, True)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [[], ["experiment=pendulum_report"], ["optimizer=rmsprop"], ["logger=tensorboard"], ["env=cartpole"],
+     ["env=breakout"], ["env=riverraid", "device=[cuda:0,cuda:1]"]],
+)  # fmt: skip
+def test_through_json_and_back(overrides: list[str]) -> None:
+    config = config_of(*overrides)
+    assert from_dict(to_dict(config)) == config
+    assert config_hash(from_dict(to_dict(config))) == config_hash(config)
+
+
+def test_an_environment_without_values_of_its_own_gets_those_of_its_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of("algo=dqn", "env=acrobot")
+    assert (config.total_steps, config.max_episodes, config.optimizer.lr) == (100_000, None, 1e-3)
+    for group, files in {"env": ["atari", "breakout", "acrobot"], "algo_env": ["dqn_breakout"]}.items():
+        (tmp_path / group).mkdir()
+        for name in files:
+            (tmp_path / group / f"{name}.yaml").write_text((ROOT / "conf" / group / f"{name}.yaml").read_text())
+    for name, base in (("pong", "breakout"), ("tennis", "acrobot")):
+        (tmp_path / f"env/{name}.yaml").write_text(f"defaults: [{base}, _self_]")
+    monkeypatch.setattr(command_line, "CONF", tmp_path)
+    command_line._is_game.cache_clear()
+    try:
+        chosen = [command_line._suited("algo_env", "dqn", env) for env in ("breakout", "pong", "tennis", "gone")]
+        assert chosen == ["dqn_breakout", "dqn_atari", "dqn_gymnasium", "dqn_gymnasium"]
+        assert command_line._suited("algo_env_optimizer", "a3c", "pong", "adam") == "a3c_atari_adam"
+        models = [
+            command_line._default_model(algo, env) for algo, env in (("dqn", "pong"), ("a3c", "pong"), ("dqn", "gone"))
+        ]
+        assert models == ["dqn_84", "conv_lstm_42", "dqn_mlp"]
+    finally:
+        command_line._is_game.cache_clear()
+
+
+def test_what_older_checkpoints_do_not_say_is_off() -> None:
+    stored = to_dict(config_of("algo=dqn", "env=breakout"))
+    del stored["algo"]["cuda_graph"], stored["env"]["threads"], stored["evaluation"]["at_start"]
+    config = from_dict(stored)
+    assert isinstance(config.algo, DQNConfig)
+    assert isinstance(config.env, AtariConfig)
+    assert (config.algo.cuda_graph, config.env.threads, config.evaluation.at_start) == (False, 0, False)
+
+
+@pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:0", 0), ("cuda:12", 12)])
+def test_a_cuda_device_without_a_number_is_the_first(device: str, index: int) -> None:
+    assert cuda_index(device) == index
+
+
+def test_the_hash_tells_configurations_apart() -> None:
+    config = config_of()
+    assert config_hash(config) != config_hash(replace(config, seed=2))
+
+
+@pytest.mark.parametrize("group", ["algo", "model", "optimizer"])
+def test_every_option_has_a_schema_and_every_schema_an_option(group: str) -> None:
+    options = [path.read_text() for path in (ROOT / "conf" / group).glob("*.yaml")]
+    schemas = [re.search(rf"- /schema/{group}/(\w+)@_here_", option) for option in options]
+    assert {schema[1] for schema in schemas if schema} == set(SCHEMAS[group])
+    assert all(schemas)
+
+
+@pytest.mark.parametrize("env", ["breakout", "riverraid", "atari"])
+def test_games_take_any_optimizer(env: str) -> None:
+    game = [f"env={env}", *IDS.get(env, [])]
+    rmsprop, adam = config_of(*game, "optimizer=rmsprop"), config_of(*game, "optimizer=adam")
+    assert (rmsprop.optimizer.name, rmsprop.envs_per_worker, rmsprop.algo.gamma) == ("rmsprop", 8, 0.99)
+    assert adam == config_of(*game)
+    assert (adam.optimizer.betas, adam.optimizer.amsgrad) == ((0.9, 0.999), env == "breakout")
+
+
+IDS = {"gymnasium": ["env.id=CartPole-v1"], "atari": ["env.id=ALE/Pong-v5"]}
+
+
+@pytest.mark.parametrize("env", sorted(path.stem for path in (ROOT / "conf/env").glob("*.yaml")))
+def test_every_environment_file_composes(env: str) -> None:
+    config = config_of(f"env={env}", *IDS.get(env, []))
+    assert isinstance(config, Config)
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_an_id_alone_does_not_inherit_pendulums_settings(plus: str) -> None:
+    config = config_of(f"{plus}env.id=CartPole-v1")
+    assert (config.env.max_ep_step, config.env.reward_shift, config.env.reward_scale) == (None, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["workers=0"], "workers=0: "),
+        (["algo.gamma=1.5"], "algo.gamma=1.5: "),
+        (["optimizer.betas=[0.9,1.0]"], "optimizer.betas=.*element 1"),
+        (["+wokers=8"], "wokers=8: no such key; did you mean workers?"),
+        (["+algo.gama=0.5"], "algo.gama=0.5: no such key; did you mean algo.gamma?"),
+        (["+model.dept=3"], "model.dept=3: no such key"),
+        (["max_episodes=null"], "would never end"),
+        (["env=breakout", "env.protocol=nature2015"], "env.protocol=nature2015: .*protocol=nature2015 sets it all"),
+        (["algo_env_optimizer=a3c_breakout_adam"], "algo_env_optimizer=.*not to be given"),
+        (["resume=a", "load=b"], "load=b: "),
+        (["schedule=interleaved", "algo.lock_updates=true"], "algo.lock_updates=true: "),
+        (["device=tpu"], "device=tpu: "),
+        (["device=[cuda:0,tpu]"], "device=.*tpu.*: "),
+        (["device=[]"], "device="),
+        (["envs_per_worker=2"], "envs_per_worker=2: "),
+        (["model=conv_lstm_42"], "env.id=Pendulum-v1: .*use model=mlp"),
+        (["env=breakout", "model=mlp"], "env.id=BreakoutNoFrameskip-v4: .*use model=conv_lstm_42"),
+        (["env=gymnasium"], "env.id: no value"),
+        (["algo.name=dqn"], "algo.name=dqn: "),
+        (["+env.kwargs.max_episode_steps=3"], "env.max_ep_step"),
+    ],
+)
+def test_refusals_name_key_and_value(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")) as refusal:
+        config_of(*overrides)
+    assert "\n" not in str(refusal.value)
+
+
+def test_free_form_arguments_of_an_environment_are_no_typo() -> None:
+    assert config_of("+env.kwargs.g=9.81").env.kwargs == {"g": 9.81}
+
+
+def test_workers_default_to_the_cpus() -> None:
+    assert number_of_workers(config_of()) >= 1
+    assert number_of_workers(config_of("workers=7")) == 7
+
+
+def test_suggestions() -> None:
+    known = ["workers", "algo.gamma", "optimizer.lr"]
+    assert suggest("wokers", known) == "; did you mean workers?"
+    assert suggest("gamma", known) == "; did you mean algo.gamma?"
+    assert suggest("zzzzzz", known) == ""

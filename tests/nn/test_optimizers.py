@@ -1,0 +1,136 @@
+"""The hand-written optimizers against torch.optim, step by step."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from ablate.config.schema import AdamConfig, RMSpropConfig
+from ablate.nn.optimizers import Adam, FusedAdam, Optimizer, RMSprop
+
+SIZE, STEPS = 257, 300
+ADAM = AdamConfig(lr=1e-4, betas=(0.96, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False)
+MAX_DIFFERENCE = {torch.float64: 1e-12, torch.float32: 1e-6}
+
+
+def make_gradients(dtype: torch.dtype) -> Tensor:
+    """(STEPS, SIZE): scales from 1e-6 to 1e2 along the vector, up and down in time, some exactly 0."""
+    generator = torch.Generator().manual_seed(0)
+    gradients = torch.randn(STEPS, SIZE, generator=generator, dtype=torch.float64)
+    gradients *= torch.logspace(-6, 2, SIZE, dtype=torch.float64)
+    gradients *= torch.linspace(0, 6.28, STEPS, dtype=torch.float64).cos().abs()[:, None]
+    gradients[:, ::50] = 0.0
+    return gradients.to(dtype)
+
+
+def make_parameters(dtype: torch.dtype) -> Tensor:
+    return torch.linspace(-2.0, 2.0, SIZE, dtype=torch.float64).to(dtype)
+
+
+def check_against_torch(
+    optimizer: Optimizer, parameters: Tensor, reference: torch.optim.Optimizer, theta: Tensor
+) -> None:
+    for update, gradient in enumerate(make_gradients(parameters.dtype), start=1):
+        gradient_before = gradient.clone()
+        optimizer.step(gradient, update)
+        assert torch.equal(gradient, gradient_before)
+        theta.grad = gradient
+        reference.step()
+        difference = (parameters - theta.detach()).abs().max().item()
+        assert difference <= MAX_DIFFERENCE[parameters.dtype], f"{difference} at update {update}"
+    assert not torch.equal(parameters, make_parameters(parameters.dtype))
+
+
+@pytest.mark.parametrize("kind", [Adam, FusedAdam])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize(
+    ("lr", "betas", "eps"),
+    [(1e-4, (0.96, 0.999), 1e-8), (1e-3, (0.9, 0.999), 1.5e-4), (1e-3, (0.0, 0.5), 1e-8)],
+)
+def test_adam_equals_torch(
+    kind: type[Adam | FusedAdam],
+    dtype: torch.dtype,
+    weight_decay: float,
+    amsgrad: bool,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    parameters, theta = make_parameters(dtype), make_parameters(dtype).requires_grad_()
+    moments = torch.zeros(3, SIZE, dtype=dtype)
+    config = AdamConfig(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
+    optimizer = kind(config, parameters, list(moments[: len(config.statistics)]))
+    reference = torch.optim.Adam([theta], lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
+    check_against_torch(optimizer, parameters, reference, theta)
+    state = reference.state[theta]
+    torch.testing.assert_close(moments[0], state["exp_avg"])
+    torch.testing.assert_close(moments[1], state["exp_avg_sq"])
+    if amsgrad:
+        torch.testing.assert_close(moments[2], state["max_exp_avg_sq"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+@pytest.mark.parametrize(("alpha", "eps"), [(0.99, 1e-8), (0.95, 0.1)])
+def test_rmsprop_equals_torch(dtype: torch.dtype, weight_decay: float, alpha: float, eps: float) -> None:
+    parameters, theta = make_parameters(dtype), make_parameters(dtype).requires_grad_()
+    square_avg = torch.zeros(SIZE, dtype=dtype)
+    config = RMSpropConfig(lr=1e-4, alpha=alpha, eps=eps, weight_decay=weight_decay)
+    optimizer = RMSprop(config, parameters, [square_avg])
+    reference = torch.optim.RMSprop([theta], lr=1e-4, alpha=alpha, eps=eps, weight_decay=weight_decay)
+    check_against_torch(optimizer, parameters, reference, theta)
+    torch.testing.assert_close(square_avg, reference.state[theta]["square_avg"])
+
+
+def make_optimizers(handed_in: Sequence[Tensor] | Tensor, lr: float) -> list[Optimizer]:
+    """An Adam over the first four of six vectors, or rows, and an RMSprop over the other two."""
+    adam = AdamConfig(lr=lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, amsgrad=True)
+    rmsprop = RMSpropConfig(lr=lr, alpha=0.9, eps=1e-8, weight_decay=0.1)
+    return [Adam(adam, handed_in[0], handed_in[1:4]), RMSprop(rmsprop, handed_in[4], handed_in[5:])]
+
+
+def test_handed_in_tensors_stay_where_they_are_and_are_what_changes() -> None:
+    buffer = torch.zeros(6, SIZE).share_memory_()
+    handed_in = [buffer[row] for row in range(6)]
+    pointers = [tensor.data_ptr() for tensor in handed_in]
+    optimizers = make_optimizers(handed_in, lr=0.1)
+    for update in range(1, 4):
+        for optimizer in optimizers:
+            optimizer.step(torch.ones(SIZE), update)
+    assert [tensor.data_ptr() for tensor in handed_in] == pointers
+    assert buffer.is_shared()
+    assert (buffer != 0.0).all()
+
+
+def test_two_optimizers_on_the_same_memory_are_one() -> None:
+    """Workers take turns, each with its own object; the moments and the count are common."""
+    alone, shared = torch.zeros(6, SIZE), torch.zeros(6, SIZE)
+    workers = [make_optimizers(shared, 0.01), make_optimizers(shared, 0.01)]
+    for update, gradient in enumerate(make_gradients(torch.float32)[:20], start=1):
+        for optimizer in workers[update % 2]:
+            optimizer.step(gradient, update)
+    for optimizer in make_optimizers(alone, 0.01):
+        for update, gradient in enumerate(make_gradients(torch.float32)[:20], start=1):
+            optimizer.step(gradient, update)
+    assert alone.any(dim=1).all()
+    assert torch.equal(alone, shared)
+
+
+def test_a_second_moment_lost_in_a_race_does_not_divide_by_epsilon() -> None:
+    """Another process's gradient stands in the first moment, its square was lost: without a bound the step is ~1e4."""
+    theta, exp_avg, exp_avg_sq = torch.zeros(3, SIZE)
+    exp_avg += 1.0
+    adam = Adam(ADAM, theta, [exp_avg, exp_avg_sq])
+    adam.step(torch.zeros(SIZE), 1)
+    assert theta.abs().max() < 1e-3
+
+
+def test_statistics_that_do_not_fit_are_refused() -> None:
+    theta, rmsprop = torch.zeros(SIZE), RMSpropConfig(lr=0.1, alpha=0.9, eps=1e-8, weight_decay=0.0)
+    with pytest.raises(ValueError, match=r"shape \(1,\).*shape \(257,\)"):
+        RMSprop(rmsprop, theta, [torch.zeros(1)])
+    with pytest.raises(ValueError, match=r"float64.*float32"):
+        Adam(ADAM, theta, [torch.zeros(SIZE), torch.zeros(SIZE, dtype=torch.float64)])

@@ -1,0 +1,38 @@
+"""What is checked, and filled in, before a run starts."""
+
+from pathlib import Path
+
+import pytest
+from helpers import config_of
+
+from ablate.config.schema import ConfigError
+from ablate.runs.plan import plan
+
+
+def test_the_plan_fills_in_what_the_machine_and_the_environment_decide() -> None:
+    config = plan(config_of("env.id=CartPole-v1"), []).config
+    assert config.env.max_ep_step == 500
+    assert config.workers is not None
+
+
+def test_an_environment_of_the_users_own_module() -> None:
+    config = plan(config_of("env.id=faulty_envs:Faulty-v0"), []).config
+    assert config.env.id == "faulty_envs:Faulty-v0"
+
+
+def test_first_parameters_depend_on_the_seed_alone() -> None:
+    first, again, other = (plan(config_of(*overrides), []).parameters for overrides in ([], ["workers=3"], ["seed=2"]))
+    assert (first == again).all()
+    assert not (first == other).all()
+
+
+def test_an_action_without_bounds_needs_a_scale() -> None:
+    with pytest.raises(ConfigError, match=r"model\.mu_scale"):
+        plan(config_of("env.id=faulty_envs:Unbounded-v0"), [])
+    assert plan(config_of("env.id=faulty_envs:Unbounded-v0", "model.mu_scale=1"), []).new
+
+
+def test_planning_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan(config_of(), [])
+    assert list(tmp_path.iterdir()) == []

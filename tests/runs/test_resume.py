@@ -1,0 +1,152 @@
+"""Killed and resumed equals uninterrupted: row by row but for the clock, and parameter by parameter."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import ROOT
+
+from ablate.records.checkpoint import read_checkpoint
+from ablate.records.files import read_json
+from ablate.records.schema import EPISODES, EVALUATIONS, LAST_CHECKPOINT, MANIFEST, UPDATES, WALL_CLOCK_COLUMNS
+
+
+def command(*overrides: str) -> list[str]:
+    return [sys.executable, str(ROOT / "src/run.py"), *overrides]
+
+
+def run_folder(folder: Path, *overrides: str) -> None:
+    subprocess.run(command(*overrides, f"hydra.run.dir={folder}"), check=True, timeout=120, capture_output=True)
+
+
+def rows(folder: Path, name: str) -> int:
+    path = folder / name
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def same(a: Path, b: Path) -> None:
+    for name in (EPISODES, UPDATES, EVALUATIONS):
+        ours, theirs = (pd.read_csv(folder / name).drop(columns=list(WALL_CLOCK_COLUMNS)) for folder in (a, b))
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    tensors = [read_checkpoint(folder / LAST_CHECKPOINT).tensors for folder in (a, b)]
+    assert tensors[0].keys() == tensors[1].keys()
+    for name in tensors[0]:
+        np.testing.assert_array_equal(tensors[0][name], tensors[1][name])
+
+
+def case(*overrides: str, kills: int, slow: bool = True) -> object:
+    return pytest.param(overrides, kills, id=" ".join(overrides), marks=[pytest.mark.slow] if slow else [])
+
+
+COMPILED = ("backend=compiled", "max_episodes=null", "log_interval=70", "evaluation.every_steps=50000")
+MANUAL = ("backend=manual",)
+GAMES = ("max_episodes=null", "envs_per_worker=2", "workers=2", "log_interval=1")
+DQN = ("algo=dqn", "workers=1", "max_episodes=null", "save_replay=true", "algo.warmup_steps=200", "replay.capacity=700")
+PRIORITIZED = ("replay=prioritized", "algo.n_step=3", "algo.target_update=300", "envs_per_worker=2")
+IN_TWO_PROCESSES = ("schedule=async", "evaluation.every_steps=null", "evaluation.every_seconds=null")
+CASES = [
+    case("env=pendulum", *COMPILED, "total_steps=1500000", kills=2, slow=False),
+    case("env=pendulum", *COMPILED, "total_steps=1000003", "optimizer.amsgrad=true", "algo.t_max=7", kills=2),
+    case("env=cartpole", *COMPILED, "total_steps=1000000", "evaluation.action=sample", kills=2),
+    case("env=acrobot", *COMPILED, "total_steps=1500000", "optimizer=rmsprop", kills=2),
+    case("env=mountain_car", *COMPILED, "total_steps=2000000", "workers=64", kills=2),
+    case("env=mountain_car_continuous", *COMPILED, "total_steps=1500000", "model.torso_hidden=[32]", kills=2),
+    case("env=pendulum", *MANUAL, "max_episodes=200", kills=1),
+    case("env=pendulum", "max_episodes=500", "backend=autograd", "optimizer.amsgrad=true", kills=3),
+    case("env=cartpole", *MANUAL, "max_episodes=2000", kills=2),
+    case("env=acrobot", *MANUAL, "max_episodes=null", "total_steps=60000", "optimizer=rmsprop", kills=2),
+    case("env=mountain_car_continuous", *MANUAL, "max_episodes=60", kills=2),
+    case("env=riverraid", *GAMES, "total_steps=6000", kills=2),
+    case("env=breakout", "model=conv_84", "model.hidden=32", "backend=autograd", *GAMES, "total_steps=6000", kills=1),
+    case("env=cartpole", *DQN, *PRIORITIZED, "total_steps=8000", kills=1, slow=False),
+    case("env=cartpole", *DQN, *PRIORITIZED, "total_steps=20000", kills=2),
+    case("env=cartpole", *DQN, *IN_TWO_PROCESSES, "replay.storage=memmap", "total_steps=20000", kills=2),
+    case("env=breakout", *DQN, "model.hidden=[16]", "total_steps=2000", kills=1),
+    case("env=breakout", *DQN, *PRIORITIZED, *IN_TWO_PROCESSES, "model.hidden=[16]", "total_steps=2000", kills=1),
+]
+
+
+@pytest.mark.parametrize(("overrides", "kills"), CASES)
+def test_killed_and_resumed_equals_uninterrupted(overrides: tuple[str, ...], kills: int, tmp_path: Path) -> None:
+    options = ("schedule=interleaved", "workers=3", "evaluation.every_steps=1000", "evaluation.episodes=2",
+               "evaluation.horizon=100", "log_interval=7", "checkpoint_every_seconds=0.3", "figures=false",
+               "logger.display=off", *overrides)  # fmt: skip
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_folder(whole, *options)
+    arguments = [*options, f"hydra.run.dir={broken}"]
+    for _ in range(kills):
+        process = subprocess.Popen(command(*arguments), start_new_session=True, stdout=subprocess.DEVNULL)
+        try:
+            before, deadline = rows(broken, UPDATES), time.monotonic() + 60
+            while rows(broken, UPDATES) < before + 20 and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert process.poll() is None, "it ended before it could be killed"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        arguments = [f"resume={broken}"]
+    output = subprocess.run(command(f"resume={broken}"), check=True, timeout=120, capture_output=True, text=True)
+    assert "completed" in output.stdout
+    same(whole, broken)
+
+
+@pytest.mark.parametrize(
+    ("backend", "other"),
+    [("compiled", "manual"), pytest.param("manual", "compiled", marks=pytest.mark.slow)],
+)
+def test_a_completed_run_goes_on_when_its_limit_is_raised_and_a_new_one_starts_from_its_parameters(
+    backend: str, other: str, tmp_path: Path
+) -> None:
+    """The new one with another backend: parameters are the same to all."""
+    quick = ("workers=1", "env.max_ep_step=50", "figures=false", "logger.display=off", "schedule=interleaved",
+             f"backend={backend}")  # fmt: skip
+    run_folder(tmp_path / "run", *quick, "max_episodes=3")
+    same_as_it_was = ("workers=1", "env.max_ep_step=50")  # the old command with resume= in front is fine
+    subprocess.run(command(f"resume={tmp_path / 'run'}", *same_as_it_was, "max_episodes=5"), check=True, timeout=120)
+    manifest = read_json(tmp_path / "run" / MANIFEST)
+    assert manifest["config"]["max_episodes"] == 5
+    assert manifest["config"]["backend"] == backend
+    assert [resume["from"]["episodes"] for resume in manifest["resumes"]] == [3]
+    assert list(pd.read_csv(tmp_path / "run" / EPISODES)["episode"]) == [1, 2, 3, 4, 5]
+    for refused in (("max_episodes=null",), ("algo.gamma=0.5",), (f"backend={other}",)):
+        assert subprocess.run(command(f"resume={tmp_path / 'run'}", *refused), timeout=120).returncode == 2
+    new = ("max_episodes=1", f"load={tmp_path / 'run'}", "optimizer.lr=1e-30", f"backend={other}")
+    run_folder(tmp_path / "new", *quick, *new)
+    old, new = (read_checkpoint(tmp_path / name / LAST_CHECKPOINT).tensors["parameters"] for name in ("run", "new"))
+    np.testing.assert_allclose(old, new, atol=1e-12)
+
+
+def test_without_its_replay_a_run_goes_on_and_says_what_differs(tmp_path: Path) -> None:
+    """No update until as many steps were taken again as before the first."""
+    options = ("algo=dqn", "env=cartpole", "algo.policy_update=4", "algo.warmup_steps=200", "log_interval=1",
+               "evaluation.every_steps=null", "figures=false", "logger.display=plain")  # fmt: skip
+    run_folder(tmp_path / "run", *options, "total_steps=1000")
+    again = command(f"resume={tmp_path / 'run'}", "total_steps=2000")
+    output = subprocess.run(again, check=True, timeout=120, capture_output=True, text=True).stdout
+    assert "replay was not saved" in output
+    steps = pd.read_csv(tmp_path / "run" / UPDATES)["global_step"].to_numpy()
+    assert not ((steps > 1000) & (steps <= 1200)).any()
+    np.testing.assert_array_equal(steps, [*range(204, 1001, 4), *range(1204, 2001, 4)])
+
+
+def test_an_environment_that_cannot_be_saved_starts_a_new_episode_and_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("Box2D")
+    options = ("env=lunar_lander", "workers=1", "schedule=interleaved", "figures=false", "logger.display=plain")
+    run_folder(tmp_path / "run", *options, "max_episodes=null", "total_steps=300", "evaluation.every_steps=null")
+    again = command(f"resume={tmp_path / 'run'}", "total_steps=600")
+    assert "cannot be saved" in subprocess.run(again, check=True, timeout=120, capture_output=True, text=True).stdout
+
+
+def test_a_run_without_a_checkpoint_yet_starts_again_and_its_manifest_says_so(tmp_path: Path) -> None:
+    quick = ("workers=1", "env.max_ep_step=50", "figures=false", "logger.display=off", "schedule=interleaved")
+    run_folder(tmp_path / "run", *quick, "max_episodes=2")
+    (tmp_path / "run" / LAST_CHECKPOINT).unlink()
+    run_folder(tmp_path / "run", f"resume={tmp_path / 'run'}")
+    assert list(pd.read_csv(tmp_path / "run" / EPISODES)["episode"]) == [1, 2]
+    assert [resume["from"]["updates"] for resume in read_json(tmp_path / "run" / MANIFEST)["resumes"]] == [0]

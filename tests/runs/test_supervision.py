@@ -1,0 +1,722 @@
+"""The table of faults: whatever happens to a run, it ends as it should, says why, leaves nothing behind, can go on.
+
+Each row starts a run, waits until it has a checkpoint and some rows, lets the fault happen (the environments' faults
+are in faulty_envs.py), looks at what is left, and resumes the run with the fault mended. The backend is what
+backend=auto takes: compiled for Pendulum, manual for the environments of faulty_envs.py, which have no kernels."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from faulty_envs import DISARMED
+
+from ablate.analysis.load import load_run
+from ablate.parallel.shared import SharedState
+from ablate.parallel.supervisor import ABANDON_S, Child, Supervisor
+from ablate.records.checkpoint import read_checkpoint
+from ablate.records.manifest import read_manifest
+from ablate.records.schema import EPISODES, EVALUATIONS, LAST_CHECKPOINT, STATUS
+
+ROOT = Path(__file__).resolve().parents[2]
+TEST_ID = "ABLATE_TEST_ID"  # in the environment of every process that a test starts, and so of their children
+START_S = 120.0  # torch is imported, or kernels are compiled, on a machine that others use too
+GONE_S = 10.0
+HANG_TIMEOUT_S = 3.0
+STUCK_EPISODES = 26  # with +env.kwargs.after=200: 13 episodes of 15 steps for each of two workers
+SETTINGS = (
+    "workers=2", "max_episodes=100000", "env=gymnasium", "env.max_ep_step=20", "log_interval=10", "figures=false",
+    "checkpoint_every_seconds=0.5", "evaluation.every_seconds=0.5",
+    "evaluation.episodes=1", "logger.display=plain",
+)  # fmt: skip
+SOUND = {  # an environment without faults, by the backend that backend=auto takes
+    "compiled": ("env.id=Pendulum-v1", "env.max_ep_step=200", "max_episodes=100000000", "log_interval=100"),
+    "manual": ("env.id=faulty_envs:Faulty-v0",),
+}
+
+
+# What the tests see of a run: its folder and /proc.
+
+
+class Run:
+    """A run as a subprocess, in a process group of its own as a terminal's command is."""
+
+    def __init__(self, folder: Path, *arguments: str, program: tuple[str, ...] = ("src/run.py",), **env: str) -> None:
+        self.folder, self.id = folder, uuid.uuid4().hex
+        self._output = folder.parent / f"{self.id}.out"
+        self._errors = folder.parent / f"{self.id}.err"
+        environment = {**os.environ, "PYTHONPATH": "tests", "PYTHONUNBUFFERED": "1", TEST_ID: self.id, **env}
+        with self._output.open("wb") as output, self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, *program, *arguments],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text(errors="replace")
+
+    @property
+    def errors(self) -> str:
+        return self._errors.read_text(errors="replace")
+
+    def processes(self) -> list[int]:
+        """Every living process of this run, orphans too, in the order in which they were started."""
+        return sorted(filter(self._is_mine, map(int, filter(str.isdigit, os.listdir("/proc")))), key=_started)
+
+    def child(self, index: int) -> int:
+        """The worker or (the last) the test process: what multiprocessing spawned, in this order."""
+        spawned = [pid for pid in self.processes() if b"--multiprocessing-fork" in _proc(pid, "cmdline")]
+        return spawned[index]
+
+    def _is_mine(self, pid: int) -> bool:
+        return f"{TEST_ID}={self.id}".encode() in _proc(pid, "environ").split(b"\0")
+
+    def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float = START_S) -> None:
+        """Poll while the run lives. Fails with what the run said."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert self.process.poll() is None, f"ended before {what}: {self.output}\n{self.errors}"
+            assert time.monotonic() < deadline, f"not {what} within {timeout_s} s: {self.output}\n{self.errors}"
+            time.sleep(0.02)
+
+    def exit_code(self, timeout_s: float = START_S) -> int:
+        return self.process.wait(timeout_s)
+
+    def rows(self, name: str = EPISODES) -> int:
+        path = self.folder / name
+        return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
+
+    def status(self) -> dict[str, Any]:
+        return json.loads((self.folder / STATUS).read_text())
+
+    def temporary_files(self) -> list[str]:
+        return [path.name for path in self.folder.rglob("*.tmp")]
+
+    def kill(self) -> None:
+        for pid in self.processes():
+            _kill(pid, signal.SIGKILL)
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(30)
+
+
+def _proc(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:  # it ended, or it is not ours
+        return b""
+
+
+def _started(pid: int) -> tuple[int, int]:
+    after_name = _proc(pid, "stat").rpartition(b")")[2].split()  # field 3 of proc(5) and on
+    return (int(after_name[19]) if len(after_name) > 19 else 0, pid)
+
+
+def _kill(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def shared_memory_files() -> set[str]:
+    return set(os.listdir("/dev/shm"))
+
+
+def left_in_shared_memory(before: set[str], run: Run) -> set[str]:
+    """Files that are new in /dev/shm and that no process of somebody else holds: other programs run here too."""
+    new = shared_memory_files() - before
+    mine = set(run.processes())
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if new else ():
+        if pid not in mine:
+            maps = _proc(pid, "maps").decode(errors="replace")
+            new -= {name for name in new if f"/dev/shm/{name}" in maps}
+    return new
+
+
+def _eventually(condition: Callable[[], object], timeout_s: float = GONE_S) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return bool(condition())
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Start runs in tmp_path/run; none outlives the test."""
+    runs: list[Run] = []
+
+    def started(*arguments: str, **options: Any) -> Run:
+        runs.append(Run(tmp_path / "run", *arguments, **options))
+        return runs[-1]
+
+    yield started
+    for run in runs:
+        run.kill()
+
+
+def new_run(start: Callable[..., Run], tmp_path: Path, *arguments: str, **options: Any) -> Run:
+    return start(f"hydra.run.dir={tmp_path / 'run'}", *SETTINGS, *arguments, **options)
+
+
+def wait_until_it_trains(run: Run, evaluations: int = 1, rows: int = 5) -> None:
+    run.wait_until(
+        lambda: (run.folder / LAST_CHECKPOINT).exists() and run.rows() >= rows and run.rows(EVALUATIONS) >= evaluations,
+        "training with a checkpoint and rows",
+    )
+
+
+def wait_until_stuck(run: Run) -> None:
+    """All workers hang or are slow. Their last rows may not have reached episodes.csv, but the status counts them."""
+    stuck = lambda: (run.folder / STATUS).exists() and run.status()["episodes"] >= STUCK_EPISODES  # noqa: E731
+    run.wait_until(stuck, "stuck")
+
+
+# The faults.
+
+
+def kill_child(index: int) -> Callable[[Run], None]:
+    return lambda run: kill_between_two_writes(run, run.child(index))
+
+
+def kill_parent(run: Run) -> None:
+    kill_between_two_writes(run, run.process.pid)
+
+
+def kill_parent_of_hung(run: Run) -> None:
+    wait_until_stuck(run)
+    kill_parent(run)
+
+
+def kill_between_two_writes(run: Run, pid: int) -> None:
+    """kill -9 while no temporary file is there: one that dies with the pen in its hand is another test's matter."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        if not run.temporary_files():
+            return os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.01)
+
+
+def signal_to_group(number: signal.Signals) -> Callable[[Run], None]:
+    return lambda run: os.killpg(run.process.pid, number)
+
+
+def signal_to_parent(number: signal.Signals) -> Callable[[Run], None]:
+    return lambda run: os.kill(run.process.pid, number)
+
+
+def two_interrupts(run: Run) -> None:
+    """The second while the workers, in the middle of slow steps, have not come to a stop."""
+    wait_until_stuck(run)
+    os.killpg(run.process.pid, signal.SIGINT)
+    run.wait_until(lambda: "stopping" in run.output, "stopping")
+    os.killpg(run.process.pid, signal.SIGINT)
+
+
+def stop_child(index: int) -> Callable[[Run], None]:
+    """What a worker in a kernel looks like that hangs: it does not run at all."""
+    return lambda run: os.kill(run.child(index), signal.SIGSTOP)
+
+
+def two_interrupts_of_stopped(run: Run) -> None:
+    stop_child(0)(run)
+    os.killpg(run.process.pid, signal.SIGINT)
+    run.wait_until(lambda: "stopping" in run.output, "stopping")
+    os.killpg(run.process.pid, signal.SIGINT)
+
+
+def kill_parent_of_stopped(run: Run) -> None:
+    stop_child(0)(run)
+    kill_parent(run)
+
+
+def interrupt_without_test_process(run: Run) -> None:
+    stop_child(2)(run)
+    os.kill(run.process.pid, signal.SIGINT)
+
+
+def fill_the_disk(run: Run) -> None:
+    """The parent can make files, as long as nearly nothing is in them: status.json fits."""
+    resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (1024, 1024))
+
+
+def wait_for_it(run: Run) -> None:
+    """The fault is in the environment: it comes by itself."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row of the table. reason: a regular expression, in which WORKER is the name of a worker process.
+
+    env: where the fault is; None for one that comes from outside, whatever the backend is."""
+
+    name: str
+    happen: Callable[[Run], None]
+    state: str
+    reason: str
+    exit_code: int
+    env: str | None = None
+    settings: tuple[str, ...] = ()
+    schedules: tuple[str, ...] = ("async", "interleaved")
+    backends: tuple[str, ...] = ("compiled", "manual")
+    quick: tuple[str, ...] = ()  # "<backend> <schedule>": what is tested in every run of the tests
+    finishes: bool = False  # with a checkpoint of its last state
+
+
+ALONE = "evaluation.every_seconds=null"  # schedule=async without a test process
+BROKEN = "+env.kwargs.after=1500"
+FAULTS = (
+    Fault(
+        "kill -9 of a worker", kill_child(0), "failed", "^WORKER was killed by SIGKILL$", 1,
+        settings=(ALONE,), quick=("compiled async",),
+    ),
+    Fault(
+        "kill -9 of a worker, locked updates", kill_child(1), "failed", "^WORKER was killed by SIGKILL$", 1,
+        settings=(ALONE, "algo.lock_updates=true", "workers=4"), schedules=("async",),
+    ),
+    Fault(
+        "kill -9 of the test process", kill_child(2), "failed", "^test process was killed by SIGKILL$", 1,
+        schedules=("async",),
+    ),
+    Fault(
+        "exception in an environment step", wait_for_it, "failed",
+        "^WORKER raised ValueError: the environment is broken$", 1, "Raises-v0", (BROKEN,),
+        quick=("manual interleaved",),
+    ),
+    Fault(
+        "exception in the test process", wait_for_it, "failed",
+        "^test process raised ValueError: the environment is broken$", 1, "Raises-v0",
+        ("+env.kwargs.after=30", "+env.kwargs.process=test process"), schedules=("async",),
+    ),
+    Fault(
+        "hang in an environment step", wait_for_it, "failed", r"^WORKER hangs: no step for \d+ s", 1, "Hangs-v0",
+        (BROKEN, ALONE, f"hang_timeout_s={HANG_TIMEOUT_S}"), quick=("manual interleaved",),
+    ),
+    Fault(
+        "hang of a worker", stop_child(0), "failed", r"^WORKER hangs: no step for \d+ s", 1,
+        settings=(ALONE, f"hang_timeout_s={HANG_TIMEOUT_S}"), backends=("compiled",),
+    ),
+    Fault(
+        "hang in the test process", wait_for_it, "failed", r"^test process hangs: no step for \d+ s", 1, "Hangs-v0",
+        ("+env.kwargs.after=30", "+env.kwargs.process=test process", f"hang_timeout_s={HANG_TIMEOUT_S}"),
+        schedules=("async",),
+    ),
+    Fault(
+        "sys.exit(0) in an environment step", wait_for_it, "failed", "^WORKER exited with code 0$", 1, "SysExit0-v0",
+        (BROKEN, ALONE),
+    ),
+    Fault(
+        "os._exit(0) in an environment step", wait_for_it, "failed", "^WORKER exited with code 0$", 1, "OsExit0-v0",
+        (BROKEN, ALONE), schedules=("async",),
+    ),
+    Fault(
+        "os._exit(3) in an environment step", wait_for_it, "failed", "^WORKER exited with code 3$", 1, "OsExit3-v0",
+        (BROKEN, ALONE), schedules=("async",),
+    ),
+    Fault(
+        "Ctrl-C", signal_to_group(signal.SIGINT), "interrupted", "^SIGINT$", 130,
+        quick=("manual async", "compiled interleaved"), finishes=True,
+    ),
+    Fault(
+        "Ctrl-C while the test process hangs", interrupt_without_test_process, "interrupted", "^SIGINT$", 130,
+        schedules=("async",), backends=("compiled",), finishes=True,
+    ),
+    Fault(
+        "SIGTERM to the parent", signal_to_parent(signal.SIGTERM), "interrupted", "^SIGTERM$", 143,
+        settings=(ALONE,), finishes=True,
+    ),
+    Fault("SIGTERM to the group", signal_to_group(signal.SIGTERM), "interrupted", "^SIGTERM$", 143, finishes=True),
+    Fault(
+        "two Ctrl-C", two_interrupts, "interrupted", "^SIGINT a second time: stopped at once", 130, "Slow-v0",
+        ("+env.kwargs.after=200", "evaluation.every_seconds=0.1", "+env.kwargs.process=worker"), ("async",),
+    ),
+    Fault(
+        "two Ctrl-C", two_interrupts, "interrupted", "^SIGINT a second time: stopped at once", 130, "Slow-v0",
+        ("+env.kwargs.after=200", "evaluation.every_steps=100"), ("interleaved",),
+    ),
+    Fault(
+        "two Ctrl-C, a worker hangs", two_interrupts_of_stopped, "interrupted",
+        "^SIGINT a second time: stopped at once", 130, backends=("compiled",),
+    ),
+    Fault(
+        "kill -9 of the parent of hung workers", kill_parent_of_hung, "running", "^$", -signal.SIGKILL, "Hangs-v0",
+        ("+env.kwargs.after=200", ALONE), ("async",),
+    ),
+    Fault(
+        "kill -9 of the parent of a stopped worker", kill_parent_of_stopped, "running", "^$", -signal.SIGKILL,
+        backends=("compiled",),
+    ),
+    Fault("kill -9 of the parent", kill_parent, "running", "^$", -signal.SIGKILL, quick=("compiled async",)),
+    Fault(
+        "NaN reward", wait_for_it, "failed", r"^diverged: loss nan.* at update \d+ \(worker \d\)$", 1, "NanReward-v0",
+        (BROKEN, ALONE),
+    ),
+    Fault(
+        "full disk", fill_the_disk, "failed", "^the records could not be written: .*File too large", 1,
+        quick=("compiled interleaved",),
+    ),
+)  # fmt: skip
+TABLE = [
+    pytest.param(
+        fault, schedule, backend, id=f"{fault.name}, {backend}, {schedule}",
+        marks=() if f"{backend} {schedule}" in fault.quick else pytest.mark.slow,
+    )
+    for fault in FAULTS
+    for schedule in fault.schedules
+    for backend in (fault.backends if fault.env is None else ("manual",))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fault", "schedule", "backend"), TABLE)
+def test_fault(fault: Fault, schedule: str, backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
+    shared_memory = shared_memory_files()
+    env = SOUND[backend] if fault.env is None else (f"env.id=faulty_envs:{fault.env}",)
+    every_steps = {"async": "null", "interleaved": "50000" if backend == "compiled" else "500"}[schedule]
+    chosen = (f"schedule={schedule}", *env, f"evaluation.every_steps={every_steps}", *fault.settings)
+    run = new_run(start, tmp_path, *chosen)
+    if fault.env is None:
+        wait_until_it_trains(run, evaluations=int(ALONE not in fault.settings or schedule == "interleaved"))
+    fault.happen(run)
+
+    assert run.exit_code() == fault.exit_code, run.errors
+    worker = r"worker-\d" if schedule == "async" else "worker-0-1"
+    status = run.status()
+    assert status["state"] == fault.state, run.errors
+    assert re.search(fault.reason.replace("WORKER", worker), status["reason"])
+    assert status["pid"] == run.process.pid
+    assert read_manifest(run.folder)["config"]["backend"] == backend
+    if fault.state == "failed":
+        assert f"failed: {status['reason']}" in run.errors
+    else:
+        assert "Traceback" not in run.errors
+    assert_nothing_is_left(run, shared_memory)
+    assert_it_can_go_on(run, start, fault.finishes)
+
+
+def assert_nothing_is_left(run: Run, shared_memory: set[str]) -> None:
+    assert _eventually(lambda: not run.processes()), [_proc(pid, "cmdline") for pid in run.processes()]
+    assert _eventually(lambda: not left_in_shared_memory(shared_memory, run)), left_in_shared_memory(shared_memory, run)
+    # a process that is killed as it writes cannot tidy up: that is left to the resume
+    assert run.process.returncode == -signal.SIGKILL or run.temporary_files() == []
+
+
+def assert_it_can_go_on(run: Run, start: Callable[..., Run], whole: bool = False) -> None:
+    """Its tables and its checkpoint can be read, and resume= brings it to its end with every episode recorded once.
+
+    whole: its last checkpoint is of its last state, all its episodes counted."""
+    tables = load_run(run.folder)
+    episodes = len(tables.episodes)
+    assert tables.episodes["episode"].tolist() == list(range(1, episodes + 1))
+    assert tables.torn <= 1
+    counted = 0
+    if (run.folder / LAST_CHECKPOINT).exists():
+        checkpoint = read_checkpoint(run.folder / LAST_CHECKPOINT)
+        assert all(np.isfinite(tensor).all() for tensor in checkpoint.tensors.values())
+        counted = checkpoint.state["counters"]["episodes"]
+        assert counted <= episodes
+    if whole:
+        assert counted == episodes
+        assert tables.torn == 0
+
+    end = episodes + 40
+    resumed = start(f"resume={run.folder}", f"max_episodes={end}", **{DISARMED: "1"})
+    assert resumed.exit_code() == 0, resumed.errors
+    assert "resumed  at step" in resumed.output or not counted
+    status = resumed.status()
+    assert (status["state"], status["reason"]) == ("completed", f"max_episodes={end} reached")
+    after = load_run(run.folder)
+    assert after.torn == 0
+    assert after.episodes["episode"].tolist() == list(range(1, end + 1))
+    races = after.setting("schedule") == "async" and after.setting("backend") != "compiled"
+    assert after.episodes["global_step"].is_monotonic_increasing or races
+    assert after.updates["update"].is_unique
+    assert not after.evaluations.duplicated(["evaluation", "episode"]).any()
+    kept = min(counted, episodes)
+    assert after.episodes.head(kept).equals(tables.episodes.head(kept))
+    assert _eventually(lambda: not resumed.processes())
+    assert resumed.temporary_files() == []
+
+
+# What is no row of the table.
+
+
+@pytest.mark.parametrize(
+    ("backend", "schedule", "env"),
+    [
+        pytest.param("compiled", "interleaved", "Pendulum-v1"),
+        pytest.param("compiled", "async", "Pendulum-v1", marks=pytest.mark.slow),
+        pytest.param("compiled", "interleaved", "CartPole-v1", marks=pytest.mark.slow),
+        *(
+            pytest.param(backend, schedule, "Pendulum-v1", marks=pytest.mark.slow)
+            for backend in ("manual", "autograd")
+            for schedule in ("async", "interleaved")
+        ),
+    ],
+)
+def test_a_run_that_diverges_says_where(
+    backend: str, schedule: str, env: str, start: Callable[..., Run], tmp_path: Path
+) -> None:
+    """And what could not be computed with is not in its files."""
+    chosen = (f"env.id={env}", f"backend={backend}", f"schedule={schedule}", "evaluation.every_steps=100000", ALONE)
+    run = new_run(start, tmp_path, *chosen, "optimizer.lr=1e30", "log_interval=1")
+    assert run.exit_code() == 1, run.output
+    status = run.status()
+    assert status["state"] == "failed"
+    assert re.fullmatch(r"diverged: loss \S+, gradient norm \S+ at update [1-9]\d* \(worker [01]\)", status["reason"])
+    assert f"failed: {status['reason']}\n" in run.errors
+    assert "Traceback" not in run.errors
+    assert _eventually(lambda: not run.processes())
+    assert np.isfinite(load_run(run.folder).updates.to_numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("number", "schedule"),
+    [
+        pytest.param(signal.SIGINT, "async"),
+        pytest.param(signal.SIGTERM, "async", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "interleaved", marks=pytest.mark.slow),
+    ],
+)
+def test_signal_while_kernels_are_compiled(
+    number: signal.Signals, schedule: str, start: Callable[..., Run], tmp_path: Path
+) -> None:
+    """For many seconds then no worker looks at a command."""
+    shared_memory = shared_memory_files()
+    chosen = (f"schedule={schedule}", *SOUND["compiled"])
+    run = new_run(start, tmp_path, *chosen, NUMBA_CACHE_DIR=str(tmp_path / "cold"))
+    run.wait_until(lambda: "compiling the kernels" in run.output, "compiling")
+    os.killpg(run.process.pid, number)
+    assert run.exit_code() == 128 + number, run.errors
+    assert (run.status()["state"], run.status()["reason"]) == ("interrupted", number.name)
+    assert list((tmp_path / "cold").rglob("*advance*.nbc")) == [], "it waited for the compilation"
+    assert_nothing_is_left(run, shared_memory)
+    assert_it_can_go_on(run, start, whole=True)
+
+
+# Moments that are hard to hit.
+
+SIGNALLED_AT_THE_END = """
+import multiprocessing, os, runpy, signal, sys
+sys.path.insert(0, "src")
+from ablate.records import checkpoint
+write = checkpoint.write_checkpoint
+def write_and_signal(path, content):
+    if not multiprocessing.active_children():  # the last checkpoint: the workers have ended
+        os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
+    write(path, content)
+checkpoint.write_checkpoint = write_and_signal
+sys.argv[0] = "src/run.py"
+runpy.run_path("src/run.py", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+def test_signal_during_the_last_checkpoint(
+    number: signal.Signals, first: bool, start: Callable[..., Run], tmp_path: Path
+) -> None:
+    """first: the run has reached its limit. Otherwise it is writing its checkpoint after a Ctrl-C."""
+    settings = ("schedule=interleaved", "env.id=faulty_envs:Faulty-v0", f"max_episodes={20 if first else 100000}")
+    run = new_run(start, tmp_path, *settings, program=("-c", SIGNALLED_AT_THE_END), SIGNAL=number.name)
+    if not first:
+        wait_until_it_trains(run, evaluations=0)
+        os.kill(run.process.pid, signal.SIGINT)
+    code, state = run.exit_code(), run.status()["state"]
+    allowed = {("interrupted", 130), ("interrupted", 128 + number)}
+    if first:
+        allowed |= {("completed", 0), ("completed", 128 + number)}
+    assert (state, code) in allowed, f"{run.status()} {run.errors}"
+    assert run.temporary_files() == []
+    assert_it_can_go_on(run, start)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_signal_while_the_workers_start(number: signal.Signals, start: Callable[..., Run], tmp_path: Path) -> None:
+    shared_memory = shared_memory_files()
+    run = new_run(start, tmp_path, "schedule=async", "env.id=faulty_envs:Faulty-v0")
+    run.wait_until(lambda: (run.folder / STATUS).exists(), "started")
+    os.killpg(run.process.pid, number)
+    assert run.exit_code() == 128 + number, run.errors
+    assert (run.status()["state"], run.status()["reason"]) == ("interrupted", number.name)
+    assert_nothing_is_left(run, shared_memory)
+    assert_it_can_go_on(run, start, whole=True)
+
+
+def sleeps(send: Callable[[Any], None], shared: SharedState, *_: object) -> None:
+    """A child that looks at no command."""
+    shared.beat(0)
+    time.sleep(START_S)
+
+
+def test_a_signal_while_children_are_asked_to_end_kills_them() -> None:
+    """A second one reaches the parent there if the first came as the workers started."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    shared = SharedState(1, 0, 1)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Supervisor([Child("sleeper", __name__, "sleeps", (shared,))], shared, START_S) as supervisor:
+            while shared.silent_for_s(0) is None:
+                list(supervisor.messages(0.1))
+            signal.setitimer(signal.ITIMER_REAL, ABANDON_S / 4)
+            with pytest.raises(KeyboardInterrupt):
+                supervisor.kill()
+            assert not multiprocessing.active_children()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Interrupting:
+    """What a child is given; as it is, the parent has a Ctrl-C."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+        return int, ()
+
+
+def test_a_signal_while_children_are_started_leaves_none() -> None:
+    shared = SharedState(1, 0, 1)
+    supervisor = Supervisor([Child("sleeper", __name__, "sleeps", (shared, Interrupting()))], shared, START_S)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which pytest's own worker processes ignore
+    try:
+        with pytest.raises(KeyboardInterrupt), supervisor:
+            pass
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_a_third_interrupt_leaves_no_process(start: Callable[..., Run], tmp_path: Path) -> None:
+    """Workers hang, the user is impatient: the third Ctrl-C comes while the children are being ended."""
+    shared_memory = shared_memory_files()
+    settings = ("schedule=async", ALONE, "env.id=faulty_envs:Hangs-v0", "+env.kwargs.after=200")
+    run = new_run(start, tmp_path, *settings)
+    wait_until_stuck(run)
+    os.killpg(run.process.pid, signal.SIGINT)
+    run.wait_until(lambda: "stopping" in run.output, "stopping")
+    for _ in range(2):
+        os.killpg(run.process.pid, signal.SIGINT)
+        time.sleep(0.2)  # within the second that children are given to end by themselves
+    assert run.exit_code(GONE_S) == 130, run.errors
+    assert run.status()["state"] == "interrupted"
+    assert_nothing_is_left(run, shared_memory)
+    assert_it_can_go_on(run, start)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", SOUND)
+def test_starting_is_no_hang(backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
+    """To import torch and make an environment takes longer than a step may, to compile (the test process too) longer
+    still."""
+    settings = ("schedule=async", *SOUND[backend], "max_episodes=20", "hang_timeout_s=1")
+    run = new_run(start, tmp_path, *settings, NUMBA_CACHE_DIR=str(tmp_path / "cold"))
+    assert run.exit_code() == 0, run.errors
+    assert run.status()["state"] == "completed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", SOUND)
+def test_resume_of_a_completed_run_adds_nothing(backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
+    settings = ("schedule=interleaved", *SOUND[backend], "max_episodes=20", "evaluation.every_seconds=null")
+    run = new_run(start, tmp_path, *settings)
+    assert run.exit_code() == 0, run.errors
+    before, status = load_run(run.folder), run.status()
+    parameters = read_checkpoint(run.folder / LAST_CHECKPOINT).tensors["parameters"]
+    resumed = start(f"resume={run.folder}")
+    assert resumed.exit_code() == 0, resumed.errors
+    after = load_run(run.folder)
+    assert after.episodes.equals(before.episodes)
+    assert after.updates.equals(before.updates)
+    assert after.evaluations.equals(before.evaluations)
+    for key in ("state", "reason", "episodes", "steps", "updates"):
+        assert resumed.status()[key] == status[key], key
+    assert np.array_equal(read_checkpoint(run.folder / LAST_CHECKPOINT).tensors["parameters"], parameters)
+
+
+@pytest.mark.slow
+def test_resume_removes_the_temporary_files_of_a_killed_process(start: Callable[..., Run], tmp_path: Path) -> None:
+    """kill -9 in the middle of a write leaves one behind."""
+    run = new_run(start, tmp_path, "schedule=interleaved", "env.id=faulty_envs:Faulty-v0")
+    wait_until_it_trains(run, evaluations=0)
+    run.kill()
+    for path in (run.folder / LAST_CHECKPOINT, run.folder / STATUS):
+        path.with_name(f".{path.name}.{run.process.pid}.tmp").write_bytes(b"half")
+    assert_it_can_go_on(run, start)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", SOUND)
+def test_a_run_that_was_stopped_by_ctrl_z_goes_on(backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
+    """All of it is stopped for longer than hang_timeout_s: nothing hangs."""
+    run = new_run(start, tmp_path, "schedule=async", *SOUND[backend], "hang_timeout_s=2")
+    wait_until_it_trains(run, evaluations=0)
+    os.killpg(run.process.pid, signal.SIGSTOP)
+    time.sleep(4)
+    os.killpg(run.process.pid, signal.SIGCONT)
+    rows = run.rows()
+    run.wait_until(lambda: run.rows() > rows + 20, "training again")
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.exit_code() == 130
+
+
+@pytest.mark.slow
+def test_a_child_that_holds_the_interpreter_dies_with_its_parent(start: Callable[..., Run], tmp_path: Path) -> None:
+    run = new_run(start, tmp_path, "schedule=interleaved", "env.id=faulty_envs:HangsInC-v0")
+    run.wait_until(lambda: run.rows() > 0, "training")
+    time.sleep(2)  # until the worker hangs
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.exit_code()
+    assert _eventually(lambda: not run.processes())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", SOUND)
+def test_kill_9_of_all_leaves_nothing_in_shared_memory(backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
+    before = shared_memory_files()
+    run = new_run(start, tmp_path, "schedule=async", *SOUND[backend])
+    wait_until_it_trains(run, evaluations=0)
+    os.killpg(run.process.pid, signal.SIGKILL)
+    run.exit_code()
+    assert _eventually(lambda: not run.processes())
+    assert shared_memory_files() - before == set()
+
+
+@pytest.mark.slow
+def test_ctrl_c_does_not_wait_for_a_test_process_that_hangs(start: Callable[..., Run], tmp_path: Path) -> None:
+    settings = ("schedule=async", "env.id=faulty_envs:Hangs-v0", "+env.kwargs.process=test process",
+                "+env.kwargs.after=5", "hang_timeout_s=100", "evaluation.every_seconds=0.2")  # fmt: skip
+    run = new_run(start, tmp_path, *settings)
+    wait_until_it_trains(run, evaluations=0)
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.exit_code(20) == 130
+    assert run.status()["state"] == "interrupted"
+    assert_it_can_go_on(run, start, whole=True)

@@ -1,0 +1,51 @@
+"""What a cell is said to take, next to what its workers were seen to take."""
+
+import pytest
+from helpers import config_of
+
+from ablate.sweeps.resources import cores, memory_mb
+
+# MB of the largest moment of one worker of Breakout, measured: VmHWM on Linux, torch 2.13, rollouts of 20 steps.
+MEASURED = [
+    ("conv_lstm_42", "manual", 8, 341),
+    ("conv_lstm_42", "manual", 64, 511),
+    ("conv_lstm_42", "autograd", 8, 365),
+    ("conv_pool_lstm_80", "manual", 1, 435),
+    ("conv_pool_lstm_80", "manual", 8, 566),
+    ("conv_pool_lstm_80", "autograd", 8, 922),
+    ("conv_84", "manual", 8, 393),
+    ("conv_84", "autograd", 8, 416),
+]
+
+
+@pytest.mark.parametrize(("model", "backend", "games", "measured"), MEASURED)
+def test_memory_of_another_worker_of_games(model: str, backend: str, games: int, measured: int) -> None:
+    game = ("env=breakout", f"model={model}", f"backend={backend}", f"envs_per_worker={games}")
+    one, two = (memory_mb(config_of(*game, f"workers={workers}")) for workers in (1, 2))
+    assert measured <= two - one <= 1.25 * measured
+
+
+def test_workers_that_take_turns_share_a_process_and_have_networks_of_their_own() -> None:
+    game = ("env=breakout", "backend=manual", "workers=4")
+    turns, processes = (memory_mb(config_of(*game, f"schedule={schedule}")) for schedule in ("interleaved", "async"))
+    one = memory_mb(config_of(*game[:2], "workers=1", "schedule=interleaved"))
+    assert one < turns < processes
+
+
+def test_the_memory_of_a_cell_that_saves_its_replay_counts_the_copies() -> None:
+    options = ("algo=dqn", "env=breakout", "backend=manual", "replay.capacity=1000000")
+    saves, does_not, in_file = (
+        memory_mb(config_of(*options, *more)) for more in (("save_replay=true",), (), ("replay.storage=memmap",))
+    )
+    replay = does_not - in_file
+    assert 7000 < replay < 7500
+    assert saves == pytest.approx(does_not + 2 * replay, abs=2)
+
+
+def test_threads_of_games_are_cores_of_a_cell() -> None:
+    def of(*more: str) -> int:
+        return cores(config_of("algo=dqn", "env=breakout", "envs_per_worker=4", *more))
+
+    alone = "schedule=interleaved"
+    assert (of(alone), of("schedule=async")) == (1, 2)
+    assert (of(alone, "env.threads=3"), of(alone, "env.threads=9"), of("schedule=async", "env.threads=3")) == (3, 4, 4)

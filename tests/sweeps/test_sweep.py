@@ -1,0 +1,584 @@
+"""What a sweep plans, what it refuses, and which folder it finds: nothing is trained here."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers import ROOT, config_of
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
+
+from ablate.analysis.load import load_sweep
+from ablate.analysis.summary import summarise
+from ablate.cli import hydra_app as command_line
+from ablate.config.choices import Source, Statistic
+from ablate.config.schema import ConfigError, MetricConfig, SweepConfig
+from ablate.config.serial import to_dict
+from ablate.records.files import write_json
+from ablate.records.manifest import write_status
+from ablate.records.schema import CELL, COLUMNS, MANIFEST, STATUS, STUDY
+from ablate.runs import plan as experiment
+from ablate.runs.run import RunFailed
+from ablate.sweeps.plan import SweepPlan, estimate, make_plan, share_done
+from ablate.sweeps.run import run
+from ablate.sweeps.study import expand
+from ablate.types import Counters
+from hydra_plugins.ablate_sweeper import AblateSweeper
+
+SHORT = ("schedule=interleaved", "max_episodes=null", "total_steps=1000", "evaluation.every_steps=500")
+METRIC = MetricConfig(label="area", source=Source.evaluations, statistic=Statistic.auc)
+PLAIN = ("env=pendulum", *SHORT)
+STUDY_FILE: dict[str, Any] = {
+    "name": "invented",
+    "base": list(PLAIN),
+    "arms": {
+        "w2": {"label": "two", "overrides": ["workers=2"]},
+        "w4": {"label": "four", "overrides": ["workers=4", "total_steps=2000"]},
+    },
+    "seeds": "0-1",
+}
+
+
+def changed(*path_and_value: Any) -> dict[str, Any]:
+    """STUDY_FILE with one value replaced, or added: changed("arms", "w2", "overrides", [...])."""
+    study = copy.deepcopy(STUDY_FILE)
+    *path, last, value = path_and_value
+    node = study
+    for key in path:
+        node = node[key]
+    node[last] = value
+    return study
+
+
+def claim(**own: str) -> dict[str, Any]:
+    judged = {"id": "A1", "words": "in words", "metric": "auc", "inequality": "w2 < w4", **own}
+    return changed("claims", [judged])
+
+
+class Planner:
+    """Plans what `python src/run.py -m <arguments>` would run, to the point where the first cell would start."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder, self._monkeypatch = folder, monkeypatch
+        self.jobs: list[DictConfig] = []  # what each cell's job composes
+
+    def __call__(self, *arguments: str, study: dict[str, Any] | None = None, jobs: bool = False) -> SweepPlan:
+        """study: the content of a file sweep/invented.yaml, which is chosen. Without a folder in the arguments: cells
+        in <folder>/sweeps/invented."""
+        search = [str(ROOT / "sweeps")]
+        if study is not None:
+            path = self._folder / "searched" / "sweep" / "invented.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("# @package _global_\n" + yaml.safe_dump({"sweep": study}, allow_unicode=True))
+            search.append(str(path.parents[1]))
+            arguments = ("sweep=invented", *arguments)
+        if not any(argument.startswith("hydra.sweep.dir=") for argument in arguments):
+            folder = self._folder / "sweeps" / "invented"
+            arguments = (*arguments, f"hydra.sweep.dir={command_line.quoted(str(folder))}")
+        found: list[SweepPlan] = []
+
+        def instead_of_run(plan: SweepPlan, launch: Any, job_overrides: Any) -> None:
+            found.append(plan)
+            for cell in plan.cells if jobs else []:
+                self.jobs.append(loader.load_sweep_config(master, job_overrides(cell)))
+
+        self._monkeypatch.setattr("sys.argv", ["src/run.py", *arguments])
+        self._monkeypatch.setattr("ablate.planning.estimate", lambda plan: None)  # it would train
+        self._monkeypatch.setattr("ablate.sweep.run", instead_of_run)
+        command_line.register()
+        entries = ",".join(command_line.quoted(f"file://{entry}") for entry in search)
+        overrides = command_line.complete_arguments(list(arguments))
+        overrides += ["hydra.mode=MULTIRUN", f"hydra.searchpath=[{entries}]"]
+        GlobalHydra.instance().clear()
+        try:
+            loader = Hydra.create_main_hydra2("run", create_config_search_path(str(ROOT / "conf"))).config_loader
+            master = loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)
+            sweeper = AblateSweeper()
+            context = HydraContext(config_loader=loader, callbacks=Callbacks())
+            sweeper.setup(hydra_context=context, task_function=lambda _: None, config=master)
+            sweeper.sweep(list(master.hydra.overrides.task))
+        finally:
+            GlobalHydra.instance().clear()
+        return found[0] if found else None  # type: ignore[return-value]
+
+
+@pytest.fixture
+def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planner:
+    return Planner(tmp_path, monkeypatch)
+
+
+def refusal(
+    planned: Planner, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], study: dict[str, Any] | None
+) -> str:
+    """The one line with which a sweep is refused, with exit code 2."""
+    code = command_line.exit_code(lambda: planned(*arguments, study=study))
+    printed = capsys.readouterr()
+    assert code == 2, printed
+    assert printed.err.count("\n") == 1, printed.err
+    return printed.err.strip()
+
+
+def as_completed(plan: SweepPlan) -> SweepPlan:
+    """What a sweep leaves: study.json, and folders of completed cells with tables without a row."""
+    for cell in plan.cells:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        write_json(cell.folder / MANIFEST, {"config": to_dict(replace(plan.configs[cell.arm], seed=cell.seed))})
+        write_status(cell.folder, "completed", "total_steps=1000 reached", Counters(100, 1000, 5))
+        for name in ("episodes.csv", "updates.csv", "evaluations.csv"):
+            (cell.folder / name).write_text(",".join(COLUMNS[name]) + "\n")
+    return plan
+
+
+def states(plan: SweepPlan) -> dict[str, str]:
+    return {cell.name: cell.state for cell in plan.cells}
+
+
+# What is refused: the key, the value, and what would be right.
+
+REFUSED_STUDIES: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
+    (changed("baseline", "w3"), (), "sweep.baseline=w3: no such arm; did you mean w4? (there are: w2, w4)"),
+    (claim(inequality="w2 < w44"), (), "sweep.claims A1: inequality=w2 < w44: w44: no such arm; did you mean w4?"),
+    (claim(inequality="w2<w4"), (), "sweep.claims A1: inequality=w2<w4: written <arm> < <arm>"),
+    (claim(inequality="w2 ~ w4"), (), "sweep.smallest_effect=null: a claim of equality (~) needs"),
+    (claim(metric="final_scor"), (), "sweep.claims A1: metric=final_scor: no such metric; did you mean final_score?"),
+    (changed("metric", "auk"), (), "sweep.metric=auk: no such metric; did you mean auc?"),
+    (
+        changed("metrics", {"speed": {"label": "", "source": "evaluations", "statistic": "first_reach"}}), (),
+        "sweep.metrics.speed.score=null: first_reach needs a score",
+    ),
+    (
+        changed("metrics", {"speed": {"label": "", "source": "evaluation", "statistic": "mean"}}), (),
+        "Invalid value 'evaluation', expected one of [evaluations, episodes]",
+    ),
+    (changed("seeds", "5-1"), (), "sweep.seeds=5-1: 5-1 runs backwards; give 1-5"),
+    (changed("seeds", "a"), (), "sweep.seeds=a: seeds are written 0-29, or 0-4,7"),
+    (changed("seeds", "1,1"), (), "sweep.seeds=1,1: 1 is there twice"),
+    (changed("seeds", "0-4,3"), (), "sweep.seeds=0-4,3: 3 is there twice"),
+    (changed("seeds", "-1"), (), "sweep.seeds=-1: seeds are written 0-29"),
+    (STUDY_FILE, ("sweep.seeds=-3",), "sweep.seeds=-3: seeds are written 0-29"),
+    (STUDY_FILE, ("sweep.seeds=0-999999999",), "sweep.seeds=0-999999999: 0-999999999 is more than"),
+    (STUDY_FILE, ("seed=1,1",), "seed=1,1: 1 is there twice"),
+    (STUDY_FILE, ("seed=-1",), "seed=-1: a seed is a whole number, 0 or more"),
+    (STUDY_FILE, ("seed=-1,2",), "seed=-1: a seed is a whole number, 0 or more"),
+    (STUDY_FILE, ("sweep.seeds=0-3", "seed=1"), "sweep.seeds=0-3 seed=1: give one of them"),
+    (STUDY_FILE, ("workers=3", "total_steps=5000"), "sweep: the arms w2 and w4 are the same configuration"),
+    (STUDY_FILE, ("workers=1,2",), "workers=1,2: the study has arms of its own, w2, w4; give one value"),
+    (STUDY_FILE, ("+wokers=8",), "wokers=8: no such key; did you mean workers?"),
+    (STUDY_FILE, ("sweep.parallel=0",), "sweep.parallel=0: input should be greater than or equal to 1"),
+    (STUDY_FILE, ("sweep.parallel=1,2",), "sweep.parallel=1,2: one sweep at a time"),
+    (STUDY_FILE, ("sweep.max_retries=-1",), "sweep.max_retries=-1: input should be greater than or equal to 0"),
+    (STUDY_FILE, ("sweep.time_limit_s=0",), "sweep.time_limit_s=0.0: input should be greater than 0"),
+    (STUDY_FILE, ("+sweep.paralel=2",), "sweep.paralel=2: no such key; did you mean sweep.parallel?"),
+    (STUDY_FILE, ("resume=outputs/x",), "resume=outputs/x: a sweep starts new runs; resume one run at a time"),
+    (
+        changed("arms", "w2", "overrides", ["workers=2", "env.max_ep_step=100"]), (),
+        "evaluation.horizon: w2 would be evaluated with 100, w4 with 200, which cannot be compared; give one for all",
+    ),
+    (changed("arms", "w2", "overrides", ["wokers=2"]), (), "sweep.arms.w2: wokers=2: no such key; did you mean worker"),
+    (changed("arms", "w2", "overrides", ["+wokers=2"]), (), "sweep.arms.w2: wokers=2: no such key; did you mean"),
+    (changed("arms", "w2", "overrides", ["workers=two"]), (), "sweep.arms.w2: workers=two: Value 'two' of type 'str'"),
+    (changed("arms", "w2", "overrides", ["workers=0"]), (), "sweep.arms.w2: workers=0: input should be greater than"),
+    (changed("arms", "w2", "overrides", ["workers"]), (), "sweep.arms.w2: workers: not of the form key=value"),
+    (changed("arms", "w2", "overrides", ["workers=2,3"]), (), "sweep.arms.w2: workers=2,3: one value an arm"),
+    (changed("arms", "w2", "overrides", ["env=pendulun"]), (), "env=pendulun: no such option; did you mean pendulum?"),
+    (changed("arms", "w2", {"label": "no overrides"}), (), "w2.overrides: no value; it is needed"),
+    (changed("arms", "W 2", {"overrides": ["workers=3"]}), (), "sweep.arms.W 2: a folder's name; use letters"),
+    (changed("arms", "../up", {"overrides": ["workers=3"]}), (), "sweep.arms.../up: a folder's name; use letters"),
+    (changed("arms", "x" * 300, {"overrides": ["workers=3"]}), (), "xxx: a folder's name"),
+    (changed("name", "x" * 300), (), "sweep.name=xxx"),
+    (changed("name", "../up"), (), "sweep.name=../up: string should match pattern"),
+    (changed("paralel", 3), (), "Key 'paralel' not in 'SweepConfig'"),
+    (changed("base", [*PLAIN, "hydra/launcher=basic"]), (), "sweep.base: hydra/launcher=basic: Hydra ignores it"),
+    (changed("base", [*PLAIN, "hydra.sweep.dir=/tmp"]), (), "sweep.base: hydra.sweep.dir=/tmp: Hydra ignores it"),
+    (changed("base", [*PLAIN, "sweep.parallel=1"]), (), "sweep.base: sweep.parallel=1: its place is beside base"),
+    (changed("base", [*PLAIN, "seed=3"]), (), "sweep.base: seed=3: a study's seeds are sweep.seeds=0-29"),
+    (changed("base", [*PLAIN, "resume=x"]), (), "sweep.base: resume=x: a sweep starts new runs"),
+    (changed("base", [*PLAIN, "env.max_ep_stp=3"]), (), "env.max_ep_stp=3: no such key; did you mean env.max_ep_step?"),
+    (changed("base", [*PLAIN, "evaluation.every_steps=null"]), (), "evaluation.every_steps=null: cells of w2 would"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("study", "arguments", "line"), REFUSED_STUDIES, ids=[row[2][:60] for row in REFUSED_STUDIES])
+def test_a_study_is_refused_in_one_line(
+    study: dict[str, Any],
+    arguments: tuple[str, ...],
+    line: str,
+    planned: Planner,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert line in refusal(planned, capsys, arguments, study)
+    assert os.listdir(tmp_path) == ["searched"], "nothing is made"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("sweep=max_ep_step,workers",), "sweep=max_ep_step,workers: one sweep at a time"),
+        (("sweep=workerz",), "sweep=workerz: no such option; did you mean workers?"),
+        (("optimizer.lr=interval(0,1)",), "optimizer.lr=interval(0,1): only lists can be swept over: 1,2,4 or"),
+        (("env=glob(*)",), "env=glob(*): only lists can be swept over"),
+        (("workers=2,4,2",), "sweep: 2 arms are named workers-2; each value once"),
+        (("workers=2,4", "workers=1"), "workers=2,4: workers is given twice; give it once"),
+        (("figures=true,false",), "sweep: the arms figures-true and figures-false are the same configuration"),
+        (("workers=2,4", "sweep.baseline=workers-3"), "sweep.baseline=workers-3: no such arm; did you mean workers-4?"),
+        (("workers=2,4", "resume=x"), "resume=x: a sweep starts new runs"),
+        (("workers=2,0",), "workers=0: input should be greater than or equal to 1"),
+        (("env.max_ep_step=100,200",), "evaluation.horizon: max_ep_step-100 would be evaluated with 100"),
+        (("+env.kwargs.g=9.0,5.0",), "env.kwargs: g-9.0 would be evaluated with {'g': 9.0}, g-5.0 with"),
+        (("env=breakout", "env.sticky_actions=0,0.25"), "env.sticky_actions: sticky_actions-0 would be"),
+        (("env=breakout", "protocol=report,machado2018"), "env.frame_skip: protocol-report would be evaluated with"),
+        (("load='/a b','/a,b'",), "sweep: load='/a b' and load='/a,b' would share the folder load--a-b"),
+        (("hydra/launcher=local,basic",), "Sweeping over Hydra's configuration is not supported"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_plain_sweep_is_refused_in_one_line(
+    arguments: tuple[str, ...], line: str, planned: Planner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert line in refusal(planned, capsys, (*SHORT, *arguments), None)
+    assert os.listdir(tmp_path) == [], "nothing is made"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("-m", "workers=2,4", "+wokers=8"), ("sweep=workers", "sweep.seeds=5-1")], ids=str
+)
+def test_the_program_leaves_with_2(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    command = [sys.executable, "src/run.py", *arguments, f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done
+    assert os.listdir(tmp_path) == []
+
+
+# What is planned.
+
+
+def test_a_dry_run_makes_nothing(planned: Planner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert planned("sweep.dry_run=true", study=STUDY_FILE) is None
+    assert os.listdir(tmp_path) == ["searched"]
+    assert "4 = 2 arms x 2 seeds; 0 completed, 4 to run" in capsys.readouterr().out
+
+
+def test_the_command_line_wins_over_an_arm(planned: Planner) -> None:
+    plan = planned("total_steps=500", "seed=range(3)", study=STUDY_FILE)
+    assert {arm: (config.workers, config.total_steps) for arm, config in plan.configs.items()} == {
+        "w2": (2, 500),
+        "w4": (4, 500),
+    }
+    assert list(states(plan)) == [f"{arm} seed={seed}" for seed in range(3) for arm in ("w2", "w4")]
+
+
+def test_what_only_its_arms_have_may_be_missing_from_the_command(planned: Planner) -> None:
+    plan = planned(*SHORT, "env.id=Pendulum-v1,CartPole-v1")
+    assert [config.env.id for config in plan.configs.values()] == ["Pendulum-v1", "CartPole-v1"]
+    plan = planned(*PLAIN[:-2], "evaluation.every_steps=500", "max_episodes=null", "total_steps=1000,2000")
+    assert [config.total_steps for config in plan.configs.values()] == [1000, 2000]
+
+
+def test_values_of_any_kind(tmp_path: Path) -> None:
+    """Each arrives in its arm as it was typed, and has a folder of its own."""
+    values = {
+        "-1.5": -1.5, "1.5": 1.5, "'with space'": "with space", '"it\'s"': "it's", "'Ünï'": "Ünï", "[1,-1]": [1, -1],
+        "[1,1]": [1, 1], "{a:1}": {"a": 1}, "'a=b,c'": "a=b,c", "null": None, "'" + 300 * "x" + "'": 300 * "x",
+        "'" + 299 * "x" + "y'": 299 * "x" + "y",
+    }  # fmt: skip
+    arguments = ["env.id=faulty_envs:Takes-v0", "env.max_ep_step=20", f"+env.kwargs.value={','.join(values)}"]
+    arms = expand(
+        command_line.complete_arguments(arguments), SweepConfig(metric="auc", metrics={"auc": METRIC}), 1
+    ).arms
+    assert [config_of(*arm.overrides).env.kwargs["value"] for arm in arms] == list(values.values())
+    assert len({arm.name for arm in arms}) == len(values)
+    assert max(len(arm.name) for arm in arms) < 100
+    for arm in arms:
+        (tmp_path / arm.name).mkdir()
+
+
+def test_arms_that_share_a_composition_are_as_if_composed_alone(planned: Planner) -> None:
+    arms = {
+        "a": ["algo.gamma=0.5", "workers=2"], "b": ["++optimizer.eps=1e-5", "workers=3"], "c": ["optimizer.lr=1e-5"],
+        "d": ["env.max_ep_step=null", "evaluation.horizon=200"], "e": ["model.torso_hidden=[8,8]", "total_steps=5"],
+        "f": ["optimizer=rmsprop"], "g": ["++algo.gamma=0.25"], "h": ["optimizer=rmsprop", "optimizer.alpha=0.5"],
+    }  # fmt: skip
+    plan = planned(study=changed("arms", {name: {"overrides": own} for name, own in arms.items()}))
+    for arm in plan.study.arms:
+        assert plan.configs[arm.name] == experiment.plan(config_of(*arm.overrides), []).config, arm
+
+
+@pytest.mark.parametrize("name", ["with a space", "it's", 'a "quoted" one', "a=b,c", "[x]", "Ünï"])
+def test_a_folder_of_any_name(name: str, planned: Planner, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    plan = planned(*PLAIN, "workers=2,4", f"hydra.sweep.dir={command_line.quoted(str(folder))}", jobs=True)
+    assert plan.folder == folder
+    assert [Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir for job in planned.jobs] == [
+        cell.folder for cell in plan.cells
+    ]
+
+
+# Which folder is found.
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SweepPlan]:
+    """STUDY_FILE as it is, with one more arm, and with another setting."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        planner = Planner(tmp_path_factory.mktemp("composed"), monkeypatch)
+        return {
+            "study": planner(study=STUDY_FILE),
+            "more": planner("sweep.seeds=0-2", study=changed("arms", "w8", {"overrides": ["workers=8"]})),
+            "other": planner("algo.gamma=0.5", study=STUDY_FILE),
+        }
+
+
+Folder = Callable[[str], SweepPlan]
+
+
+@pytest.fixture
+def plan_of(composed: dict[str, SweepPlan], tmp_path: Path) -> Folder:
+    """The plan of one of `composed` in the test's own folder, as it stands."""
+    return lambda name: make_plan(composed[name].study, composed[name].configs, tmp_path / "invented")
+
+
+def swept(plan: SweepPlan) -> SweepPlan:
+    """The plan, run by a launcher whose cells complete at once."""
+
+    def launch(jobs: Any) -> list[Any]:
+        as_completed(plan)
+        for cell in plan.cells:
+            write_json(cell.folder / CELL, {"attempts": [{"outcome": "completed", "reason": "", "seconds": 10.0}]})
+        return []
+
+    run(plan, launch, lambda cell: [])
+    return plan
+
+
+def test_a_repeated_command_skips_what_is_completed(planned: Planner) -> None:
+    arguments = (*PLAIN, "workers=2,4", "seed=range(2)")
+    swept(planned(*arguments))
+    assert planned(*arguments).to_run == []
+    assert [cell.name for cell in planned(*arguments[:-1], "seed=range(3)").to_run] == [
+        "workers-2 seed=2",
+        "workers-4 seed=2",
+    ]
+
+
+def test_more_seeds_and_more_arms_extend_the_folder(plan_of: Folder) -> None:
+    first = swept(plan_of("study"))
+    more = plan_of("more")
+    assert more.folder == first.folder
+    assert [cell.name for cell in more.to_run] == ["w8 seed=0", "w8 seed=1", "w2 seed=2", "w4 seed=2", "w8 seed=2"]
+    swept(more)
+    swept(plan_of("study"))  # the smaller study forgets nothing
+    sweep = load_sweep(more.folder)
+    assert (list(sweep.arms), sweep.study["seeds"]) == (["w2", "w4", "w8"], [0, 1, 2])
+    assert set(sweep.cells["state"]) == {"completed"}
+
+
+def test_another_configuration_goes_to_a_folder_of_its_own(plan_of: Folder) -> None:
+    first = swept(plan_of("study"))
+    before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
+    other = swept(plan_of("other"))
+    assert other.folder.parent == first.folder.parent
+    assert other.folder.name.startswith("invented-")
+    assert {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")} == before
+    assert (plan_of("other").folder, plan_of("other").to_run) == (other.folder, [])
+    assert (plan_of("study").folder, plan_of("study").to_run) == (first.folder, [])
+
+
+def test_what_was_changed_afterwards_is_told(plan_of: Folder) -> None:
+    """A claim that is turned round once its cells are there must not look as if it had been made before."""
+    plan = swept(plan_of("study"))
+    assert load_sweep(plan.folder).study["changes"] == []
+    settings = replace(plan.study.settings, smallest_effect=7.0)
+    swept(make_plan(replace(plan.study, settings=settings), plan.configs, plan.folder))
+    swept(plan_of("more"))
+    study = load_sweep(plan.folder).study
+    before = plan.study.settings.smallest_effect
+    assert [(change["completed"], change["what"]) for change in study["changes"]] == [
+        (4, [f"smallest_effect {before} -> 7.0"]),
+        (4, [f"smallest_effect 7.0 -> {before}", "arms added: w8", "seeds added: 2"]),
+    ]
+    assert any("smallest_effect" in note for note in summarise(load_sweep(plan.folder)).notes)
+
+
+def test_what_changes_no_record_is_no_other_configuration(plan_of: Folder) -> None:
+    plan = swept(plan_of("study"))
+    shown = {arm: replace(config, checkpoint_every_seconds=1.0, figures=True) for arm, config in plan.configs.items()}
+    assert make_plan(plan.study, shown, plan.folder).to_run == []
+
+
+# What is damaged.
+
+
+DAMAGE = [b"", b"{", b"[]", b"\0" * 100, b'{"state": []}', b"\xff\xfe", b"null"]
+
+
+@pytest.mark.parametrize("content", DAMAGE)
+def test_a_damaged_status_is_an_interruption(content: bytes, plan_of: Folder) -> None:
+    plan = swept(plan_of("study"))
+    (plan.cells[0].folder / STATUS).write_bytes(content)
+    assert [(cell.name, cell.state) for cell in plan_of("study").to_run] == [("w2 seed=0", "interrupted")]
+
+
+@pytest.mark.parametrize("content", DAMAGE)
+def test_a_damaged_manifest(content: bytes, plan_of: Folder) -> None:
+    """The cell starts anew; but a completed one is never overwritten."""
+    folder = swept(plan_of("study")).cells[0].folder
+    (folder / MANIFEST).write_bytes(content)
+    with pytest.raises(ConfigError, match=r"seed=0: it holds a completed run and no readable manifest.json; move it"):
+        plan_of("study")
+    write_status(folder, "interrupted", "SIGTERM", Counters())
+    assert [(cell.name, cell.state) for cell in plan_of("study").to_run] == [("w2 seed=0", "interrupted")]
+
+
+@pytest.mark.parametrize("content", [*DAMAGE, b'{"arms": {"w2": {}}, "seeds": []}', b'{"arms": {}, "seeds": ["x"]}'])
+def test_a_damaged_study_is_refused(content: bytes, plan_of: Folder) -> None:
+    plan = swept(plan_of("study"))
+    (plan.folder / STUDY).write_bytes(content)
+    with pytest.raises(ConfigError, match=r"study.json: cannot be read \(.*\); move it away"):
+        plan_of("study")
+    (plan.folder / STUDY).unlink()  # as the line says
+    assert plan_of("study").to_run == []
+
+
+def test_another_run_in_a_cells_folder_is_refused(plan_of: Folder) -> None:
+    plan = swept(plan_of("other"))
+    (plan.folder / STUDY).unlink()
+    with pytest.raises(ConfigError, match=r"w2/seed=0: it holds a run of another configuration; remove that folder"):
+        plan_of("study")
+
+
+def test_a_cell_of_another_seed_is_refused(plan_of: Folder) -> None:
+    folder = swept(plan_of("study")).folder
+    (folder / "w2" / "seed=0").rename(folder / "w2" / "seed=2")
+    with pytest.raises(ConfigError, match=r"w2/seed=2: it holds a run of another configuration; remove that folder"):
+        plan_of("more")
+
+
+@pytest.mark.parametrize("content", [*DAMAGE, b'{"attempts": [1]}', b'{"attempts": [{}]}'])
+def test_a_damaged_cell_json_of_a_completed_cell_does_no_harm(content: bytes, plan_of: Folder) -> None:
+    plan = swept(plan_of("study"))
+    (plan.cells[0].folder / CELL).write_bytes(content)
+    more = plan_of("more")._replace(cells=[cell for cell in plan_of("more").cells if cell.arm != "w8"])
+    assert estimate(more).seconds == {"w2": 10.0, "w4": 10.0}
+    assert estimate(more).source == "3 completed cells"
+    assert set(load_sweep(plan.folder).cells["state"]) == {"completed"}
+
+
+# What other sweeps do meanwhile.
+
+
+def test_two_sweeps_in_one_folder(plan_of: Folder) -> None:
+    refused = []
+
+    def second(jobs: Any) -> list[Any]:
+        with pytest.raises(ConfigError, match="invented: another sweep runs in this folder"):
+            run(plan_of("study"), lambda jobs: [], lambda cell: [])
+        refused.append(True)
+        return []
+
+    with pytest.raises(RunFailed):
+        run(plan_of("study"), second, lambda cell: [])
+    assert refused
+
+
+def test_a_plan_is_renewed_once_the_folder_is_its_own(plan_of: Folder) -> None:
+    """Between plan and lock another sweep may have completed the cells, or used the folder for other ones."""
+    late, other = plan_of("study"), plan_of("other")
+    swept(plan_of("study"))
+    launched: list[Any] = []
+    run(late, launched.append, lambda cell: [])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="another sweep has just used it; repeat the command"):
+        run(other, launched.append, lambda cell: [])  # type: ignore[arg-type]
+    assert launched == []
+
+
+def test_a_folder_that_cannot_be_made_is_refused(composed: dict[str, SweepPlan], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    plan = make_plan(composed["study"].study, composed["study"].configs, tmp_path / "file" / "sweep")
+    with pytest.raises(ConfigError, match=r"hydra.sweep.dir=.*/file/sweep: Not a directory"):
+        run(plan, lambda jobs: [], lambda cell: [])
+
+
+def test_cells_of_which_a_launcher_says_nothing_are_lost(plan_of: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plan_of("study")
+    with pytest.raises(RunFailed, match="4 of 4 cells"):
+        run(plan, lambda jobs: [], lambda cell: [])
+    assert capsys.readouterr().out.count("failed    w") == 4
+    assert set(load_sweep(plan.folder).cells["reason"]) == {"lost: its process left no word"}
+
+
+class Clock:
+    now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+def test_what_is_left_counts_cells_under_way_and_not_what_was_done_before(
+    plan_of: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two cells have 1000 steps to do and two have 2000, of which one had 1000 before; after 900 s it has 1800, and one
+    of 1000 is completed: 1800 steps were done, and 3200 are left."""
+    clock = Clock()
+    monkeypatch.setattr("ablate.sweep.time", clock)
+    plan = plan_of("study")
+    first, second = as_completed(plan).cells[:2]
+    for cell in plan.cells:
+        write_status(cell.folder, "interrupted", "SIGTERM", Counters(0, 1000 if cell == second else 0))
+
+    def launch(jobs: Any) -> list[Any]:
+        clock.now_s = 900.0
+        write_status(second.folder, "running", "", Counters(0, 1800))
+        write_json(first.folder / CELL, {"attempts": [{"outcome": "completed", "reason": "", "seconds": 900.0}]})
+        return []
+
+    with pytest.raises(RunFailed):
+        run(plan_of("study"), launch, lambda cell: [])
+    assert f"{first.name} completed in 900.0 s; about 27 min left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "max_episodes", "share"), [(1000, None, 0.25), (None, 100, 0.5), (1000, 100, 0.5), (200, 100, 1.0)]
+)
+def test_a_cell_is_as_far_as_the_limit_that_it_is_nearest_to(
+    plan_of: Folder, tmp_path: Path, total_steps: int | None, max_episodes: int | None, share: float
+) -> None:
+    config = replace(plan_of("study").configs["w2"], total_steps=total_steps, max_episodes=max_episodes)
+    assert share_done(tmp_path, config) == 0.0
+    write_status(tmp_path, "running", "", Counters(7, 250, 50))
+    assert share_done(tmp_path, config) == share
+
+
+def test_a_cell_that_was_ended_from_outside_is_no_success(plan_of: Folder) -> None:
+    """Its SIGTERM was not the sweep's: somebody's kill, a cluster's time limit."""
+    plan = plan_of("study")
+
+    def launch(jobs: Any) -> list[Any]:
+        for cell in as_completed(plan).cells:
+            outcome = "interrupted" if cell.seed else "completed"
+            write_json(cell.folder / CELL, {"attempts": [{"outcome": outcome, "reason": "SIGTERM", "seconds": 1.0}]})
+        return []
+
+    with pytest.raises(RunFailed, match="2 of 4 cells were interrupted; the same command goes on with them"):
+        run(plan, launch, lambda cell: [])
+
+
+def test_what_a_killed_sweep_left_half_written_is_removed(plan_of: Folder) -> None:
+    plan = swept(plan_of("study"))
+    for path in (plan.folder / ".study.json.7.tmp", plan.cells[0].folder / ".cell.json.7.tmp"):
+        path.write_text("half")
+    swept(plan_of("study"))
+    assert list(plan.folder.rglob("*.tmp")) == []

@@ -1,0 +1,541 @@
+"""The table of faults for sweeps: whatever happens to a cell or to the sweep, the other cells get their results, the
+command says what failed, leaves nothing behind, and goes on when it is repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from faulty_envs import DISARMED
+from helpers import config_of
+from test_supervision import GONE_S, Run, _eventually, _proc
+
+from ablate.analysis.load import load_run, load_sweep, read_cell
+from ablate.records.checkpoint import read_checkpoint
+from ablate.records.schema import (
+    CELL,
+    EPISODES,
+    EVALUATIONS,
+    LAST_CHECKPOINT,
+    MANIFEST,
+    STATUS,
+    UPDATES,
+    WALL_CLOCK_COLUMNS,
+)
+from ablate.runs import plan as experiment
+from ablate.sweeps.cell import attempts_of
+from ablate.sweeps.plan import estimate, make_plan
+from ablate.sweeps.study import Arm, Study
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+LONG_S = 400.0  # nine cells one after the other, on a machine that others use too
+MENDED = {DISARMED: "1"}
+BASE = (
+    "env=gymnasium", "env.id=faulty_envs:Told-v0", "env.max_ep_step=20", "workers=2", "schedule=interleaved",
+    "backend=manual", "max_episodes=null", "total_steps=1200", "evaluation.every_steps=600", "evaluation.episodes=1",
+    "log_interval=10", "checkpoint_every_seconds=0.2", "hang_timeout_s=4", "+env.kwargs.after=200",
+    "+env.kwargs.step_s=0.02",
+)  # fmt: skip
+SOUND = ("algo.gamma=0.5",)
+SLOW, SLOW_TOO = ("algo.gamma=0.65",), ("algo.gamma=0.66",)  # after 200 steps, until they are mended
+SLOWER = "+env.kwargs.step_s=0.1"
+RAISES = ("algo.gamma=0.63",)
+
+
+class Sweep:
+    """A study in tmp_path/sweep, started as often as a test likes. arms: {name: overrides}."""
+
+    def __init__(self, tmp_path: Path, arms: dict[str, tuple[str, ...]], *arguments: str, **study: Any) -> None:
+        self.folder, self.runs = tmp_path / "sweep", list[Run]()
+        file = tmp_path / "searched" / "sweep" / "faulty.yaml"
+        file.parent.mkdir(parents=True)
+        content = {"base": list(BASE), "arms": {n: {"overrides": list(o)} for n, o in arms.items()}, **study}
+        file.write_text("# @package _global_\n" + yaml.safe_dump({"sweep": content}, sort_keys=False))
+        search = f"hydra.searchpath=[file://{file.parents[1]}]"
+        self._arguments = ("-m", "sweep=faulty", search, f"hydra.sweep.dir={self.folder}", *arguments)
+        (tmp_path / "tmp").mkdir()
+        self.tmp = {"TMPDIR": str(tmp_path / "tmp")}
+
+    def start(self, *arguments: str, **options: Any) -> Run:
+        self.runs.append(Run(self.folder, *self._arguments, *arguments, **self.tmp, **options))
+        return self.runs[-1]
+
+    def cell(self, name: str) -> Path:
+        arm, _, seed = name.partition(" ")
+        return self.folder / arm / (seed or "seed=1")
+
+    def states(self) -> dict[str, str]:
+        return {f"{row.arm} seed={row.seed}": row.state for row in load_sweep(self.folder).cells.itertuples()}
+
+    def process(self, name: str) -> int:
+        """The cell's own process, the parent of its workers."""
+        folder = str(self.cell(name)).encode()
+        mine = (pid for pid in self.runs[-1].processes() if _proc(pid, "cmdline").split(b"\0")[-2:-1] == [folder])
+        return next(mine, 0)
+
+    def worker(self, name: str) -> int:
+        """The cell's worker process."""
+        forked = [pid for pid in self.runs[-1].processes() if b"--multiprocessing-fork" in _proc(pid, "cmdline")]
+        parent = self.process(name)
+        return next((pid for pid in forked if _parent(pid) == parent), 0)
+
+    def steps(self, name: str) -> int:
+        """Steps that the cell's last checkpoint has."""
+        path = self.cell(name) / LAST_CHECKPOINT
+        return read_checkpoint(path).state["counters"]["steps"] if path.exists() else 0
+
+    def wait_until_trains(self, *names: str) -> None:
+        trains = lambda: all(self.steps(name) > 0 and self.worker(name) for name in names)  # noqa: E731
+        self.runs[-1].wait_until(trains, f"{names} train", LONG_S)
+
+
+def _parent(pid: int) -> int:
+    after_name = _proc(pid, "stat").rpartition(b")")[2].split()
+    return int(after_name[1]) if len(after_name) > 1 else 0
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
+    """Make sweeps; none outlives the test."""
+    made: list[Sweep] = []
+
+    def new(*arguments: Any, **study: Any) -> Sweep:
+        made.append(Sweep(tmp_path, *arguments, **study))
+        return made[-1]
+
+    yield new
+    for run in [run for one in made for run in one.runs]:
+        run.kill()
+
+
+def assert_nothing_is_left(one: Sweep, run: Run) -> None:
+    assert _eventually(lambda: not run.processes()), [_proc(pid, "cmdline") for pid in run.processes()]
+    assert [path.name for path in one.folder.rglob("*.tmp")] == []
+    assert os.listdir(one.tmp["TMPDIR"]) == []
+
+
+def mtimes(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+# Faults of cells.
+
+
+def kill_worker(one: Sweep, cell: str) -> None:
+    os.kill(one.worker(cell), signal.SIGKILL)
+
+
+def kill_cell(one: Sweep, cell: str) -> None:
+    os.kill(one.process(cell), signal.SIGKILL)
+
+
+def stop_cell(one: Sweep, cell: str) -> None:
+    """What a hang of the cell's own process looks like."""
+    os.kill(one.process(cell), signal.SIGSTOP)
+
+
+# Arm: what it is made of, what is done to it once it trains, what the sweep says. In the workers of a cell, and in the
+# cell's own process.
+Faults = dict[str, tuple[tuple[str, ...], Callable[[Sweep, str], None] | None, str]]
+IN_WORKERS: Faults = {
+    "killed": (SLOW, kill_worker, "worker-0-1 was killed by SIGKILL"),
+    "exits": (("algo.gamma=0.61",), None, "worker-0-1 exited with code 0"),
+    "raises": (
+        ("algo.gamma=0.63",),
+        None,
+        "worker-0-1 raised ValueError: the environment is broken",
+    ),
+    "hangs": (("algo.gamma=0.64",), None, r"worker-0-1 hangs: no step for \d+ s"),
+}
+IN_CELLS: Faults = {
+    "killed": (SLOW, kill_cell, "killed by SIGKILL"),
+    "exits": (("algo.gamma=0.68",), None, "exited with code 0"),
+    "raises": (("algo.gamma=0.62",), None, "worker-0-1 exited with code 3"),
+    "hangs": (SLOW_TOO, stop_cell, "hangs: its status.json grows old"),
+}
+
+
+@pytest.mark.parametrize(("launcher", "faults"), [("local", "workers"), ("local", "cells"), ("basic", "workers"),
+                                                  ("basic", "cells")])  # fmt: skip
+def test_four_faults_and_five_good_cells(launcher: str, faults: str, sweep: Callable[..., Sweep]) -> None:
+    table = {"workers": IN_WORKERS, "cells": IN_CELLS}[faults]
+    good = {f"good{n}": (f"algo.gamma=0.{n}",) for n in range(1, 6)}
+    order = ["good1", "killed", "good2", "exits", "good3", "raises", "good4", "hangs", "good5"]
+    arms = {arm: good.get(arm) or table[arm][0] for arm in order}
+    one = sweep(arms, f"hydra/launcher={launcher}")
+    run = one.start()
+    for arm in ("killed", "hangs"):
+        if (happen := table[arm][1]) is not None:
+            one.wait_until_trains(arm)
+            happen(one, arm)
+    assert run.exit_code(LONG_S) == 1, run.errors
+
+    assert {arm: read_cell(one.cell(arm))["state"] for arm in arms} == {
+        arm: "failed" if arm in table else "completed" for arm in arms
+    }
+    assert "sweep     5 of 9 cells completed, 4 failed\n" in run.output
+    assert run.errors.splitlines()[-1] == "failed: 4 of 9 cells; the same command runs them again"
+    assert "Traceback" not in run.errors
+    for arm, (_, _, reason) in table.items():
+        assert re.search(f"^failed    {arm} seed=1: {reason}", run.output, re.M), run.output
+        told = re.search(f"^ .*{arm} seed=1 failed.*\n      {reason}.*\n((?:        \\| .*\n)*)", run.output, re.M)
+        assert told, run.output
+        last = [line for line in (one.cell(arm) / "cell.log").read_text().splitlines() if line][-1:]
+        assert not last or last[0] in told[1], "the end of its log"
+    for arm in good:
+        assert load_run(one.cell(arm)).evaluations["global_step"].max() >= 1200
+    assert_nothing_is_left(one, run)
+
+    before = {arm: mtimes(one.cell(arm)) for arm in good}
+    again = one.start(**MENDED)
+    assert again.exit_code(LONG_S) == 0, f"{again.output} {again.errors}"
+    assert "9 = 9 arms x 1 seeds; 5 completed, 4 to run" in again.output
+    assert "sweep     9 of 9 cells completed\n" in again.output
+    assert {arm: mtimes(one.cell(arm)) for arm in good} == before
+    attempts = {arm: json.loads((one.cell(arm) / CELL).read_text())["attempts"] for arm in arms}
+    assert {arm: len(some) for arm, some in attempts.items()} == {arm: 1 + (arm in table) for arm in arms}
+    assert set(one.states().values()) == {"completed"}
+    assert_nothing_is_left(one, again)
+
+
+# kill -9 of the sweep.
+
+KILLS = 20
+
+
+def test_kill_9_of_the_sweep_twenty_times_changes_no_row(tmp_path: Path) -> None:
+    settings = ("-m", "env=pendulum", "workers=2,4", "seed=range(3)", "schedule=interleaved", "backend=compiled",
+                "max_episodes=null", "total_steps=4000000", "evaluation.every_steps=100000", "evaluation.episodes=2",
+                "env.max_ep_step=200", "checkpoint_every_seconds=0.2")  # fmt: skip
+    (tmp_path / "tmp").mkdir()
+
+    def start(name: str) -> Run:
+        folder = tmp_path / name
+        return Run(folder, *settings, f"hydra.sweep.dir={folder}", TMPDIR=str(tmp_path / "tmp"))
+
+    undisturbed = start("undisturbed")
+    assert undisturbed.exit_code(LONG_S) == 0, undisturbed.errors
+    rng = np.random.default_rng(7)
+    killed_in_time, resumed = 0, 0
+    for _ in range(KILLS):
+        before = _attempts(tmp_path / "killed")
+        run = start("killed")
+        if rng.random() < 0.6:  # from the start of a cell on, or else from the start of the sweep
+            begun = lambda run=run, before=before: _attempts(run.folder) > before or run.process.poll() is not None  # noqa: E731
+            _eventually(begun, LONG_S)
+        time.sleep(rng.uniform(0.0, 3.0))
+        killed_in_time += run.process.poll() is None
+        run.process.kill()
+        run.process.wait()
+        assert _eventually(lambda run=run: not run.processes(), GONE_S), "orphans"  # type: ignore[misc]
+    last = start("killed")
+    assert last.exit_code(LONG_S) == 0, last.errors
+    assert killed_in_time > KILLS / 2
+    assert _eventually(lambda: not last.processes())
+
+    whole, mended = load_sweep(undisturbed.folder), load_sweep(last.folder)
+    assert set(mended.cells["state"]) == {"completed"}
+    assert len(mended.cells) == 6
+    for name in ("episodes", "updates", "evaluations"):
+        expected, found = (getattr(one, name).drop(columns=list(WALL_CLOCK_COLUMNS)) for one in (whole, mended))
+        pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    assert mended.torn == 0
+    for cell in (last.folder / row.arm / f"seed={row.seed}" for row in mended.cells.itertuples()):
+        attempts = json.loads((cell / CELL).read_text())["attempts"]
+        assert [attempt.get("outcome") for attempt in attempts].count("completed") <= 1, "run twice"
+        resumed += len(json.loads((cell / MANIFEST).read_text()).get("resumes", []))
+    assert resumed > 0, "no cell was killed in the middle"
+    assert [path.name for path in tmp_path.rglob("*.tmp")] == []
+    assert os.listdir(tmp_path / "tmp") == [], "probes of killed sweeps"
+
+
+def _attempts(folder: Path) -> int:
+    return sum(len(attempts_of(cell)) for cell in folder.glob("*/seed=*"))
+
+
+# Signals.
+
+
+@pytest.mark.parametrize("launcher", ["local", "basic"])
+@pytest.mark.parametrize(
+    ("number", "group"), [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, False)], ids=str
+)
+def test_a_signal_lets_running_cells_write_checkpoints(
+    number: signal.Signals, group: bool, launcher: str, sweep: Callable[..., Sweep]
+) -> None:
+    one = sweep({"slow": SLOW, "slow2": SLOW_TOO}, f"hydra/launcher={launcher}", "sweep.seeds=1-2")
+    run = one.start("sweep.parallel=2")
+    running = ("slow", "slow2") if launcher == "local" else ("slow",)
+    one.wait_until_trains(*running)
+    before = {name: one.steps(name) for name in running}
+    (os.killpg if group else os.kill)(run.process.pid, number)
+    assert run.exit_code() == 128 + number, run.errors
+    assert "stopping: running cells write their checkpoints" in run.output
+    counted = f"{len(running)} interrupted, {4 - len(running)} not started"
+    assert f"sweep     0 of 4 cells completed, {counted}\n" in run.output
+    assert "go on with the same command\n" in run.output
+    assert "Traceback" not in run.errors
+    assert_nothing_is_left(one, run)
+    for name in running:
+        status = json.loads((one.cell(name) / STATUS).read_text())
+        assert (status["state"], status["reason"]) == ("interrupted", "SIGTERM")
+        assert one.steps(name) == status["steps"] >= before[name] > 0, "a checkpoint of its last state"
+    assert not (one.cell("slow seed=2") / MANIFEST).exists()
+
+    again = one.start(**MENDED)
+    assert again.exit_code(LONG_S) == 0, f"{again.output} {again.errors}"
+    assert set(one.states().values()) == {"completed"}
+    for name in running:
+        resumes = json.loads((one.cell(name) / MANIFEST).read_text())["resumes"]
+        assert [resume["from"]["steps"] > 0 for resume in resumes] == [True]
+    assert_nothing_is_left(one, again)
+
+
+@pytest.mark.parametrize(
+    ("number", "launcher"), [(signal.SIGINT, "local"), (signal.SIGINT, "basic"), (signal.SIGTERM, "local")], ids=str
+)
+def test_a_second_signal_stops_at_once(number: signal.Signals, launcher: str, sweep: Callable[..., Sweep]) -> None:
+    """The cell's worker hangs, so that it writes no checkpoint."""
+    one = sweep({"slow": SLOW}, f"hydra/launcher={launcher}", "sweep.seeds=1-2", "hang_timeout_s=200")
+    run = one.start("sweep.parallel=1")
+    one.wait_until_trains("slow")
+    os.kill(one.worker("slow"), signal.SIGSTOP)
+    os.kill(run.process.pid, number)
+    run.wait_until(lambda: "stopping" in run.output, "stopping")
+    time.sleep(1.0)
+    assert run.process.poll() is None
+    os.kill(run.process.pid, number)
+    assert run.exit_code(GONE_S) == 128 + number, run.errors
+    assert "Traceback" not in run.errors
+    assert _eventually(lambda: not run.processes()), [_proc(pid, "cmdline") for pid in run.processes()]
+    again = one.start(**MENDED)
+    assert again.exit_code(LONG_S) == 0, f"{again.output} {again.errors}"
+    assert_nothing_is_left(one, again)
+
+
+def test_a_machine_that_was_suspended_is_no_hang(sweep: Callable[..., Sweep]) -> None:
+    """All of it stands still for longer than a cell may be silent, and then goes on."""
+    one = sweep({"slow": SLOW})
+    run = one.start()
+    one.wait_until_trains("slow")
+    all_of_it = run.processes()
+    for pid in all_of_it:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(35.0)
+    for pid in reversed(all_of_it):
+        os.kill(pid, signal.SIGCONT)
+    before = one.steps("slow")
+    run.wait_until(lambda: one.steps("slow") > before, "training again")
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.exit_code() == 130, run.output
+
+
+def test_a_sweep_whose_reader_has_gone_stops(sweep: Callable[..., Sweep], tmp_path: Path) -> None:
+    """`python src/run.py sweep=... | head -1`: its cells do not go on unseen."""
+    one = sweep({"good": SOUND, "slow": SLOW}, "+env.kwargs.step_s=0.3", "sweep.parallel=2")
+    (tmp_path / "head.py").write_text(
+        "import subprocess, sys\n"
+        "run = subprocess.Popen([sys.executable, 'src/run.py', *sys.argv[1:]], stdout=subprocess.PIPE)\n"
+        "while not run.stdout.readline().startswith(b'expected'):\n"
+        "    pass\n"
+        "run.stdout.close()\n"
+        "sys.exit(run.wait())\n"
+    )
+    run = one.start(program=(str(tmp_path / "head.py"),))
+    assert run.exit_code(LONG_S) == 128 + signal.SIGPIPE, run.errors
+    assert "Traceback" not in run.errors
+    assert one.states() == {"good seed=1": "completed", "slow seed=1": "interrupted"}
+    assert_nothing_is_left(one, run)
+
+
+# What a sweep may be told.
+
+
+def test_time_limit(sweep: Callable[..., Sweep]) -> None:
+    one = sweep({"slow": SLOW, "good": SOUND}, "sweep.parallel=1", SLOWER)
+    run = one.start("sweep.time_limit_s=25")
+    assert run.exit_code(LONG_S) == 1, run.output
+    assert "failed    slow seed=1: stopped after 25 s (sweep.time_limit_s)\n" in run.output
+    assert one.states() == {"slow seed=1": "failed", "good seed=1": "completed"}
+    assert one.steps("slow") > 0, "with a checkpoint"
+    again = one.start(**MENDED)
+    assert again.exit_code(LONG_S) == 0, again.output
+    assert len(json.loads((one.cell("slow") / MANIFEST).read_text())["resumes"]) == 1
+    assert_nothing_is_left(one, again)
+
+
+def test_retries(sweep: Callable[..., Sweep], tmp_path: Path) -> None:
+    flag = f"+env.kwargs.flag={tmp_path / 'flag'}"
+    arms = {"always": RAISES, "once": ("algo.gamma=0.67",), "good": SOUND}
+    one = sweep(arms, flag, "sweep.max_retries=2", "sweep.parallel=1")
+    (tmp_path / "flag").touch()  # for the probe
+    run = one.start()
+    (tmp_path / "flag").unlink()
+    assert run.exit_code(LONG_S) == 1, run.output
+    attempts = {arm: json.loads((one.cell(arm) / CELL).read_text())["attempts"] for arm in ("always", "once", "good")}
+    outcomes = {arm: [attempt["outcome"] for attempt in some] for arm, some in attempts.items()}
+    assert outcomes == {"always": 3 * ["failed"], "once": ["failed", "completed"], "good": ["completed"]}
+    assert "again     2 failed cells (sweep.max_retries)\n" in run.output
+    assert "again     1 failed cells (sweep.max_retries)\n" in run.output
+    assert "sweep     2 of 3 cells completed, 1 failed\n" in run.output
+    assert_nothing_is_left(one, run)
+
+
+@pytest.mark.parametrize("launcher", ["local", "basic"])
+def test_fail_fast(launcher: str, sweep: Callable[..., Sweep]) -> None:
+    arms = {"raises": RAISES, "slow": SLOW, "good": SOUND}
+    one = sweep(arms, SLOWER, "sweep.fail_fast=true", f"hydra/launcher={launcher}", "sweep.parallel=2")
+    run = one.start()
+    assert run.exit_code(LONG_S) == 1, run.output
+    assert "stopping: a cell failed (sweep.fail_fast)" in run.output
+    assert "sweep     0 of 3 cells completed, 1 failed, " in run.output
+    assert_nothing_is_left(one, run)
+    again = one.start(**MENDED)
+    assert again.exit_code(LONG_S) == 0, again.output
+    assert set(one.states().values()) == {"completed"}
+
+
+# Disks and files.
+
+
+def test_a_full_disk_is_one_cells_failure(sweep: Callable[..., Sweep]) -> None:
+    one = sweep({"slow": SLOW, "good": SOUND}, SLOWER)
+    run = one.start()
+    one.wait_until_trains("slow")
+    resource.prlimit(one.process("slow"), resource.RLIMIT_FSIZE, (1024, 1024))
+    assert run.exit_code(LONG_S) == 1, run.output
+    assert "failed    slow seed=1: the records could not be written: [Errno 27] File too large" in run.output
+    assert one.states() == {"slow seed=1": "failed", "good seed=1": "completed"}
+    assert_nothing_is_left(one, run)
+    again = one.start(**MENDED)
+    assert again.exit_code(LONG_S) == 0, again.output
+    assert set(one.states().values()) == {"completed"}
+
+
+def test_a_disk_that_is_full_for_the_sweep_itself(sweep: Callable[..., Sweep]) -> None:
+    one = sweep({"slow": SLOW, "good": SOUND}, SLOWER)
+    run = one.start()
+    one.wait_until_trains("slow")
+    for pid in run.processes():
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (100, 100))
+    assert run.exit_code(LONG_S) == 1, run.output
+    assert _eventually(lambda: not run.processes())
+    again = one.start(**MENDED)
+    assert again.exit_code(LONG_S) == 0, f"{again.output} {again.errors}"
+    assert set(one.states().values()) == {"completed"}
+    assert_nothing_is_left(one, again)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(b"\0" * path.stat().st_size)
+
+
+def test_damaged_files_of_incomplete_cells(sweep: Callable[..., Sweep]) -> None:
+    """Each cell's damage is another file's; those that cannot be gone on with start anew, and all complete."""
+    files = (CELL, STATUS, MANIFEST, LAST_CHECKPOINT, EPISODES, UPDATES, EVALUATIONS)
+    cells = [f"slow seed={n}" for n in range(len(files))]
+    one = sweep({"slow": SLOW}, SLOWER, "sweep.parallel=7", seeds=f"0-{len(files) - 1}")
+    run = one.start()
+    one.wait_until_trains(*cells)
+    run.wait_until(lambda: all((one.cell(c) / f).stat().st_size for c, f in zip(cells, files, strict=True)), "files")
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.exit_code() == 130, run.errors
+    for cell, name in zip(cells, files, strict=True):
+        (cut if name in (CELL, STATUS, MANIFEST) else overwrite)(one.cell(cell) / name)
+    again = one.start("sweep.parallel=3", **MENDED)
+    assert again.exit_code(LONG_S) == 0, f"{again.output} {again.errors}"
+    done = load_sweep(one.folder)
+    assert (set(done.cells["state"]), done.torn) == ({"completed"}, 0)
+    for cell in cells:
+        tables = load_run(one.cell(cell))
+        assert tables.status["episodes"] > 70
+        assert tables.episodes["episode"].tolist() == list(range(1, tables.status["episodes"] + 1))
+        assert tables.updates["update"].tolist() == list(range(10, tables.status["updates"] + 1, 10))
+        assert set(tables.evaluations["evaluation"]) == {1, 2}
+    assert_nothing_is_left(one, again)
+
+
+def test_a_torn_line_of_a_completed_cell_is_counted(sweep: Callable[..., Sweep]) -> None:
+    one = sweep({"good": SOUND})
+    assert one.start().exit_code(LONG_S) == 0
+    rows = len(load_sweep(one.folder).episodes)
+    with (one.cell("good") / EPISODES).open("a") as file:
+        file.write("9999,1,2")
+    assert (len(load_sweep(one.folder).episodes), load_sweep(one.folder).torn) == (rows, 1)
+    again = one.start()
+    assert again.exit_code(LONG_S) == 0
+    assert "1 completed, 0 to run" in again.output
+
+
+def test_two_sweeps_at_once(sweep: Callable[..., Sweep]) -> None:
+    one = sweep({"slow": SLOW})
+    first = one.start()
+    one.wait_until_trains("slow")
+    second = one.start()
+    assert second.exit_code(LONG_S) == 2, second.output
+    assert second.errors == f"{one.folder}: another sweep runs in this folder\n"
+    assert first.process.poll() is None
+    os.kill(first.process.pid, signal.SIGINT)
+    assert first.exit_code() == 130
+    assert_nothing_is_left(one, first)
+
+
+# Other sweepers.
+
+
+@pytest.mark.parametrize("launcher", ["local", "basic"])
+def test_hydras_own_sweeper(launcher: str, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    arguments = ("-m", "hydra/sweeper=basic", f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}", *BASE,
+                 "evaluation.every_seconds=null", "figures=false")  # fmt: skip
+    run = Run(folder, *arguments, "algo.gamma=0.63,0.5")
+    assert run.exit_code(LONG_S) == 1, run.output
+    assert "worker-0-1 raised ValueError: the environment is broken" in run.errors
+    assert [read_cell(folder / number)["state"] for number in "01"] == ["failed", "completed"]
+    good = Run(tmp_path / "good", *arguments, f"hydra.sweep.dir={tmp_path / 'good'}", "algo.gamma=0.5,0.9")
+    assert good.exit_code(LONG_S) == 0, good.errors
+    assert [read_cell(tmp_path / "good" / number)["state"] for number in "01"] == ["completed", "completed"]
+
+
+def test_optuna_maximises_the_last_evaluation(tmp_path: Path) -> None:
+    """Where hydra-optuna-sweeper is installed, which is no dependency of ours."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    folder = tmp_path / "sweep"
+    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2",
+              "hydra.sweeper.direction=maximize", "optimizer.lr=interval(1e-5,1e-2)")  # fmt: skip
+    fixed = ("evaluation.every_seconds=null", "figures=false", f"hydra.sweep.dir={folder}")
+    run = Run(folder, "-m", *search, *BASE, *fixed)
+    assert run.exit_code(LONG_S) == 0, run.errors
+    tables = [load_run(folder / str(trial)).evaluations for trial in range(4)]
+    scores = [table.loc[table["evaluation"] == table["evaluation"].max(), "episodic_return"].mean() for table in tables]
+    best = yaml.safe_load((folder / "optimization_results.yaml").read_text())["best_value"]
+    assert best == pytest.approx(max(scores))
+
+
+def test_a_probe_that_fails_keeps_nothing_from_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives no estimate, and leaves no folder; nor does one whose sweep was killed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    (tmp_path / "ablate-probe-4194305-x").mkdir()  # no process has so high a number
+    raising = [*BASE, "env.id=faulty_envs:Raises-v0", "evaluation.every_seconds=null"]
+    config = experiment.plan(config_of(*raising), []).config
+    study = Study("invented", config.sweep, (Arm("raises", "", ()),), (0,))
+    assert estimate(make_plan(study, {"raises": config}, tmp_path / "sweep")) is None
+    assert os.listdir(tmp_path) == []
