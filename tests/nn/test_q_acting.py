@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_q_learning import IMAGE, VECTOR, random_parameters
+from test_dqn_gradients import IMAGE, VECTOR, random_parameters
 
 from ablate.nn.acting import make_q_actor
 from ablate.nn.architecture import QArchitecture

@@ -129,7 +129,11 @@ class Training:
             exchange=self._exchange,
         )
         module = "ablate.algos." + (
-            "dqn.learner" if config.algo.name == "dqn" else "a3c.compiled" if config.backend == "compiled" else "a3c.worker"
+            "dqn.learner"
+            if config.algo.name == "dqn"
+            else "a3c.compiled"
+            if config.backend == "compiled"
+            else "a3c.worker"
         )
         return Child(role.name, module, role.function, (job,))
 
