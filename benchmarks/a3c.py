@@ -37,16 +37,16 @@ from rich.console import Console
 from rich.table import Table
 
 from ablate.algos.a3c import worker as a3c
+from ablate.algos.a3c.spec import A3CConfig
+from ablate.algos.job import WorkerJob
 from ablate.cli import hydra_app as command_line
-from ablate.config.schema import A3CConfig
 from ablate.config.validation import validate
-from ablate.nn.optimizers import Optimizer, make_optimizer
 from ablate.parallel.shared import SharedState
 from ablate.parallel.supervisor import ONE_THREAD
 from ablate.paths import ROOT
 from ablate.records.schema import EPISODES
 from ablate.runs import plan as experiment
-from ablate.runs.plan import Plan
+from ablate.runs.plan import Resolved
 from ablate.types import Trajectory
 from benchmarks import plain_a3c
 from benchmarks.plain_a3c import Mark
@@ -230,13 +230,11 @@ def plain_loop(clock: Clock) -> Callable[[], int]:
     return lambda: next(updates)[0]
 
 
-def shared_learner(plan: Plan) -> tuple[SharedState, torch.Tensor, Optimizer]:
-    """What the workers of a run share, at its start: all of it, the parameters in it, and who steps them."""
+def job_of(plan: Resolved) -> WorkerJob:
+    """Worker 0 alone in this process, at the start of a run. No file is written."""
     shared = SharedState(plan.parameters.size, len(plan.config.optimizer.statistics), 1)
     shared.parameters_view()[:] = plan.parameters
-    theta = torch.from_numpy(shared.parameters_view())
-    statistics = [torch.from_numpy(view) for view in shared.statistics_views()]
-    return shared, theta, make_optimizer(plan.config.optimizer, theta, statistics)
+    return WorkerJob(plan.config, plan.spec, plan.architecture, Path(), shared, (0,), False, {}, 0, 0, 0)
 
 
 def program_loop(clock: Clock, backend: str) -> Callable[[], int]:
@@ -245,10 +243,11 @@ def program_loop(clock: Clock, backend: str) -> Callable[[], int]:
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         overrides = [*TRAINING_ONLY, f"backend={backend}", "workers=1", "total_steps=1"]  # no limit is looked at here
         plan = experiment.plan(validate(hydra.compose("config", overrides)), [])
-    config, algo = plan.config, plan.config.algo
+    algo, job = plan.config.algo, job_of(plan)
     assert isinstance(algo, A3CConfig)
-    shared, theta, optimizer = shared_learner(plan)
-    worker = a3c.Worker(0, config, plan.spec, None, 0)
+    shared = job.shared
+    theta, optimizer = a3c.shared_learner(job)
+    worker = a3c.Worker(0, job)
     worker.pull(theta, 0)
     clock.wrap("environment", worker._env, "step", "reset")
     clock.wrap("network", worker._actor, "sample")
@@ -261,7 +260,7 @@ def program_loop(clock: Clock, backend: str) -> Callable[[], int]:
     timed_update = clock.timed("update", update)
 
     def advance() -> int:
-        trajectory, ended = worker.collect(algo.t_max, lambda: shared.beat(0))
+        trajectory, ended = worker.collect(algo.t_max)
         timed_update(trajectory, len(ended))
         return len(trajectory.rewards)
 

@@ -25,17 +25,17 @@ from rich.table import Table
 
 from ablate.algos.a3c import worker as a3c
 from ablate.algos.a3c.game_worker import GameWorker
+from ablate.algos.a3c.spec import A3CConfig
 from ablate.cli import hydra_app as command_line
-from ablate.config.schema import A3CConfig
 from ablate.config.validation import validate
 from ablate.envs.games import emulator
 from ablate.envs.make import make_env
 from ablate.paths import ROOT
 from ablate.records.schema import UPDATES
 from ablate.runs import plan as experiment
-from ablate.runs.plan import Plan
+from ablate.runs.plan import Resolved
 from ablate.types import Rollout
-from benchmarks.a3c import Clock, shared_learner, split, table_of
+from benchmarks.a3c import Clock, job_of, split, table_of
 
 # Each network's goals: agent steps/s on two cores, and the part of the raw emulator's.
 GOALS: dict[str, tuple[int, float]] = {"conv_lstm_42": (2300, 0.4), "conv_pool_lstm_80": (350, 0.0)}
@@ -249,7 +249,7 @@ def training_table(runs: dict[Variant, list[Run]], ceilings: dict[tuple[str, int
 # Where a step's time goes: one worker's loop in this process, with clocks around its parts.
 
 
-def plan_of(variant: Variant) -> Plan:
+def plan_of(variant: Variant) -> Resolved:
     command_line.register()
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         arguments = command_line.complete_arguments([*overrides_of(variant), "total_steps=1"])
@@ -259,10 +259,11 @@ def plan_of(variant: Variant) -> Plan:
 def worker_loop(variant: Variant, clock: Clock) -> Callable[[], int]:
     """A function that makes one update as a3c.work does, less its messages, and returns its steps."""
     plan = plan_of(variant)
-    config, algo = plan.config, plan.config.algo
+    algo, job = plan.config.algo, job_of(plan)
     assert isinstance(algo, A3CConfig)
-    shared, theta, optimizer = shared_learner(plan)
-    worker = GameWorker(0, config, plan.spec, shared, None, 0)
+    shared = job.shared
+    theta, optimizer = a3c.shared_learner(job)
+    worker = GameWorker(0, job)
     worker.pull(theta, 0)
     for env in worker._envs:
         clock.wrap("game", env, "step", "reset")
@@ -278,7 +279,7 @@ def worker_loop(variant: Variant, clock: Clock) -> Callable[[], int]:
     timed_gradient, timed_push = clock.timed("gradient", gradient), clock.timed("push", push)
 
     def advance() -> int:
-        rollout, ended = worker.collect(sys.maxsize, lambda: shared.beat(0))
+        rollout, ended = worker.collect(sys.maxsize)
         timed_push(timed_gradient(rollout), rollout.rewards.size, len(ended))
         return int(rollout.rewards.size)
 

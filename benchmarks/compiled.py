@@ -22,10 +22,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ablate.algos.a3c.compiled import algorithm_of
 from ablate.cli import hydra_app as command_line
 from ablate.compiled import dynamics, loop
 from ablate.compiled import head as policy
-from ablate.compiled.arguments import algorithm_of, environment_of, policy_of
+from ablate.compiled.arguments import environment_of, policy_of
 from ablate.compiled.jit import kernel
 from ablate.compiled.network import backward, forward
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
@@ -35,7 +36,7 @@ from ablate.parallel.supervisor import ONE_THREAD
 from ablate.paths import ROOT
 from ablate.records.schema import EPISODES
 from ablate.runs import plan as experiment
-from ablate.runs.plan import Plan
+from ablate.runs.plan import Resolved
 from benchmarks import pendulum_kernel
 from benchmarks.a3c import TRAINING_ONLY, table_of
 
@@ -201,7 +202,7 @@ class S1Study:
         self._made += self._general.updates
 
 
-def _plan(workers: int) -> Plan:
+def _plan(workers: int) -> Resolved:
     command_line.register()
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         overrides = [

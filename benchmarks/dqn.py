@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ablate.algos.dqn.gradients import Q_BACKENDS, QSettings
+from ablate.algos.dqn.spec import DQNConfig
 from ablate.cli import hydra_app as command_line
-from ablate.config.schema import Config, DQNConfig
+from ablate.config.schema import Config
 from ablate.config.validation import validate
 from ablate.envs.make import spec_of
 from ablate.nn.architecture import QArchitecture, architecture_of, initial_parameters
@@ -204,19 +205,18 @@ def resolved(*overrides: str) -> Config:
 
 def update_parts(config: Config) -> list[float]:
     """Seconds of drawing, gathering, computing and stepping, medians over updates on random frames."""
-    assert isinstance(config.algo, DQNConfig)
     rng = generator(config.seed, Role.replay)
     spec = spec_of(config.env)
     assert config.replay is not None
     config = replace(config, replay=replace(config.replay, capacity=FRAMES))
-    replay = make_replay(config, spec, rng, Path())
+    assert isinstance(config.algo, DQNConfig)
+    replay = make_replay(config, spec, config.algo.n_step, config.algo.gamma, rng, Path())
     replay.start(0, rng.integers(256, size=spec.observation_shape, dtype=np.uint8))
     for _ in range(FRAMES):
         observation = rng.integers(256, size=spec.observation_shape, dtype=np.uint8)
         replay.add(0, int(rng.integers(4)), 0.0, False, False, observation, 0.0)
     architecture = architecture_of(config.model, spec)
     assert isinstance(architecture, QArchitecture)
-    assert isinstance(config.algo, DQNConfig)
     theta = torch.from_numpy(initial_parameters(config.model, architecture, rng))
     statistics = [torch.zeros_like(theta) for _ in config.optimizer.statistics]
     optimizer = make_optimizer(config.optimizer, theta, statistics, alone=True)

@@ -21,7 +21,7 @@ from ablate.nn.architecture import MlpArchitecture, architecture_of, initial_par
 from ablate.nn.distributions import make_distribution
 from ablate.parallel.shared import SharedState
 from ablate.seeding import Role, generator
-from ablate.types import ActionSpec, Records, Trajectory
+from ablate.types import ActionSpec, SliceRecords, Trajectory
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)  # as workers do: at these sizes threads only wait for each other
@@ -70,7 +70,8 @@ def job_of(config: Config, folder: Path, evaluates: bool = False) -> WorkerJob:
     parameters = initial_parameters(config.model, architecture, generator(config.seed, Role.parameters))
     shared = SharedState(parameters.size, len(config.optimizer.statistics), 1)
     shared.parameters_view()[:] = parameters
-    return WorkerJob(config, spec, folder, shared, 0, tuple(range(config.workers or 1)), evaluates, {}, 0, 0, 0)
+    members = tuple(range(config.workers or 1))
+    return WorkerJob(config, spec, architecture, folder, shared, members, evaluates, {}, 0, 0, 0)
 
 
 def work(job: WorkerJob) -> list[Any]:
@@ -79,7 +80,7 @@ def work(job: WorkerJob) -> list[Any]:
     messages: list[Any] = []
 
     def send(message: Any) -> None:
-        messages.extend(message.unpacked() if isinstance(message, Records) else [message])
+        messages.extend(message.unpacked() if isinstance(message, SliceRecords) else [message])
 
     try:
         importlib.import_module(f"ablate.algos.a3c.{loop}").work(send, job)

@@ -12,3 +12,11 @@ def locate(path: str) -> Path:
     """A user's path: from the current folder, or else from the repository's root, where runs are written."""
     given = Path(path).expanduser()
     return ROOT / given if not given.exists() and (ROOT / given).exists() else given.absolute()
+
+
+def shown(path: Path) -> str:
+    """A path as the user would type it: relative to the current folder if that is shorter."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

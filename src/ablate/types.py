@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 
@@ -127,54 +127,23 @@ class EpisodeRecord(NamedTuple):
     truncated: bool
 
 
-class UpdateRecord(NamedTuple):
-    """A row of updates.csv for A3C."""
+class SliceRecords(NamedTuple):
+    """The records of one slice of a kernel, as arrays: many at once are quick to send."""
 
-    update: int
-    global_step: int
-    wall_time_s: float
-    policy_loss: float
-    value_loss: float
-    entropy: float
-    grad_norm: float
-    staleness: int
-    learning_rate: float
+    episodes: np.ndarray  # (E, fields of EpisodeRecord) float64
+    updates: np.ndarray  # (U, fields of update_record) float64
+    update_record: type[Any]
+    global_step: int  # of all workers; later records of the same process have later steps
 
-
-class QUpdateRecord(NamedTuple):
-    """A row of updates.csv for DQN."""
-
-    update: int
-    global_step: int
-    wall_time_s: float
-    td_loss: float
-    q_mean: float
-    grad_norm: float
-    epsilon: float
-    beta: float | None  # None for a replay without priorities
-    effective_sample_size: float  # (Σw)² / Σw² of the batch's importance weights
-    sample_age: float  # steps since the batch's transitions were taken, mean
-    learning_rate: float
+    def unpacked(self) -> list[Any]:
+        """One by one, in the process that writes them."""
+        return [*_rows_as(EpisodeRecord, self.episodes), *_rows_as(self.update_record, self.updates)]
 
 
-class Records(NamedTuple):
-    """What kernels finished since they last said so, many at once and as numbers: quick to send."""
-
-    episodes: np.ndarray  # (E, 7) float64, the fields of EpisodeRecord
-    updates: np.ndarray  # (U, 9) float64, the fields of UpdateRecord
-    global_step: int  # of all workers; what this process records from now on comes later
-
-    def unpacked(self) -> list[EpisodeRecord | UpdateRecord]:
-        """The same one by one, in the process that writes them."""
-        episodes = [
-            EpisodeRecord(int(worker), int(step), at, episodic_return, int(length), bool(terminated), bool(truncated))
-            for worker, step, at, episodic_return, length, terminated, truncated in self.episodes.tolist()
-        ]
-        updates = [
-            UpdateRecord(int(update), int(step), at, policy, value, entropy, norm, int(staleness), lr)
-            for update, step, at, policy, value, entropy, norm, staleness, lr in self.updates.tolist()
-        ]
-        return [*episodes, *updates]
+def _rows_as(record: type[Any], rows: np.ndarray) -> list[Any]:
+    """Each row as a record, every number with its field's type."""
+    types = tuple(get_type_hints(record).values())
+    return [record(*(kind(number) for kind, number in zip(types, row, strict=True))) for row in rows.tolist()]
 
 
 class Score(NamedTuple):

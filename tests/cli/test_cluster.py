@@ -15,9 +15,9 @@ from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 
+from ablate.algos.algorithm import number_of_workers
 from ablate.cli import hydra_app as command_line
 from ablate.cli.cluster import JOB_MB, Jobs
-from ablate.config.derived import number_of_workers
 from ablate.sweeps.resources import memory_mb
 
 SHORT = ("max_episodes=10", "evaluation.every_steps=1000")

@@ -12,13 +12,15 @@ import pytest
 import torch
 from helpers import config_of
 
+from ablate.algos.a3c.compiled import algorithm_of
 from ablate.algos.a3c.gradients import BACKENDS, GradientComputer, LossSettings
+from ablate.algos.a3c.spec import A3CConfig
 from ablate.compiled import dynamics
-from ablate.compiled.arguments import Policy, algorithm_of, policy_of
+from ablate.compiled.arguments import Policy, policy_of
 from ablate.compiled.jit import implements, kernel
 from ablate.compiled.loop import Algorithm, Workers, clip, collect, compute_gradient, compute_loss
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
-from ablate.config.schema import A3CConfig, Config
+from ablate.config.schema import Config
 from ablate.nn.acting import Actor
 from ablate.nn.architecture import MlpArchitecture
 from ablate.nn.distributions import make_distribution

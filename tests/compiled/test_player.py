@@ -30,7 +30,7 @@ def lengths_of_both(config: Config, episodes: int, seed: int, factor: int) -> li
     scores: list[list[Score]] = []
     streams = []
     for kind in (GymnasiumPlayer, CompiledPlayer):
-        player: Player = kind(config, spec, lambda: None)
+        player: Player = kind(config, spec, architecture_of(config.model, spec))
         rng = np.random.default_rng(1)
         scores.append(list(player.play(parameters, episodes, rng)))
         streams.append(state_of(rng))

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from helpers import ROOT, config_of
 
+from ablate.algos.algorithm import number_of_workers
+from ablate.algos.dqn.spec import DQNConfig
 from ablate.cli import hydra_app as command_line
-from ablate.config.derived import cuda_index, number_of_workers
-from ablate.config.schema import SCHEMAS, AtariConfig, Config, ConfigError, DQNConfig
+from ablate.config.derived import cuda_index
+from ablate.config.schema import SCHEMAS, AtariConfig, Config, ConfigError
 from ablate.config.serial import config_hash, from_dict, to_dict
 from ablate.config.validation import suggest
 from ablate.runs import plan as experiment

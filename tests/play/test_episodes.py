@@ -20,6 +20,7 @@ from ablate.config.serial import to_dict
 from ablate.envs.make import make_env, spec_of
 from ablate.envs.preprocessing import Preprocessor, RunningNormalisation
 from ablate.nn.architecture import ConvArchitecture, architecture_of, initial_parameters
+from ablate.parallel import heartbeat
 from ablate.parallel.shared import SharedState
 from ablate.parallel.supervisor import ChildFailed
 from ablate.play.episodes import Episode, make_envs, play, play_in_processes
@@ -279,8 +280,9 @@ def test_the_horizon_cuts_a_game_that_hangs(tmp_path: Path) -> None:
     views = architecture_of(config.model, spec_of(config.env)).layout().views(checkpoint.tensors["parameters"])
     views["actor.bias"][0] += 1e6  # no-op
     beats: list[int] = []
+    heartbeat.install(lambda: beats.append(1))
     policy = Policy.of(checkpoint, games=2)
-    played = list(play(policy, make_envs(config, 50, 2), streams_of(3), lambda: beats.append(1)))
+    played = list(play(policy, make_envs(config, 50, 2), streams_of(3)))
     assert [episode.score for episode in played] == [(0.0, 50)] * 3
     assert len(beats) == 150
 
@@ -309,7 +311,10 @@ def test_an_evaluation_and_its_best_checkpoint(tmp_path: Path, action: str) -> N
     n = 1e7  # so many steps that the start is forgotten
     shared.normalisation_view()[:] = [(0.1, 0.2, n), (0.25, 0.35, 2 * n)]
     beats: list[int] = []
-    evaluator = Evaluator(config, spec_of(config.env), tmp_path, 0, lambda: beats.append(1))
+    heartbeat.install(lambda: beats.append(1))
+    spec = spec_of(config.env)
+    architecture = architecture_of(config.model, spec)
+    evaluator = Evaluator(config, spec, architecture, tmp_path, 0)
     summary = evaluator.evaluate(shared, Counters(5, 1000, 2))
     normalisation = read_checkpoint(tmp_path / BEST_CHECKPOINT).tensors["normalisation"]
     np.testing.assert_allclose(normalisation, NORMALISATION)
@@ -321,7 +326,7 @@ def test_an_evaluation_and_its_best_checkpoint(tmp_path: Path, action: str) -> N
     assert [row["evaluation"] for row in rows] == ["1"] * 3 + ["2"] * 3
     assert sum(int(row["episodic_length"]) for row in rows) == len(beats)
     assert np.mean([float(row["episodic_return"]) for row in rows[:3]]) == summary.mean_return
-    policy = Policy(config, spec_of(config.env), action == "sample", games=3)
+    policy = Policy(config, spec, architecture, action == "sample", games=3)
     policy.set_parameters(parameters, NORMALISATION)
     for evaluation in (0, 1):
         streams = generator(config.seed, Role.evaluation, evaluation).spawn(3)

@@ -15,7 +15,7 @@ from ablate.records.display import Progress, ProgressDisplay, Rate, duration, re
 
 
 def progress(elapsed_s: float, episodes: int = 0, steps: int = 0) -> Progress:
-    return Progress(episodes, steps, steps // 10, elapsed_s, None, None, None, None)
+    return Progress(episodes, steps, steps // 10, elapsed_s, None, None, None, ("staleness", None, ".1f"))
 
 
 def display(
@@ -71,7 +71,7 @@ def test_plain_says_where_a_failed_run_got_to(capsys: pytest.CaptureFixture[str]
 def test_what_has_no_staleness_shows_its_epsilon(capsys: pytest.CaptureFixture[str]) -> None:
     with display("plain", every_s=1.0) as shown:
         shown.update(progress(0.0))
-        shown.update(progress(10.0)._replace(epsilon=0.5))
+        shown.update(progress(10.0)._replace(figure=("epsilon", 0.5, ".3f")))
     assert "epsilon 0.500" in (line := capsys.readouterr().out.splitlines()[-1])
     assert "staleness" not in line
 
@@ -79,7 +79,7 @@ def test_what_has_no_staleness_shows_its_epsilon(capsys: pytest.CaptureFixture[s
 def test_plain_shows_every_value_and_a_dash_for_what_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
     with display("plain", every_s=1.0, max_episodes=2000, total_steps=None) as shown:
         shown.update(progress(0.0))
-        shown.update(Progress(10, 2000, 200, 10.0, -5.43219, -1086.4, -1234.56, 2.25))
+        shown.update(Progress(10, 2000, 200, 10.0, -5.43219, -1086.4, -1234.56, ("staleness", 2.25, ".1f")))
     line = capsys.readouterr().out.splitlines()[-1]
     assert line == (
         "0:00:10  episodes 10 / 2,000  steps 2,000  steps/s 200  reward/step -5.432  return -1086  evaluation -1235"
@@ -191,7 +191,7 @@ def test_live_shows_the_table_and_messages_above_it(monkeypatch: pytest.MonkeyPa
     with display("auto", max_episodes=10, total_steps=None) as shown:
         shown.update(progress(1.0, 2, 400))
         shown.line("[saved] " + "x" * 200)
-        shown.update(Progress(5, 123_456, 200, 11.0, -5.43219, -1086.4, -1234.56, 2.25))
+        shown.update(Progress(5, 123_456, 200, 11.0, -5.43219, -1086.4, -1234.56, ("staleness", 2.25, ".1f")))
     text = visible(terminal.getvalue())
     assert "[saved] " + "x" * 200 + "\n" in text  # neither markup nor broken over lines
     last = text[text.rindex("A3C · Pendulum-v1") :]
@@ -225,7 +225,7 @@ import sys
 from ablate.records.display import Progress, ProgressDisplay
 with ProgressDisplay({mode!r}, 1.0, "title · –", None, 1000) as display:
     for second in range(2000):
-        display.update(Progress(second, second, second, float(second), None, None, None, None))
+        display.update(Progress(second, second, second, float(second), None, None, None, ("staleness", None, ".1f")))
         display.line("message")
 print("and on")
 print("trained", file=sys.stderr)

@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ablate.algos.a3c.spec import UpdateRecord
 from ablate.records.recorder import Recorder
 from ablate.records.schema import EPISODES, UPDATES
-from ablate.types import EpisodeRecord, EvaluationSummary, UpdateRecord
+from ablate.types import EpisodeRecord, EvaluationSummary
 
 
 def episode(mean: float, step: int) -> EpisodeRecord:
@@ -16,7 +17,7 @@ def episode(mean: float, step: int) -> EpisodeRecord:
 
 
 def test_moving_average_is_the_reports(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, "a3c", tensorboard=False, max_episodes=None)
+    recorder = Recorder(tmp_path, UpdateRecord, tensorboard=False, max_episodes=None)
     for i, mean in enumerate((-5.0, -3.0, -1.0)):
         recorder.episode(episode(mean, i))
     recorder.close()
@@ -27,7 +28,7 @@ def test_moving_average_is_the_reports(tmp_path: Path) -> None:
 
 
 def test_episodes_beyond_the_limit_are_not_recorded(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, "a3c", tensorboard=False, max_episodes=2)
+    recorder = Recorder(tmp_path, UpdateRecord, tensorboard=False, max_episodes=2)
     for i in range(4):
         recorder.episode(episode(-1.0, i))
     recorder.close()
@@ -35,7 +36,7 @@ def test_episodes_beyond_the_limit_are_not_recorded(tmp_path: Path) -> None:
 
 
 def test_tensorboard_has_cleanrls_tags(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, "a3c", tensorboard=True, max_episodes=None)
+    recorder = Recorder(tmp_path, UpdateRecord, tensorboard=True, max_episodes=None)
     recorder.episode(episode(-2.0, 100))
     recorder.update(UpdateRecord(10, 100, 0.5, 0.1, 0.2, 0.3, 0.4, 3, 1e-4))
     recorder.evaluation(EvaluationSummary(1, 100, -7.0))

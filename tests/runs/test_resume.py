@@ -124,7 +124,7 @@ def test_a_completed_run_goes_on_when_its_limit_is_raised_and_a_new_one_starts_f
 
 def test_without_its_replay_a_run_goes_on_and_says_what_differs(tmp_path: Path) -> None:
     """No update until as many steps were taken again as before the first."""
-    options = ("algo=dqn", "env=cartpole", "algo.policy_update=4", "algo.warmup_steps=200", "log_interval=1",
+    options = ("algo=dqn", "env=cartpole", "algo.train_freq=4", "algo.warmup_steps=200", "log_interval=1",
                "evaluation.every_steps=null", "figures=false", "logger.display=plain")  # fmt: skip
     run_folder(tmp_path / "run", *options, "total_steps=1000")
     again = command(f"resume={tmp_path / 'run'}", "total_steps=2000")

@@ -12,11 +12,11 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from ablate.algos.algorithm import algorithm_of
 from ablate.cli import hydra_app as command_line
 from ablate.config.derived import devices
 from ablate.runs import plan as experiment
 from ablate.sweeps.cell import STOP
-from ablate.sweeps.resources import cores, memory_mb
 
 JOB_MB = 300  # measured: 160 to 220 for the process that watches the cell's
 
@@ -67,7 +67,8 @@ class Jobs(NamedTuple):
                 composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
                 config = experiment.plan(command_line.validated(composed), list(overrides), here=False).config
                 gpus = len({device for device in devices(config) if device.startswith("cuda")})
-                known[arm] = Needs(cores(config), gpus, memory_mb(config) + JOB_MB)
+                algorithm = algorithm_of(config)
+                known[arm] = Needs(algorithm.cores(config), gpus, algorithm.memory_mb(config) + JOB_MB)
             found.append(known[arm])
         return found
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ablate.compiled.envs import ENVIRONMENTS
 from ablate.compiled.head import Categorical, Head, head_of
-from ablate.compiled.loop import Algorithm, Scratch
+from ablate.compiled.loop import Scratch
 from ablate.compiled.network import Network, network_of
-from ablate.config.choices import LossReduction
-from ablate.config.schema import A3CConfig, Config, EnvConfig
+from ablate.config.schema import EnvConfig
 from ablate.nn.architecture import MlpArchitecture
 from ablate.types import ActionSpec
 
@@ -23,29 +21,6 @@ def environment_of(config: EnvConfig) -> tuple[Any, int]:
     defaults = module.Parameters()
     given = {key: type(getattr(defaults, key))(value) for key, value in config.kwargs.items()}
     return module.Parameters(**given), module.STATE_SIZE
-
-
-def algorithm_of(config: Config, evaluates: bool) -> Algorithm:
-    algo = config.algo
-    assert isinstance(algo, A3CConfig)
-    return Algorithm(
-        t_max=algo.t_max,
-        gamma=algo.gamma,
-        gae_lambda=algo.gae_lambda,
-        entropy_coef=algo.entropy_coef,
-        value_loss_coef=algo.value_loss_coef,
-        mean=algo.loss_reduction == LossReduction.mean,
-        max_grad_norm=math.inf if algo.max_grad_norm is None else algo.max_grad_norm,
-        bootstrap_truncated=algo.bootstrap_truncated,
-        lock_updates=algo.lock_updates,
-        reward_shift=float(config.env.reward_shift),
-        reward_scale=float(config.env.reward_scale),
-        max_ep_step=config.env.max_ep_step or 0,
-        max_episodes=config.max_episodes or 0,
-        total_steps=config.total_steps or 0,
-        log_interval=config.log_interval,
-        evaluate_every=(config.evaluation.every_steps or 0) if evaluates else 0,
-    )
 
 
 class Policy(NamedTuple):

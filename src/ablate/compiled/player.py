@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from ablate.compiled.loop import Scratch
 from ablate.compiled.network import Network, forward
 from ablate.config.derived import evaluation_horizon
 from ablate.config.schema import Config
-from ablate.nn.architecture import MlpArchitecture, architecture_of
+from ablate.nn.architecture import Architecture, MlpArchitecture
+from ablate.parallel.heartbeat import beat
 from ablate.seeding import draw_seed
 from ablate.types import EnvSpec, Score
 
@@ -26,12 +27,11 @@ STEPS_A_CALL = 10_000  # a few milliseconds
 
 
 class CompiledPlayer:
-    """Plays whole episodes with parameters (P,); `beat` is called every few milliseconds."""
+    """Plays whole episodes with parameters (P,). The process beats every few milliseconds."""
 
-    def __init__(self, config: Config, spec: EnvSpec, beat: Callable[[], None]) -> None:
+    def __init__(self, config: Config, spec: EnvSpec, architecture: Architecture) -> None:
         self._env, state_size = environment_of(config.env)
         self._module = ENVIRONMENTS[config.env.id]
-        architecture = architecture_of(config.model, spec)
         assert isinstance(architecture, MlpArchitecture)
         self._policy = policy_of(architecture, spec.action, 1)
         self._horizon = evaluation_horizon(config) or 0
@@ -40,7 +40,6 @@ class CompiledPlayer:
         self._state = np.zeros(state_size)
         draws_a_step = 1 if self._discrete else len(spec.action.low)
         self._draws = np.zeros(STEPS_A_CALL * draws_a_step if self._sample else 0)
-        self._beat = beat
         # compiled now, before the process's first sign of life: later it would count as training, or as a hang
         self._play(np.zeros(architecture.layout().size, np.float32), np.zeros(1, np.int64), 0, 1)
 
@@ -55,7 +54,7 @@ class CompiledPlayer:
             stream = Draws(rng, rng.random if self._discrete else rng.standard_normal, self._draws, used)
             episodic_return, length, over = 0.0, 0, False
             while not over:
-                self._beat()
+                beat()
                 stream.refill()
                 rewards, steps, over = self._play(parameters, used, length, self._horizon)
                 episodic_return += rewards

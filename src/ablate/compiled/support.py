@@ -10,8 +10,6 @@ from ablate.config.schema import Config, ConfigError, EnvConfig
 
 def why_not(config: Config) -> str:
     """What of the configuration has no kernel, in words; empty if everything has."""
-    if config.algo.name != "a3c":
-        return f"algo={config.algo.name} has no kernel"
     if config.model.name != "mlp":
         return f"model={config.model.name} has no kernel"
     if config.device not in ("cpu", ["cpu"]):

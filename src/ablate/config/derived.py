@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from ablate.config.schema import Config
 from ablate.types import Counters
-
-
-def number_of_workers(config: Config) -> int:
-    """`workers`, or the number of CPUs that this process may use; DQN has one learner."""
-    return config.workers or (1 if config.algo.name == "dqn" else len(os.sched_getaffinity(0)))
 
 
 def limit_reached(config: Config, counters: Counters) -> str:

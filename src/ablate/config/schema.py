@@ -18,9 +18,7 @@ from ablate.config.choices import (
     Backend,
     Budget,
     Display,
-    DqnLoss,
     Draws,
-    LossReduction,
     NewPriority,
     Precision,
     Preprocessing,
@@ -30,6 +28,7 @@ from ablate.config.choices import (
     Storage,
     WeightNorm,
 )
+from ablate.schedules import linear
 
 
 class ConfigError(Exception):
@@ -42,7 +41,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-CountOrNone = Annotated[int, Field(ge=0)]
+CountFromZero = Annotated[int, Field(ge=0)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -54,6 +53,11 @@ class EnvConfig:
     reward_shift: Finite = MISSING
     reward_scale: Positive = MISSING
     kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether observations are images."""
+        return False
 
 
 @dataclass
@@ -70,56 +74,33 @@ class AtariConfig(EnvConfig):
     sticky_actions: Fraction = MISSING
     noop_max: Annotated[int, Field(ge=0, le=600)] = MISSING  # left alone, no game ends sooner (Assault: 642 frames)
     fire_on_reset: bool = MISSING
-    fill_steps: CountOrNone = 0
+    fill_steps: CountFromZero = 0
     fire_action: bool = True
     life_loss_terminates: bool = MISSING
     clip_rewards: bool = MISSING
     full_action_space: bool = MISSING
-    mode: CountOrNone | None = None
-    difficulty: CountOrNone | None = None
-    threads: CountOrNone = 0
+    mode: CountFromZero | None = None
+    difficulty: CountFromZero | None = None
+    threads: CountFromZero = 0
+
+    @property
+    def has_images(self) -> bool:
+        return True
 
 
 @dataclass
 class AlgoConfig:
+    """The keys of one algorithm. Each algorithm's own class is in its `spec.py`."""
+
     name: str = MISSING
 
+    @property
+    def exploration(self) -> float:
+        """The probability of a random action when a saved policy is sampled, on top of its own distribution."""
+        return 0.0
 
-@dataclass
-class A3CConfig(AlgoConfig):
-    name: Annotated[str, Field(pattern="^a3c$")] = "a3c"
-    t_max: Count = MISSING
-    gamma: Fraction = MISSING
-    gae_lambda: Fraction = MISSING
-    entropy_coef: NonNegative = MISSING
-    value_loss_coef: NonNegative = MISSING
-    loss_reduction: LossReduction = MISSING
-    max_grad_norm: Positive | None = None
-    bootstrap_truncated: bool = MISSING
-    lock_updates: bool = MISSING
-
-
-@dataclass
-class DQNConfig(AlgoConfig):
-    name: Annotated[str, Field(pattern="^dqn$")] = "dqn"
-    gamma: Fraction = MISSING
-    warmup_steps: CountOrNone = MISSING
-    policy_update: Count = MISSING
-    target_update: Count = MISSING
-    target_tau: PositiveFraction = MISSING
-    batch_size: Count = MISSING
-    n_step: Count = MISSING
-    double: bool = MISSING
-    loss: DqnLoss = MISSING
-    max_grad_value: Positive | None = None
-    epsilon_start: Fraction = MISSING
-    epsilon_end: Fraction = MISSING
-    epsilon_decay_steps: Count = MISSING
-    evaluation_epsilon: Fraction = MISSING
-    noisy_start: CountOrNone = MISSING
-    bootstrap_truncated: bool = MISSING
-    reset_after_evaluation: bool = MISSING
-    cuda_graph: bool = False
+    def refuse(self, config: Config) -> None:
+        """Raise ConfigError for settings that this algorithm lacks, or that contradict each other."""
 
 
 @dataclass
@@ -127,6 +108,18 @@ class ReplayConfig:
     name: Annotated[str, Field(pattern="^(uniform|prioritized)$")] = MISSING
     capacity: Count = MISSING
     storage: Storage = MISSING
+
+    def beta(self, step: int) -> float | None:
+        """The exponent of the importance weights at this step; None without priorities."""
+        return None
+
+    @property
+    def wants_td_errors(self) -> bool:
+        """Whether a new transition needs its TD error when it is stored."""
+        return False
+
+    def refuse(self) -> None:
+        """Raise ConfigError for keys that contradict each other."""
 
 
 @dataclass
@@ -147,10 +140,32 @@ class PrioritizedConfig(ReplayConfig):
     priority_eps: Positive = MISSING
     first_half_only: bool = MISSING
 
+    def beta(self, step: int) -> float:
+        """β, annealed linearly (Schaul et al. 2016, section 3.4)."""
+        return linear(self.beta_start, self.beta_end, self.beta_steps, step)
+
+    @property
+    def wants_td_errors(self) -> bool:
+        return self.new_priority == NewPriority.td_error
+
+    def refuse(self) -> None:
+        if self.beta_end < self.beta_start:
+            raise ConfigError(f"replay.beta_end={self.beta_end}: below replay.beta_start={self.beta_start}")
+
 
 @dataclass
 class ModelConfig:
     name: str = MISSING
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the network is one for images."""
+        return False
+
+    @property
+    def gives_action_values(self) -> bool:
+        """Whether the network gives Q(s, a); else a policy and V(s)."""
+        return False
 
 
 @dataclass
@@ -184,6 +199,10 @@ class ConvConfig(ModelConfig):
     recurrent: bool = MISSING
     init_gain: Positive = MISSING
 
+    @property
+    def takes_images(self) -> bool:
+        return True
+
 
 @dataclass
 class QConfig(ModelConfig):
@@ -195,6 +214,14 @@ class QConfig(ModelConfig):
     activation: Activation = MISSING
     dueling: bool = MISSING
     init_gain: Positive = 2**0.5
+
+    @property
+    def takes_images(self) -> bool:
+        return bool(self.convolutions)
+
+    @property
+    def gives_action_values(self) -> bool:
+        return True
 
 
 @dataclass
@@ -310,6 +337,7 @@ class Config:
     hang_timeout_s: Positive = MISSING
     save_replay: bool = False
     figures: bool = MISSING
+    plugins: list[str] = field(default_factory=list)  # modules of the user's own, imported first
     resume: str | None = None
     load: str | None = None
     algo: AlgoConfig = MISSING
@@ -324,14 +352,9 @@ class Config:
 
 # The schema of each option of a group, by the option's `name`; groups not listed have one schema.
 SCHEMAS: dict[str, dict[str, type]] = {
-    "algo": {"a3c": A3CConfig, "dqn": DQNConfig},
+    "algo": {},  # filled by ablate.algos.algorithm.register
     "env": {"gymnasium": GymnasiumConfig, "atari": AtariConfig},
     "model": {"conv": ConvConfig, "mlp": MlpConfig, "q": QConfig},
     "optimizer": {"adam": AdamConfig, "rmsprop": RMSpropConfig},
     "replay": {"uniform": UniformConfig, "prioritized": PrioritizedConfig},
 }
-# What may be given beside resume=: how long to train and what to show, not what is trained.
-CHANGEABLE_ON_RESUME = (
-    "resume", "max_episodes", "total_steps", "log_interval", "checkpoint_every_seconds", "hang_timeout_s",
-    "save_replay", "figures", "logger",
-)  # fmt: skip

@@ -13,16 +13,31 @@ from omegaconf.errors import OmegaConfBaseException
 from ablate.config.schema import SCHEMAS, Config, ConfigError
 from ablate.config.validation import validate
 
+RENAMED = {"algo.policy_update": "algo.train_freq"}  # old key -> new key; old files and commands stay valid
+
 
 def to_dict(config: Config) -> dict[str, Any]:
     """A run's configuration as plain JSON values."""
-    values = json.loads(json.dumps(asdict(config)))
+    values: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     del values["sweep"]
+    if not values["plugins"]:  # so that the hash of a run without plugins is what it was before there were any
+        del values["plugins"]
+    return values
+
+
+def with_new_names(values: dict[str, Any]) -> dict[str, Any]:
+    """Stored values with the names that keys have today."""
+    for old, new in RENAMED.items():
+        group, _, key = old.partition(".")
+        if key in (inner := values.get(group) or {}):
+            inner = {new.partition(".")[2] if name == key else name: value for name, value in inner.items()}
+            values = {**values, group: inner}
     return values
 
 
 def from_dict(values: dict[str, Any]) -> Config:
     """Rebuild a checked configuration from what `to_dict` gave (a manifest's, a checkpoint's)."""
+    values = with_new_names(values)
     schema = OmegaConf.structured(Config)
     for group, options in SCHEMAS.items():
         if group == "replay" and values.get(group) is None:

@@ -15,16 +15,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from pydantic import ValidationError
 
-from ablate.config.choices import Backend, Precision
 from ablate.config.derived import devices
 from ablate.config.schema import (
-    A3CConfig,
-    AtariConfig,
     Config,
     ConfigError,
-    DQNConfig,
-    PrioritizedConfig,
-    QConfig,
     SweepConfig,
 )
 
@@ -126,87 +120,10 @@ def refuse_contradictions(config: Config) -> None:
         )
     if config.max_episodes is None and config.total_steps is None:
         raise ConfigError("max_episodes=null total_steps=null: the run would never end; give at least one of them")
-    (_refuse_of_dqn if isinstance(config.algo, DQNConfig) else _refuse_of_a3c)(config)
+    config.algo.refuse(config)
     given = devices(config)
     if not given or not all(re.fullmatch(r"cpu|cuda(:\d+)?", str(device)) for device in given):
         raise ConfigError(f"device={config.device}: not a device; use cpu, cuda, cuda:<index>, or a list of them")
     if "max_episode_steps" in config.env.kwargs:
         limit = config.env.kwargs["max_episode_steps"]
         raise ConfigError(f"env.kwargs.max_episode_steps={limit}: the time limit's home is env.max_ep_step")
-
-
-def _refuse_of_a3c(config: Config) -> None:
-    """Raise ConfigError for what A3C does not have, or cannot do."""
-    assert isinstance(config.algo, A3CConfig)
-    if config.algo.lock_updates and config.schedule == "interleaved":
-        raise ConfigError(
-            "algo.lock_updates=true: nothing races under schedule=interleaved; drop it or use schedule=async"
-        )
-    if isinstance(config.model, QConfig):
-        raise ConfigError("model.name=q: A3C needs an actor and a critic; use model=mlp or model=conv_lstm_42")
-    if config.model.name == "conv" and config.env.name != "atari":
-        raise ConfigError(f"env.id={config.env.id}: no images; this network needs them (env=atari), use model=mlp")
-    if config.model.name != "conv" and config.env.name == "atari":
-        raise ConfigError(
-            f"env.id={config.env.id}: its observations are images; use model=conv_lstm_42 or another conv_*"
-        )
-    if config.envs_per_worker > 1 and config.model.name != "conv":
-        raise ConfigError(
-            f"envs_per_worker={config.envs_per_worker}: only networks of images step several at once; "
-            "use 1, and more workers"
-        )
-    if isinstance(config.env, AtariConfig) and config.env.threads:
-        raise ConfigError(f"env.threads={config.env.threads}: of DQN's games; A3C plays on more cores with workers=")
-    if config.replay is not None:
-        raise ConfigError(f"replay={config.replay.name}: A3C learns from each step once; a replay is DQN's (algo=dqn)")
-    if config.save_replay:
-        raise ConfigError("save_replay=true: A3C has no replay; drop it, or use algo=dqn")
-    if config.precision == Precision.bf16:
-        raise ConfigError("precision=bf16: A3C computes in float32; drop it, or use algo=dqn")
-
-
-def _refuse_of_dqn(config: Config) -> None:
-    """Raise ConfigError for what DQN does not have, or cannot do."""
-    assert isinstance(config.algo, DQNConfig)
-    algo, replay, envs = config.algo, config.replay, config.envs_per_worker
-    if config.workers not in (None, 1):
-        raise ConfigError(f"workers={config.workers}: DQN has one learner; use 1, and envs_per_worker for more games")
-    if not isinstance(config.model, QConfig):
-        raise ConfigError(
-            f"model.name={config.model.name}: a network of actor and critic; DQN needs one of action values: "
-            "model=dqn_mlp, model=dqn_84 or model=dqn_early"
-        )
-    images = bool(config.model.convolutions)
-    if images != (config.env.name == "atari"):
-        right = "model=dqn_mlp" if images else "model=dqn_84"
-        kind = "no images" if images else "images"
-        raise ConfigError(f"env.id={config.env.id}: its observations are {kind}; use {right}")
-    if replay is None:
-        raise ConfigError("replay=null: DQN learns from a replay; use replay=uniform or replay=prioritized")
-    if config.backend == Backend.compiled:
-        raise ConfigError("backend=compiled: DQN has no such kernels; use backend=manual or autograd")
-    if len(devices(config)) > 1:
-        raise ConfigError(f"device={config.device}: DQN has one learner; give one device")
-    if algo.cuda_graph and devices(config) == ["cpu"]:
-        raise ConfigError(
-            f"algo.cuda_graph=true: of updates on a GPU; drop it, or use device=cuda (device={config.device})"
-        )
-    if algo.warmup_steps < algo.batch_size:
-        raise ConfigError(
-            f"algo.warmup_steps={algo.warmup_steps}: the first batch of algo.batch_size={algo.batch_size} is drawn "
-            "from what the warm-up left; use at least as many steps"
-        )
-    if algo.warmup_steps < algo.n_step * envs:
-        raise ConfigError(
-            f"algo.warmup_steps={algo.warmup_steps}: {envs} environments have not taken the algo.n_step={algo.n_step} "
-            f"steps of a transition by then; use {algo.n_step * envs} or more"
-        )
-    if config.precision == Precision.bf16 and not images:
-        raise ConfigError("precision=bf16: of layers of images, and this network has none; use auto or float32")
-    if max(envs, algo.policy_update) % min(envs, algo.policy_update):
-        raise ConfigError(
-            f"envs_per_worker={envs}: {envs} environments give {envs} steps at once, and an update follows every "
-            f"algo.policy_update={algo.policy_update}; one must be a multiple of the other"
-        )
-    if isinstance(replay, PrioritizedConfig) and replay.beta_end < replay.beta_start:
-        raise ConfigError(f"replay.beta_end={replay.beta_end}: below replay.beta_start={replay.beta_start}")

@@ -13,11 +13,13 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
+from ablate.parallel import heartbeat
 from ablate.parallel.shared import Command, SharedState
 
 STARTUP_S = 120.0  # for a child to import torch and to make its environment, on a crowded machine
@@ -69,9 +71,10 @@ class Supervisor:
         resource_tracker.ensure_running()  # spawning starts it otherwise, and then unblocks the signals
         try:
             with _environment(ONE_THREAD), _signals_blocked():
-                for child in self._children:
+                for index, child in enumerate(self._children):
                     receiving, sending = context.Pipe(duplex=False)
-                    process = context.Process(target=_run_child, args=(child, sending), name=child.name, daemon=True)
+                    arguments = (child, self._shared, index, sending)
+                    process = context.Process(target=_run_child, args=arguments, name=child.name, daemon=True)
                     process.start()
                     sending.close()  # the child's copy is the only one: the pipe ends when the child does
                     self._processes[child.name] = process
@@ -151,7 +154,7 @@ class Supervisor:
             self._pipes.clear()
 
 
-def _run_child(child: Child, sending: Connection) -> None:
+def _run_child(child: Child, shared: SharedState, index: int, sending: Connection) -> None:
     """A child's life. It ends with its parent: by a thread, and on Linux by the kernel, where the thread cannot run.
 
     Ctrl-C reaches the whole terminal group, a cluster's SIGTERM the whole job; the parent alone
@@ -161,6 +164,8 @@ def _run_child(child: Child, sending: Connection) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     die_with_parent()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+    heartbeat.install(partial(shared.beat, index))
 
     def send(message: Any) -> None:
         try:

@@ -14,6 +14,7 @@ from ablate.config.schema import AtariConfig, Config
 from ablate.config.serial import from_dict
 from ablate.envs.make import make_env
 from ablate.nn.acting import Action
+from ablate.parallel.heartbeat import beat
 from ablate.parallel.shared import SharedState
 from ablate.parallel.supervisor import Child, Supervisor
 from ablate.play.policy import Policy
@@ -39,12 +40,11 @@ def play(
     policy: Policy,
     envs: Sequence[gymnasium.Env],
     streams: Sequence[np.random.Generator],
-    beat: Callable[[], None] = lambda: None,
 ) -> Iterator[Episode]:
     """Play a whole episode for each stream, side by side in `envs`; yield them as they end.
 
     An episode's seed and the policy's draws come from its stream alone. All are played to their end, so that short ones
-    count no more than long ones. `beat` is called at every step."""
+    count no more than long ones."""
     waiting = enumerate(streams)
     seats = [_Seat(slot, env) for slot, (env, _) in enumerate(zip(envs, streams, strict=False))]
     playing = list(seats)
@@ -123,17 +123,17 @@ def play_in_processes(
     for process in range(processes):
         numbers = list(range(process, len(streams), processes))
         share = Share(checkpoint, horizon, sample, numbers, [streams[number] for number in numbers])
-        children.append(Child(f"player {process}", "ablate.play.episodes", "play_share", (share, shared, process)))
+        children.append(Child(f"player {process}", "ablate.play.episodes", "play_share", (share,)))
     with Supervisor(children, shared, hang_timeout_s) as supervisor:
         while supervisor.running:
             for _, episode in supervisor.messages(POLL_S):
                 yield episode
 
 
-def play_share(send: Callable[[Episode], None], share: Share, shared: SharedState, process: int) -> None:
+def play_share(send: Callable[[Episode], None], share: Share) -> None:
     """One of these processes."""
     checkpoint = read_checkpoint(share.checkpoint)
     envs = make_envs(from_dict(checkpoint.state["config"]), share.horizon, len(share.streams))
     policy = Policy.of(checkpoint, share.sample, games=len(envs))
-    for episode in play(policy, envs, share.streams, lambda: shared.beat(process)):
+    for episode in play(policy, envs, share.streams):
         send(episode._replace(number=share.numbers[episode.number]))

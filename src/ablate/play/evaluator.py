@@ -13,6 +13,8 @@ import numpy as np
 from ablate.config.derived import evaluation_horizon
 from ablate.config.schema import Config
 from ablate.config.serial import to_dict
+from ablate.nn.architecture import Architecture
+from ablate.parallel import heartbeat
 from ablate.parallel.shared import Command, SharedState
 from ablate.play.episodes import make_envs, play
 from ablate.play.policy import Policy
@@ -36,10 +38,9 @@ class Player(Protocol):
 class GymnasiumPlayer:
     """In gymnasium's environments, through the policy as outside programs use it."""
 
-    def __init__(self, config: Config, spec: EnvSpec, beat: Callable[[], None]) -> None:
+    def __init__(self, config: Config, spec: EnvSpec, architecture: Architecture) -> None:
         self._envs = make_envs(config, evaluation_horizon(config), config.evaluation.episodes)
-        self._policy = Policy(config, spec, config.evaluation.action == "sample", games=len(self._envs))
-        self._beat = beat
+        self._policy = Policy(config, spec, architecture, config.evaluation.action == "sample", games=len(self._envs))
 
     def play(
         self, parameters: np.ndarray, episodes: int, rng: np.random.Generator, normalisation: np.ndarray | None = None
@@ -47,17 +48,17 @@ class GymnasiumPlayer:
         self._policy.set_parameters(parameters, normalisation)
         # one after the other, all draw from the same stream, as in the kernels
         streams = rng.spawn(episodes) if len(self._envs) > 1 else [rng] * episodes
-        played = list(play(self._policy, self._envs, streams, self._beat))
+        played = list(play(self._policy, self._envs, streams))
         return iter([episode.score for episode in sorted(played, key=lambda episode: episode.number)])
 
 
-def make_player(config: Config, spec: EnvSpec, beat: Callable[[], None]) -> Player:
+def make_player(config: Config, spec: EnvSpec, architecture: Architecture) -> Player:
     """Kernels where the training has them: a test process must not be slower than the training."""
     if config.backend != "compiled":
-        return GymnasiumPlayer(config, spec, beat)
+        return GymnasiumPlayer(config, spec, architecture)
     from ablate.compiled.player import CompiledPlayer  # imports Numba
 
-    return CompiledPlayer(config, spec, beat)
+    return CompiledPlayer(config, spec, architecture)
 
 
 def due(every_steps: int | None, before: int, after: int) -> bool:
@@ -79,11 +80,11 @@ class Evaluator:
 
     done: evaluations made before (on resume). Nothing it draws or plays touches the training's streams."""
 
-    def __init__(self, config: Config, spec: EnvSpec, folder: Path, done: int, beat: Callable[[], None]) -> None:
+    def __init__(self, config: Config, spec: EnvSpec, architecture: Architecture, folder: Path, done: int) -> None:
         self._config = config
         self._spec = spec
         self._best_path = folder / BEST_CHECKPOINT
-        self._player = make_player(config, spec, beat)
+        self._player = make_player(config, spec, architecture)
         self._csv = CsvWriter(folder / EVALUATIONS)
         self._best = -np.inf
         if self._best_path.exists():
@@ -135,25 +136,25 @@ def test_process(
     send: Callable[[EvaluationSummary], None],
     config: Config,
     spec: EnvSpec,
+    architecture: Architecture,
     folder: Path,
     shared: SharedState,
-    process: int,
     done: int,
 ) -> None:
     """The process that evaluates the shared parameters every `every_seconds` (or else `every_steps`) of training."""
 
-    def beat() -> None:
-        shared.beat(process)
+    def leave_if_abandoned() -> None:
         if shared.command == Command.abandon:
             raise _Abandoned
 
-    evaluator = Evaluator(config, spec, folder, done, beat)
+    heartbeat.also(leave_if_abandoned)
+    evaluator = Evaluator(config, spec, architecture, folder, done)
     every_s, every_steps = config.evaluation.every_seconds, config.evaluation.every_steps
     last_time, last_steps, evaluated_steps = time.monotonic(), shared.counters().steps, -1
     begins = evaluator.begins
     try:
         while True:
-            beat()
+            heartbeat.beat()
             command, counters = shared.command, shared.counters()
             if begins:
                 now_due, begins = True, False

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ablate.config.schema import AtariConfig, Config, DQNConfig
+from ablate.config.schema import AtariConfig, Config
 from ablate.config.serial import from_dict
 from ablate.nn.acting import Action, Actor, draw_categorical, make_q_actor
-from ablate.nn.architecture import ConvArchitecture, MlpArchitecture, QArchitecture, architecture_of
+from ablate.nn.architecture import Architecture, ConvArchitecture, MlpArchitecture, QArchitecture, architecture_of
 from ablate.paths import locate
 from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from ablate.seeding import Role, generator
@@ -34,8 +34,15 @@ class Policy:
     lost life is the caller's, if the run had env.fire_on_reset: such a policy never learned to serve.
     Raises ValueError for an observation of another shape."""
 
-    def __init__(self, config: Config, spec: EnvSpec, sample: bool = False, seed: int = 0, games: int = 1) -> None:
-        architecture = architecture_of(config.model, spec)
+    def __init__(
+        self,
+        config: Config,
+        spec: EnvSpec,
+        architecture: Architecture,
+        sample: bool = False,
+        seed: int = 0,
+        games: int = 1,
+    ) -> None:
         self._network: _QNetwork | _ImageNetwork | _VectorNetwork
         if isinstance(architecture, QArchitecture):
             self._network = _QNetwork(architecture, config, spec.action, games)
@@ -58,7 +65,8 @@ class Policy:
     def of(cls, checkpoint: Checkpoint, sample: bool = False, seed: int = 0, games: int = 1) -> Policy:
         """From a checkpoint that was read already, to play so many games side by side."""
         config = from_dict(checkpoint.state["config"])
-        policy = cls(config, EnvSpec.from_dict(checkpoint.state["env_spec"]), sample, seed, games)
+        spec = EnvSpec.from_dict(checkpoint.state["env_spec"])
+        policy = cls(config, spec, architecture_of(config.model, spec), sample, seed, games)
         policy.set_parameters(checkpoint.tensors["parameters"], checkpoint.tensors.get("normalisation"))
         return policy
 
@@ -124,10 +132,9 @@ class _QNetwork:
     """The policy that DQN's action values give: greedy, or ε-greedy where it samples. It remembers screens to stack."""
 
     def __init__(self, architecture: QArchitecture, config: Config, action: ActionSpec, games: int) -> None:
-        assert isinstance(config.algo, DQNConfig)
         self._parameters = np.zeros(architecture.layout().size, np.float32)
         self._actor = make_q_actor(architecture, self._parameters, games)
-        self._epsilon, self._actions, self._start = config.algo.evaluation_epsilon, architecture.actions, action.start
+        self._epsilon, self._actions, self._start = config.algo.exploration, architecture.actions, action.start
         self._size = prod(architecture.input_shape)
         self._screens = _preprocessor(config.env) if isinstance(config.env, AtariConfig) else None
 

@@ -36,8 +36,7 @@ class Progress(NamedTuple):
     moving_average: float | None  # reward per step
     episodic_return: float | None  # of the last episodes
     evaluation: float | None  # mean episodic return of the last evaluation
-    staleness: float | None  # updates, of the last rows
-    epsilon: float | None = None  # DQN's, which has no staleness
+    figure: tuple[str, float | None, str]  # the algorithm's own number: its name, value and format
 
 
 class Rate:
@@ -180,7 +179,7 @@ class ProgressDisplay:
             f"reward/step {_number(progress.moving_average)}",
             f"return {_number(progress.episodic_return)}",
             f"evaluation {_number(progress.evaluation)}",
-            " ".join(_of_the_algorithm(progress)),
+            " ".join(_figure(progress)),
             f"ETA {duration(self.eta_s)}",
         ]
         return "  ".join(parts)
@@ -194,7 +193,7 @@ class ProgressDisplay:
             ("updates", f"{progress.updates:,}"),
             ("evaluation", _number(progress.evaluation)),
             ("steps/s", _number(self.steps_per_second, ",.0f")),
-            _of_the_algorithm(progress),
+            _figure(progress),
             ("elapsed", duration(progress.elapsed_s)),
             ("ETA", duration(self.eta_s)),
         )
@@ -234,10 +233,9 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
 
 
-def _of_the_algorithm(progress: Progress) -> tuple[str, str]:
-    if progress.epsilon is not None:
-        return "epsilon", _number(progress.epsilon, ".3f")
-    return "staleness", _number(progress.staleness, ".1f")
+def _figure(progress: Progress) -> tuple[str, str]:
+    name, value, form = progress.figure
+    return name, _number(value, form)
 
 
 def _of(done: int, limit: int | None) -> str:

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from ablate.records.csv_writer import CsvWriter, trim
-from ablate.records.schema import COLUMNS, DQN_UPDATES, EPISODES, EVALUATIONS, UPDATES
+from ablate.records.schema import EPISODES, EVALUATIONS, UPDATES
 from ablate.records.tensorboard import TensorBoard
-from ablate.types import EpisodeRecord, EvaluationSummary, QUpdateRecord, UpdateRecord
+from ablate.types import EpisodeRecord, EvaluationSummary
 
 MOVING_AVERAGE_DECAY = 0.99
-LOSSES = ("policy_loss", "value_loss", "entropy", "grad_norm", "td_loss", "q_mean")  # TensorBoard's group for them
+COMMON_FIELDS = 3  # of an update's record: update, global_step, wall_time_s
 SHOWN = 20  # episodes, and rows of updates.csv, in what the display shows
 
 
 class Recorder:
     """Writes episodes.csv and updates.csv. `episodes` counts the rows; rows beyond `max_episodes` are not written."""
 
-    def __init__(self, folder: Path, algo: str, tensorboard: bool, max_episodes: int | None) -> None:
+    def __init__(self, folder: Path, update_record: type[Any], tensorboard: bool, max_episodes: int | None) -> None:
         self._episodes_csv = CsvWriter(folder / EPISODES)
-        self._updates_csv = CsvWriter(folder / UPDATES, DQN_UPDATES if algo == "dqn" else COLUMNS[UPDATES])
+        self._updates_csv = CsvWriter(folder / UPDATES, update_record._fields)
         self._tensorboard = TensorBoard(folder) if tensorboard else None
         self._max_episodes = max_episodes
         self.episodes = 0
@@ -29,17 +30,12 @@ class Recorder:
         # for the display alone
         self.mean_evaluation: float | None = None
         self._returns: deque[float] = deque(maxlen=SHOWN)
-        self._staleness: deque[int] = deque(maxlen=SHOWN)
+        self.last_updates: deque[Any] = deque(maxlen=SHOWN)
 
     @property
     def episodic_return(self) -> float | None:
         """Mean over the last episodes."""
         return fmean(self._returns) if self._returns else None
-
-    @property
-    def staleness(self) -> float | None:
-        """Mean over the last rows of updates.csv."""
-        return fmean(self._staleness) if self._staleness else None
 
     def episode(self, record: EpisodeRecord) -> None:
         if self._max_episodes is not None and self.episodes >= self._max_episodes:
@@ -62,14 +58,15 @@ class Recorder:
                 charts__SPS=step / max(wall_time_s, 1e-9),
             )
 
-    def update(self, record: UpdateRecord | QUpdateRecord) -> None:
-        if isinstance(record, UpdateRecord):
-            self._staleness.append(record.staleness)
-        self._updates_csv.write((*record[:2], f"{record.wall_time_s:.3f}", *record[3:]))
+    def update(self, record: Any) -> None:
+        """record: the algorithm's update record, a NamedTuple."""
+        self.last_updates.append(record)
+        update, step, wall_time_s, *values = record
+        self._updates_csv.write((update, step, f"{wall_time_s:.3f}", *values))
         if self._tensorboard:
-            values = {name: value for name, value in record._asdict().items() if value is not None}
-            charts = {("losses__" if name in LOSSES else "charts__") + name: values[name] for name in list(values)[3:]}
-            self._tensorboard.write(record.global_step, **charts)
+            names = type(record)._fields[COMMON_FIELDS:]
+            known = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+            self._tensorboard.write(step, **{f"{_group(name)}__{name}": value for name, value in known.items()})
 
     def evaluation(self, summary: EvaluationSummary) -> None:
         """Its rows are written where it was played; here it is shown."""
@@ -96,3 +93,9 @@ def trim_to_checkpoint(folder: Path, episodes: int, updates: int, evaluations: i
         + trim(folder / UPDATES, lambda row: int(row[0]) <= updates)
         + trim(folder / EVALUATIONS, lambda row: int(row[0]) <= evaluations)
     )
+
+
+def _group(name: str) -> str:
+    """TensorBoard's group of a number of an update, as CleanRL divides them."""
+    losses = name.endswith("_loss") or name in ("loss", "entropy", "grad_norm", "q_mean")
+    return "losses" if losses else "charts"

@@ -1,4 +1,4 @@
-"""One run from a configuration: checked first, then trained in its folder, and how it ended."""
+"""What a configuration asks for, checked against the environment, the machine and the checkpoint that it names."""
 
 from __future__ import annotations
 
@@ -8,39 +8,40 @@ from typing import Any
 
 import numpy as np
 
-from ablate.compiled.support import check_arguments, why_not
-from ablate.config.choices import Backend, Precision, Preprocessing
-from ablate.config.derived import cuda_index, device_of, devices, number_of_workers
-from ablate.config.schema import CHANGEABLE_ON_RESUME, AtariConfig, Config, ConfigError, ConvConfig, QConfig
-from ablate.config.serial import from_dict, to_dict
+from ablate.algos.algorithm import Algorithm, algorithm_of, number_of_workers
+from ablate.compiled.support import check_arguments
+from ablate.config.choices import Backend, Preprocessing
+from ablate.config.derived import cuda_index, devices
+from ablate.config.schema import AtariConfig, Config, ConfigError, ConvConfig, QConfig
+from ablate.config.serial import from_dict, to_dict, with_new_names
 from ablate.config.validation import refuse_contradictions
 from ablate.envs.make import shape_of, spec_of
 from ablate.nn.architecture import Architecture, architecture_of, initial_parameters
-from ablate.nn.precision import resolve_precision
 from ablate.paths import locate
 from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from ablate.records.manifest import lock_run, read_manifest
 from ablate.records.schema import CELL, LAST_CHECKPOINT
 from ablate.seeding import Role, generator
-from ablate.sweeps.resources import check_replay
 from ablate.types import EnvSpec
 
 
 @dataclass
-class Plan:
-    """A run that can start: everything that could be wrong with it was looked at."""
+class Resolved:
+    """A run that can start: everything that could be wrong with it was looked at, and everything it needs is known."""
 
     config: Config
     spec: EnvSpec
+    algorithm: Algorithm
+    architecture: Architecture
     parameters: np.ndarray  # (P,) float32, the first ones
-    resumed: Checkpoint | None  # None also where a run is resumed that had no checkpoint yet: it starts again
+    resumed: Checkpoint | None  # None also if a run is resumed that had no checkpoint yet: it starts again
     normalisation: np.ndarray | None  # (2,) mean and std that workers start with; None: from nothing
     new: bool  # not resumed: the folder must not hold a run
-    backend: str  # which backend was chosen and why, if the configuration left it open
-    replay: str = ""  # what DQN's replay takes
+    backend_note: str  # which backend was chosen and why, if the configuration left it open
+    memory_note: str  # what the run keeps in memory, if that is much
 
 
-def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
+def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
     """Check the configuration against the environment, the device and the checkpoint it names; makes nothing.
 
     overrides: what was given on the command line, to tell which keys were given beside resume=. here: it shall run on
@@ -49,12 +50,12 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
     if config.resume:
         folder = locate(config.resume)
         try:
-            stored = read_manifest(folder)["config"]
+            stored = with_new_names(read_manifest(folder)["config"])
             with lock_run(folder):  # nobody trains in it now
                 pass
             if (folder / LAST_CHECKPOINT).exists():
                 resumed = read_checkpoint(folder / LAST_CHECKPOINT)
-                stored = resumed.state["config"]
+                stored = with_new_names(resumed.state["config"])
                 _refuse_lost_replay(resumed, (folder / LAST_CHECKPOINT).parent)
         except ConfigError as error:
             raise ConfigError(f"resume={config.resume}: {error}") from error
@@ -65,6 +66,7 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
             raise ConfigError(
                 f"resume={folder}: a cell of a sweep, whose arms are equally long; a run of its own goes on with load="
             )
+    algorithm = algorithm_of(config)
     config = replace(config, workers=number_of_workers(config))
     if here:
         for device in devices(config):
@@ -74,8 +76,8 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
     spec = spec_of(config.env)
     # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
     config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))
-    config, note = _resolve_backend(config)
-    config = _resolve_precision(config, here, new)
+    config, backend_note = _resolve_backend(config, algorithm)
+    config = algorithm.resolve(config, here, new)
     architecture = architecture_of(config.model, spec)
     parameters = initial_parameters(config.model, architecture, generator(config.seed, Role.parameters))
     source, normalisation = resumed, None
@@ -88,7 +90,17 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Plan:
     if source is not None:
         parameters = source.tensors["parameters"]
         normalisation = source.tensors.get("normalisation")
-    return Plan(config, spec, parameters, resumed, normalisation, new, note, check_replay(config) if here else "")
+    memory_note = algorithm.memory_note(config, spec) if here else ""
+    return Resolved(
+        config, spec, algorithm, architecture, parameters, resumed, normalisation, new, backend_note, memory_note
+    )
+
+
+# What may be given with resume=: how long to train and what to show, not what is trained.
+CHANGEABLE_ON_RESUME = (
+    "resume", "max_episodes", "total_steps", "log_interval", "checkpoint_every_seconds", "hang_timeout_s",
+    "save_replay", "figures", "logger",
+)  # fmt: skip
 
 
 def _refuse_lost_replay(checkpoint: Checkpoint, folder: Path) -> None:
@@ -169,27 +181,20 @@ def _with_preprocessing(config: Config) -> Config:
     return replace(config, env=replace(config.env, preprocessing=chosen or fitting[0]))
 
 
-def _resolve_backend(config: Config) -> tuple[Config, str]:
+def _resolve_backend(config: Config, algorithm: Algorithm) -> tuple[Config, str]:
     """The configuration with the backend that it will have, and why it is that one, if that was left open."""
-    obstacle = why_not(config)
+    backends = algorithm.backends
+    obstacle = (
+        algorithm.refuse_backend(config) if Backend.compiled in backends else f"algo={algorithm.name} has no kernel"
+    )
     if config.backend == Backend.compiled and obstacle:
         raise ConfigError(f"backend=compiled: {obstacle}; use backend=auto, manual or autograd")
+    if config.backend not in (Backend.auto, *backends):
+        raise ConfigError(f"backend={config.backend}: algo={algorithm.name} has {' and '.join(backends)}")
     if config.backend != Backend.auto:
         return config, ""
-    backend = Backend.manual if obstacle else Backend.compiled
+    backend = next(backend for backend in backends if not (backend == Backend.compiled and obstacle))
     return replace(config, backend=backend), f"{backend} ({obstacle or 'the fastest; all of it has kernels'})"
-
-
-def _resolve_precision(config: Config, here: bool, new: bool) -> Config:
-    """The configuration with the precision that it will have, as far as this machine can say.
-
-    Raises ConfigError for a new run in bf16 that this machine has not."""
-    if not (here and isinstance(config.model, QConfig)):
-        return config
-    fastest = resolve_precision("auto", device_of(config, 0)) if config.model.input is not None else "float32"
-    if config.precision == Precision.bf16 and fastest != "bf16" and new:
-        raise ConfigError("precision=bf16: this machine would compute it in software, many times slower; use float32")
-    return replace(config, precision=Precision(fastest)) if config.precision == Precision.auto else config
 
 
 def _check_device(device: str) -> None:

@@ -12,7 +12,7 @@ from ablate.parallel.supervisor import ChildFailed
 from ablate.records.manifest import lock_run, note_resume, read_status, write_manifest
 from ablate.records.schema import MANIFEST
 from ablate.runs.console import resume_command
-from ablate.runs.plan import Plan
+from ablate.runs.plan import Resolved
 from ablate.runs.training import Training
 from ablate.types import Counters
 
@@ -27,19 +27,19 @@ def refuse_used(folder: Path) -> None:
         raise ConfigError(f"{folder}: it holds a run already; resume={folder} goes on with it")
 
 
-def run(plan: Plan, folder: Path, overrides: list[str]) -> None:
+def run(resolved: Resolved, folder: Path, overrides: list[str]) -> None:
     """Train to the end and leave the run's files in `folder`.
 
     Raises RunFailed if a process fails or the records cannot be written, Interrupted after a signal."""
-    if plan.new:
+    if resolved.new:
         refuse_used(folder)
     try:
         with Signals() as signals:
-            if plan.new:
+            if resolved.new:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_manifest(folder, plan.config, sys.argv, overrides)
+                write_manifest(folder, resolved.config, sys.argv, overrides)
             with lock_run(folder):
-                training = Training(plan, folder) if plan.new else _resume(plan, folder)
+                training = Training(resolved, folder) if resolved.new else _resume(resolved, folder)
                 if training is None:
                     return
                 training.run(signals)
@@ -54,17 +54,17 @@ def run(plan: Plan, folder: Path, overrides: list[str]) -> None:
         raise Interrupted(training.interrupted_by)
 
 
-def _resume(plan: Plan, folder: Path) -> Training | None:
+def _resume(resolved: Resolved, folder: Path) -> Training | None:
     """The training that goes on; None if the run is at its end already."""
-    counters = Counters(**plan.resumed.state["counters"]) if plan.resumed else Counters()
-    reached = limit_reached(plan.config, counters)
+    counters = Counters(**resolved.resumed.state["counters"]) if resolved.resumed else Counters()
+    reached = limit_reached(resolved.config, counters)
     if not reached:
-        note_resume(folder, plan.config, sys.argv, counters)
-        return Training(plan, folder)
+        note_resume(folder, resolved.config, sys.argv, counters)
+        return Training(resolved, folder)
     if read_status(folder).get("state") == "completed":
         print(f"nothing to do: {reached}; a larger limit beside resume= trains further")
     else:  # killed between its last checkpoint and its last status
-        training = Training(plan, folder)
+        training = Training(resolved, folder)
         training.end("completed", reached)
         training.report()
     return None

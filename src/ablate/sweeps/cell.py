@@ -31,7 +31,7 @@ from ablate.records.csv_writer import read_rows
 from ablate.records.files import read_json, write_json
 from ablate.records.manifest import lock_run, read_status
 from ablate.records.schema import CELL, CELL_LOG, COLUMNS, EPISODES, EVALUATIONS, MANIFEST, STATUS, UPDATES
-from ablate.runs.plan import Plan, plan
+from ablate.runs.plan import Resolved, plan
 from ablate.runs.run import RunFailed, run
 from ablate.types import Counters
 
@@ -249,7 +249,7 @@ def _train(config: Config, overrides: list[str], folder: Path) -> None:
     run(plan(config, []), folder, overrides)
 
 
-def _refuse_lost_rows(resumed: Plan, folder: Path) -> None:
+def _refuse_lost_rows(resumed: Resolved, folder: Path) -> None:
     """Raise ValueError if a table lacks rows that the checkpoint counts, which were written before it."""
     if resumed.resumed is None:
         return

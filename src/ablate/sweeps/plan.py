@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablate.config.schema import Config, ConfigError, DQNConfig
+from ablate.algos.algorithm import algorithm_of
+from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import flat, to_dict
 from ablate.parallel.signals import Interrupted, Signals
+from ablate.paths import shown
 from ablate.records.files import read_json
 from ablate.records.manifest import read_manifest, read_status
 from ablate.records.schema import EPISODES, MANIFEST, STATES, STUDY, UPDATES, cell_folder
-from ablate.runs.console import shown
 from ablate.sweeps.cell import attempts_of, run_cell
-from ablate.sweeps.resources import cores, memory_mb
 from ablate.sweeps.study import NOT_COMPARED, Study, identity, identity_of, refuse_incomparable
 
 PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
@@ -144,13 +144,17 @@ def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Est
         f"{states['completed']} completed, {len(todo)} to run{f' ({before})' if before else ''}",
     ]
     if todo:
-        largest = max((plan.configs[cell.arm] for cell in todo), key=cores)
-        need = _range([cores(plan.configs[cell.arm]) for cell in todo])
-        need = f"a cell takes {need} and {memory_mb(largest) / 1000:.1f} GB of memory"
+        largest = max((plan.configs[cell.arm] for cell in todo), key=_cores)
+        need = _range([_cores(plan.configs[cell.arm]) for cell in todo])
+        need = f"a cell takes {need} and {algorithm_of(largest).memory_mb(largest) / 1000:.1f} GB of memory"
         at_once = f"{parallel} at once" if parallel else "as many at once as it has room for"
         lines.append(f"launcher  {launcher}, {at_once}; {need}")
         lines.append(f"expected  {estimate.words(plan, parallel) if estimate else 'known when the first cell is done'}")
     return "\n".join(lines)
+
+
+def _cores(config: Config) -> int:
+    return algorithm_of(config).cores(config)
 
 
 def _range(counts: list[int]) -> str:
@@ -237,9 +241,7 @@ def _probe(config: Config) -> tuple[float, float, float, float] | None:
         folder = Path(temporary)
         limited = replace(config.sweep, time_limit_s=PROBE_S)
         short = replace(config, total_steps=most, max_episodes=None, seed=0, sweep=limited)
-        if isinstance(config.algo, DQNConfig):  # its warm-up says nothing of what a step takes later
-            least = config.algo.batch_size
-            short = replace(short, algo=replace(config.algo, warmup_steps=min(config.algo.warmup_steps, 4 * least)))
+        short = algorithm_of(config).shortened(short)
         began = time.monotonic()
         with Signals() as signals:
             run_cell(short, [], folder, lambda: signals.received is not None)

@@ -20,10 +20,10 @@ from typing import Any
 from ablate.config.schema import ConfigError
 from ablate.config.serial import to_dict
 from ablate.parallel.signals import Interrupted, Signals
+from ablate.paths import shown
 from ablate.records.files import write_json
 from ablate.records.manifest import lock_folder, provenance
 from ablate.records.schema import CELL, CELL_LOG, SCHEMA_VERSION, STUDY
-from ablate.runs.console import shown
 from ablate.runs.run import RunFailed
 from ablate.sweeps.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines
 from ablate.sweeps.plan import Cell, SweepPlan, duration, held, make_plan, most_steps, share_done

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 
 from ablate.config.derived import evaluation_horizon
 from ablate.config.schema import Config, ConfigError, SweepConfig
-from ablate.config.serial import to_dict
+from ablate.config.serial import to_dict, with_new_names
 from ablate.config.validation import suggest
 
 # What every cell has unless the study or the command line says otherwise: evaluations at fixed steps, as seconds differ
@@ -126,7 +126,7 @@ def identity(config: Config) -> str:
 
 def identity_of(values: dict[str, Any]) -> str:
     """`identity` of a configuration as a manifest has it."""
-    compared = {key: value for key, value in values.items() if key not in NOT_COMPARED}
+    compared = {key: value for key, value in with_new_names(values).items() if key not in NOT_COMPARED}
     return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:8]
 
 

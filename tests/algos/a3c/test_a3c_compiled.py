@@ -10,11 +10,12 @@ import pytest
 from helpers import config_of, job_of, work
 
 from ablate.algos.a3c import compiled as a3c_compiled
+from ablate.algos.a3c.spec import UpdateRecord
 from ablate.algos.job import WorkerJob
 from ablate.config.schema import Config
 from ablate.nn.architecture import architecture_of
 from ablate.parallel.supervisor import ChildFailed
-from ablate.types import EpisodeRecord, EvaluationSummary, ProcessState, Records, UpdateRecord
+from ablate.types import EpisodeRecord, EvaluationSummary, ProcessState, SliceRecords
 
 ENVS = ("pendulum", "cartpole", "acrobot", "mountain_car", "mountain_car_continuous")
 # What float32 in another order may change; all other columns must be equal. Of the largest number in a column.
@@ -125,7 +126,7 @@ def work_with_pauses(job: WorkerJob) -> list[Any]:
     messages: list[Any] = []
 
     def send(message: Any) -> None:
-        if isinstance(message, Records):
+        if isinstance(message, SliceRecords):
             messages.extend(message.unpacked())
             job.shared.ask_pause()
             job.shared.release_pause()

@@ -10,12 +10,13 @@ from helpers import config_of, train
 
 from ablate.algos.a3c import worker as a3c
 from ablate.algos.a3c.gradients import BACKENDS, LossSettings
+from ablate.algos.a3c.spec import UpdateRecord
 from ablate.config.schema import Config
 from ablate.envs.make import spec_of
 from ablate.nn.architecture import architecture_of
 from ablate.nn.distributions import make_distribution
 from ablate.parallel.shared import Command
-from ablate.types import EpisodeRecord, ProcessState, Trajectory, UpdateRecord
+from ablate.types import EpisodeRecord, ProcessState, Trajectory
 
 
 def interleaved(*overrides: str) -> Config:

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from helpers import config_of, train
+from helpers import config_of, job_of, train
 
 from ablate.algos.a3c import game_worker as a3c_games
 from ablate.algos.a3c.conv_gradients import CONV_BACKENDS
@@ -16,7 +16,6 @@ from ablate.algos.a3c.game_worker import GameWorker
 from ablate.algos.a3c.gradients import LossSettings
 from ablate.envs.make import spec_of
 from ablate.nn.architecture import architecture_of
-from ablate.parallel.shared import SharedState
 from ablate.types import Rollout
 
 SMALL = (
@@ -52,11 +51,11 @@ class Script(gymnasium.Env):
 
 def worker_on(monkeypatch: pytest.MonkeyPatch, scripts: list[dict[int, str]], *overrides: str) -> GameWorker:
     config = config_of(*GAME, f"envs_per_worker={len(scripts)}", "env.preprocessing=report_42", *overrides)
-    spec = spec_of(config.env)
     waiting = iter(scripts)
     monkeypatch.setattr(a3c_games, "make_env", lambda *_, **__: Script(next(waiting)))
-    size = architecture_of(config.model, spec).layout().size
-    worker = GameWorker(0, config, spec, SharedState(size, 0, 1), None, 0)
+    job = job_of(config, Path())
+    size = job.architecture.layout().size
+    worker = GameWorker(0, job)
     rng = np.random.default_rng(0)
     worker.pull(torch.from_numpy(rng.normal(0, 0.1, size).astype(np.float32)), 0)
     return worker

@@ -14,23 +14,24 @@ from helpers import config_of, job_of
 
 import ablate.algos.job
 from ablate.algos.dqn import learner as dqn
+from ablate.algos.dqn import spec as dqn_spec
 from ablate.algos.dqn.actor import Actor
-from ablate.algos.job import WorkerJob, make_exchange
-from ablate.config.schema import Config, ConfigError, DQNConfig, QConfig
+from ablate.algos.dqn.spec import DQNConfig, UpdateRecord, make_exchange
+from ablate.algos.job import WorkerJob
+from ablate.config.schema import Config, ConfigError, QConfig
 from ablate.envs.make import spec_of
 from ablate.parallel.shared import Command
 from ablate.parallel.supervisor import ChildFailed
 from ablate.play.evaluator import test_process as evaluating_process
-from ablate.records.schema import DQN_UPDATES, EPISODES, EVALUATIONS, UPDATES
+from ablate.records.schema import EPISODES, EVALUATIONS, UPDATES
 from ablate.runs import plan as experiment
-from ablate.schedules import epsilon
-from ablate.sweeps import resources
-from ablate.types import EpisodeRecord, ProcessState, QUpdateRecord
+from ablate.runs.run import run as train
+from ablate.types import EpisodeRecord, ProcessState
 
 QUICK = (
     "algo=dqn", "env=cartpole", "schedule=interleaved", "backend=manual", "precision=float32", "log_interval=1",
     "model.hidden=[16]", "algo.warmup_steps=40", "algo.batch_size=8", "replay.capacity=200", "total_steps=400",
-    "algo.policy_update=4", "algo.target_update=60", "evaluation.every_steps=null", "evaluation.every_seconds=null",
+    "algo.train_freq=4", "algo.target_update=60", "evaluation.every_steps=null", "evaluation.every_seconds=null",
 )  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def learned(config: Config, folder: Path) -> tuple[list[Any], np.ndarray]:
     """The messages of an interleaved run and the parameters at its end."""
     folder.mkdir(parents=True, exist_ok=True)
     messages: list[Any] = []
-    job = job_of(config, folder)._replace(workers=(0, 1))
+    job = job_of(config, folder)._replace(members=(0, 1))
     learn(messages.append, job)
     return messages, job.shared.parameters_view().copy()
 
@@ -61,9 +62,9 @@ def rows_of(messages: list[Any], kind: type) -> list[Any]:
 
 @pytest.mark.parametrize(("envs", "every"), [(1, 4), (1, 1), (2, 4), (8, 4), (3, 3)])
 def test_there_is_one_update_every_so_many_steps(envs: int, every: int, tmp_path: Path) -> None:
-    config = quick(f"envs_per_worker={envs}", f"algo.policy_update={every}", "algo.warmup_steps=48")
+    config = quick(f"envs_per_worker={envs}", f"algo.train_freq={every}", "algo.warmup_steps=48")
     messages, _ = learned(config, tmp_path)
-    updates = rows_of(messages, QUpdateRecord)
+    updates = rows_of(messages, UpdateRecord)
     assert [u.update for u in updates] == list(range(1, len(updates) + 1))
     block = max(envs, every)
     end = -(-400 // block) * block
@@ -75,21 +76,21 @@ def test_there_is_one_update_every_so_many_steps(envs: int, every: int, tmp_path
 def test_epsilon_is_1_in_the_warm_up_and_then_decays_linearly() -> None:
     algo = quick("algo.epsilon_end=0.2", "algo.epsilon_decay_steps=100").algo
     assert isinstance(algo, DQNConfig)
-    found = [epsilon(algo, step) for step in (0, 39, 40, 90, 140, 10**6)]
+    found = [algo.epsilon(step) for step in (0, 39, 40, 90, 140, 10**6)]
     np.testing.assert_allclose(found, [1, 1, 1, 0.6, 0.2, 0.2])
 
 
 @pytest.mark.parametrize("step", [0, 65, 1000])
 def test_so_many_actions_are_random(step: int) -> None:
     """With a network that prefers action 1, action 0 comes with probability ε/2."""
-    config = quick("algo.epsilon_end=0.1", "algo.epsilon_decay_steps=50", "algo.policy_update=4000")
+    config = quick("algo.epsilon_end=0.1", "algo.epsilon_decay_steps=50", "algo.train_freq=4000")
     spec = spec_of(config.env)
-    actor = Actor(config, spec, None, 0)
+    actor = Actor(job_of(config, Path()))
     actor.parameters[-1] = 1.0  # the bias of the last action's value
     out = make_exchange(config, spec).experience()
-    probability = epsilon(config.algo, step) / 2  # type: ignore[arg-type]
+    probability = config.algo.epsilon(step) / 2  # type: ignore[arg-type]
     actor._algo = quick(f"algo.epsilon_start={2 * probability}", f"algo.epsilon_end={2 * probability}").algo  # type: ignore[assignment]
-    actor.act(out, 10_000, lambda: None)
+    actor.act(out, 10_000)
     share = float((out.actions == 0).mean())
     assert abs(share - probability) < 4 * np.sqrt(probability * (1 - probability) / 4000) + 1e-9
 
@@ -142,7 +143,7 @@ def test_the_learner_is_q_learning(overrides: tuple[str, ...], tmp_path: Path, m
 
     monkeypatch.setattr(dqn.Learner, "update", spy)
     monkeypatch.setattr(dqn, "make_replay", make_replay)
-    job = job_of(config, tmp_path)._replace(workers=(0, 1))
+    job = job_of(config, tmp_path)._replace(members=(0, 1))
     theta = job.shared.parameters_view()
     online, target = plain_q(config, 4, 2), plain_q(config, 4, 2)
     from ablate.nn.architecture import architecture_of
@@ -158,10 +159,10 @@ def test_the_learner_is_q_learning(overrides: tuple[str, ...], tmp_path: Path, m
     last = 0
     assert len(batches) == 90
     for (s, s_next), batch, step in zip(batches, samples, steps, strict=True):
-        if last // algo.target_update < (step - algo.policy_update) // algo.target_update:
+        if last // algo.target_update < (step - algo.train_freq) // algo.target_update:
             for of_target, of_online in zip(target.parameters(), online.parameters(), strict=True):
                 of_target.data.lerp_(of_online.data, algo.target_tau)
-            last = step - algo.policy_update
+            last = step - algo.train_freq
         s_t, s_tn = torch.tensor(s, dtype=torch.float64), torch.tensor(s_next, dtype=torch.float64)
         with torch.no_grad():
             chooser = online if algo.double else target
@@ -183,11 +184,11 @@ def test_looking_later_at_an_update_changes_nothing(
     replay: str, envs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a GPU's learner does, on the CPU: the next batch is drawn before it looks at what came of the last."""
-    config = quick(f"replay={replay}", f"envs_per_worker={envs}", "algo.warmup_steps=64", "algo.policy_update=1")
+    config = quick(f"replay={replay}", f"envs_per_worker={envs}", "algo.warmup_steps=64", "algo.train_freq=1")
     at_once = learned(config, tmp_path / "at_once")
     monkeypatch.setattr(dqn, "updates_ahead", lambda device: 1)
     later = learned(config, tmp_path / "later")
-    assert rows_of(later[0], QUpdateRecord) == rows_of(at_once[0], QUpdateRecord) != []
+    assert rows_of(later[0], UpdateRecord) == rows_of(at_once[0], UpdateRecord) != []
     np.testing.assert_array_equal(later[1], at_once[1])
 
 
@@ -200,7 +201,7 @@ def test_games_in_threads_learn_the_same_every_time(tmp_path: Path) -> None:
     )  # fmt: skip
     first, again = (learned(config, tmp_path / name) for name in ("first", "again"))
     assert rows_of(first[0], EpisodeRecord) == rows_of(again[0], EpisodeRecord)
-    assert rows_of(first[0], QUpdateRecord) == rows_of(again[0], QUpdateRecord) != []
+    assert rows_of(first[0], UpdateRecord) == rows_of(again[0], UpdateRecord) != []
     (sent,) = [message for message in first[0] if isinstance(message, ProcessState)]
     assert sent.state["workers"]["1"]["env"] is None  # a resume begins new games, and says so
 
@@ -213,26 +214,26 @@ def test_a_gpu_learns_as_a_processor_does(backend: str, graph: str, tmp_path: Pa
     on_cpu, cpu_parameters = learned(config, tmp_path / "cpu")
     algo = replace(config.algo, cuda_graph=graph == "true")  # type: ignore[type-var]
     on_gpu, gpu_parameters = learned(replace(config, device="cuda", algo=algo), tmp_path / "gpu")
-    losses, expected = ([u.td_loss for u in rows_of(told, QUpdateRecord)] for told in (on_gpu, on_cpu))
+    losses, expected = ([u.td_loss for u in rows_of(told, UpdateRecord)] for told in (on_gpu, on_cpu))
     np.testing.assert_allclose(losses, expected, rtol=1e-2)
     np.testing.assert_allclose(gpu_parameters, cpu_parameters, atol=1e-3)
 
 
 def test_same_seed_same_run_and_another_seed_another(tmp_path: Path) -> None:
     first, again, other = (learned(quick(f"seed={seed}"), tmp_path / str(i)) for i, seed in enumerate((1, 1, 2)))
-    for kind in (EpisodeRecord, QUpdateRecord):
+    for kind in (EpisodeRecord, UpdateRecord):
         assert rows_of(first[0], kind) == rows_of(again[0], kind) != []
     np.testing.assert_array_equal(first[1], again[1])
-    assert rows_of(first[0], QUpdateRecord) != rows_of(other[0], QUpdateRecord)
+    assert rows_of(first[0], UpdateRecord) != rows_of(other[0], UpdateRecord)
 
 
 def test_a_noisy_start_is_random_for_so_many_steps(tmp_path: Path) -> None:
-    config = quick("algo.noisy_start=6", "algo.epsilon_start=0", "algo.epsilon_end=0", "algo.policy_update=400")
+    config = quick("algo.noisy_start=6", "algo.epsilon_start=0", "algo.epsilon_end=0", "algo.train_freq=400")
     spec = spec_of(config.env)
-    actor = Actor(config, spec, None, 0)
+    actor = Actor(job_of(config, Path()))
     actor.parameters[-1] = 1.0
     out = make_exchange(config, spec).experience()
-    actor.act(out, 10_000, lambda: None)
+    actor.act(out, 10_000)
     ends = np.flatnonzero(out.lengths[:, 0])
     assert len(ends) > 5
     starts = [0, *(ends[:-1] + 1)]
@@ -249,7 +250,7 @@ def test_a_run_that_ends_in_its_warm_up_says_so(tmp_path: Path, capsys: pytest.C
 def run(folder: Path, *overrides: str) -> Path:
     """The program's whole run, all its processes."""
     config = config_of(*QUICK, "figures=false", "logger.display=off", *overrides)
-    run(experiment.plan(config, []), folder, [])
+    train(experiment.plan(config, []), folder, [])
     return folder
 
 
@@ -266,7 +267,7 @@ def test_two_processes_give_the_same_result_every_time(tmp_path: Path) -> None:
     for one, other in zip(tables(first), tables(again), strict=True):
         pd.testing.assert_frame_equal(one, other, check_exact=True)
     ours, theirs = tables(first)[1], tables(turns)[1]
-    assert list(pd.read_csv(first / UPDATES)) == list(DQN_UPDATES)
+    assert list(pd.read_csv(first / UPDATES)) == list(UpdateRecord._fields)
     assert len(ours) == len(theirs) == 90
     pd.testing.assert_frame_equal(ours[:1], theirs[:1], check_exact=True)  # what it learns from is the same
     assert not ours.equals(theirs)
@@ -316,16 +317,16 @@ def test_a_test_process_does_not_count_the_time_before_training(
             job.shared.command = Command.abandon
 
     monkeypatch.setattr("ablate.play.evaluator.time.sleep", pause)
-    evaluating_process(told.append, config, job.spec, tmp_path, job.shared, 0, 0)
+    evaluating_process(told.append, config, job.spec, job.architecture, tmp_path, job.shared, 0)
     assert before == [0, 0, 0, 0, 0, 1, 2, 3, 4]
 
 
 def test_an_episode_is_given_up_at_an_evaluation(tmp_path: Path) -> None:
-    config = quick("algo.reset_after_evaluation=true", "evaluation.every_steps=4", "algo.policy_update=12")
+    config = quick("algo.reset_after_evaluation=true", "evaluation.every_steps=4", "algo.train_freq=12")
     spec = spec_of(config.env)
-    actor = Actor(config, spec, None, 0)
+    actor = Actor(job_of(config, Path()))
     out = make_exchange(config, spec).experience()
-    actor.act(out, 0, lambda: None)
+    actor.act(out, 0)
     assert list(np.flatnonzero(out.truncated[:, 0])) == [3, 7, 11]
     assert not out.lengths.any()  # no episode was played to its end
 
@@ -344,7 +345,7 @@ def test_an_episode_is_given_up_at_an_evaluation(tmp_path: Path) -> None:
         (("model=mlp",), "model.name=mlp"),
         (("replay=prioritized", "replay.beta_end=0.1"), "replay.beta_end"),
         (("device=[cpu,cpu]",), "device"),
-        (("envs_per_worker=8", "algo.policy_update=8", "algo.n_step=6"), "algo.warmup_steps=40"),
+        (("envs_per_worker=8", "algo.train_freq=8", "algo.n_step=6"), "algo.warmup_steps=40"),
         (("precision=bf16",), "precision=bf16"),
         (("algo.cuda_graph=true",), "algo.cuda_graph=true"),
         (("algo.n_step=38", "replay=prioritized", "replay.first_half_only=true", "replay.capacity=60"), "capacity=60"),
@@ -361,7 +362,7 @@ def test_what_dqn_cannot_do_is_refused_in_one_line(overrides: tuple[str, ...], n
 def test_bf16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("algo=dqn", "env=breakout", "replay.capacity=1000", "algo.warmup_steps=100")
     for has in ("bf16", "float32"):
-        monkeypatch.setattr(experiment, "resolve_precision", lambda precision, device, has=has: has)
+        monkeypatch.setattr(dqn_spec, "resolve_precision", lambda precision, device, has=has: has)
         assert experiment.plan(config_of(*options), []).config.precision == has
         assert experiment.plan(config_of(*options, "precision=float32"), []).config.precision == "float32"
     with pytest.raises(ConfigError, match=r"^precision=bf16: this machine .* use float32$"):
@@ -395,10 +396,10 @@ def test_no_transition_leads_from_before_a_resume_into_a_new_episode(tmp_path: P
     if not saved:
         states[1].state["env"] = None
     job = job_of(config, tmp_path)._replace(resumed=states, starts=1)
-    learner, actor = dqn.Learner(job, [].append), Actor(config, job.spec, states[1], 1)
+    learner, actor = dqn.Learner(job, [].append), Actor(job)
     store = learner._replay.store
     out = make_exchange(config, job.spec).experience()
-    actor.act(out, 200, lambda: None)
+    actor.act(out, 200)
     (before,) = np.flatnonzero(store.times == 200)
     learner.absorb(out)
     (first,) = np.flatnonzero(store.times == 201)
@@ -460,13 +461,13 @@ def test_what_saving_a_replay_takes_is_looked_at_before_the_run(
     storage: str, copies: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = quick(f"replay.storage={storage}", "replay.capacity=1000000")
-    size = resources.replay_bytes(config)
-    monkeypatch.setattr(resources, "available_bytes", lambda: copies * size - 1)
-    resources.check_replay(config)
+    size = dqn_spec.replay_bytes(config)
+    monkeypatch.setattr(dqn_spec, "available_bytes", lambda: copies * size - 1)
+    dqn_spec.check_replay(config, spec_of(config.env))
     with pytest.raises(ConfigError, match="save_replay=true: "):
-        resources.check_replay(replace(config, save_replay=True))
-    monkeypatch.setattr(resources, "available_bytes", lambda: copies * size)
-    resources.check_replay(replace(config, save_replay=True))
+        dqn_spec.check_replay(replace(config, save_replay=True), spec_of(config.env))
+    monkeypatch.setattr(dqn_spec, "available_bytes", lambda: copies * size)
+    dqn_spec.check_replay(replace(config, save_replay=True), spec_of(config.env))
 
 
 def test_a_reward_that_is_no_number_is_named(tmp_path: Path) -> None:

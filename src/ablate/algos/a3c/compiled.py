@@ -1,27 +1,28 @@
-"""A3C with backend=compiled: the loop of algos/a3c.py in kernels, a slice at a time, with commands seen in between."""
+"""A3C with backend=compiled: the loop of `worker.py` in kernels, a slice at a time, with commands seen in between."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ablate.algos.job import WorkerJob, process_state, wait_for_release
+from ablate.algos.a3c.spec import A3CConfig, UpdateRecord
+from ablate.algos.job import WorkerJob, process_state
+from ablate.algos.rounds import Send, rounds
 from ablate.compiled import loop
-from ablate.compiled.arguments import algorithm_of, environment_of, policy_of
+from ablate.compiled.arguments import environment_of, policy_of
 from ablate.compiled.draws import Draws
 from ablate.compiled.envs import ENVIRONMENTS
 from ablate.compiled.jit import announcing
 from ablate.compiled.optimizer import optimizer_of
-from ablate.config.schema import A3CConfig
-from ablate.nn.architecture import MlpArchitecture, architecture_of
-from ablate.parallel.shared import Command
+from ablate.config.choices import LossReduction
+from ablate.config.schema import Config
+from ablate.nn.architecture import MlpArchitecture
 from ablate.parallel.supervisor import ChildFailed
-from ablate.play.evaluator import Evaluator
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
-from ablate.types import ProcessState, Records
+from ablate.types import ProcessState, SliceRecords
 
 SLICE_S = 0.02
 EPISODES_A_SLICE = 4096  # records that a slice has room for
@@ -29,44 +30,24 @@ UPDATES_A_SLICE = 4096
 DRAWS = 1 << 16  # random numbers drawn beforehand, for all workers of a process together
 
 
-def work(send: Callable[[Any], None], job: WorkerJob) -> None:
-    """The loop of a process: slices until a limit is reached or the parent says stop."""
-    shared, config = job.shared, job.config
-
-    def beat() -> None:
-        shared.beat(job.process)
-
-    workers = CompiledWorkers(job)
+def work(send: Send, job: WorkerJob) -> None:
+    """A process that trains, with the loop of `worker.work` in kernels: slices until a limit or the parent's stop."""
+    shared = job.shared
     with announcing(shared.note_compilation):
-        evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
-        workers.advance(0)
-    if evaluator:
-        evaluator.begin(shared, send)
-    paused_for, updates = 0, 1
-    while shared.command == Command.run:
-        beat()
-        if shared.pauses_asked > paused_for:
-            paused_for = shared.pauses_asked
-            send(workers.state())
-            wait_for_release(shared, paused_for, beat)
-            continue
-        shared.begin()
-        before = time.monotonic()
-        ended = workers.advance(updates)
-        passed = time.monotonic() - before
-        send(ended.records)
-        if ended.reason == loop.DIVERGED:
-            raise ChildFailed(workers.diverged())
-        if ended.reason == loop.LOCKED:
-            raise RuntimeError("the shared lock was not let go: its holder died or hangs")
-        counters = shared.counters()
-        if evaluator and ended.reason in (loop.LIMIT, loop.EVALUATION):
-            send(evaluator.evaluate(shared, counters))
-        if ended.reason == loop.LIMIT:
-            shared.command = Command.stop
-        if ended.updates == updates:  # nothing cut the slice short: its length can be judged
-            updates = max(1, min(2 * updates, int(updates * SLICE_S / max(passed, 1e-9)), workers.most_updates))
-    send(workers.state())
+        workers = CompiledWorkers(job)
+        workers.advance(0)  # compiled now, before the first sign of life
+        updates = 1  # of a slice
+        for _ in rounds(job, send, workers.state):
+            began = time.monotonic()
+            ended = workers.advance(updates)
+            passed = time.monotonic() - began
+            send(ended.records)
+            if ended.reason == loop.DIVERGED:
+                raise ChildFailed(workers.diverged())
+            if ended.reason == loop.LOCKED:
+                raise RuntimeError("the shared lock was not released: its holder died or hangs")
+            if ended.updates == updates:  # nothing cut the slice short: its length can be judged
+                updates = max(1, min(2 * updates, int(updates * SLICE_S / max(passed, 1e-9)), workers.most_updates))
 
 
 class Slice(NamedTuple):
@@ -74,7 +55,7 @@ class Slice(NamedTuple):
 
     reason: int
     updates: int
-    records: Records
+    records: SliceRecords
 
 
 class CompiledWorkers:
@@ -83,11 +64,11 @@ class CompiledWorkers:
     def __init__(self, job: WorkerJob) -> None:
         config, shared = job.config, job.shared
         assert isinstance(config.algo, A3CConfig)
-        self._config, self._shared, self._indices = config, shared, np.array(job.workers)
+        self._config, self._shared, self._indices = config, shared, np.array(job.members)
         self._turn = job.turn
         self._module = ENVIRONMENTS[config.env.id]
         self._env, state_size = environment_of(config.env)
-        architecture = architecture_of(config.model, job.spec)
+        architecture = job.architecture
         assert isinstance(architecture, MlpArchitecture)
         longest = min(config.algo.t_max, config.env.max_ep_step or config.algo.t_max)  # rollout
         policy = policy_of(architecture, job.spec.action, longest)
@@ -96,7 +77,7 @@ class CompiledWorkers:
         self._optimizer = optimizer_of(config.optimizer)
         self._observation = np.zeros(job.spec.observation_size, np.float32)
 
-        count, size = len(job.workers), architecture.layout().size
+        count, size = len(job.members), architecture.layout().size
         discrete = job.spec.action.is_discrete
         draws_a_turn = longest * (1 if discrete else len(job.spec.action.low))
         turns = max(1, DRAWS // (count * draws_a_turn))  # of each worker, before its stream is refilled
@@ -115,7 +96,7 @@ class CompiledWorkers:
         self._records = loop.Records(np.zeros((EPISODES_A_SLICE, 7)), np.zeros((UPDATES_A_SLICE, 8)), np.zeros(4))
         self._shared_arrays = _shared_arrays(job)
         self._streams: list[tuple[np.random.Generator, Draws, np.random.Generator, Draws]] = []
-        for row, index in enumerate(job.workers):
+        for row, index in enumerate(job.members):
             self._start(row, index, job.resumed.get(index), job.starts, discrete)
 
     def _start(self, row: int, index: int, resumed: ProcessState | None, starts: int, discrete: bool) -> None:
@@ -154,14 +135,15 @@ class CompiledWorkers:
         pace = (self._shared.wall_time_s() - began) / max(1, made)
         return Slice(reason, made, self._recorded(episodes, rows, began, pace))
 
-    def _recorded(self, episodes: int, rows: int, began: float, pace: float) -> Records:
+    def _recorded(self, episodes: int, rows: int, began: float, pace: float) -> SliceRecords:
         """The slice's records; their times are spread evenly over it."""
         ended, updates = self._records.episodes[:episodes], self._records.updates[:rows]
         workers = self._indices[ended[:, 1].astype(int)]
         times, lr = began + pace * updates[:, 0], np.full(rows, self._config.optimizer.lr)
-        return Records(
+        return SliceRecords(
             np.column_stack((workers, ended[:, 2], began + pace * ended[:, 0], ended[:, 3:])),
             np.column_stack((updates[:, 1:3], times, updates[:, 3:], lr)),
+            UpdateRecord,
             self._shared.counters().steps,
         )
 
@@ -171,7 +153,7 @@ class CompiledWorkers:
         return f"diverged: loss {loss}, gradient norm {grad_norm} at update {int(update)} (worker {worker})"
 
     def state(self) -> ProcessState:
-        """What a resume needs, as algos/a3c.py has it."""
+        """What a resume needs, as `worker.Worker` has it."""
         workers = self._workers
         states = {}
         for row, (index, (action_rng, actions, env_rng, resets)) in enumerate(
@@ -197,6 +179,30 @@ class CompiledWorkers:
             }
             states[index] = (values, {"parameters": workers.theta[row].copy()})
         return process_state(states, self._turn)
+
+
+def algorithm_of(config: Config, evaluates: bool) -> loop.Algorithm:
+    """The constants of the kernel's loop."""
+    algo = config.algo
+    assert isinstance(algo, A3CConfig)
+    return loop.Algorithm(
+        t_max=algo.t_max,
+        gamma=algo.gamma,
+        gae_lambda=algo.gae_lambda,
+        entropy_coef=algo.entropy_coef,
+        value_loss_coef=algo.value_loss_coef,
+        mean=algo.loss_reduction == LossReduction.mean,
+        max_grad_norm=math.inf if algo.max_grad_norm is None else algo.max_grad_norm,
+        bootstrap_truncated=algo.bootstrap_truncated,
+        lock_updates=algo.lock_updates,
+        reward_shift=float(config.env.reward_shift),
+        reward_scale=float(config.env.reward_scale),
+        max_ep_step=config.env.max_ep_step or 0,
+        max_episodes=config.max_episodes or 0,
+        total_steps=config.total_steps or 0,
+        log_interval=config.log_interval,
+        evaluate_every=(config.evaluation.every_steps or 0) if evaluates else 0,
+    )
 
 
 def _shared_arrays(job: WorkerJob) -> loop.Shared:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ablate.algos.a3c.conv_gradients import CONV_BACKENDS
 from ablate.algos.a3c.gradients import LossSettings
+from ablate.algos.a3c.spec import A3CConfig
+from ablate.algos.job import WorkerJob
 from ablate.config.derived import device_of
-from ablate.config.schema import A3CConfig, AtariConfig, Config
 from ablate.envs.make import make_env
 from ablate.envs.preprocessing import RunningNormalisation
 from ablate.nn.acting import draw_categorical
-from ablate.nn.architecture import ConvArchitecture, architecture_of
-from ablate.parallel.shared import SharedState
+from ablate.nn.architecture import ConvArchitecture
+from ablate.parallel.heartbeat import beat
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
-from ablate.types import EnvSpec, EpisodeRecord, ProcessState, Rollout
+from ablate.types import EpisodeRecord, Rollout
 
 
 class GameWorker:
@@ -25,23 +25,20 @@ class GameWorker:
 
     The running normalisation lies in shared memory, a row a worker, where evaluation finds it."""
 
-    def __init__(
-        self, index: int, config: Config, spec: EnvSpec, shared: SharedState, resumed: ProcessState | None, starts: int
-    ) -> None:
+    def __init__(self, index: int, job: WorkerJob) -> None:
+        config, spec, architecture = job.config, job.spec, job.architecture
         assert isinstance(config.algo, A3CConfig)
-        assert isinstance(config.env, AtariConfig)
+        assert isinstance(architecture, ConvArchitecture)
         self.index = index
         self._algo = config.algo
         self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale
         self._games = E = config.envs_per_worker
-        architecture = architecture_of(config.model, spec)
-        assert isinstance(architecture, ConvArchitecture)
         self.computer = CONV_BACKENDS[str(config.backend)](
             architecture, E, config.algo.t_max, LossSettings.of(config.algo), device_of(config, index)
         )
         self._envs = [make_env(config.env) for _ in range(E)]
         normalised = self._envs[0].get_wrapper_attr("preprocessor").pipeline.normalised
-        self._normalisation = RunningNormalisation(shared.normalisation_view()[index]) if normalised else None
+        self._normalisation = RunningNormalisation(job.shared.normalisation_view()[index]) if normalised else None
         self._action_rng = generator(config.seed, Role.action, index)
         t_max = config.algo.t_max
         self._observations = np.zeros((t_max + 1, E, *spec.observation_shape), spec.observation_dtype)
@@ -53,6 +50,7 @@ class GameWorker:
         self._at = 0  # the row that holds the newest observations
         self.pulled_at = 0  # updates made by all workers when this one last pulled
 
+        resumed = job.resumed.get(index)
         saved = resumed.state if resumed else {}
         if saved:
             restore(self._action_rng, saved["action_rng"])
@@ -64,7 +62,7 @@ class GameWorker:
             self._firsts[0] = resumed.tensors["firsts"]
             self.computer.set_state(resumed.tensors["lstm"])
         else:  # new games; after a resume from a stream of its own
-            rng = generator(config.seed, Role.environment, index, *([starts] if starts else []))
+            rng = generator(config.seed, Role.environment, index, *([job.starts] if job.starts else []))
             for e, env in enumerate(self._envs):
                 self._observe(0, e, env.reset(seed=draw_seed(rng))[0], first=True)
 
@@ -82,7 +80,7 @@ class GameWorker:
         self.computer.parameters.copy_(shared_parameters)
         self.pulled_at = updates
 
-    def collect(self, limit: int, beat: Callable[[], None]) -> tuple[Rollout, list[EpisodeRecord]]:
+    def collect(self, limit: int) -> tuple[Rollout, list[EpisodeRecord]]:
         """Act for t_max steps in each game, or `limit` in all. The records of ended games lack step and time."""
         self._observations[0], self._firsts[0] = self._observations[self._at], self._firsts[self._at]
         self.computer.start()

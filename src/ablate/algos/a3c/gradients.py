@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablate.config.schema import A3CConfig
+from ablate.algos.a3c.spec import A3CConfig
 from ablate.nn.architecture import MlpArchitecture
 from ablate.nn.distributions import Distribution, Outputs
 from ablate.nn.mlp_networks import ManualMlp, TorchMlp

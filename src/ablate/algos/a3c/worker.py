@@ -1,48 +1,111 @@
 """A3C (Mnih et al. 2016, Algorithm S3): workers that collect a rollout, push its gradient and pull the parameters.
 
-Both schedules run the same loop. schedule=async: one process a worker, and they race. schedule=interleaved: one process
-in which the workers take turns, so that a worker's gradient was computed on parameters pulled W - 1 updates before."""
+Both schedules run the same loop. schedule=async: one process per worker, and their updates race.
+schedule=interleaved: one process in which the workers take turns, so that a gradient was computed on parameters that
+were pulled W - 1 updates before."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from ablate.algos.a3c.game_worker import GameWorker
-from ablate.algos.a3c.gradients import BACKENDS, LossSettings
+from ablate.algos.a3c.gradients import BACKENDS, GradientComputer, LossSettings
 from ablate.algos.a3c.rollout import RolloutAccumulator
-from ablate.algos.job import WorkerJob, process_state, wait_for_release
-from ablate.config.derived import device_of, limit_reached
-from ablate.config.schema import A3CConfig, Config, ConvConfig
+from ablate.algos.a3c.spec import A3CConfig, UpdateRecord
+from ablate.algos.job import WorkerJob, process_state
+from ablate.algos.rounds import Send, rounds
+from ablate.config.derived import device_of
 from ablate.envs import classic
 from ablate.envs.make import make_env
 from ablate.nn.acting import Actor
-from ablate.nn.architecture import MlpArchitecture, architecture_of
+from ablate.nn.architecture import MlpArchitecture
 from ablate.nn.distributions import make_distribution
 from ablate.nn.optimizers import Optimizer, make_optimizer
-from ablate.parallel.shared import Command, SharedState
+from ablate.parallel.heartbeat import beat
+from ablate.parallel.shared import SharedState
 from ablate.parallel.supervisor import ChildFailed
-from ablate.play.evaluator import Evaluator, due
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
-from ablate.types import Counters, EnvSpec, EpisodeRecord, ProcessState, Trajectory, UpdateRecord
+from ablate.types import Counters, EpisodeRecord, ProcessState, Rollout, Trajectory
+
+
+def work(send: Send, job: WorkerJob) -> None:
+    """A process that trains: its workers take turns until a limit is reached or the parent says stop."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # the moments of units that are never active would slow every step of Adam
+    config, shared, algo = job.config, job.shared, job.config.algo
+    assert isinstance(algo, A3CConfig)
+    theta, optimizer = shared_learner(job)
+    workers = [make_worker(index, job, theta) for index in job.members]
+    turn = job.turn
+
+    def state() -> ProcessState:
+        return process_state({worker.index: worker.state() for worker in workers}, turn)
+
+    for before in rounds(job, send, state):
+        worker, turn = workers[turn], (turn + 1) % len(workers)
+
+        # Act: up to t_max steps, or to the episode's end.
+        limit = max(1, config.total_steps - before.steps) if config.total_steps else sys.maxsize
+        with naming_divergence(before, worker):
+            rollout, episodes = worker.collect(limit)
+
+        # The gradient of the loss at the parameters θ' that acted.
+        loss, metrics = worker.computer.compute(rollout)
+        gradient, grad_norm = checked_gradient(worker, loss, before, algo.max_grad_norm)
+
+        # Push: one step of the shared parameters θ. Pull: θ' ← θ.
+        steps = rollout.rewards.size
+        staleness, counters = push(worker, optimizer, gradient, theta, shared, steps, len(episodes), algo.lock_updates)
+
+        for episode in episodes:
+            send(episode._replace(global_step=counters.steps, wall_time_s=shared.wall_time_s()))
+        if counters.updates % config.log_interval == 0:
+            losses = (metrics.policy_loss.item(), metrics.value_loss.item(), metrics.entropy.item())
+            at = (counters.updates, counters.steps, shared.wall_time_s())
+            send(UpdateRecord(*at, *losses, grad_norm, staleness, config.optimizer.lr))
+
+
+class AnyWorker(Protocol):
+    """What the loop needs of a worker."""
+
+    index: int
+    pulled_at: int  # updates made by all workers when this one last pulled
+
+    @property
+    def computer(self) -> GradientComputer:
+        """The local network, and the gradient of its loss."""
+        ...
+
+    def pull(self, shared_parameters: torch.Tensor, updates: int) -> None:
+        """θ' ← θ."""
+        ...
+
+    def collect(self, limit: int) -> tuple[Trajectory | Rollout, list[EpisodeRecord]]:
+        """A rollout of at most `limit` steps; the records of the episodes that ended in it lack step and time."""
+        ...
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What a resume needs: JSON values, and tensors by name."""
+        ...
 
 
 class Worker:
-    """One worker: its environment, its local network and its streams. `resumed`: what `state` gave, or None."""
+    """A worker for observations that are vectors: its environment, its local network and its random streams."""
 
-    def __init__(self, index: int, config: Config, spec: EnvSpec, resumed: ProcessState | None, starts: int) -> None:
+    def __init__(self, index: int, job: WorkerJob) -> None:
+        config, spec, architecture = job.config, job.spec, job.architecture
         assert isinstance(config.algo, A3CConfig)
+        assert isinstance(architecture, MlpArchitecture)
         self.index = index
         self._algo = config.algo
         self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale
-        architecture = architecture_of(config.model, spec)
-        assert isinstance(architecture, MlpArchitecture)
         self.computer = BACKENDS[str(config.backend)](
             architecture, make_distribution(spec.action), LossSettings.of(config.algo), device_of(config, index)
         )
@@ -53,6 +116,7 @@ class Worker:
         self._env = make_env(config.env)
         self._episodic_return, self._episodic_length = 0.0, 0
         self.pulled_at = 0  # updates made by all workers when this one last pulled
+        resumed = job.resumed.get(index)
         saved = resumed.state if resumed else {}
         if saved:
             restore(self._action_rng, saved["action_rng"])
@@ -62,7 +126,7 @@ class Worker:
             self._episodic_return = saved["episodic_return"]
             self._episodic_length = saved["episodic_length"]
         else:  # a new episode; after a resume from a stream of its own
-            seed = draw_seed(generator(config.seed, Role.environment, index, *([starts] if starts else [])))
+            seed = draw_seed(generator(config.seed, Role.environment, index, *([job.starts] if job.starts else [])))
             self._observation = self._env.reset(seed=seed)[0]
 
     def pull(self, shared_parameters: torch.Tensor, updates: int) -> None:
@@ -71,7 +135,7 @@ class Worker:
         self._acting_parameters[:] = self.computer.parameters.cpu()
         self.pulled_at = updates
 
-    def collect(self, limit: int, beat: Callable[[], None]) -> tuple[Trajectory, list[EpisodeRecord]]:
+    def collect(self, limit: int) -> tuple[Trajectory, list[EpisodeRecord]]:
         """Act for t_max steps (or `limit`) or to the episode's end. The record of an ended one lacks step and time."""
         actor, rollout, gamma = self._actor, self._rollout, self._algo.gamma
         rollout.start(self._observation)
@@ -108,83 +172,27 @@ class Worker:
         return values, {"parameters": self._acting_parameters.copy()}
 
 
-def make_worker(
-    index: int, config: Config, spec: EnvSpec, shared: SharedState, resumed: ProcessState | None, starts: int
-) -> Worker | GameWorker:
-    """The worker for the configuration's network."""
-    if isinstance(config.model, ConvConfig):
-        return GameWorker(index, config, spec, shared, resumed, starts)
-    return Worker(index, config, spec, resumed, starts)
+def make_worker(index: int, job: WorkerJob, theta: torch.Tensor) -> AnyWorker:
+    """The worker for the configuration's network, with the parameters that it last pulled."""
+    worker: AnyWorker = (GameWorker if job.config.model.takes_images else Worker)(index, job)
+    if resumed := job.resumed.get(index):
+        worker.pull(torch.from_numpy(resumed.tensors["parameters"]), resumed.state["pulled_at"])
+    else:
+        worker.pull(theta, job.shared.counters().updates)
+    return worker
 
 
-def work(send: Callable[[Any], None], job: WorkerJob) -> None:
-    """The loop of a process: its workers take turns until a limit is reached or the parent says stop."""
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # the moments of units that are never active would slow every step of Adam
-    config, shared = job.config, job.shared
-    assert isinstance(config.algo, A3CConfig)
+def shared_learner(job: WorkerJob) -> tuple[torch.Tensor, Optimizer]:
+    """The shared parameters θ (P,), and the optimizer over them, whose statistics are shared too."""
+    shared = job.shared
     theta = torch.from_numpy(shared.parameters_view())
     statistics = [torch.from_numpy(view) for view in shared.statistics_views()]
     assert all(shared.holds(tensor.data_ptr()) for tensor in (theta, *statistics)), "not in shared memory"
-    optimizer = make_optimizer(config.optimizer, theta, statistics)
-
-    def beat() -> None:
-        shared.beat(job.process)
-
-    workers: list[Worker | GameWorker] = []
-    for index in job.workers:
-        resumed = job.resumed.get(index)
-        worker = make_worker(index, config, job.spec, shared, resumed, job.starts)
-        if resumed:
-            worker.pull(torch.from_numpy(resumed.tensors["parameters"]), resumed.state["pulled_at"])
-        else:
-            worker.pull(theta, shared.counters().updates)
-        workers.append(worker)
-    evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
-    if evaluator:
-        evaluator.begin(shared, send)
-    turn, paused_for = job.turn, 0
-
-    while shared.command == Command.run:
-        beat()
-        if shared.pauses_asked > paused_for:
-            paused_for = shared.pauses_asked
-            send(_state(workers, turn))
-            wait_for_release(shared, paused_for, beat)
-            continue
-        shared.begin()
-        worker = workers[turn]
-        turn = (turn + 1) % len(workers)
-
-        before = shared.counters()
-        limit = max(1, config.total_steps - before.steps) if config.total_steps else sys.maxsize
-        try:
-            rollout, ended = worker.collect(limit, beat)
-        except FloatingPointError as error:
-            raise diverged(str(error), before, worker) from error
-        loss, metrics = worker.computer.compute(rollout)
-        gradient, grad_norm = checked_gradient(worker, loss, before, config.algo.max_grad_norm)
-        steps = rollout.rewards.size
-        staleness, counters = push(
-            worker, optimizer, gradient, theta, shared, steps, len(ended), config.algo.lock_updates
-        )
-
-        for episode in ended:
-            send(episode._replace(global_step=counters.steps, wall_time_s=shared.wall_time_s()))
-        if counters.updates % config.log_interval == 0:
-            losses = (metrics.policy_loss.item(), metrics.value_loss.item(), metrics.entropy.item())
-            at = (counters.updates, counters.steps, shared.wall_time_s())
-            send(UpdateRecord(*at, *losses, grad_norm, staleness, config.optimizer.lr))
-        reached_limit = bool(limit_reached(config, counters))
-        if evaluator and (reached_limit or due(config.evaluation.every_steps, before.steps, counters.steps)):
-            send(evaluator.evaluate(shared, counters))
-        if reached_limit:
-            shared.command = Command.stop
-    send(_state(workers, turn))
+    return theta, make_optimizer(job.config.optimizer, theta, statistics)
 
 
 def checked_gradient(
-    worker: Worker | GameWorker, loss: torch.Tensor, before: Counters, max_grad_norm: float | None
+    worker: AnyWorker, loss: torch.Tensor, before: Counters, max_grad_norm: float | None
 ) -> tuple[torch.Tensor, float]:
     """The worker's gradient on the CPU, clipped, and its norm before that. Nothing but finite numbers may be pushed."""
     gradient = worker.computer.gradient.cpu()
@@ -196,12 +204,21 @@ def checked_gradient(
     return gradient, grad_norm
 
 
-def diverged(what: str, before: Counters, worker: Worker | GameWorker) -> ChildFailed:
+def diverged(what: str, before: Counters, worker: AnyWorker) -> ChildFailed:
     return ChildFailed(f"diverged: {what} at update {before.updates + 1} (worker {worker.index})")
 
 
+@contextlib.contextmanager
+def naming_divergence(before: Counters, worker: AnyWorker) -> Iterator[None]:
+    """A policy whose numbers are not finite fails the run, with the worker's name and the update's number."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise diverged(str(error), before, worker) from error
+
+
 def push(
-    worker: Worker | GameWorker,
+    worker: AnyWorker,
     optimizer: Optimizer,
     gradient: torch.Tensor,
     theta: torch.Tensor,
@@ -217,7 +234,3 @@ def push(
         optimizer.step(gradient, counters.updates)
         worker.pull(theta, shared.counters().updates)
     return staleness, counters
-
-
-def _state(workers: list[Worker | GameWorker], turn: int) -> ProcessState:
-    return process_state({worker.index: worker.state() for worker in workers}, turn)

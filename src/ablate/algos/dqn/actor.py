@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 
-from ablate.algos.job import WorkerJob, make_exchange, process_state
-from ablate.config.choices import NewPriority
-from ablate.config.schema import Config, DQNConfig, PrioritizedConfig
+from ablate.algos.dqn.spec import ACTOR, DQNConfig, make_exchange
+from ablate.algos.job import WorkerJob, process_state
+from ablate.algos.rounds import Send
 from ablate.envs.side_by_side import make_side_by_side
 from ablate.nn.acting import make_q_actor
-from ablate.nn.architecture import QArchitecture, architecture_of
+from ablate.nn.architecture import QArchitecture
 from ablate.parallel.exchange import Exchange, wait
+from ablate.parallel.heartbeat import beat
 from ablate.parallel.supervisor import ChildFailed
 from ablate.play.evaluator import due
-from ablate.schedules import epsilon
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
-from ablate.types import EnvSpec, Experience, ProcessState
-
-ACTOR = 1  # whose state it is in a checkpoint
+from ablate.types import Experience
 
 
 class Actor:
-    """The environments, the episodes under way in them, and the streams of chance. `resumed`: what `state` gave."""
+    """The environments, the episodes under way in them, and the random streams."""
 
-    def __init__(self, config: Config, spec: EnvSpec, resumed: ProcessState | None, starts: int) -> None:
+    def __init__(self, job: WorkerJob) -> None:
+        config, spec, architecture = job.config, job.spec, job.architecture
+        resumed, starts = job.resumed.get(ACTOR), job.starts
         assert isinstance(config.algo, DQNConfig)
-        architecture = architecture_of(config.model, spec)
         assert isinstance(architecture, QArchitecture)
         self._algo, self._action_start = config.algo, spec.action.start
         self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale
         self._every_steps = config.evaluation.every_steps if config.algo.reset_after_evaluation else None
-        self._wants_td_errors = (
-            isinstance(config.replay, PrioritizedConfig) and config.replay.new_priority == NewPriority.td_error
-        )
+        self._wants_td_errors = config.replay is not None and config.replay.wants_td_errors
         E = config.envs_per_worker
         self._envs = make_side_by_side(config.env, E)
         self._rng = generator(config.seed, Role.action, 0)
@@ -66,13 +64,13 @@ class Actor:
             self._random_left[e] = int(self._rng.integers(self._algo.noisy_start + 1))
         return observation
 
-    def act(self, out: Experience, step: int, beat: Callable[[], None]) -> None:
+    def act(self, out: Experience, step: int) -> None:
         """Act with `parameters` and write it to `out`, (K, E) steps the first of which is number `step`."""
         algo, E = self._algo, len(self._returns)
         out.firsts[:] = self.observations
         known: np.ndarray | None = None  # the values of what is acted on next, where a TD error has asked for them
         for k in range(len(out.actions)):
-            actions, values = self._choose(epsilon(algo, step), known)
+            actions, values = self._choose(algo.epsilon(step), known)
             cut_off = due(self._every_steps, step, step + E)
             for e, stepped in enumerate(self._envs.step(actions + self._action_start)):
                 beat()
@@ -135,51 +133,59 @@ class Actor:
         return values, {"observations": self.observations.copy()}
 
 
+States = dict[int, tuple[dict[str, Any], dict[str, np.ndarray]]]  # by member: JSON values, and tensors by name
+
+
 class Acting(Protocol):
-    """What the learner has of an actor, wherever it lives."""
+    """What the learner needs of an actor, in whichever process it lives."""
 
     def block(self, step: int) -> Experience:
-        """What came of the next block, whose first step is number `step`. Valid until the next is asked for."""
+        """The next block, whose first step is number `step`. Valid until the next is asked for."""
         ...
 
     def wait_for_copy(self) -> None:
         """Return once the parameters may be changed."""
         ...
 
+    def states(self) -> States:
+        """The actor's state, if this process saves it."""
+        ...
+
 
 class ActorHere:
     """schedule=interleaved: a block is acted when it is asked for, with the parameters as they are then."""
 
-    def __init__(
-        self, actor: Actor, config: Config, spec: EnvSpec, theta: np.ndarray, beat: Callable[[], None]
-    ) -> None:
-        self.actor = actor
-        self._theta, self._beat = theta, beat
-        self._out = make_exchange(config, spec).experience()
+    def __init__(self, actor: Actor, job: WorkerJob) -> None:
+        self._actor = actor
+        self._theta = job.shared.parameters_view()
+        self._block = make_exchange(job.config, job.spec).experience()
 
     def block(self, step: int) -> Experience:
-        self.actor.parameters[:] = self._theta
-        self.actor.act(self._out, step, self._beat)
-        return self._out
+        self._actor.parameters[:] = self._theta
+        self._actor.act(self._block, step)
+        return self._block
 
     def wait_for_copy(self) -> None:
         pass
+
+    def states(self) -> States:
+        return {ACTOR: self._actor.state()}
 
 
 class ActorElsewhere:
     """schedule=async: while the learner learns from a block, the actor's process acts the next one."""
 
-    def __init__(self, exchange: Exchange, beat: Callable[[], None]) -> None:
-        self._exchange, self._beat = exchange, beat
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
         self._experience = exchange.experience()
 
     def block(self, step: int) -> Experience:
         if not self._exchange.begun:
             self._exchange.ask(step)
         while not self._exchange.done:
-            self._beat()
+            beat()
             wait()
-        # out of the way of the next block, which begins at once
+        # a copy, as the next block begins at once
         experience = Experience(*(array.copy() for array in self._experience))
         self._exchange.ask(step + experience.actions.size)
         return experience
@@ -188,40 +194,44 @@ class ActorElsewhere:
         while not self._exchange.copied:
             wait()
 
+    def states(self) -> States:
+        self._exchange.ask_state()  # the actor's process sends its own
+        return {}
 
-def act(send: Callable[[Any], None], job: WorkerJob) -> None:
+
+@contextlib.contextmanager
+def naming_divergence(updates: int) -> Iterator[None]:
+    """Action values that are not finite fail the run, with the number of the update that follows."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise ChildFailed(f"diverged: {error} at update {updates + 1}") from error
+
+
+def act(send: Send, job: WorkerJob) -> None:
     """The actor's process: blocks as they are asked for."""
     import torch
 
     torch.set_num_threads(1)
     assert job.exchange is not None
     exchange, shared = job.exchange, job.shared
-    resumed = job.resumed.get(ACTOR)
-    actor = Actor(job.config, job.spec, resumed, job.starts)
+    actor = Actor(job)
     theta = shared.parameters_view()
     experience = exchange.experience()
     states_sent = 0
-
-    def beat() -> None:
-        shared.beat(job.process)
-
-    while True:
+    while not exchange.closed or exchange.asked or exchange.states_asked > states_sent:
         beat()
         if exchange.asked:
             actor.parameters[:] = theta
             exchange.note_copied()
-            try:
-                actor.act(experience, exchange.step, beat)
-            except FloatingPointError as error:
-                raise ChildFailed(f"diverged: {error} at update {shared.counters().updates + 1}") from error
+            with naming_divergence(shared.counters().updates):
+                actor.act(experience, exchange.step)
             exchange.note_done()
         elif exchange.states_asked > states_sent:
             states_sent = exchange.states_asked
             values, tensors = actor.state()
             values["begun"] = exchange.begun
             block = {f"block.{name}": array.copy() for name, array in experience._asdict().items()}
-            send(process_state({ACTOR: (values, tensors | block)}, 0))
-        elif exchange.closed:
-            return
+            send(process_state({ACTOR: (values, tensors | block)}))
         else:
             wait()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ablate.algos.dqn.batch_buffers import Recorded, Slot
-from ablate.config.schema import DQNConfig
+from ablate.algos.dqn.spec import DQNConfig
 from ablate.nn.architecture import QArchitecture
 from ablate.nn.q_networks import ManualQ, TorchQ
 from ablate.rl.td import q_targets, td_errors, td_loss, td_loss_backward

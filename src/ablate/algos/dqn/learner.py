@@ -1,6 +1,6 @@
 """Deep Q-learning (Mnih et al. 2015, Algorithm 1): an actor fills the replay, a learner draws batches from it.
 
-Every `policy_update` steps there is one update, kept exactly. schedule=interleaved: one process acts, then learns.
+Every `train_freq` steps there is one update, kept exactly. schedule=interleaved: one process acts, then learns.
 schedule=async: while the learner learns from what it has, the actor's process acts the next block, so that it acts with
 parameters one block older. Both give the same result every time."""
 
@@ -14,26 +14,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ablate.algos.dqn.actor import ACTOR, Acting, Actor, ActorElsewhere, ActorHere, act
+from ablate.algos.dqn.actor import Acting, Actor, ActorElsewhere, ActorHere, naming_divergence
 from ablate.algos.dqn.batch_buffers import Slot
 from ablate.algos.dqn.gradients import Q_BACKENDS, QSettings
-from ablate.algos.job import WorkerJob, beating, process_state, wait_for_release
-from ablate.config.derived import cuda_index, device_of, limit_reached
-from ablate.config.schema import ConfigError, DQNConfig
-from ablate.nn.architecture import QArchitecture, architecture_of
+from ablate.algos.dqn.spec import ACTOR, LEARNER, DQNConfig, UpdateRecord
+from ablate.algos.job import WorkerJob, beating, process_state
+from ablate.algos.rounds import Send, rounds
+from ablate.config.derived import cuda_index, device_of
+from ablate.config.schema import ConfigError
+from ablate.nn.architecture import QArchitecture
 from ablate.nn.optimizers import make_optimizer
-from ablate.parallel.shared import Command
 from ablate.parallel.supervisor import ChildFailed
-from ablate.play.evaluator import Evaluator, due
+from ablate.play.evaluator import due
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ablate.records.schema import LAST_CHECKPOINT, REPLAY_FILES
 from ablate.replay.make import make_replay
-from ablate.schedules import beta, epsilon
 from ablate.seeding import Role, generator, restore, state_of
-from ablate.types import Batch, EpisodeRecord, Experience, QUpdateRecord
-
-__all__ = ["act", "learn"]  # what the processes run
-LEARNER = 0  # whose state it is in a checkpoint
+from ablate.types import Batch, EpisodeRecord, Experience, ProcessState
 
 
 def updates_ahead(device: str) -> int:
@@ -54,14 +51,14 @@ class _Update(NamedTuple):
 class Learner:
     """The replay, the network and its target, and the optimizer over shared parameters. `send`: where records go."""
 
-    def __init__(self, job: WorkerJob, send: Callable[[QUpdateRecord], None]) -> None:
+    def __init__(self, job: WorkerJob, send: Callable[[UpdateRecord], None]) -> None:
         config, spec, shared = job.config, job.spec, job.shared
         assert isinstance(config.algo, DQNConfig)
         assert config.replay is not None
         self._config, self._algo = config, config.algo
-        self._send, self._wall_time_s, self._beat = send, shared.wall_time_s, lambda: shared.beat(job.process)
+        self._send, self._wall_time_s = send, shared.wall_time_s
         self._checkpoints = (job.folder / LAST_CHECKPOINT).parent
-        architecture = architecture_of(config.model, spec)
+        architecture = job.architecture
         assert isinstance(architecture, QArchitecture)
         theta = torch.from_numpy(shared.parameters_view())
         statistics = [torch.from_numpy(view) for view in shared.statistics_views()]
@@ -80,7 +77,7 @@ class Learner:
         self._under_way: deque[_Update] = deque()
         self._rng = generator(config.seed, Role.replay)
         try:
-            self._replay = make_replay(config, spec, self._rng, job.folder)
+            self._replay = make_replay(config, spec, config.algo.n_step, config.algo.gamma, self._rng, job.folder)
         except (OSError, MemoryError) as error:
             raise ChildFailed(f"no room for the replay (replay.capacity={config.replay.capacity}): {error}") from error
         if self._computer.table is not None:  # compiled now: in the first update it would be a silence like a hang's
@@ -96,7 +93,7 @@ class Learner:
         self._learn_from = resumed.state["learn_from"]
         if resumed.state["replay"]:
             try:
-                with beating(self._beat):
+                with beating():
                     saved = read_checkpoint(self._checkpoints / resumed.state["replay"])
             except ConfigError as error:
                 raise ChildFailed(f"the saved replay cannot be read: {error}; load= starts a new run") from error
@@ -129,8 +126,8 @@ class Learner:
                 replay.start(lane, experience.starts[k, lane])
 
     def updates_due(self, before: int, after: int) -> int:
-        """How many updates lie between two counts of steps: one every `policy_update` steps once there is enough."""
-        every = self._algo.policy_update
+        """How many updates lie between two counts of steps: one every `train_freq` steps once there is enough."""
+        every = self._algo.train_freq
         return max(0, after // every - max(before, self._learn_from) // every)
 
     def update(self, number: int, step: int, wait_for_copy: Callable[[], None]) -> None:
@@ -139,7 +136,7 @@ class Learner:
         assert config.replay is not None
         if replay.learns_from_errors:
             self.settle()
-        beta_now = beta(config.replay, step)
+        beta_now = config.replay.beta(step)
         batch = replay.sample(self._algo.batch_size, beta_now or 0.0)
         replay.store.gather(batch.slots, computer.observations, computer.table)
         replay.store.gather(batch.next_slots, computer.next_observations, computer.table)
@@ -157,8 +154,8 @@ class Learner:
                 raise ChildFailed(f"diverged: loss {loss}, gradient norm {grad_norm} at update {number}")
             self._replay.update(batch, errors)
             if number % self._config.log_interval == 0:
-                told = (loss, q_mean, grad_norm, epsilon(self._algo, step), beta_now, *self._replay.statistics(batch))
-                record = QUpdateRecord(number, step, self._wall_time_s(), *told, self._config.optimizer.lr)
+                told = (loss, q_mean, grad_norm, self._algo.epsilon(step), beta_now, *self._replay.statistics(batch))
+                record = UpdateRecord(number, step, self._wall_time_s(), *told, self._config.optimizer.lr)
                 self._send(record)
 
     def publish(self) -> None:
@@ -179,7 +176,7 @@ class Learner:
             name = REPLAY_FILES.replace("*", str(steps))
             replay = self._replay.state()
             try:
-                with beating(self._beat):
+                with beating():
                     write_checkpoint(self._checkpoints / name, Checkpoint(replay.tensors, replay.state))
             except OSError as error:
                 raise ChildFailed(f"the replay could not be saved (save_replay=true): {error}") from error
@@ -195,73 +192,52 @@ class Learner:
         return values, {"target": self._computer.target.cpu().numpy().copy()}
 
 
-def learn(send: Callable[[Any], None], job: WorkerJob) -> None:
-    """The learner's process, and under schedule=interleaved the actor's too, until a limit or the parent's stop."""
+def learn(send: Send, job: WorkerJob) -> None:
+    """The learner's process; with schedule=interleaved it acts, too. It ends at a limit or when the parent says so."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # the moments of units that are never active would slow every step of Adam
-    config, shared = job.config, job.shared
-    assert isinstance(config.algo, DQNConfig)
-
-    def beat() -> None:
-        shared.beat(job.process)
-
+    shared, algo = job.shared, job.config.algo
+    assert isinstance(algo, DQNConfig)
     learner = Learner(job, send)
-    acting: Acting
-    if job.exchange:
-        acting = ActorElsewhere(job.exchange, beat)
-    else:
-        actor = Actor(config, job.spec, job.resumed.get(ACTOR), job.starts)
-        acting = ActorHere(actor, config, job.spec, shared.parameters_view(), beat)
-    evaluator = Evaluator(config, job.spec, job.folder, job.evaluations_done, beat) if job.evaluates else None
-    if evaluator:
-        evaluator.begin(shared, send)
-    paused_for = 0
+    actor: Acting = ActorElsewhere(job.exchange) if job.exchange else ActorHere(Actor(job), job)
 
-    def send_states() -> None:
+    def state() -> ProcessState:
         states = {LEARNER: learner.state(shared.counters().steps)}
-        if job.exchange:
-            job.exchange.ask_state()  # the actor sends its own
-        else:
-            states[ACTOR] = actor.state()
-        send(process_state(states, 0))
+        return process_state(states | actor.states())
 
-    while shared.command == Command.run:
-        beat()
-        if shared.pauses_asked > paused_for:
-            paused_for = shared.pauses_asked
-            send_states()
-            wait_for_release(shared, paused_for, beat)
-            continue
-        shared.begin()
-
-        before = shared.counters()
-        try:
-            experience = acting.block(before.steps)
-        except FloatingPointError as error:
-            raise ChildFailed(f"diverged: {error} at update {before.updates + 1}") from error
+    for before in rounds(job, send, state):
+        # Act: a block of steps, ε-greedily. Store them.
+        with naming_divergence(before.updates):
+            experience = actor.block(before.steps)
         learner.absorb(experience)
+
+        # Learn: an update every train_freq steps, each from a batch of the replay.
         steps = before.steps + experience.actions.size
         updates = learner.updates_due(before.steps, steps)
         for number in range(before.updates + 1, before.updates + updates + 1):
-            learner.update(number, steps, acting.wait_for_copy)
+            learner.update(number, steps, actor.wait_for_copy)
         if updates:
             learner.settle()
             learner.publish()
-        if due(config.algo.target_update, before.steps, steps):
-            learner.follow()
-        ended = [(int(k), int(e)) for k, e in np.argwhere(experience.lengths)]
-        counters = shared.count(experience.actions.size, len(ended), updates)
 
-        for k, e in ended:
-            length, cut = int(experience.lengths[k, e]), bool(experience.cut[k, e])
-            step = before.steps + k * experience.actions.shape[1] + e + 1
-            score = (float(experience.returns[k, e]), length, not cut, cut)
-            send(EpisodeRecord(0, step, shared.wall_time_s(), *score))
-        reached_limit = bool(limit_reached(config, counters))
-        if evaluator and (reached_limit or due(config.evaluation.every_steps, before.steps, steps)):
-            send(evaluator.evaluate(shared, counters))
-        if reached_limit:
-            shared.command = Command.stop
-    send_states()
+        # The target network: θ⁻ ← θ, or a step towards it.
+        if due(algo.target_update, before.steps, steps):
+            learner.follow()
+
+        episodes = ended_episodes(experience, before.steps)
+        shared.count(experience.actions.size, len(episodes), updates)
+        for episode in episodes:
+            send(episode._replace(wall_time_s=shared.wall_time_s()))
     if job.exchange:
         job.exchange.close()
+
+
+def ended_episodes(experience: Experience, step: int) -> list[EpisodeRecord]:
+    """The episodes that ended in a block after `step` steps, without their time."""
+    records = []
+    for k, e in np.argwhere(experience.lengths):
+        truncated = bool(experience.cut[k, e])
+        global_step = step + int(k) * experience.actions.shape[1] + int(e) + 1
+        score = (float(experience.returns[k, e]), int(experience.lengths[k, e]))
+        records.append(EpisodeRecord(0, global_step, 0.0, *score, not truncated, truncated))
+    return records

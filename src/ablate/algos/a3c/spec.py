@@ -1,0 +1,154 @@
+"""A3C as the rest of the program sees it: its keys, its records, its processes, what it refuses. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from statistics import fmean
+from typing import Annotated, NamedTuple
+
+from omegaconf import MISSING
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ablate.algos.algorithm import PROCESS_MB, Algorithm, Process, number_of_workers
+from ablate.compiled.support import why_not
+from ablate.config.choices import Backend, LossReduction, Precision
+from ablate.config.schema import (
+    AlgoConfig,
+    Config,
+    ConfigError,
+    ConvConfig,
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+)
+from ablate.nn.architecture import ConvArchitecture, architecture_of
+from ablate.parallel.machine import usable_cpus
+from ablate.types import ActionSpec, EnvSpec
+
+GAMES_MB = 310  # measured: a worker process that plays games, before its network
+
+
+@dataclass
+class A3CConfig(AlgoConfig):
+    """The keys of `conf/algo/a3c.yaml`, which says what they mean."""
+
+    name: Annotated[str, Field(pattern="^a3c$")] = "a3c"
+    t_max: Count = MISSING
+    gamma: Fraction = MISSING
+    gae_lambda: Fraction = MISSING
+    entropy_coef: NonNegative = MISSING
+    value_loss_coef: NonNegative = MISSING
+    loss_reduction: LossReduction = MISSING
+    max_grad_norm: Positive | None = None
+    bootstrap_truncated: bool = MISSING
+    lock_updates: bool = MISSING
+
+    def refuse(self, config: Config) -> None:
+        """Raise ConfigError for what A3C lacks or cannot do."""
+        model, env = config.model, config.env
+        if self.lock_updates and config.schedule == "interleaved":
+            raise ConfigError(
+                "algo.lock_updates=true: no updates race under schedule=interleaved; drop it or use schedule=async"
+            )
+        if model.gives_action_values:
+            raise ConfigError(
+                f"model.name={model.name}: A3C needs an actor and a critic; use model=mlp or model=conv_lstm_42"
+            )
+        if model.takes_images and not env.has_images:
+            raise ConfigError(f"env.id={env.id}: no images; this network needs them (env=atari), use model=mlp")
+        if env.has_images and not model.takes_images:
+            raise ConfigError(f"env.id={env.id}: its observations are images; use model=conv_lstm_42 or another conv_*")
+        if config.envs_per_worker > 1 and not model.takes_images:
+            raise ConfigError(
+                f"envs_per_worker={config.envs_per_worker}: only networks of images step several environments at once; "
+                "use 1, and more workers"
+            )
+        if threads := getattr(env, "threads", 0):
+            raise ConfigError(f"env.threads={threads}: only DQN supports threaded games; use workers=2 with A3C")
+        if config.replay is not None:
+            raise ConfigError(
+                f"replay={config.replay.name}: A3C learns from each step once; only DQN has a replay (algo=dqn)"
+            )
+        if config.save_replay:
+            raise ConfigError("save_replay=true: A3C has no replay; drop it, or use algo=dqn")
+        if config.precision == Precision.bf16:
+            raise ConfigError("precision=bf16: A3C computes in float32; drop it, or use algo=dqn")
+
+
+class UpdateRecord(NamedTuple):
+    """A row of updates.csv. The losses are reduced over the rollout as `algo.loss_reduction` says."""
+
+    update: int
+    global_step: int
+    wall_time_s: float
+    policy_loss: float
+    value_loss: float
+    entropy: float  # nats
+    grad_norm: float  # before clipping
+    staleness: int  # updates
+    learning_rate: float
+
+
+class A3C(Algorithm):
+    """Asynchronous advantage actor-critic (Mnih et al. 2016, Algorithm S3)."""
+
+    name = "a3c"
+    config_class = A3CConfig
+    update_record = UpdateRecord
+    backends = (Backend.compiled, Backend.manual, Backend.autograd)
+
+    def processes(self, config: Config) -> list[Process]:
+        """schedule=async: one process per worker. schedule=interleaved: one process whose workers take turns."""
+        workers = tuple(range(number_of_workers(config)))
+        groups = [(k,) for k in workers] if config.schedule == "async" else [workers]
+        module = f"ablate.algos.a3c.{'compiled' if config.backend == Backend.compiled else 'worker'}"
+        ends = [group[:: max(1, len(group) - 1)] for group in groups]
+        names = ["worker-" + "-".join(map(str, first_and_last)) for first_and_last in ends]
+        return [Process(name, module, "work", group) for name, group in zip(names, groups, strict=True)]
+
+    def default_model(self, env: str, has_images: bool) -> str:
+        return "conv_pool_lstm_80" if env == "breakout" else super().default_model(env, has_images)
+
+    def default_workers(self) -> int:
+        return usable_cpus()
+
+    def refuse_backend(self, config: Config) -> str:
+        return why_not(config)
+
+    def memory_mb(self, config: Config) -> int:
+        if not config.model.takes_images:
+            return super().memory_mb(config)
+        others = 2 if config.schedule == "async" else 1
+        networks = number_of_workers(config) * network_mb(config)
+        return others * PROCESS_MB[config.backend] + self.cores(config) * GAMES_MB + networks
+
+    def progress(self, config: Config, steps: int, updates: Sequence[UpdateRecord]) -> tuple[str, float | None, str]:
+        return "staleness", fmean(update.staleness for update in updates) if updates else None, ".1f"
+
+
+# Measured: copies of the parameters (the optimizer's and the shared ones among them), and the peak over what the
+# backward pass of a rollout needs.
+COPIES = 12
+PEAK = {Backend.manual: 2.0, Backend.autograd: 1.25}
+
+
+def network_mb(config: Config) -> int:
+    """Memory of one worker's network of images, and of the rollout that it keeps."""
+    assert isinstance(config.algo, A3CConfig)
+    assert isinstance(config.model, ConvConfig)
+    architecture = architecture_of(config.model, EnvSpec(tuple(config.model.input), ActionSpec(n=18)))
+    assert isinstance(architecture, ConvArchitecture)
+    sizes = architecture.sizes()
+    numbers = float(prod(sizes[0]))  # of a row of one game
+    for layer, before, after in zip(architecture.convolutions, sizes, sizes[1:], strict=False):
+        if config.backend == Backend.manual:  # the output; where pooling took it from, in half the bits
+            numbers += prod(after) * (1.5 if layer.pool else 1.0)
+        else:  # before and behind the activation; pooled, and from where, in twice the bits
+            convolved = layer.channels * prod(layer.convolved(*before[1:]))
+            numbers += 2 * convolved + 3 * prod(after) * layer.pool
+    rows = (config.algo.t_max + 1) * config.envs_per_worker
+    kept = PEAK[config.backend] * rows * numbers
+    return round(4 * (COPIES * architecture.layout().size + kept) / 1e6)
