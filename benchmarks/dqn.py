@@ -208,8 +208,8 @@ def update_parts(config: Config) -> list[float]:
     rng = generator(config.seed, Role.replay)
     spec = spec_of(config.env)
     assert config.replay is not None
-    config = replace(config, replay=replace(config.replay, capacity=FRAMES))
-    replay = make_replay(config, spec, rng, Path())
+    settings = replace(config.replay, capacity=FRAMES)
+    replay = make_replay(settings, spec, config.envs_per_worker, config.algo.n_step, config.algo.gamma, rng, Path())
     replay.start(0, rng.integers(256, size=spec.observation_shape, dtype=np.uint8))
     for _ in range(FRAMES):
         observation = rng.integers(256, size=spec.observation_shape, dtype=np.uint8)

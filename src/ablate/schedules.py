@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ablate.config.schema import DQNConfig, PrioritizedConfig, ReplayConfig
+from ablate.config.schema import DQNConfig
 
 
 def linear(start: float, end: float, steps: int, at: int) -> float:
@@ -15,10 +15,3 @@ def epsilon(algo: DQNConfig, step: int) -> float:
     if step < algo.warmup_steps:
         return 1.0
     return linear(algo.epsilon_start, algo.epsilon_end, algo.epsilon_decay_steps, step - algo.warmup_steps)
-
-
-def beta(replay: ReplayConfig, step: int) -> float | None:
-    """The exponent of the importance weights (Schaul et al. 2016, section 3.4); None without priorities."""
-    if not isinstance(replay, PrioritizedConfig):
-        return None
-    return linear(replay.beta_start, replay.beta_end, replay.beta_steps, step)

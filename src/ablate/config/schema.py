@@ -19,7 +19,7 @@ from ablate.config.choices import (
     Budget,
     Display,
     DqnLoss,
-    Draws,
+    DrawKind,
     LossReduction,
     NewPriority,
     Precision,
@@ -141,7 +141,7 @@ class PrioritizedConfig(ReplayConfig):
     beta_start: Fraction = MISSING
     beta_end: Fraction = MISSING
     beta_steps: Count = MISSING
-    draws: Draws = MISSING
+    draws: DrawKind = MISSING
     weights: WeightNorm = MISSING
     new_priority: NewPriority = MISSING
     priority_eps: Positive = MISSING

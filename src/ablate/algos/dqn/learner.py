@@ -28,7 +28,7 @@ from ablate.play.evaluator import Evaluator, due
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ablate.records.schema import LAST_CHECKPOINT, REPLAY_FILES
 from ablate.replay.make import make_replay
-from ablate.schedules import beta, epsilon
+from ablate.schedules import epsilon
 from ablate.seeding import Role, generator, restore, state_of
 from ablate.types import Batch, EpisodeRecord, Experience, QUpdateRecord
 
@@ -80,7 +80,15 @@ class Learner:
         self._under_way: deque[_Update] = deque()
         self._rng = generator(config.seed, Role.replay)
         try:
-            self._replay = make_replay(config, spec, self._rng, job.folder)
+            self._replay = make_replay(
+                config.replay,
+                spec,
+                config.envs_per_worker,
+                config.algo.n_step,
+                config.algo.gamma,
+                self._rng,
+                job.folder,
+            )
         except (OSError, MemoryError) as error:
             raise ChildFailed(f"no room for the replay (replay.capacity={config.replay.capacity}): {error}") from error
         if self._computer.table is not None:  # compiled now: in the first update it would be a silence like a hang's
@@ -139,7 +147,7 @@ class Learner:
         assert config.replay is not None
         if replay.learns_from_errors:
             self.settle()
-        beta_now = beta(config.replay, step)
+        beta_now = replay.beta(step)
         batch = replay.sample(self._algo.batch_size, beta_now or 0.0)
         replay.store.gather(batch.slots, computer.observations, computer.table)
         replay.store.gather(batch.next_slots, computer.next_observations, computer.table)
