@@ -27,8 +27,9 @@ from ablate.cli import hydra_app as command_line
 from ablate.config.schema import Config, DQNConfig
 from ablate.config.validation import validate
 from ablate.envs.make import spec_of
-from ablate.nn.architecture import QArchitecture, architecture_of, initial_parameters
+from ablate.nn.architecture import architecture_of, initial_parameters
 from ablate.nn.optimizers import make_optimizer
+from ablate.nn.q_architecture import QArchitecture
 from ablate.parallel.supervisor import ONE_THREAD
 from ablate.paths import ROOT
 from ablate.records.schema import UPDATES
@@ -214,10 +215,9 @@ def update_parts(config: Config) -> list[float]:
     for _ in range(FRAMES):
         observation = rng.integers(256, size=spec.observation_shape, dtype=np.uint8)
         replay.add(0, int(rng.integers(4)), 0.0, False, False, observation, 0.0)
-    architecture = architecture_of(config.model, spec)
-    assert isinstance(architecture, QArchitecture)
     assert isinstance(config.algo, DQNConfig)
-    theta = torch.from_numpy(initial_parameters(config.model, architecture, rng))
+    architecture = architecture_of(config.model, spec)
+    theta = torch.from_numpy(initial_parameters(architecture, rng))
     statistics = [torch.zeros_like(theta) for _ in config.optimizer.statistics]
     optimizer = make_optimizer(config.optimizer, theta, statistics, alone=True)
     computer = Q_BACKENDS[str(config.backend)](

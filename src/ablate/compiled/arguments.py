@@ -13,7 +13,7 @@ from ablate.compiled.loop import Algorithm, Scratch
 from ablate.compiled.network import Network, network_of
 from ablate.config.choices import LossReduction
 from ablate.config.schema import A3CConfig, Config, EnvConfig
-from ablate.nn.architecture import MlpArchitecture
+from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.types import ActionSpec
 
 

@@ -84,6 +84,11 @@ class AtariConfig(EnvConfig):
 class AlgoConfig:
     name: str = MISSING
 
+    @property
+    def evaluation_epsilon(self) -> float:
+        """How often an evaluated policy that samples acts at random, besides what its distribution says."""
+        return 0.0
+
 
 @dataclass
 class A3CConfig(AlgoConfig):

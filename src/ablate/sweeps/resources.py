@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from math import prod
 from pathlib import Path
 
 from ablate.config.choices import Storage
@@ -19,19 +18,16 @@ from ablate.config.schema import (
     PrioritizedConfig,
     QConfig,
 )
-from ablate.nn.architecture import ConvArchitecture, architecture_of
+from ablate.nn.architecture import architecture_of
 from ablate.paths import ROOT
 from ablate.replay.store import smallest_capacity, store_bytes
 from ablate.types import ActionSpec, EnvSpec
 
 PROCESS_MB = {"compiled": 300, "manual": 450, "autograd": 450}  # measured: a worker's, and less for its parent
-# Measured of workers that play games: what is there before the network, copies of the parameters (the optimizer's and
-# shared ones among them), and the peak over what a rollout's backward pass needs.
-GAMES_MB, COPIES = 310, 12
+GAMES_MB = 310  # measured: a worker that plays games, before its network
 LARGE_VECTOR = 64  # numbers in an observation that is no image, for an upper bound
 SAVED_COPIES = 2  # measured: of a replay in memory while save_replay writes it, and one more with several lanes
 TREE_BYTES = 24  # of a prioritized replay's priorities and their tree, a frame
-PEAK = {"manual": 2.0, "autograd": 1.25}
 
 
 def cores(config: Config) -> int:
@@ -61,18 +57,7 @@ def _network_mb(config: Config) -> int:
     assert isinstance(config.algo, A3CConfig)
     assert isinstance(config.model, ConvConfig)
     architecture = architecture_of(config.model, EnvSpec(tuple(config.model.input), ActionSpec(n=18)))
-    assert isinstance(architecture, ConvArchitecture)
-    sizes = architecture.sizes()
-    numbers = float(prod(sizes[0]))  # of a row of one game
-    for layer, before, after in zip(architecture.convolutions, sizes, sizes[1:], strict=False):
-        if config.backend == "manual":  # the output; where pooling took it from, in half the bits
-            numbers += prod(after) * (1.5 if layer.pool else 1.0)
-        else:  # before and behind the activation; pooled, and from where, in twice the bits
-            convolved = layer.channels * prod(layer.convolved(*before[1:]))
-            numbers += 2 * convolved + 3 * prod(after) * layer.pool
-    rows = (config.algo.t_max + 1) * config.envs_per_worker
-    kept = PEAK[config.backend] * rows * numbers
-    return round(4 * (COPIES * architecture.layout().size + kept) / 1e6)
+    return architecture.memory_mb(config.backend, rows=(config.algo.t_max + 1) * config.envs_per_worker)
 
 
 def replay_bytes(config: Config) -> int:

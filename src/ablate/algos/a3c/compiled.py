@@ -16,7 +16,8 @@ from ablate.compiled.envs import ENVIRONMENTS
 from ablate.compiled.jit import announcing
 from ablate.compiled.optimizer import optimizer_of
 from ablate.config.schema import A3CConfig
-from ablate.nn.architecture import MlpArchitecture, architecture_of
+from ablate.nn.architecture import architecture_of
+from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.parallel.shared import Command
 from ablate.parallel.supervisor import ChildFailed
 from ablate.play.evaluator import Evaluator

@@ -14,7 +14,7 @@ from ablate.config.schema import A3CConfig, AtariConfig, Config
 from ablate.envs.make import make_env
 from ablate.envs.preprocessing import RunningNormalisation
 from ablate.nn.acting import draw_categorical
-from ablate.nn.architecture import ConvArchitecture, architecture_of
+from ablate.nn.architecture import architecture_of
 from ablate.parallel.shared import SharedState
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
 from ablate.types import EnvSpec, EpisodeRecord, ProcessState, Rollout
@@ -35,7 +35,6 @@ class GameWorker:
         self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale
         self._games = E = config.envs_per_worker
         architecture = architecture_of(config.model, spec)
-        assert isinstance(architecture, ConvArchitecture)
         self.computer = CONV_BACKENDS[str(config.backend)](
             architecture, E, config.algo.t_max, LossSettings.of(config.algo), device_of(config, index)
         )

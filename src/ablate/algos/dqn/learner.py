@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from ablate.algos.dqn.actor import ACTOR, Acting, Actor, ActorElsewhere, ActorHere, act
-from ablate.algos.dqn.batch_buffers import Slot
+from ablate.algos.dqn.batch_buffers import BatchBuffers
 from ablate.algos.dqn.gradients import Q_BACKENDS, QSettings
 from ablate.algos.job import WorkerJob, beating, process_state, wait_for_release
 from ablate.config.derived import cuda_index, device_of, limit_reached
 from ablate.config.schema import ConfigError, DQNConfig
-from ablate.nn.architecture import QArchitecture, architecture_of
+from ablate.nn.architecture import architecture_of
 from ablate.nn.optimizers import make_optimizer
 from ablate.parallel.shared import Command
 from ablate.parallel.supervisor import ChildFailed
@@ -48,7 +48,7 @@ class _Update(NamedTuple):
     step: int
     beta: float | None
     batch: Batch
-    slot: Slot  # where what is told of it arrives
+    buffers: BatchBuffers  # which receive its metrics
 
 
 class Learner:
@@ -62,7 +62,6 @@ class Learner:
         self._send, self._wall_time_s, self._beat = send, shared.wall_time_s, lambda: shared.beat(job.process)
         self._checkpoints = (job.folder / LAST_CHECKPOINT).parent
         architecture = architecture_of(config.model, spec)
-        assert isinstance(architecture, QArchitecture)
         theta = torch.from_numpy(shared.parameters_view())
         statistics = [torch.from_numpy(view) for view in shared.statistics_views()]
         assert all(shared.holds(tensor.data_ptr()) for tensor in (theta, *statistics)), "not in shared memory"
@@ -75,7 +74,7 @@ class Learner:
         self._ahead = updates_ahead(self._device)
         self._computer = Q_BACKENDS[str(config.backend)](
             architecture, config.algo.batch_size, QSettings.of(config.algo), self._own[0], str(config.precision),
-            slots=1 + self._ahead, recorded=config.algo.cuda_graph,
+            buffers=1 + self._ahead, recorded=config.algo.cuda_graph,
         )  # fmt: skip
         self._under_way: deque[_Update] = deque()
         self._rng = generator(config.seed, Role.replay)
@@ -159,8 +158,8 @@ class Learner:
     def settle(self, ahead: int = 0) -> None:
         """See what came of all updates but the last `ahead`. Raises ChildFailed if one diverged."""
         while len(self._under_way) > ahead:
-            number, step, beta_now, batch, slot = self._under_way.popleft()
-            errors, q_mean, loss, grad_norm = slot.metrics()
+            number, step, beta_now, batch, buffers = self._under_way.popleft()
+            errors, q_mean, loss, grad_norm = buffers.metrics()
             if not (math.isfinite(grad_norm) and math.isfinite(loss)):
                 raise ChildFailed(f"diverged: loss {loss}, gradient norm {grad_norm} at update {number}")
             self._replay.update(batch, errors)
