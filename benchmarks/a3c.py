@@ -250,7 +250,7 @@ def program_loop(clock: Clock, backend: str) -> Callable[[], int]:
     worker = a3c.Worker(0, job)
     worker.pull(theta, 0)
     clock.wrap("environment", worker._env, "step", "reset")
-    clock.wrap("network", worker._actor, "sample")
+    clock.wrap("network", worker._acting, "sample")
 
     def update(trajectory: Trajectory, episodes: int) -> None:
         loss, _ = worker.computer.compute(trajectory)

@@ -31,7 +31,8 @@ from ablate.compiled.jit import kernel
 from ablate.compiled.network import backward, forward
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
 from ablate.config.validation import validate
-from ablate.nn.architecture import MlpArchitecture, architecture_of
+from ablate.nn.architecture import architecture_of
+from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.parallel.supervisor import ONE_THREAD
 from ablate.paths import ROOT
 from ablate.records.schema import EPISODES

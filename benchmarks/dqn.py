@@ -28,8 +28,9 @@ from ablate.cli import hydra_app as command_line
 from ablate.config.schema import Config
 from ablate.config.validation import validate
 from ablate.envs.make import spec_of
-from ablate.nn.architecture import QArchitecture, architecture_of, initial_parameters
+from ablate.nn.architecture import architecture_of, initial_parameters
 from ablate.nn.optimizers import make_optimizer
+from ablate.nn.q_architecture import QArchitecture
 from ablate.parallel.supervisor import ONE_THREAD
 from ablate.paths import ROOT
 from ablate.records.schema import UPDATES
@@ -208,16 +209,15 @@ def update_parts(config: Config) -> list[float]:
     rng = generator(config.seed, Role.replay)
     spec = spec_of(config.env)
     assert config.replay is not None
-    config = replace(config, replay=replace(config.replay, capacity=FRAMES))
     assert isinstance(config.algo, DQNConfig)
-    replay = make_replay(config, spec, config.algo.n_step, config.algo.gamma, rng, Path())
+    settings = replace(config.replay, capacity=FRAMES)
+    replay = make_replay(settings, spec, config.envs_per_worker, config.algo.n_step, config.algo.gamma, rng, Path())
     replay.start(0, rng.integers(256, size=spec.observation_shape, dtype=np.uint8))
     for _ in range(FRAMES):
         observation = rng.integers(256, size=spec.observation_shape, dtype=np.uint8)
         replay.add(0, int(rng.integers(4)), 0.0, False, False, observation, 0.0)
     architecture = architecture_of(config.model, spec)
-    assert isinstance(architecture, QArchitecture)
-    theta = torch.from_numpy(initial_parameters(config.model, architecture, rng))
+    theta = torch.from_numpy(initial_parameters(architecture, rng))
     statistics = [torch.zeros_like(theta) for _ in config.optimizer.statistics]
     optimizer = make_optimizer(config.optimizer, theta, statistics, alone=True)
     computer = Q_BACKENDS[str(config.backend)](

@@ -17,8 +17,9 @@ from ablate.cli import hydra_app as command_line
 from ablate.config.schema import Config
 from ablate.config.validation import validate
 from ablate.envs.make import spec_of
-from ablate.nn.architecture import MlpArchitecture, architecture_of, initial_parameters
+from ablate.nn.architecture import architecture_of, initial_parameters
 from ablate.nn.distributions import make_distribution
+from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.parallel.shared import SharedState
 from ablate.seeding import Role, generator
 from ablate.types import ActionSpec, SliceRecords, Trajectory
@@ -67,7 +68,7 @@ def job_of(config: Config, folder: Path, evaluates: bool = False) -> WorkerJob:
     """All workers in one process, at the start of a run."""
     spec = spec_of(config.env)
     architecture = architecture_of(config.model, spec)
-    parameters = initial_parameters(config.model, architecture, generator(config.seed, Role.parameters))
+    parameters = initial_parameters(architecture, generator(config.seed, Role.parameters))
     shared = SharedState(parameters.size, len(config.optimizer.statistics), 1)
     shared.parameters_view()[:] = parameters
     members = tuple(range(config.workers or 1))

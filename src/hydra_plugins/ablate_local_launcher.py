@@ -35,9 +35,9 @@ class LocalLauncher(Launcher):
         from ablate.runs import plan as experiment
         from ablate.runs.run import RunFailed
         from ablate.sweeps.cell import NOT_STARTED, STOP
-        from ablate.sweeps.resources import Room
+        from ablate.sweeps.resources import MachineCapacity
 
-        room = Room.of(self._config.sweep.parallel)
+        capacity = MachineCapacity.of_this_machine(self._config.sweep.parallel)
         waiting = deque(enumerate(job_overrides))
         prepared: tuple[int, Any, JobReturn] | None = None
         returns: dict[int, JobReturn] = {}
@@ -55,13 +55,13 @@ class LocalLauncher(Launcher):
                 composed, job = self._compose(list(overrides), initial_job_idx + index)
                 config = experiment.plan(command_line.validated(composed), list(job.overrides or [])).config
                 prepared = (index, config, job)
-            if prepared and room.take(prepared[0], prepared[1]):
+            if prepared and capacity.take(prepared[0], prepared[1]):
                 index, config, job = prepared
                 prepared, returns[index] = None, job
                 threading.Thread(target=self._run, args=(index, config, job, ended), daemon=True).start()
                 running += 1
                 continue
-            room.leave(ended.get())
+            capacity.release(ended.get())
             running -= 1
         return [returns[index] for index in sorted(returns)]
 

@@ -27,7 +27,7 @@ class AblateSweeper(Sweeper):
         from ablate.cli.compose import resolve
         from ablate.sweeps import plan as planning
         from ablate.sweeps import run as sweep
-        from ablate.sweeps.resources import Room
+        from ablate.sweeps.resources import MachineCapacity
         from ablate.sweeps.study import expand
 
         study = expand(arguments, command_line.validated_sweep(self._config), self._config.seed)
@@ -40,7 +40,7 @@ class AblateSweeper(Sweeper):
         todo = [plan.configs[cell.arm] for cell in plan.to_run]
         parallel = None
         if launcher == "local" and todo:
-            parallel = Room.of(study.settings.parallel).at_once(todo)
+            parallel = MachineCapacity.of_this_machine(study.settings.parallel).at_once(todo)
         elif launcher == "basic":
             parallel = 1
         print(

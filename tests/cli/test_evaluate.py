@@ -10,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import cv2
-import evaluate
 import gymnasium
 import numpy as np
 import pytest
 from helpers import ROOT, config_of
 from scipy import stats
 
+import evaluate
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import to_dict
 from ablate.envs.make import spec_of
@@ -32,7 +32,7 @@ from ablate.types import Score
 def saved_run(folder: Path, config: Config, **tensors: np.ndarray) -> Path:
     """A run's folder with a checkpoint of random parameters."""
     spec = spec_of(config.env)
-    parameters = initial_parameters(config.model, architecture_of(config.model, spec), generator(1, Role.parameters))
+    parameters = initial_parameters(architecture_of(config.model, spec), generator(1, Role.parameters))
     state = {"config": to_dict(config), "env_spec": asdict(spec)}
     write_checkpoint(folder / LAST_CHECKPOINT, Checkpoint({"parameters": parameters, **tensors}, state))
     (folder / "manifest.json").write_text("{}")

@@ -21,9 +21,9 @@ from ablate.compiled.jit import implements, kernel
 from ablate.compiled.loop import Algorithm, Workers, clip, collect, compute_gradient, compute_loss
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
 from ablate.config.schema import Config
-from ablate.nn.acting import Actor
-from ablate.nn.architecture import MlpArchitecture
 from ablate.nn.distributions import make_distribution
+from ablate.nn.mlp_acting import MlpActing
+from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.nn.optimizers import make_optimizer
 from ablate.types import ActionSpec, Trajectory
 
@@ -188,7 +188,7 @@ def test_a_rollout_and_its_gradient(network: str, action: str, activation: str, 
     rng, spec = np.random.default_rng(0), ACTIONS[action]
     architecture = architecture_of(network, spec, activation)
     flat = random_parameters(architecture, rng)
-    player, actor = Player(architecture, spec, flat.astype(dtype)), Actor(architecture, spec, flat)
+    player, acting = Player(architecture, spec, flat.astype(dtype)), MlpActing(architecture, flat, spec)
     for overrides in LOSSES:
         config = cached_config_of(*overrides)
         assert isinstance(config.algo, A3CConfig)
@@ -197,7 +197,7 @@ def test_a_rollout_and_its_gradient(network: str, action: str, activation: str, 
             env = random_record(rng, architecture.torso_sizes[0], steps, steps in (2, T_MAX))
             rollout, ours, norm = player.play(env, algorithm_of(config, False), draws_of(spec, steps, steps))
             stream = np.random.default_rng(steps)
-            actions = [actor.sample(observation, stream) for observation in env.observations[:-1]]
+            actions = [acting.sample(observation, stream) for observation in env.observations[:-1]]
             np.testing.assert_allclose(rollout.actions, actions, TOLERANCE[dtype], TOLERANCE[dtype])
             rewards = (env.rewards + config.env.reward_shift) / config.env.reward_scale
             discounts = np.array([*[config.algo.gamma] * (steps - 1), 0.0 if env.terminates else config.algo.gamma])

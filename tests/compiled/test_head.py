@@ -12,8 +12,8 @@ from scipy import stats
 
 from ablate.compiled import head as policy
 from ablate.compiled.jit import kernel
-from ablate.nn.acting import Actor
-from ablate.nn.architecture import MlpArchitecture
+from ablate.nn.mlp_acting import MlpActing
+from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.types import ActionSpec
 
 BOX = ActionSpec(low=(-1.0, -2.0, 0.0), high=(1.0, 2.0, 3.0))
@@ -76,14 +76,14 @@ def test_actions_are_the_numpy_actors_on_the_same_stream(action: ActionSpec) -> 
     size = architecture.torso_sizes[0]
     parameters = np.zeros(architecture.layout().size, np.float32)
     architecture.layout().views(parameters)["actor.0.weight"][...] = np.eye(size)
-    actor, z = Actor(architecture, action, parameters), (3 * rng.standard_normal((2000, size))).astype(np.float32)
+    acting, z = MlpActing(architecture, parameters, action), (3 * rng.standard_normal((2000, size))).astype(np.float32)
     draws = rng.random((len(z), 1)) if action.is_discrete else rng.standard_normal((len(z), len(action.low)))
     _, acted = act(action, z, draws)
     stream = np.random.default_rng(0)
     stream.standard_normal((2000, size))
     for i, row in enumerate(z):
-        drawn = actor.sample(row, stream)
-        for ours, theirs in ((acted.drawn, drawn), (acted.mode, actor.mode(row)), (acted.taken, actor.to_env(drawn))):
+        drawn = acting.sample(row, stream)
+        for ours, theirs in ((acted.drawn, drawn), (acted.mode, acting.mode(row)), (acted.taken, acting.to_env(drawn))):
             np.testing.assert_allclose(ours[i], theirs, 1e-5, 1e-6)
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from ablate.nn.acting import Actor, draw_categorical, draw_gaussian
-from ablate.nn.architecture import MlpArchitecture
+from ablate.nn.acting import draw_categorical, draw_gaussian
+from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.nn.mlp_networks import ManualMlp, TorchMlp
 from ablate.types import ActionSpec
 
@@ -26,7 +26,7 @@ def test_outputs_are_those_of_both_networks(
     architecture = MlpArchitecture(torso, actor, critic, activation, gaussian, (0.0, 1.5), (2.0, 1.5), 1e-4)
     size = architecture.layout().size
     flat = 0.3 * np.random.default_rng(0).standard_normal(size)  # torch's own softplus is exact up to z = 20
-    acting = Actor(architecture, action, flat)
+    acting = architecture.acting(flat, action)
     observations = 3 * np.random.default_rng(1).standard_normal((51, 3))
     for network in (TorchMlp, ManualMlp):
         made = network(architecture, torch.from_numpy(flat), torch.zeros(size, dtype=torch.float64))
@@ -67,6 +67,6 @@ def test_gaussian_draws_follow_the_normal_distribution() -> None:
 def test_what_the_environment_gets() -> None:
     architecture = MlpArchitecture((3,), (3, 4), (3, 1), "relu", True, (0.0, 1.5), (2.0, 1.5), 1e-4)
     flat = np.zeros(architecture.layout().size, np.float32)
-    clipped = Actor(architecture, BOX, flat).to_env(np.array([5.0, -0.5], np.float32))
+    clipped = architecture.acting(flat, BOX).to_env(np.array([5.0, -0.5], np.float32))
     np.testing.assert_array_equal(clipped, [2.0, 0.0])
-    assert Actor(architecture, DISCRETE, flat).to_env(2) == 5
+    assert architecture.acting(flat, DISCRETE).to_env(2) == 5

@@ -4,7 +4,8 @@ import pytest
 from helpers import config_of
 
 from ablate.config.schema import ConfigError
-from ablate.nn.architecture import ConvArchitecture, architecture_of
+from ablate.nn.architecture import architecture_of
+from ablate.nn.conv_architecture import ConvArchitecture
 from ablate.types import ActionSpec, EnvSpec
 
 LSTM_42 = ["env=breakout", "model=conv_lstm_42"]
@@ -46,15 +47,15 @@ def test_only_bytes_are_scaled() -> None:
     [
         (EnvSpec((4, 84, 84), SIX), LSTM_42,
          r"model\.input=\[1, 42, 42\]: the observation is \[4, 84, 84\]; choose a model and a preprocessing that fit"),
-        (EnvSpec((3,), TORQUE), LSTM_42, r"the observation is no image, \[3\]; use model=mlp"),
+        (EnvSpec((3,), TORQUE), LSTM_42, r"the observation is not an image, \[3\]; use model=mlp"),
         (EnvSpec((1, 42, 42), SIX), ["model=mlp"], r"model\.name=mlp: the observation is an image, \[1, 42, 42\]"),
-        (EnvSpec((1, 42, 42), TORQUE), LSTM_42, r"model\.name=conv: it chooses among discrete actions"),
+        (EnvSpec((1, 42, 42), TORQUE), LSTM_42, r"model\.name=conv: it needs discrete actions"),
         (EnvSpec((1, 42, 42), SIX), [*LSTM_42, "model.convolutions=[{channels: 8, kernel: 43}]"],
-         r"model\.convolutions: nothing is left of \[42, 42\] pixels behind convolution 0 \(kernel 43, stride 1"),
+         r"model\.convolutions: nothing is left of \[42, 42\] pixels after convolution 0 \(kernel 43, stride 1"),
         (EnvSpec((1, 80, 80), SIX),
          ["env=breakout", "model=conv_pool_lstm_80",
           "model.convolutions=[{channels: 8, kernel: 40, stride: 20}, {channels: 8, kernel: 3, pool: true}]"],
-         r"nothing is left of \[3, 3\] pixels behind convolution 1 \(kernel 3, stride 1, padding 0, pooled\)"),
+         r"nothing is left of \[3, 3\] pixels after convolution 1 \(kernel 3, stride 1, padding 0, pooled\)"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_in_one_line(spec: EnvSpec, overrides: list[str], message: str) -> None:

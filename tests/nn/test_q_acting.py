@@ -9,9 +9,9 @@ import pytest
 import torch
 from test_dqn_gradients import IMAGE, VECTOR, random_parameters
 
-from ablate.nn.acting import make_q_actor
-from ablate.nn.architecture import QArchitecture
+from ablate.nn.q_architecture import QArchitecture
 from ablate.nn.q_networks import TorchQ
+from ablate.types import ActionSpec
 
 E = 3
 
@@ -26,12 +26,12 @@ def test_an_actor_answers_as_torch_does(base: QArchitecture, activation: str, du
     observations = rng.integers(0, 256, shape, np.uint8) if architecture.scale != 1 else rng.standard_normal(shape)
     observations = observations if architecture.scale != 1 else observations.astype(np.float32)
     parameters = random_parameters(architecture, 0).astype(np.float32)
-    actor = make_q_actor(architecture, parameters, E)
+    acting = architecture.acting(parameters, ActionSpec(n=architecture.actions), E)
     for seed in (0, 1):  # it follows the vector
         parameters[:] = random_parameters(architecture, seed)
-        network = TorchQ(architecture, torch.from_numpy(parameters), None, torch.float32)
+        network = TorchQ(architecture, torch.from_numpy(parameters), None)
         x = torch.from_numpy(observations).float() * architecture.scale
-        found = actor.q_values(observations)
+        found = acting.q_values(observations)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, network(x).numpy(), rtol=1e-4, atol=1e-4)
 
@@ -39,10 +39,11 @@ def test_an_actor_answers_as_torch_does(base: QArchitecture, activation: str, du
 def test_a_vectors_actor_does_without_torch() -> None:
     code = (
         "import sys, numpy as np\n"
-        "from ablate.nn.acting import make_q_actor\n"
-        "from ablate.nn.architecture import QArchitecture\n"
+        "from ablate.nn.q_architecture import QArchitecture\n"
+        "from ablate.types import ActionSpec\n"
         "a = QArchitecture((4,), (), False, (8,), 'relu', 2, False, 1.0)\n"
-        "q = make_q_actor(a, np.zeros(a.layout().size, np.float32), 1).q_values(np.zeros((1, 4), np.float32))\n"
+        "acting = a.acting(np.zeros(a.layout().size, np.float32), ActionSpec(n=2))\n"
+        "q = acting.q_values(np.zeros((1, 4), np.float32))\n"
         "assert q.shape == (1, 2)\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -8,7 +8,8 @@ from helpers import ROOT
 from omegaconf import OmegaConf
 
 from ablate.config.schema import ConfigError, ModelConfig, QConfig
-from ablate.nn.architecture import QArchitecture, architecture_of, initial_parameters
+from ablate.nn.architecture import architecture_of, initial_parameters
+from ablate.nn.q_architecture import QArchitecture
 from ablate.types import ActionSpec, EnvSpec
 
 FOUR, TORQUE = ActionSpec(n=4), ActionSpec(low=(-2.0,), high=(2.0,))
@@ -68,7 +69,7 @@ def test_initialisation_is_kaimings() -> None:
     spec = EnvSpec((4, 84, 84), FOUR, None, "uint8")
     config = model("dqn_early", input=[4, 84, 84])
     architecture = architecture_of(config, spec)
-    flat = initial_parameters(config, architecture, np.random.default_rng(0))
+    flat = initial_parameters(architecture, np.random.default_rng(0))
     assert flat.dtype == np.float32
     for name, view in architecture.layout().views(flat).items():
         if name.endswith("bias"):
@@ -79,24 +80,24 @@ def test_initialisation_is_kaimings() -> None:
             assert abs(view.mean()) < 4 * std / np.sqrt(view.size), name
     wide = model("dqn_mlp", hidden=[1000], init_gain=0.5)
     mlp = architecture_of(wide, EnvSpec((400,), FOUR))
-    flat = initial_parameters(wide, mlp, np.random.default_rng(0))
+    flat = initial_parameters(mlp, np.random.default_rng(0))
     assert mlp.layout().views(flat)["hidden.0.weight"].std() == pytest.approx(0.5 / 20, rel=0.01)
 
 
 @pytest.mark.parametrize(
     ("spec", "name", "changes", "message"),
     [
-        (EnvSpec((3,), TORQUE), "dqn_mlp", {}, "algo=dqn: it chooses among discrete actions"),
+        (EnvSpec((3,), TORQUE), "dqn_mlp", {}, "algo=dqn: it needs discrete actions"),
         (EnvSpec((1, 42, 42), FOUR), "dqn_mlp", {},
          r"model\.input=null: the observation is an image, \[1, 42, 42\]; use .* model=dqn_84"),
         (EnvSpec((4,), FOUR), "dqn_84", {},
-         r"model\.input=\[4, 84, 84\]: the observation is no image, \[4\]; use model=dqn_mlp"),
+         r"model\.input=\[4, 84, 84\]: the observation is not an image, \[4\]; use model=dqn_mlp"),
         (EnvSpec((4,), FOUR), "dqn_mlp", {"convolutions": [{"channels": 8, "kernel": 3}]},
-         r"model\.convolutions: the observation is no image, \[4\]; use model=dqn_mlp"),
+         r"model\.convolutions: the observation is not an image, \[4\]; use model=dqn_mlp"),
         (EnvSpec((1, 42, 42), FOUR), "dqn_84", {},
          r"model\.input=\[4, 84, 84\]: the observation is \[1, 42, 42\]; choose a model and a preprocessing that fit"),
         (EnvSpec((4, 84, 84), FOUR), "dqn_84", {"convolutions": [{"channels": 8, "kernel": 85}]},
-         r"model\.convolutions: nothing is left of \[84, 84\] pixels behind convolution 0 \(kernel 85, stride 1"),
+         r"model\.convolutions: nothing is left of \[84, 84\] pixels after convolution 0 \(kernel 85, stride 1"),
         (EnvSpec((4, 84, 84), FOUR), "dqn_84", {"convolutions": [{"channels": 8, "kernel": 8, "pool": True}]},
          r"model\.convolutions: model\.name=q has no pooling; use strides"),
         (EnvSpec((4,), FOUR), "dqn_mlp", {"hidden": [], "dueling": True},

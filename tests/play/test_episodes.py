@@ -19,7 +19,8 @@ from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import to_dict
 from ablate.envs.make import make_env, spec_of
 from ablate.envs.preprocessing import Preprocessor, RunningNormalisation
-from ablate.nn.architecture import ConvArchitecture, architecture_of, initial_parameters
+from ablate.nn.architecture import architecture_of, initial_parameters
+from ablate.nn.conv_architecture import ConvArchitecture
 from ablate.parallel import heartbeat
 from ablate.parallel.shared import SharedState
 from ablate.parallel.supervisor import ChildFailed
@@ -89,7 +90,7 @@ def parameters_for(kind: str, sharpness: float) -> np.ndarray:
     """Random ones whose logits are about 0 and vary with what is seen, by `sharpness`: untrained, they hardly do."""
     config = config_for(kind)
     architecture = architecture_of(config.model, spec_of(config.env))
-    parameters = initial_parameters(config.model, architecture, np.random.default_rng(0))
+    parameters = initial_parameters(architecture, np.random.default_rng(0))
     seen = random_play(config, 200)
     if kind == "report_42":
         seen = ((seen - NORMALISATION[0]) / NORMALISATION[1]).astype(np.float32)
@@ -235,7 +236,10 @@ def test_another_shape_of_screen_is_refused_in_a_line(tmp_path: Path, kind: str,
     policy = Policy.load(save(tmp_path / "x.safetensors", config_for(kind), kind))
     with pytest.raises(ValueError, match=r"^a frame \(210, 160, 3\) of uint8 is needed, not .*$"):
         policy.act(screen)
-    with pytest.raises(ValueError, match=r"^an observation is needed, not all that reset\(\) or step\(\) gave"):
+    with pytest.raises(
+        ValueError,
+        match=r"^an observation is needed, not the tuple that reset\(\) or step\(\) returned; pass its first",
+    ):
         policy.act((screen, {"lives": 5}))  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""The tree against plain sums."""
+"""The Fenwick tree compared with plain sums."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PRIORITIES = st.one_of(st.just(0.0), st.floats(1e-300, 1e-290), st.floats(1e-9, 
 
 
 def batches(values: st.SearchStrategy[float], size: int) -> st.SearchStrategy[list[list[tuple[int, float]]]]:
-    """Batches of changes, with slots that come twice."""
+    """Batches of changes; a slot may occur twice."""
     return st.lists(st.lists(st.tuples(st.integers(0, size - 1), values), max_size=12), max_size=8)
 
 
 def changed(size: int, changes: list[list[tuple[int, float]]]) -> tuple[FenwickTree, np.ndarray]:
-    """The tree after the changes, and the priorities that it should have."""
+    """The tree after the changes, and the priorities that it must have."""
     tree, priorities = FenwickTree(size), np.zeros(size)
     for batch in changes:
         tree.update(np.array([slot for slot, _ in batch], np.int64), np.array([value for _, value in batch]))
@@ -32,7 +32,7 @@ def changed(size: int, changes: list[list[tuple[int, float]]]) -> tuple[FenwickT
 
 @given(st.data(), SIZES)
 @settings(deadline=None)
-def test_sums(data: st.DataObject, size: int) -> None:
+def test_prefix_sums_equal_exact_sums(data: st.DataObject, size: int) -> None:
     tree, priorities = changed(size, data.draw(batches(PRIORITIES, size)))
     np.testing.assert_array_equal(tree.priorities, priorities)
     for count in range(size + 1):
@@ -42,8 +42,8 @@ def test_sums(data: st.DataObject, size: int) -> None:
 
 @given(st.data(), SIZES)
 @settings(deadline=None)
-def test_whole_numbers_are_found_exactly(data: st.DataObject, size: int) -> None:
-    """Their sums have no rounding: the slot is the one that a search in the cumulative sum gives."""
+def test_slots_are_found_exactly_for_integer_priorities(data: st.DataObject, size: int) -> None:
+    """Sums of integers have no rounding error, so a search in the cumulative sum gives the same slots."""
     tree, priorities = changed(size, data.draw(batches(st.integers(0, 9).map(float), size)))
     targets = np.arange(0, priorities.sum(), 0.5)
     expected = np.searchsorted(np.cumsum(priorities), targets, side="right")
@@ -52,8 +52,8 @@ def test_whole_numbers_are_found_exactly(data: st.DataObject, size: int) -> None
 
 @given(st.data(), SIZES)
 @settings(deadline=None)
-def test_what_is_found_has_a_priority(data: st.DataObject, size: int) -> None:
-    """Whatever the rounding, at the borders of the intervals and a little past the end."""
+def test_a_found_slot_always_has_a_priority(data: st.DataObject, size: int) -> None:
+    """Whatever the rounding: at the borders of the intervals, and slightly beyond the end."""
     tree, priorities = changed(size, data.draw(batches(PRIORITIES, size)))
     end = data.draw(st.integers(1, size))
     if not priorities[:end].any():
@@ -71,8 +71,8 @@ def test_what_is_found_has_a_priority(data: st.DataObject, size: int) -> None:
 
 @given(st.data(), SIZES)
 @settings(deadline=None)
-def test_the_same_priorities_give_the_same_sums(data: st.DataObject, size: int) -> None:
-    """To the bit, whatever was there before: a tree can be restored from its priorities."""
+def test_equal_priorities_give_equal_sums_bit_for_bit(data: st.DataObject, size: int) -> None:
+    """Whatever the priorities were before. So a tree can be restored from its priorities."""
     tree, priorities = changed(size, data.draw(batches(PRIORITIES, size)))
     fresh = FenwickTree(size)
     fresh.update(np.arange(size), priorities)
@@ -82,7 +82,7 @@ def test_the_same_priorities_give_the_same_sums(data: st.DataObject, size: int) 
 @pytest.mark.parametrize(
     ("slot", "priority"), [(-1, 1.0), (4, 1.0), (0, -1.0), (0, np.nan), (0, np.inf)]
 )  # fmt: skip
-def test_what_is_no_priority_changes_nothing(slot: int, priority: float) -> None:
+def test_an_invalid_priority_changes_nothing(slot: int, priority: float) -> None:
     tree = FenwickTree(4)
     with pytest.raises(ValueError, match="from 0 to 3"):
         tree.update(np.array([1, slot]), np.array([2.0, priority]))
@@ -90,23 +90,23 @@ def test_what_is_no_priority_changes_nothing(slot: int, priority: float) -> None
 
 
 def largest_error(tree: FenwickTree, priorities: np.ndarray) -> float:
-    """Of some prefix sums, relative to exact summation."""
+    """The largest relative error of some prefix sums, compared with exact summation."""
     size = len(priorities)
     counts = [size // 7, size // 3, size // 2, size]
     return max(abs(tree.prefix(count) / math.fsum(priorities[:count]) - 1) for count in counts)
 
 
 def errors_after(size: int, updates: int, batch: int) -> tuple[float, float]:
-    """After random updates over twelve orders of magnitude; and when all priorities are then small."""
+    """The error after random updates over twelve orders of magnitude, and after all priorities are then made small."""
     rng = np.random.default_rng(0)
     tree, priorities = FenwickTree(size), np.zeros(size)
     for _ in range(updates // batch):
         slots = rng.integers(size, size=batch)
         values = 10 ** rng.uniform(-6, 6, batch)
         tree.update(slots, values)
-        priorities[slots] = values  # numpy too lets the last one win
+        priorities[slots] = values  # as in the tree, the last one of a slot counts
     error = largest_error(tree, priorities)
-    small = rng.uniform(0, 1e-6, size)  # an error left behind by what was there before would show
+    small = rng.uniform(0, 1e-6, size)  # a remaining error of the earlier values would be visible
     tree.update(np.arange(size), small)
     return error, largest_error(tree, small)
 

@@ -1,4 +1,4 @@
-"""What prioritized replay draws, against the distribution of Schaul et al. 2016, eq. 1, and its weights."""
+"""The draws of prioritized replay against the distribution of Schaul et al. 2016, eq. 1, and its weights."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def driven(events: int, capacity: int = 120, lanes: int = 2, n_step: int = 1, **options: Any) -> Driver:
+def driven(events: int, capacity: int = 120, environments: int = 2, n_step: int = 1, **options: Any) -> Driver:
     config = PrioritizedConfig(**{**OPTIONS, **options})
-    store = FrameStore(capacity, lanes, 4, FRAME, "uint8")
+    store = FrameStore(capacity, environments, 4, FRAME, "uint8")
     driver = Driver(7, PrioritizedReplay(store, config, n_step, 0.9, np.random.default_rng(8)))
     driver.play_randomly(events)
     return driver
@@ -39,7 +39,7 @@ def assert_drawn(replay: PrioritizedReplay, priorities: dict[int, float], draws:
     drawn = dict(zip(times.tolist(), counts.tolist(), strict=True))
     total = sum(priorities.values())
     expected = {time: draws * priority / total for time, priority in priorities.items()}
-    common = [time for time in expected if expected[time] >= 5]  # the rest, too rare for the statistic, together
+    common = [time for time in expected if expected[time] >= 5]  # the rest is too rare for the test and is pooled
     rare = [time for time in expected if expected[time] < 5]
     observed = [drawn.get(time, 0) for time in common]
     wanted = [expected[time] for time in common]
@@ -52,7 +52,7 @@ def assert_drawn(replay: PrioritizedReplay, priorities: dict[int, float], draws:
 
 
 def learn(driver: Driver, priorities: dict[int, float], batches: int) -> float:
-    """Updates with random errors; `priorities` is what they should have made of p^α. The largest that was set."""
+    """Update with random errors, and change `priorities` to the expected p^α. Returns the largest new one."""
     replay, largest = replay_of(driver), 0.0
     for _ in range(batches):
         batch = replay.sample(16)
@@ -66,8 +66,8 @@ def learn(driver: Driver, priorities: dict[int, float], batches: int) -> float:
 
 @pytest.mark.parametrize("draws", ["stratified", "independent"])
 @pytest.mark.parametrize("n_step", [1, 3])
-def test_distribution(draws: str, n_step: int) -> None:
-    """Priorities of what was learned from, and the largest so far for what is new, over several rounds of the ring."""
+def test_draws_follow_the_priorities(draws: str, n_step: int) -> None:
+    """New transitions have the largest priority so far. The ring wraps around several times."""
     driver = driven(100, n_step=n_step, draws=draws)
     priorities = dict.fromkeys(driver.naive.transitions(), 1.0)
     assert_drawn(replay_of(driver), priorities)
@@ -80,31 +80,31 @@ def test_distribution(draws: str, n_step: int) -> None:
         assert_drawn(replay_of(driver), priorities)
 
 
-def test_new_transitions_with_their_own_errors() -> None:
-    """Those of one step, handed in with it; the transitions of n steps take their first step's."""
+def test_new_transitions_start_with_their_own_td_errors() -> None:
+    """The error of one step is given with it. A transition of n steps has the error of its first step."""
     driver = driven(0, n_step=3, new_priority="td_error")
     errors: list[float] = []
     add = driver.replay.add
 
-    def noted(*arguments: Any) -> None:
+    def recorded(*arguments: Any) -> None:
         errors.append(arguments[-1])
         add(*arguments)
 
-    driver.replay.add = noted  # type: ignore[method-assign]
+    driver.replay.add = recorded  # type: ignore[method-assign]
     driver.play_randomly(300)
     expected = {time: (abs(errors[time - 1]) + 0.01) ** 0.7 for time in driver.naive.transitions()}
     assert_drawn(replay_of(driver), expected)
 
 
-def test_a_step_without_its_error() -> None:
+def test_a_step_without_its_td_error_is_refused() -> None:
     driver = driven(20, new_priority="td_error")
     driver.play(0, "restart")
     with pytest.raises(ValueError, match="needs its TD error"):
         driver.replay.add(0, 0, 0.0, False, False, np.zeros((4, *FRAME), np.uint8))
 
 
-def test_strata() -> None:
-    """With all priorities alike and as many draws as transitions, stratified draws take each transition once."""
+def test_stratified_draws_take_equal_transitions_once_each() -> None:
+    """With equal priorities, and as many draws as transitions."""
     driver = driven(200, draws="stratified")
     size = len(driver.replay)
     assert set(driver.replay.sample(size).times.tolist()) == driver.naive.transitions().keys()
@@ -114,7 +114,7 @@ def test_strata() -> None:
 
 @pytest.mark.parametrize("weights", ["max", "mean", "none"])
 @pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
-def test_weights(weights: str, beta: float) -> None:
+def test_weights_follow_the_formula(weights: str, beta: float) -> None:
     driver = driven(200, weights=weights)
     priorities = dict.fromkeys(driver.naive.transitions(), 1.0)
     learn(driver, priorities, 10)
@@ -126,8 +126,8 @@ def test_weights(weights: str, beta: float) -> None:
     assert batch.weights.dtype == np.float32
 
 
-def test_weights_undo_the_priorities() -> None:
-    """With β = 1, weighted means over draws are means over the transitions."""
+def test_weights_with_beta_1_remove_the_bias() -> None:
+    """With β = 1, a weighted mean over draws is the mean over all transitions."""
     driver = driven(200, weights="none")
     priorities = dict.fromkeys(driver.naive.transitions(), 1.0)
     learn(driver, priorities, 10)
@@ -138,9 +138,9 @@ def test_weights_undo_the_priorities() -> None:
     assert drawn.mean() > 1.1 * mean
 
 
-def test_what_was_overwritten_is_not_updated() -> None:
-    """Its slot holds another transition now, whose priority stays; nor does it count for the largest so far."""
-    driver = driven(100, capacity=60, lanes=1)
+def test_overwritten_transitions_are_not_updated() -> None:
+    """Another transition is in the slot now and keeps its priority. The largest priority does not change either."""
+    driver = driven(100, capacity=60, environments=1)
     batch = driver.replay.sample(32)
     driver.play_randomly(500)
     replay_of(driver).update(batch, np.full(32, 1e6))
@@ -148,14 +148,14 @@ def test_what_was_overwritten_is_not_updated() -> None:
     assert_drawn(replay_of(driver), dict.fromkeys(driver.naive.transitions(), 1.0))
 
 
-def test_the_defect_draws_the_first_half_of_the_ring() -> None:
-    """In proportion to the priorities there, and nothing else."""
-    driver = driven(400, lanes=1, first_half_only=True)
+def test_first_half_only_draws_from_the_first_half_of_the_ring() -> None:
+    """In proportion to the priorities there."""
+    driver = driven(400, environments=1, first_half_only=True)
     priorities = dict.fromkeys(driver.naive.transitions(), 1.0)
     learn(driver, priorities, 20)
-    first_frames = {  # of each transition's observation, its newest frame's place in the lane
+    first_frames = {  # position in the ring of the newest frame of each transition's observation
         time: (episode.first_frame + episode.fillers + t) % 120
-        for episode in driver.naive.lanes[0]
+        for episode in driver.naive.episodes[0]
         for t, time in enumerate(episode.times)
     }
     halved = {time: priority if first_frames[time] < 60 else 0.0 for time, priority in priorities.items()}
@@ -163,7 +163,7 @@ def test_the_defect_draws_the_first_half_of_the_ring() -> None:
     assert_drawn(replay_of(driver), halved)
 
 
-def test_an_error_that_is_no_number() -> None:
+def test_a_td_error_that_is_not_finite_is_refused() -> None:
     driver = driven(100)
     with pytest.raises(ValueError, match="finite"):
         replay_of(driver).update(driver.replay.sample(2), np.array([1.0, np.nan]))

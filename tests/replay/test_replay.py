@@ -1,4 +1,4 @@
-"""Transitions of both replays against a naive one that keeps whole observations."""
+"""The transitions of both replays, compared with a naive replay that keeps whole observations."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ PRIORITIZED = {
 }  # fmt: skip
 
 
-def make(name: str, capacity: int, lanes: int, stack: int, n_step: int, seed: int = 0, **options: Any) -> Replay:
+def make(name: str, capacity: int, environments: int, stack: int, n_step: int, seed: int = 0, **options: Any) -> Replay:
     store = (
-        FrameStore(capacity, lanes, 1, (3,), "float32")
+        FrameStore(capacity, environments, 1, (3,), "float32")
         if options.get("vectors")
-        else FrameStore(capacity, lanes, stack, FRAME, "uint8", options.get("file"))
+        else FrameStore(capacity, environments, stack, FRAME, "uint8", options.get("file"))
     )
     rng = np.random.default_rng(seed)
     if name == "uniform":
@@ -41,7 +41,7 @@ def make(name: str, capacity: int, lanes: int, stack: int, n_step: int, seed: in
 
 
 def observations(store: FrameStore, slots: np.ndarray) -> np.ndarray:
-    """(B, S, H, W), or (B, size), as the environment gave them."""
+    """(B, S, H, W), or (B, size): the observations from the environment."""
     if store.stack == 1 and store.frames.dtype == np.float32:
         out = np.empty((len(slots), 3), np.float32)
         store.gather(slots, out, None)
@@ -52,7 +52,7 @@ def observations(store: FrameStore, slots: np.ndarray) -> np.ndarray:
 
 
 def check(driver: Driver, beta: float = 1.0) -> None:
-    """What can be drawn is what the naive replay has, and it is the same."""
+    """The drawable transitions are those of the naive replay, with the same content."""
     replay, expected = driver.replay, driver.naive.transitions()
     assert len(replay) == len(expected)
     if not expected:
@@ -61,7 +61,7 @@ def check(driver: Driver, beta: float = 1.0) -> None:
         return
     batch = replay.sample(60 * len(expected), beta)
     drawn = dict(zip(batch.times.tolist(), range(len(batch.times)), strict=True))
-    if isinstance(replay, UniformReplay):  # a rare one may not be drawn if priorities differ
+    if isinstance(replay, UniformReplay):  # with priorities, an improbable one may not be drawn
         assert drawn.keys() == expected.keys()
     rows = list(drawn.values())
     s_t, s_tpn = (observations(replay.store, slots[rows]) for slots in (batch.slots, batch.next_slots))
@@ -78,13 +78,13 @@ def check(driver: Driver, beta: float = 1.0) -> None:
 @pytest.mark.parametrize("name", ["uniform", "prioritized"])
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_transitions(name: str, data: st.DataObject) -> None:
-    """Random episodes in several lanes, beyond wrap-around of the ring."""
-    lanes, stack, n_step = (data.draw(st.integers(1, most)) for most in (3, 4, 4))
-    capacity = lanes * data.draw(st.integers(2 * stack + n_step + 1, 2 * stack + n_step + 15)) + lanes - 1
-    driver = Driver(data.draw(st.integers(0, 9)), make(name, capacity, lanes, stack, n_step))
-    for lane, event in data.draw(st.lists(st.tuples(st.integers(0, lanes - 1), EVENTS), max_size=60)):
-        driver.play(lane, event)
+def test_transitions_equal_those_of_the_naive_replay(name: str, data: st.DataObject) -> None:
+    """Random episodes in several environments, until the rings wrap around."""
+    environments, stack, n_step = (data.draw(st.integers(1, most)) for most in (3, 4, 4))
+    capacity = environments * data.draw(st.integers(2 * stack + n_step + 1, 2 * stack + n_step + 15)) + environments - 1
+    driver = Driver(data.draw(st.integers(0, 9)), make(name, capacity, environments, stack, n_step))
+    for env_index, event in data.draw(st.lists(st.tuples(st.integers(0, environments - 1), EVENTS), max_size=60)):
+        driver.play(env_index, event)
     check(driver)
     driver.play_randomly(data.draw(st.integers(0, 60)))
     check(driver)
@@ -101,7 +101,7 @@ def test_transitions_of_vectors(name: str, n_step: int) -> None:
 
 @pytest.mark.parametrize("name", ["uniform", "prioritized"])
 @pytest.mark.parametrize("n_step", [1, 3])
-def test_a_file_is_as_good_as_memory(name: str, n_step: int, tmp_path: Path) -> None:
+def test_a_file_gives_the_same_batches_as_memory(name: str, n_step: int, tmp_path: Path) -> None:
     file = tmp_path / "frames"
     driver = Driver(2, *(make(name, 100, 2, 4, n_step, file=path) for path in (None, file)))
     assert not file.exists()
@@ -111,7 +111,7 @@ def test_a_file_is_as_good_as_memory(name: str, n_step: int, tmp_path: Path) -> 
 
 
 def assert_same(one: Replay, other: Replay) -> None:
-    """The same batches from the same streams, weights and all."""
+    """Equal random streams give equal batches, with equal weights."""
     for _ in range(3):
         first, second = (replay.sample(50, 0.5) for replay in (one, other))
         for name, column in first._asdict().items():
@@ -121,8 +121,8 @@ def assert_same(one: Replay, other: Replay) -> None:
 
 @pytest.mark.parametrize("name", ["uniform", "prioritized"])
 @pytest.mark.parametrize("events", [40, 400])
-def test_restored(name: str, events: int, tmp_path: Path) -> None:
-    """Through a file, in the middle of episodes, before and after the ring is full."""
+def test_a_restored_replay_continues_bit_for_bit(name: str, events: int, tmp_path: Path) -> None:
+    """Restored from a file, in the middle of episodes, before and after the ring is full."""
     driver = Driver(3, make(name, 120, 2, 4, 3))
     driver.play_randomly(events)
     learn(driver.replay)
@@ -144,14 +144,14 @@ def test_restored(name: str, events: int, tmp_path: Path) -> None:
 
 
 def learn(replay: Replay) -> None:
-    """An update with errors that follow from the batch."""
+    """An update with errors computed from the batch."""
     batch = replay.sample(20, 0.5)
     if isinstance(replay, PrioritizedReplay):
         replay.update(batch, batch.returns * 3)
 
 
-def test_state_copies_no_frames() -> None:
-    """Of a full ring, and of one that fills: a store of 7 GB cannot be had twice."""
+def test_the_state_copies_no_frames() -> None:
+    """Neither with a full ring nor before: memory has no room for a second store of 7 GB."""
     for events in (40, 400):
         driver = Driver(3, make("uniform", 120, 1, 4, 1))
         driver.play_randomly(events)
@@ -160,12 +160,12 @@ def test_state_copies_no_frames() -> None:
         assert frames.flags.c_contiguous
 
 
-def test_uniform() -> None:
-    """Every transition is as likely as the other, from lanes of different lengths too."""
+def test_uniform_replay_draws_all_transitions_equally() -> None:
+    """Also if the environments have stored different numbers of frames."""
     driver = Driver(5, make("uniform", 120, 3, 4, 3))
-    for lane, events in enumerate((10, 25, 200)):
+    for env_index, events in enumerate((10, 25, 200)):
         for _ in range(events):
-            driver.play(lane, str(driver.rng.choice(["step", "terminated"], p=[0.8, 0.2])))
+            driver.play(env_index, str(driver.rng.choice(["step", "terminated"], p=[0.8, 0.2])))
     batch = driver.replay.sample(40_000)
     times, counts = np.unique(batch.times, return_counts=True)
     assert len(times) == len(driver.replay)
@@ -173,7 +173,7 @@ def test_uniform() -> None:
     np.testing.assert_array_equal(batch.weights, 1)
 
 
-def test_statistics() -> None:
+def test_statistics_of_a_batch() -> None:
     driver = Driver(6, make("uniform", 120, 1, 4, 1))
     driver.play_randomly(100)
     weights, times = np.array([1, 0.5, 0.5], np.float32), np.array([1, 2, 6])
@@ -183,8 +183,8 @@ def test_statistics() -> None:
     assert age == pytest.approx(steps - 3)
 
 
-def test_too_small_a_store() -> None:
+def test_a_store_too_small_for_n_steps_is_refused() -> None:
     store = FrameStore(2 * 10, 2, 4, FRAME, "uint8")
     UniformReplay(store, 1, 0.9, np.random.default_rng(0))
-    with pytest.raises(ValueError, match="2 steps a transition need a store of 22 frames"):
+    with pytest.raises(ValueError, match="transitions of 2 steps need a store of 22 frames"):
         UniformReplay(store, 2, 0.9, np.random.default_rng(0))

@@ -11,7 +11,7 @@ from ablate.compiled.head import Categorical, Head, head_of
 from ablate.compiled.loop import Scratch
 from ablate.compiled.network import Network, network_of
 from ablate.config.schema import EnvConfig
-from ablate.nn.architecture import MlpArchitecture
+from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.types import ActionSpec
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ablate.compiled.jit import implements
-from ablate.nn.architecture import MlpArchitecture
+from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.types import ActionSpec
 
 HALF_LOG_2_PI = 0.5 * math.log(2.0 * math.pi)

@@ -13,7 +13,7 @@ import numpy as np
 from ablate.compiled.activation import ACTIVATIONS, CLAMP, IDENTITY, Activation, activate_backward
 from ablate.compiled.jit import helper, leaf
 from ablate.compiled.matrix import Matrix, affine, clamped_product, product, row, transposed
-from ablate.nn.architecture import MlpArchitecture
+from ablate.nn.mlp_architecture import MlpArchitecture
 
 # The columns of a table of layers: sizes; where the input starts and how long its rows are; where output, weight and
 # bias start; the weight as a Matrix (in, out); whether the bias is one more row of it, for an input that is always 1;

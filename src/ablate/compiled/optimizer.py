@@ -9,7 +9,7 @@ import numpy as np
 
 from ablate.compiled.jit import helper
 from ablate.config.schema import AdamConfig, OptimizerConfig, RMSpropConfig
-from ablate.nn.bounds import adam_bound, rmsprop_bound
+from ablate.nn.optimizer_bounds import adam_bound, rmsprop_bound
 
 ADAM, AMSGRAD, RMSPROP = range(3)
 # A moment below is 0. The moments of a unit that is never active decay; as denormal numbers they would take each

@@ -18,7 +18,8 @@ from ablate.compiled.loop import Scratch
 from ablate.compiled.network import Network, forward
 from ablate.config.derived import evaluation_horizon
 from ablate.config.schema import Config
-from ablate.nn.architecture import Architecture, MlpArchitecture
+from ablate.nn.architecture import Architecture
+from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.parallel.heartbeat import beat
 from ablate.seeding import draw_seed
 from ablate.types import EnvSpec, Score

@@ -60,7 +60,7 @@ class Storage(StrEnum):
     memmap = "memmap"  # a file beside the run's records
 
 
-class Draws(StrEnum):
+class DrawKind(StrEnum):
     """How a batch is drawn from the priorities' distribution: one from each of B equal parts, or each from all."""
 
     stratified = "stratified"

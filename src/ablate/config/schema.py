@@ -18,7 +18,7 @@ from ablate.config.choices import (
     Backend,
     Budget,
     Display,
-    Draws,
+    DrawKind,
     NewPriority,
     Precision,
     Preprocessing,
@@ -28,7 +28,6 @@ from ablate.config.choices import (
     Storage,
     WeightNorm,
 )
-from ablate.schedules import linear
 
 
 class ConfigError(Exception):
@@ -95,8 +94,8 @@ class AlgoConfig:
     name: str = MISSING
 
     @property
-    def exploration(self) -> float:
-        """The probability of a random action when a saved policy is sampled, on top of its own distribution."""
+    def evaluation_epsilon(self) -> float:
+        """How often an evaluated policy that samples acts at random, besides what its distribution says."""
         return 0.0
 
     def refuse(self, config: Config) -> None:
@@ -108,10 +107,6 @@ class ReplayConfig:
     name: Annotated[str, Field(pattern="^(uniform|prioritized)$")] = MISSING
     capacity: Count = MISSING
     storage: Storage = MISSING
-
-    def beta(self, step: int) -> float | None:
-        """The exponent of the importance weights at this step; None without priorities."""
-        return None
 
     @property
     def wants_td_errors(self) -> bool:
@@ -134,15 +129,11 @@ class PrioritizedConfig(ReplayConfig):
     beta_start: Fraction = MISSING
     beta_end: Fraction = MISSING
     beta_steps: Count = MISSING
-    draws: Draws = MISSING
+    draws: DrawKind = MISSING
     weights: WeightNorm = MISSING
     new_priority: NewPriority = MISSING
     priority_eps: Positive = MISSING
     first_half_only: bool = MISSING
-
-    def beta(self, step: int) -> float:
-        """β, annealed linearly (Schaul et al. 2016, section 3.4)."""
-        return linear(self.beta_start, self.beta_end, self.beta_steps, step)
 
     @property
     def wants_td_errors(self) -> bool:
@@ -158,9 +149,13 @@ class ModelConfig:
     name: str = MISSING
 
     @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(channels, height, width) of the images that the network takes; None for a network of vectors."""
+        return None
+
+    @property
     def takes_images(self) -> bool:
-        """Whether the network is one for images."""
-        return False
+        return self.image_shape is not None
 
     @property
     def gives_action_values(self) -> bool:
@@ -200,8 +195,8 @@ class ConvConfig(ModelConfig):
     init_gain: Positive = MISSING
 
     @property
-    def takes_images(self) -> bool:
-        return True
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.input
 
 
 @dataclass
@@ -214,6 +209,10 @@ class QConfig(ModelConfig):
     activation: Activation = MISSING
     dueling: bool = MISSING
     init_gain: Positive = 2**0.5
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        return self.input
 
     @property
     def takes_images(self) -> bool:

@@ -1,32 +1,38 @@
-"""The networks of images, once on torch.nn and once on the hand-written layers, over the same flat parameter vector.
+"""The network of ConvArchitecture twice, over the same flat parameters: on torch.nn, and on the hand-written layers.
 
-Both write gradients into a flat vector that the caller hands in, laid out like the parameters. R, T: rows and steps of
-a rollout; E: environments side by side; n: actions. Images lie channels-last in memory, where the convolutions are
-fastest, and so do the features that they give."""
+Both write gradients into a flat vector from the caller, with the layout of the parameters. R, T: rows and steps of a
+rollout; E: environments side by side; n: actions. Images and features are stored channels-last in memory, where
+convolutions are fastest."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ablate.nn import layers
-from ablate.nn.architecture import ConvArchitecture, Convolution
-from ablate.nn.mlp_networks import ACTIVATIONS, MODULES, Activation
+from ablate.nn.activations import MANUAL_ACTIVATIONS, TORCH_ACTIVATIONS, ManualActivation
+from ablate.nn.convolutions import Convolution
 from ablate.nn.recurrent import FullyConnected, Lstm
 
-CHUNK_BYTES = 3 << 19  # of a convolution's input and output: as many rows at a time as stay in the cache
+if TYPE_CHECKING:
+    from ablate.nn.conv_architecture import ConvArchitecture
+
+CHUNK_BYTES = 3 << 19  # a convolution's input and output for one chunk of rows: they stay in the cache
 
 
 class TorchConv(torch.nn.Module):
-    """The actor-critic of ConvArchitecture on torch.nn; its parameters and their .grad are views of flat vectors."""
+    """The network on torch.nn; its parameters and their .grad are views of the flat vectors.
+
+    state_size: numbers in each of h and c of the LSTM, 0 without an LSTM."""
 
     def __init__(self, architecture: ConvArchitecture, parameters: Tensor, gradient: Tensor) -> None:
         super().__init__()
-        activation = MODULES[architecture.activation]
+        activation = TORCH_ACTIVATIONS[architecture.activation]
         channels = [size[0] for size in architecture.sizes()]
         # on `meta` nothing is allocated or initialised: the parameters are views of the flat vector
         self.conv = torch.nn.ModuleList(
@@ -39,6 +45,7 @@ class TorchConv(torch.nn.Module):
         ]
         features, hidden = architecture.features, architecture.hidden
         self._recurrent, self._scale = architecture.recurrent, architecture.scale
+        self.state_size = hidden if architecture.recurrent else 0
         if architecture.recurrent:
             self.lstm = torch.nn.LSTMCell(features, hidden, device="meta")
         else:
@@ -55,9 +62,9 @@ class TorchConv(torch.nn.Module):
             setattr(self.get_submodule(module), kind, parameter)
 
     def forward(self, images: Tensor, firsts: np.ndarray, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(T, E, C, H, W), (T, E) bool, (2, E, hidden) -> logits (T, E, n), values (T, E), the state behind them.
+        """(T, E, C, H, W), (T, E) bool, (2, E, hidden) -> logits (T, E, n), values (T, E), the state after them.
 
-        firsts: the state starts from 0 with this row."""
+        firsts: an episode starts with this row, and the state from 0."""
         x = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         if self._scale != 1.0:
             x = x * self._scale
@@ -83,16 +90,16 @@ class TorchConv(torch.nn.Module):
 
 
 class ManualConv:
-    """The same on layers.py: forward a row at a time, which is kept; backward over all rows, by the chain rule.
+    """The network on layers.py: forward one row at a time, each of which is kept; backward over all rows.
 
-    state: (R + 1, 2, E, hidden), h and c of the LSTM before row t; a rollout starts from row 0's.
-    heads: (R, E, n + 1), logits and value of each row."""
+    state: (R + 1, 2, E, hidden), h and c of the LSTM before row t; a rollout starts from row 0. The last dimension is 0
+    without an LSTM. heads: (R, E, n + 1), logits and value of each row."""
 
     def __init__(
         self, architecture: ConvArchitecture, parameters: Tensor, gradient: Tensor, rows: int, envs: int
     ) -> None:
         layout, sizes, hidden = architecture.layout(), architecture.sizes(), architecture.hidden
-        activation = ACTIVATIONS[architecture.activation]
+        activation = MANUAL_ACTIVATIONS[architecture.activation]
         self._scale = architecture.scale
         self._hidden: Lstm | FullyConnected
         if architecture.recurrent:
@@ -113,7 +120,7 @@ class ManualConv:
         )
         self.heads = parameters.new_zeros(rows, envs, architecture.actions + 1)
 
-        # (R, E, C, H, W): the images, and the output of each convolution, the last where the hidden layer wants it
+        # (R, E, C, H, W): the images, and the output of each convolution; the last one is the hidden layer's input
         xs = [_channels_last(parameters.new_zeros(rows, envs, prod(size)), size) for size in sizes[:-1]]
         xs.append(_channels_last(self._hidden.x, sizes[-1]))
         views, gradients = layout.views(parameters), layout.views(gradient)
@@ -132,7 +139,7 @@ class ManualConv:
             )  # fmt: skip
 
     def forward(self, t: int, images: Tensor, firsts: np.ndarray) -> Tensor:
-        """Row t: images (E, C, H, W), firsts (E,) bool -> logits and value (E, n + 1), valid until row t comes back."""
+        """Row t: images (E, C, H, W), firsts (E,) bool -> logits and value (E, n + 1), valid until row t recurs."""
         x = self._images[t].copy_(images)
         if self._scale != 1.0:
             x.mul_(self._scale)
@@ -142,7 +149,7 @@ class ManualConv:
         return torch.addmm(self._b_heads, self._hidden.y[t], self._w_heads.T, out=self.heads[t])
 
     def backward(self, d_logits: Tensor, d_values: Tensor, firsts: np.ndarray) -> None:
-        """From d_logits (T, E, n), d_values (T, E) and firsts (T, E) of the rows kept to the gradient."""
+        """From d_logits (T, E, n), d_values (T, E) and firsts (T, E) of the kept rows to the gradient."""
         steps, envs = d_values.shape
         d_heads = torch.cat((d_logits, d_values.unsqueeze(-1)), -1).flatten(0, 1)
         torch.mm(d_heads.T, self._hidden.y[:steps].flatten(0, 1), out=self._d_w_heads)
@@ -155,15 +162,15 @@ class ManualConv:
 
 
 class _ManualConvolution:
-    """A convolution of ManualConv, the activation and the pooling behind it, and what it keeps of each row.
+    """One convolution with its pooling and activation, and what its backward pass needs of each row.
 
-    parameters, gradients: weight and bias. x, y: (R, E, C, H, W), where input and output of each row lie. below: the
-    one whose output x is, if any."""
+    parameters, gradients: weight and bias. x, y: (R, E, C, H, W), the buffers of input and output. below: the
+    convolution whose output is x, if any."""
 
     def __init__(
         self,
         layer: Convolution,
-        activation: Activation,
+        activation: ManualActivation,
         parameters: Sequence[Tensor],
         gradients: Sequence[Tensor],
         x: Tensor,
@@ -175,10 +182,10 @@ class _ManualConvolution:
         (self._weight, self._bias), (self._d_weight, self._d_bias) = parameters, gradients
         self._xs, self._ys = x.flatten(0, 1), y.flatten(0, 1)  # (R · E, C, H, W)
         self._convolved = (layer.channels, *layer.convolved(x.shape[-2], x.shape[-1]))  # before pooling
-        # where in its plane each pooled pixel stood, in a quarter of the memory of torch's int64 where that is enough
+        # The place of each pooled pixel in its plane. int16 takes a quarter of the memory of torch's int64.
         dtype = torch.int16 if prod(self._convolved[1:]) < 1 << 15 else torch.int64
         self._indices = torch.zeros_like(self._ys, dtype=dtype) if layer.pool else None
-        # All views of a row: slicing costs as much as the arithmetic where there are few environments.
+        # All views of a row, made once: with few environments slicing costs as much as the arithmetic.
         kept = [None] * len(y) if self._indices is None else self._indices.unflatten(0, y.shape[:2]).unbind()
         self._rows = list(zip(x.unbind(), y.unbind(), kept, strict=True))
         self._chunk = max(1, CHUNK_BYTES // (x.element_size() * (prod(x.shape[2:]) + prod(self._convolved))))
@@ -187,15 +194,15 @@ class _ManualConvolution:
         """Row t, from x to y."""
         x, y, kept = self._rows[t]
         z = layers.conv2d(x, self._weight, self._bias, self._layer.stride, self._layer.padding)
-        if kept is not None:  # before the activation, which is monotonic: the largest stays the largest
+        if kept is not None:  # Pooling comes first: activations are monotonic, so the largest stays the largest.
             z, indices = layers.max_pool2d(z)
             kept.copy_(indices)
         self._activation(z, out=y)
 
     def backward(self, d_y: Tensor, first: int) -> None:
-        """Add what d_y gives, of the output's rows (T · E) from `first` on, to the gradient, down to the image.
+        """Add to the gradient of this convolution and all below. d_y: of the output's rows (T · E) from `first` on.
 
-        As many rows at a time as the chunk says, so that what one layer hands to the next stays in the cache."""
+        It goes through all layers with one chunk of rows at a time, so that their data stay in the cache."""
         stride, padding = self._layer.stride, self._layer.padding
         for at in range(0, len(d_y), self._chunk):
             d = d_y[at : at + self._chunk]
@@ -212,6 +219,6 @@ class _ManualConvolution:
 
 
 def _channels_last(flat: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """(..., height · width · channels) seen as images (..., channels, height, width)."""
+    """View (..., height · width · channels) as images (..., channels, height, width)."""
     channels, height, width = size
     return flat.unflatten(-1, (height, width, channels)).movedim(-1, -3)

@@ -1,6 +1,6 @@
-"""Policies as distributions over actions: log-probability and entropy, and their gradients by hand.
+"""Policies as distributions over actions: log-probability, entropy, and their gradients by hand.
 
-`outputs` is what a network's policy part gives: (mu, sigma), each (T, A), or (logits,), (T, n)."""
+`outputs` come from a network's policy head: (mu, sigma), each (T, A), or (logits,), with logits (T, n)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ Outputs = tuple[Tensor, ...]
 
 
 class Distribution(Protocol):
+    """Backward gives the gradient with respect to each of `outputs`, for d_log_prob (T,) and one d_entropy."""
+
     def log_prob(self, outputs: Outputs, action: Tensor) -> Tensor: ...  # (T,)
     def entropy(self, outputs: Outputs) -> Tensor: ...  # (T,)
     def backward(self, outputs: Outputs, action: Tensor, d_log_prob: Tensor, d_entropy: float) -> Outputs: ...
@@ -68,4 +70,5 @@ class Categorical:
 
 
 def make_distribution(action: ActionSpec) -> Distribution:
+    """Categorical for discrete actions, Gaussian for a box."""
     return Categorical() if action.is_discrete else Gaussian()

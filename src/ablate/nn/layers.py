@@ -1,11 +1,12 @@
 """Layers as pairs of plain functions, each backward right under its forward, without autograd.
 
-Torch serves here as an array library only: call these under `torch.inference_mode()`. Gradients carry the
-prefix `d_`; `d_y` is ∂L/∂y, shaped like y, for a scalar loss L. A backward takes from its forward whichever
-of input and output makes it cheapest. Networks as small as Pendulum's are run 10^5 times, and there a torch
-call costs more than its arithmetic. Hence the in-place operations, always on a temporary of the same function
-and never on an argument, but for `out`, which the result is written to; and hence signs and clamps for masks, as a
-boolean mask costs several times as much.
+Torch is only an array library here: call these under `torch.inference_mode()`. Gradients have the prefix `d_`: `d_y` is
+∂L/∂y, shaped like y, for a scalar loss L; in equations it is g. A backward takes the input or the output of its
+forward, whichever is cheaper.
+
+Small networks such as Pendulum's run 10^5 times, and a torch call costs more than its arithmetic. So operations are
+in-place, but only on temporaries of the same function, never on arguments (except `out`, which takes the result).
+Masks are made with sign and clamp, because a boolean mask costs several times as much.
 """
 
 from collections.abc import Sequence
@@ -26,15 +27,15 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padd
     """Cross-correlation, as every "convolution" here, with stride s and p zeros of padding on each side:
 
     y[n, o, u, v] = b[o] + Σ_{c,i,j} W[o, c, i, j] · x[n, c, u s + i - p, v s + j - p].
-    x (N, C, H, W), weight (O, C, kh, kw), bias (O,) -> y (N, O, H', W') with H' = ⌊(H + 2p - kh) / s⌋ + 1 and
-    W' likewise.
+    x (N, C, H, W), weight (O, C, kh, kw), bias (O,) -> y (N, O, H', W') with H' = ⌊(H + 2p - kh) / s⌋ + 1,
+    W' = ⌊(W + 2p - kw) / s⌋ + 1.
     """
     return F.conv2d(x, weight, bias, stride, padding)
 
 
 def conv2d_backward_x(d_y: Tensor, weight: Tensor, x_shape: Sequence[int], stride: int, padding: int) -> Tensor:
     """∂x: the transposed convolution of g with W.  d_y (N, O, H', W'), weight (O, C, kh, kw) -> d_x of x_shape."""
-    # Sizes H, H + 1, ... H + stride - 1 all give the same H'; the output padding says which of them x had.
+    # Heights H to H + stride - 1 all give the same H'; the output padding says which of them x had.
     rest = _rest(x_shape, weight.shape, stride, padding)
     return F.conv_transpose2d(d_y, weight, stride=stride, padding=padding, output_padding=rest)
 
@@ -44,14 +45,14 @@ def conv2d_backward_weight(d_y: Tensor, x: Tensor, weight_shape: Sequence[int], 
 
     d_y (N, O, H', W'), x (N, C, H, W) -> d_weight of weight_shape (O, C, kh, kw)."""
     n_out, n_in, height, width = weight_shape
-    if n_in == 1:  # one matrix product over all windows of x, which are few enough to be written out
+    if n_in == 1:  # one matrix product over a copy of all windows of x, which is small
         windows = F.pad(x, (padding,) * 4).unfold(2, height, stride).unfold(3, width, stride)  # (N, 1, H', W', kh, kw)
         columns = windows.permute(4, 5, 1, 0, 2, 3).reshape(height * width, -1)  # (kh · kw, N · H' · W')
         d_weight = torch.mm(columns, d_y.permute(0, 2, 3, 1).reshape(-1, n_out))
         return d_weight.view(height, width, 1, n_out).permute(3, 2, 0, 1)
-    # A convolution sums over channels, ∂W over the batch: so batch and channels change places. g, dilated, fits into
-    # x at as many positions as W has taps and `rest` more, which are cut off. With what is summed over innermost in
-    # memory this takes half the time, the copies included.
+    # A convolution sums over channels, ∂W over the batch; so batch and channels change places. The dilated g fits into
+    # x at as many positions as W has elements, plus `rest` more, which are cut off. Storing the summed axis innermost
+    # halves the time, including the copies.
     x_t = x.transpose(0, 1).contiguous(memory_format=torch.channels_last)
     g_t = d_y.transpose(0, 1).contiguous(memory_format=torch.channels_last)
     return F.conv2d(x_t, g_t, padding=padding, dilation=stride)[:, :, :height, :width].transpose(0, 1)
@@ -66,12 +67,12 @@ def _rest(x_shape: Sequence[int], weight_shape: Sequence[int], stride: int, padd
 def max_pool2d(x: Tensor) -> tuple[Tensor, Tensor]:
     """y[n, c, u, v] = the largest of x in the 2 × 2 window at (2u, 2v); an odd last row or column is left out.
 
-    x (N, C, H, W) -> y (N, C, ⌊H/2⌋, ⌊W/2⌋), and where in the plane of H · W each stood, int64: of equals the first."""
+    x (N, C, H, W) -> y (N, C, ⌊H/2⌋, ⌊W/2⌋), and the index of each in its plane, int64 (the first of equals)."""
     return F.max_pool2d(x, 2, return_indices=True)
 
 
 def max_pool2d_backward(d_y: Tensor, indices: Tensor, x_shape: tuple[int, ...]) -> Tensor:
-    """∂x: g where the largest stood, else 0.  d_y, indices (N, C, H', W') -> d_x of x_shape."""
+    """∂x: g at the index of the largest, else 0.  d_y, indices (N, C, H', W') -> d_x of x_shape."""
     return F.max_unpool2d(d_y, indices, [2, 2], output_size=x_shape)
 
 
@@ -107,13 +108,13 @@ def elu(x: Tensor, alpha: float = 1.0, out: Tensor | None = None) -> Tensor:
 def elu_backward(d_y: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
     """∂x = g for y > 0, else g α exp(x) = g (y + α)."""
     slope = torch.clamp(y, max=0.0).add_(alpha)
-    if alpha != 1.0:  # else it is 1 there already
+    if alpha != 1.0:  # with α = 1 the slope is 1 there already
         slope.masked_fill_(y > 0.0, 1.0)
     return slope.mul_(d_y)
 
 
 def tanh(x: Tensor, out: Tensor | None = None) -> Tensor:
-    """y = (exp(x) - exp(-x)) / (exp(x) + exp(-x)); torch's own, which saturates and can't overflow."""
+    """y = (exp(x) - exp(-x)) / (exp(x) + exp(-x)); by torch, which saturates and can't overflow."""
     return torch.tanh(x, out=out)
 
 
@@ -123,7 +124,7 @@ def tanh_backward(d_y: Tensor, y: Tensor) -> Tensor:
 
 
 def sigmoid(x: Tensor, out: Tensor | None = None) -> Tensor:
-    """y = 1 / (1 + exp(-x)); torch's own, which can't overflow: where exp(-x) is infinite, 0 is right."""
+    """y = 1 / (1 + exp(-x)); by torch, which can't overflow: if exp(-x) is infinite, y is 0."""
     return torch.sigmoid(x, out=out)
 
 

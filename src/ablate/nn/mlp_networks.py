@@ -1,43 +1,31 @@
-"""The networks, each once on torch.nn and once on the hand-written layers, over the same flat parameter vector.
+"""The network of MlpArchitecture twice, over the same flat parameters: on torch.nn, and on the hand-written layers.
 
-Both write gradients into a flat vector that the caller hands in, laid out like the parameters. T: steps of a rollout,
-whose last observation only the critic needs; A: dimensions of an action."""
+Both write gradients into a flat vector from the caller, with the layout of the parameters. T: steps of a rollout;
+only the critic needs its last observation. A: dimensions of an action."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ablate.nn import layers
-from ablate.nn.architecture import MlpArchitecture
+from ablate.nn.activations import MANUAL_ACTIVATIONS, TORCH_ACTIVATIONS
 from ablate.nn.distributions import Outputs
 
-# forward, which may be given a tensor to write to, and backward from the output
-Activation = tuple[Callable[..., Tensor], Callable[[Tensor, Tensor], Tensor]]
-MODULES: dict[str, type[torch.nn.Module]] = {
-    "relu": torch.nn.ReLU,
-    "relu6": torch.nn.ReLU6,
-    "tanh": torch.nn.Tanh,
-    "elu": torch.nn.ELU,
-}
-ACTIVATIONS: dict[str, Activation] = {
-    "relu": (layers.relu, layers.relu_backward),
-    "relu6": (layers.relu6, layers.relu6_backward),
-    "tanh": (layers.tanh, layers.tanh_backward),
-    "elu": (layers.elu, layers.elu_backward),
-}
+if TYPE_CHECKING:
+    from ablate.nn.mlp_architecture import MlpArchitecture
 
 
 class TorchMlp(torch.nn.Module):
-    """The actor-critic of MlpArchitecture on torch.nn; its parameters and their .grad are views of the flat vectors."""
+    """The network on torch.nn; its parameters and their .grad are views of the flat vectors."""
 
     def __init__(self, architecture: MlpArchitecture, parameters: Tensor, gradient: Tensor) -> None:
         super().__init__()
-        activation = MODULES[architecture.activation]
+        activation = TORCH_ACTIVATIONS[architecture.activation]
         self.torso = torch.nn.Sequential(*_modules(architecture.torso_sizes, activation))
         self.actor = torch.nn.Sequential(*_modules(architecture.actor_sizes, activation)[:-1])
         self.critic = torch.nn.Sequential(*_modules(architecture.critic_sizes, activation)[:-1])
@@ -66,7 +54,7 @@ class TorchMlp(torch.nn.Module):
 
 
 class ManualMlp:
-    """The same on layers.py: forward, and backward by the chain rule, without autograd."""
+    """The network on layers.py: forward, and backward by the chain rule, without autograd."""
 
     def __init__(self, architecture: MlpArchitecture, parameters: Tensor, gradient: Tensor) -> None:
         layout = architecture.layout()
@@ -94,7 +82,7 @@ class ManualMlp:
         return (mu, self._softplus + self._architecture.sigma_min), values
 
     def backward(self, d_outputs: Outputs, d_values: Tensor) -> None:
-        """From d_outputs and d_values (T,) to the gradient; V(s_T), the bootstrap value, is a constant to it."""
+        """From d_outputs and d_values (T,) to the gradient. The bootstrap value V(s_T) is a constant."""
         if self._architecture.gaussian:
             d_mu, d_sigma = d_outputs
             d_z_mu = layers.tanh_backward(self._mu_scale * d_mu, self._tanh)
@@ -109,7 +97,7 @@ class ManualMlp:
 
 
 class _Stack:
-    """Linear layers, each with an activation but actor's and critic's last: one part of a ManualMlp."""
+    """The linear layers of one part. Each has an activation, except the last of actor and critic."""
 
     def __init__(
         self, part: str, architecture: MlpArchitecture, views: dict[str, Tensor], gradients: dict[str, Tensor]
@@ -119,12 +107,12 @@ class _Stack:
         self._biases = [views[f"{part}.{i}.bias"] for i in range(depth)]
         self._d_weights = [gradients[f"{part}.{i}.weight"] for i in range(depth)]
         self._d_biases = [gradients[f"{part}.{i}.bias"] for i in range(depth)]
-        self._activated = depth if part == "torso" else depth - 1  # the first so many layers have an activation
-        self._activation, self._activation_backward = ACTIVATIONS[architecture.activation]
+        self._activated = depth if part == "torso" else depth - 1  # layers with an activation, from the first on
+        self._activation, self._activation_backward = MANUAL_ACTIVATIONS[architecture.activation]
         self._xs: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in) -> (N, out); without layers x itself."""
+        """(N, in) -> (N, out), or x itself if there are no layers."""
         self._xs = [x]  # the input, and the output of each activation
         for i, (weight, bias) in enumerate(zip(self._weights, self._biases, strict=True)):
             x = layers.linear(x, weight, bias)
@@ -134,7 +122,7 @@ class _Stack:
         return x
 
     def backward(self, d_y: Tensor, *, to_input: bool) -> Tensor:
-        """d_y (M, out), M ≤ N, for the first M rows; the others have no gradient. -> d_x (M, in), if to_input."""
+        """d_y (M, out) of the first M ≤ N rows (the others have no gradient) -> d_x (M, in) if to_input."""
         rows = len(d_y)
         xs = self._xs if rows == len(self._xs[0]) else [x[:rows] for x in self._xs]
         for i in range(len(self._weights) - 1, -1, -1):

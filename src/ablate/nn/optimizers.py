@@ -1,40 +1,39 @@
 """Hand-written optimizers over flat vectors, in place.
 
-The parameters and the optimizer's statistics live in shared memory that somebody else owns: they are handed
-in, written to in place and never re-bound, so that every process that maps them sees each step. Scratch
-buffers are private and allocated once. Nothing here takes a lock: whether steps may race (Hogwild) is the
-caller's affair.
+The caller owns the parameters and the optimizer's statistics, usually in shared memory. They are written in place and
+never re-bound, so that every process that maps them sees each step. Scratch buffers are private and allocated once.
+Nothing here takes a lock; whether steps may race (Hogwild) is the caller's decision.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ablate.config.schema import AdamConfig, OptimizerConfig, RMSpropConfig
-from ablate.nn.bounds import adam_bound, rmsprop_bound
+from ablate.nn.optimizer_bounds import adam_bound, rmsprop_bound
 
 
 class Optimizer(Protocol):
-    """What a learner needs of an optimizer."""
+    """An update rule over one flat parameter vector."""
 
     def step(self, gradient: Tensor, update: int) -> None:
-        """Apply gradient (P,), which is only read, as update number `update`, counted from 1."""
+        """Apply gradient (P,) as update number `update`, counted from 1. The gradient is not changed."""
         ...
 
 
 class Adam:
-    """Adam (Kingma & Ba 2015), and AMSGrad (Reddi et al. 2018) if the configuration says so, as in torch.
+    """Adam (Kingma & Ba 2015), or AMSGrad (Reddi et al. 2018) with config.amsgrad; as torch.optim.Adam.
 
     g ← g + weight_decay · θ
     m ← β₁ m + (1 - β₁) g,   v ← β₂ v + (1 - β₂) g²,   AMSGrad: v̂ ← max(v̂, v), else v̂ = v
     θ ← θ - lr · (m / (1 - β₁ᵗ)) / (√v̂ / √(1 - β₂ᵗ) + ε)
 
-    parameters θ: (P,). statistics m, v, and of AMSGrad v̂: (P,) each, all zero before the first step.
-    The number t of the update is handed to each step, because the processes that share the moments share the
-    count too.
+    parameters θ: (P,). statistics m, v, and with AMSGrad v̂: (P,) each, all zero before the first step.
+    Each step is given the number t of its update, because processes that share the moments also share the count.
+    Raises ValueError for statistics of another shape or dtype.
     """
 
     def __init__(self, config: AdamConfig, parameters: Tensor, statistics: Sequence[Tensor]) -> None:
@@ -67,9 +66,10 @@ class Adam:
 
 
 class FusedAdam:
-    """The same equations by torch's fused kernel, in one pass over memory; for a process that steps alone.
+    """The same equations by torch's fused kernel, in one pass over memory; only for a process that steps alone.
 
-    It has no bound on the quotient, without which steps that race ruin a network (see `bounds`)."""
+    The kernel does not bound the quotient. Without the bound, racing steps would ruin a network (optimizer_bounds.py).
+    """
 
     def __init__(self, config: AdamConfig, parameters: Tensor, statistics: Sequence[Tensor]) -> None:
         _check_alike(parameters, statistics)
@@ -83,19 +83,20 @@ class FusedAdam:
 
     def step(self, gradient: Tensor, update: int) -> None:
         """Apply gradient (P,) as update number `update`, t in the equations, counted from 1."""
-        self._update.fill_(update - 1)  # the kernel counts it up
+        self._update.fill_(update - 1)  # the kernel increments it
         self._parameters.grad = gradient
         self._optimizer.step()
 
 
 class RMSprop:
-    """RMSprop, not centred and without momentum; as torch.optim.RMSprop.
+    """RMSprop, not centred, without momentum; as torch.optim.RMSprop.
 
     g ← g + weight_decay · θ,   v ← α v + (1 - α) g²,   θ ← θ - lr · g / (√v + ε)
 
-    parameters θ: (P,). statistics v alone: (P,), all zero before the first step. The A3C paper (Mnih et al. 2016, eq.
-    S2-S3) names v "g", and shares it among the threads, updated without locks; a square_avg in shared memory
-    does the same. The paper's ε stands inside the root, √(v + ε); torch and this class add it outside.
+    parameters θ: (P,). statistics: v alone, (P,), all zero before the first step. The A3C paper (Mnih et al. 2016, eq.
+    S2-S3) calls v "g" and shares it among threads, updated without locks; a square_avg in shared memory does the same.
+    The paper has ε inside the root, √(v + ε); torch and this class add it outside.
+    Raises ValueError for statistics of another shape or dtype.
     """
 
     def __init__(self, config: RMSpropConfig, parameters: Tensor, statistics: Sequence[Tensor]) -> None:
@@ -109,7 +110,7 @@ class RMSprop:
         self._decayed = torch.empty_like(parameters) if config.weight_decay else None  # (P,) g + weight_decay · θ
 
     def step(self, gradient: Tensor, update: int) -> None:
-        """Apply gradient (P,); nothing here depends on the number of the update."""
+        """Apply gradient (P,). The number of the update makes no difference."""
         if self._decayed is not None:
             gradient = torch.add(gradient, self._parameters, alpha=self._weight_decay, out=self._decayed)
         self._square_avg.mul_(self._alpha).addcmul_(gradient, gradient, value=1.0 - self._alpha)
@@ -118,20 +119,24 @@ class RMSprop:
         self._parameters.add_(self._quotient, alpha=-self._lr)
 
 
+# From the configuration of its class, parameters and statistics, by `optimizer.name`.
+Make = Callable[[Any, Tensor, Sequence[Tensor]], Optimizer]
+OPTIMIZERS: dict[str, Make] = {"adam": Adam, "rmsprop": RMSprop}
+LONE_OPTIMIZERS: dict[str, Make] = {**OPTIMIZERS, "adam": FusedAdam}  # for a process that steps alone
+
+
 def make_optimizer(
     config: OptimizerConfig, parameters: Tensor, statistics: Sequence[Tensor], alone: bool = False
 ) -> Optimizer:
     """The optimizer of the configuration over `parameters`, with its statistics in the order of config.statistics.
 
     alone: no other process steps the same parameters."""
-    if isinstance(config, AdamConfig):
-        return (FusedAdam if alone else Adam)(config, parameters, statistics)
-    assert isinstance(config, RMSpropConfig)
-    return RMSprop(config, parameters, statistics)
+    make = (LONE_OPTIMIZERS if alone else OPTIMIZERS)[config.name]
+    return make(config, parameters, statistics)
 
 
 def _check_alike(parameters: Tensor, statistics: Sequence[Tensor]) -> None:
-    """Refuse statistics of another shape or dtype: torch would broadcast or convert them without a word."""
+    """Raise ValueError for statistics of another shape or dtype, which torch would silently broadcast or convert."""
     for statistic in statistics:
         if statistic.shape != parameters.shape or statistic.dtype != parameters.dtype:
             raise ValueError(

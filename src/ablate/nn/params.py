@@ -1,4 +1,4 @@
-"""One flat parameter vector with named views, in a buffer that the caller hands in, so that it can be shared."""
+"""Named views of one flat parameter vector, which the caller allocates (in shared memory, for example)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Vector = TypeVar("Vector")  # a flat numpy array or torch tensor
 
 
 class ParameterLayout:
-    """Where each named parameter lies in the flat vector, in the order given: `starts` has its first place.
+    """The place of each named parameter in the flat vector, in the given order. starts: index of its first number.
 
-    orders: the axes of a parameter as they lie, slowest first, where they do not lie as this says: a weight (n_out,
-    n_in) lies with its longer side contiguous, as (n_in, n_out) where n_in < n_out (the compiled loops run over the
-    longer side, with stride 1), and anything else as its shape says."""
+    A weight (n_out, n_in) is stored with its longer side contiguous, because the compiled loops run over the longer
+    side: as (n_in, n_out) if n_in < n_out. Anything else is stored as its shape says. orders: other orders of the axes
+    in memory, slowest first, by name."""
 
     def __init__(
         self, shapes: Iterable[tuple[str, tuple[int, ...]]], orders: Mapping[str, tuple[int, ...]] | None = None
@@ -34,18 +34,18 @@ class ParameterLayout:
     def views(self, flat: Vector) -> dict[str, Vector]:
         """Named views of a flat vector (size,), numpy or torch: writing to a view writes to the vector.
 
-        Each has its parameter's shape, however it lies."""
+        Each view has its parameter's shape, whatever its order in memory."""
         assert len(flat) == self.size, (len(flat), self.size)  # type: ignore[arg-type]
         views = {}
         for name, shape in self.shapes.items():
             order = self._orders[name]
             part = self.block(flat, name, name).reshape([shape[axis] for axis in order])  # type: ignore[attr-defined]
-            permute = getattr(part, "permute", None) or part.transpose  # as torch calls it, and numpy
+            permute = getattr(part, "permute", None) or part.transpose  # the names in torch and in numpy
             views[name] = permute(*(order.index(axis) for axis in range(len(shape))))
         return views
 
     def block(self, flat: Vector, first: str, last: str) -> Vector:
-        """The part of the flat vector from one parameter to another."""
+        """The part of the flat vector from parameter `first` to parameter `last`, both included."""
         part: Vector = flat[self.starts[first] : self.starts[last] + prod(self.shapes[last])]  # type: ignore[index]
         return part
 

@@ -1,4 +1,4 @@
-"""In which precision a device multiplies best. Torch is imported for GPUs only: the parent process looks here."""
+"""The fastest precision of a device. Torch is imported for GPUs only, because the parent process uses this module."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def resolve_precision(precision: str, device: str = "cpu") -> str:
-    """`auto` -> bf16 iff the device multiplies bfloat16 in hardware, else float32; any other stays what it is."""
+    """`auto` -> bf16 if the device multiplies bfloat16 in hardware, else float32. Anything else stays as it is."""
     if precision != "auto":
         return precision
     if device.startswith("cuda"):

@@ -1,37 +1,53 @@
-"""The networks of action values, once on torch.nn and once on the hand-written layers, over the same flat vector.
+"""The network of QArchitecture twice, over the same flat parameters: on torch.nn, and on the hand-written layers.
 
-Both write gradients into a flat vector that the caller hands in, laid out like the parameters. B: rows, n: actions.
-Images lie channels-last in memory, and so do the features that they give. The heads compute in the dtype of the
-parameters; the layers below them may do so in bfloat16, on parameters that are rounded to it."""
+Both write gradients into a flat vector from the caller, with the layout of the parameters. B: rows, n: actions.
+Images and features are stored channels-last in memory. The heads compute in the dtype of the parameters. With
+precision=bf16 the layers below them compute in bfloat16, on rounded parameters."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from math import prod
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ablate.nn import layers
-from ablate.nn.architecture import Convolution, QArchitecture
-from ablate.nn.mlp_networks import ACTIVATIONS, MODULES
+from ablate.nn.activations import MANUAL_ACTIVATIONS, TORCH_ACTIVATIONS
+from ablate.nn.convolutions import Convolution
+
+if TYPE_CHECKING:
+    from ablate.nn.q_architecture import QArchitecture
+
+
+class QInput(NamedTuple):
+    """How a network of action values takes its observations."""
+
+    shape: tuple[int, ...]  # (channels, height, width), or (size,)
+    dtype: torch.dtype  # of the input, and of all layers below the heads
+    is_bytes: bool  # observations are uint8 images
+    scale: float  # the caller multiplies bytes by it; 1 if there are no bytes, or if the network scales them
+    weight_scale: float  # the network multiplies its first layer's weights by it
+
+    @classmethod
+    def of(cls, architecture: QArchitecture, parameters: Tensor, precision: str) -> QInput:
+        """In bfloat16 whole bytes are exact, but bytes / 255 would be rounded; so the weights are scaled instead."""
+        shape, scale = architecture.input_shape, architecture.scale
+        has_layers = bool(architecture.convolutions or architecture.hidden)
+        if precision == "bf16" and architecture.is_image and has_layers:
+            return cls(shape, torch.bfloat16, scale != 1.0, 1.0, scale)
+        return cls(shape, parameters.dtype, scale != 1.0, scale, 1.0)
 
 
 class TorchQ(torch.nn.Module):
-    """QArchitecture on torch.nn; its parameters and their .grad are views of flat vectors.
+    """The network on torch.nn; its parameters and their .grad are views of the flat vectors.
 
-    gradient: None for a network that is only asked. dtype: bfloat16 for autocast, else that of the parameters.
-    scale: what the first layer's weights are multiplied by, where images have not been."""
+    gradient: None for a network that has no backward pass. precision: `bf16` computes by autocast."""
 
     def __init__(
-        self,
-        architecture: QArchitecture,
-        parameters: Tensor,
-        gradient: Tensor | None,
-        dtype: torch.dtype,
-        scale: float = 1.0,
+        self, architecture: QArchitecture, parameters: Tensor, gradient: Tensor | None, precision: str = "float32"
     ) -> None:
         super().__init__()
         layout = architecture.layout()
@@ -40,15 +56,14 @@ class TorchQ(torch.nn.Module):
             parameter = torch.nn.Parameter(view, requires_grad=gradients is not None)
             parameter.grad = None if gradients is None else gradients[name]
             self.register_parameter(name.replace(".", "_"), parameter)
+        self.input = QInput.of(architecture, parameters, precision)
         self._convolutions = architecture.convolutions
-        self._hidden = len(architecture.hidden)
-        self._dueling, self._scale = architecture.dueling, scale
-        self._activation = MODULES[architecture.activation]()
-        self._dtype = dtype
+        self._hidden, self._dueling = len(architecture.hidden), architecture.dueling
+        self._activation = TORCH_ACTIVATIONS[architecture.activation]()
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) or vectors (B, size) -> Q (B, n)."""
-        rounded = self._dtype == torch.bfloat16
+        rounded = self.input.dtype == torch.bfloat16
         with torch.autocast(x.device.type, torch.bfloat16) if rounded else nullcontext():
             for i, layer in enumerate(self._convolutions):
                 weight, bias = self._layer(f"conv_{i}", i == 0)
@@ -59,49 +74,46 @@ class TorchQ(torch.nn.Module):
         if not self._dueling:
             weight, bias = self._layer("q", False)
             return F.linear(x.to(weight.dtype), weight, bias)
-        of_value, of_advantage = x.to(self.get_parameter("value_weight").dtype).chunk(2, 1)
-        value = F.linear(of_value, *self._layer("value", False))
-        advantage = F.linear(of_advantage, *self._layer("advantage", False))
+        value_stream, advantage_stream = x.to(self.get_parameter("value_weight").dtype).chunk(2, 1)
+        value = F.linear(value_stream, *self._layer("value", False))
+        advantage = F.linear(advantage_stream, *self._layer("advantage", False))
         return value + advantage - advantage.mean(1, keepdim=True)
 
     def _layer(self, name: str, is_first: bool) -> tuple[Tensor, Tensor | None]:
         weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias", None)
-        return (weight * self._scale if is_first and self._scale != 1.0 else weight), bias
+        scale = self.input.weight_scale
+        return (weight * scale if is_first and scale != 1.0 else weight), bias
 
 
 class ManualQ:
-    """The same on layers.py: forward, and backward by the chain rule, without autograd.
+    """The network on layers.py: forward, and backward by the chain rule, without autograd.
 
-    With bfloat16, `refresh` rounds the parameters anew; nothing else sees that they have changed."""
+    gradient: None for a network that has no backward pass. With precision=bf16 the network computes with a rounded copy
+    of the parameters; call `refresh` whenever they have changed."""
 
     def __init__(
-        self,
-        architecture: QArchitecture,
-        parameters: Tensor,
-        gradient: Tensor | None,
-        dtype: torch.dtype,
-        scale: float = 1.0,
+        self, architecture: QArchitecture, parameters: Tensor, gradient: Tensor | None, precision: str = "float32"
     ) -> None:
         layout = architecture.layout()
         heads = ("value", "advantage") if architecture.dueling else ("q",)
-        self._parameters, self._scale = parameters, scale
-        below = layout.starts[f"{heads[0]}.weight"]  # so many parameters below the heads
+        self.input = QInput.of(architecture, parameters, precision)
+        self._parameters, self._dtype, self._scale = parameters, self.input.dtype, self.input.weight_scale
+        below = layout.starts[f"{heads[0]}.weight"]  # number of parameters below the heads
         weights, d_weights = parameters, gradient
         self._rounding = self._d_rounding = None  # pairs (rounded, exact)
-        if dtype != parameters.dtype:
-            weights = torch.empty_like(parameters, dtype=dtype)
+        if self._dtype != parameters.dtype:
+            weights = torch.empty_like(parameters, dtype=self._dtype)
             self._rounding = weights[:below], parameters[:below]
             if gradient is not None:
                 d_weights = torch.empty_like(weights)
                 self._d_rounding = d_weights[:below], gradient[:below]
-        self._dtype = dtype
         body, exact = layout.views(weights), layout.views(parameters)
         d_body, d_exact = ({} if flat is None else layout.views(flat) for flat in (d_weights, gradient))
         first = next(iter(body))
         self._first, self._d_first = (body[first], exact[first]), d_exact.get(first)
 
-        self._activation, self._activation_backward = ACTIVATIONS[architecture.activation]
-        self._in_place = architecture.activation != "elu"  # whose forward needs its input twice
+        self._activation, self._activation_backward = MANUAL_ACTIVATIONS[architecture.activation]
+        self._in_place = architecture.activation != "elu"  # the forward of elu needs its input twice
         self._convolutions = [
             _Convolution(
                 layer, body[f"conv.{i}.weight"], body.get(f"conv.{i}.bias"),
@@ -113,11 +125,11 @@ class ManualQ:
         self._dueling = architecture.dueling
         self._heads = [_Linear(exact, d_exact, name) for name in heads]
         self._xs: list[Tensor] = []  # input of each layer, and of the heads
-        self._image_size = architecture.sizes()[-1] if len(architecture.input_shape) == 3 else None
+        self._image_size = architecture.sizes()[-1] if architecture.is_image else None
         self.refresh()
 
     def refresh(self) -> None:
-        """Take over the parameters as they are now, if they are rounded."""
+        """Round the parameters again, if the network computes with a rounded copy."""
         if self._rounding is not None:
             rounded, exact = self._rounding
             rounded.copy_(exact)
@@ -144,15 +156,16 @@ class ManualQ:
         return (value - advantage.mean(1, keepdim=True)).add(advantage)
 
     def backward(self, d_q: Tensor) -> None:
-        """From d_q (M, n), for the first M rows of the last forward; the others have no gradient."""
+        """From d_q (M, n) of the first M rows of the last forward to the gradient; the other rows have none."""
         rows = len(d_q)
         *xs, x = (x[:rows] for x in self._xs)
         if self._dueling:
             d_value, d_advantage = d_q.sum(1, keepdim=True), d_q - d_q.mean(1, keepdim=True)
-            of_value, of_advantage = x.chunk(2, 1)
-            d_x = torch.cat(
-                (self._heads[0].backward(d_value, of_value), self._heads[1].backward(d_advantage, of_advantage)), 1
-            )
+            d_streams = [
+                head.backward(d_y, stream)
+                for head, d_y, stream in zip(self._heads, (d_value, d_advantage), x.chunk(2, 1), strict=True)
+            ]
+            d_x = torch.cat(d_streams, 1)
         else:
             d_x = self._heads[0].backward(d_q, x)
         depth = len(self._convolutions)
@@ -181,7 +194,7 @@ class ManualQ:
 
 
 class _Linear:
-    """A fully connected layer and where its gradient goes."""
+    """A fully connected layer, and views of its gradient."""
 
     def __init__(self, views: dict[str, Tensor], gradients: dict[str, Tensor], name: str) -> None:
         self._weight, self._bias = views[f"{name}.weight"], views[f"{name}.bias"]
@@ -200,7 +213,7 @@ class _Linear:
 
 
 class _Convolution:
-    """A convolution and where its gradient goes."""
+    """A convolution, and views of its gradient."""
 
     def __init__(
         self,
@@ -230,9 +243,9 @@ class _Convolution:
         return layers.conv2d_backward_x(d_y, self._weight, x.shape, stride, padding) if to_input else d_y
 
     def _multiply_windows(self, d_y: Tensor, x: Tensor) -> None:
-        """∂W[o, i, j, c] = Σ g[o] x[i, j, c] over all windows of x, which are written out: one matrix product.
+        """∂W[o, i, j, c] = Σ g[o] x[i, j, c] over all windows of x, as one matrix product over a copy of the windows.
 
-        Faster in bfloat16 than the convolution that it is, and slower in float32."""
+        In bfloat16 this is faster than a convolution, in float32 slower."""
         assert self._d_weight is not None
         kernel, stride, padding = self._layer.kernel, self._layer.stride, self._layer.padding
         x = F.pad(x, (padding,) * 4) if padding else x
@@ -244,25 +257,7 @@ class _Convolution:
         torch.mm(d_rows.T, columns, out=self._d_weight.permute(0, 2, 3, 1).view(-1, columns.shape[1]))
 
 
-class ImageActor:
-    """Q of E games' images on torch; parameters: (P,) float32, which may change between two calls."""
-
-    def __init__(self, architecture: QArchitecture, parameters: np.ndarray, envs: int) -> None:
-        channels, height, width = architecture.input_shape
-        self._network = ManualQ(architecture, torch.from_numpy(parameters), None, torch.float32)
-        self._images = torch.empty(envs, height, width, channels).permute(0, 3, 1, 2)
-        self._scale = architecture.scale
-
-    @torch.inference_mode()
-    def q_values(self, observations: np.ndarray) -> np.ndarray:
-        """(E, C, H, W), uint8 or float32 -> Q (E, n)."""
-        self._images.copy_(torch.from_numpy(observations))
-        if self._scale != 1.0:
-            self._images.mul_(self._scale)
-        return self._network.forward(self._images).numpy()
-
-
 def _as_images(flat: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """(B, height · width · channels) seen as images (B, channels, height, width)."""
+    """View (B, height · width · channels) as images (B, channels, height, width)."""
     channels, height, width = size
     return flat.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)

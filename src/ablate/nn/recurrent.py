@@ -1,7 +1,7 @@
-"""The hidden layer of a network of images over the rows of a rollout, by hand: an LSTM cell, or fully connected.
+"""The hidden layer of ManualConv over the rows of a rollout: an LSTM cell, or fully connected.
 
-Both keep what their backward needs in buffers that are allocated once, so that nothing is computed twice, and both have
-every weight and bias as rows of one matrix, so that each gradient is one product over the whole rollout. R: rows, one a
+Both keep what their backward needs in buffers that are allocated once, so that nothing is computed twice. Both have all
+weights and biases as rows of one matrix, so that the gradient is one product over the whole rollout. R: rows, one per
 step and one for the bootstrap observation; T < R: steps; E: environments side by side."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ablate.nn import layers
-from ablate.nn.mlp_networks import Activation
+from ablate.nn.activations import ManualActivation
 
 
 class Lstm:
@@ -19,8 +19,8 @@ class Lstm:
     g = tanh(a_g), c = f c_tm1 + i g, h = o tanh(c). Backward goes through time over the rollout.
 
     weight, d_weight: (features + 1 + hidden + 1, 4 · hidden), the rows of W_ihᵀ, b_ih, W_hhᵀ, b_hh.
-    x: (R, E, features), where the features of each row are to be written. y: (R, E, hidden), the output.
-    state: (2, E, hidden), h and c before row t; row 0 is where a rollout starts."""
+    x: (R, E, features), the buffer into which the caller writes each row's features. y: (R, E, hidden), the output.
+    state: (R + 1, 2, E, hidden), h and c before row t; a rollout starts from row 0."""
 
     def __init__(self, weight: Tensor, d_weight: Tensor, rows: int, envs: int) -> None:
         inputs, hidden = len(weight), weight.shape[1] // 4
@@ -31,12 +31,12 @@ class Lstm:
         self._gates = weight.new_zeros(rows, envs, 4, hidden)  # i, f, g, o
         self._tanh_c = weight.new_zeros(rows, envs, hidden)
         self.state = weight.new_zeros(rows + 1, 2, envs, hidden)
-        self._slopes = weight.new_zeros(rows, envs, 4, hidden)  # of the pre-activations, see backward
+        self._slopes = weight.new_zeros(rows, envs, 4, hidden)  # with respect to the pre-activations, see backward
         self._slope_c = weight.new_zeros(rows, envs, hidden)
         self.x = self._z[..., :features]
         self.y = self.state[1:, 0]
         self._h_tm1 = self._z[..., features + 1 : -1]
-        # All views of a row: slicing costs as much as the arithmetic where there are few environments.
+        # All views of a row, made once: with few environments slicing costs as much as the arithmetic.
         self._forward_views = [
             (self._z[t], self._h_tm1[t], *self.state[t], gates.flatten(1), gates[:, :2], *gates.unbind(1),
              self._tanh_c[t], *self.state[t + 1])
@@ -44,7 +44,7 @@ class Lstm:
         ]  # fmt: skip
 
     def forward(self, t: int, firsts: np.ndarray) -> None:
-        """Row t, from the features that are in x[t]; firsts (E,): where the state starts from 0."""
+        """Row t, from the features in x[t]. firsts: (E,) whether the state starts from 0."""
         z, z_h, h_tm1, c_tm1, a, a_if, i, f, g, o, tanh_c, h, c = self._forward_views[t]
         z_h.copy_(h_tm1)
         cut = torch.from_numpy(firsts) if firsts.any() else None
@@ -53,7 +53,7 @@ class Lstm:
         torch.mm(z, self._weight, out=a)
         layers.sigmoid(a_if, out=a_if)
         if cut is not None:
-            f[cut] = 0.0  # c_tm1 is forgotten, and no gradient passes through a gate that is shut
+            f[cut] = 0.0  # forgets c_tm1, and no gradient passes through a closed gate
         layers.tanh(g, out=g)
         layers.sigmoid(o, out=o)
         torch.mul(f, c_tm1, out=c).addcmul_(i, g)
@@ -61,15 +61,15 @@ class Lstm:
         torch.mul(o, tanh_c, out=h)
 
     def backward(self, d_y: Tensor, firsts: np.ndarray) -> Tensor:
-        """d_y (T, E, hidden), firsts (T, E): no gradient passes into what was before them. -> d_x (T, E, features).
+        """d_y (T, E, hidden), firsts (T, E) -> d_x (T, E, features). No gradient passes a first row.
 
         ∂c_t = ∂h_t o (1 - tanh²c) + f_{t+1} ∂c_{t+1}; ∂a_i = ∂c g i(1-i), ∂a_f = ∂c c_tm1 f(1-f), ∂a_g = ∂c i (1-g²),
-        ∂a_o = ∂h tanh(c) o(1-o), ∂h_tm1 = ∂a W_hh. All factors of ∂c and ∂h are known beforehand, for all rows."""
+        ∂a_o = ∂h tanh(c) o(1-o), ∂h_tm1 = ∂a W_hh. All factors of ∂c and ∂h are computed first, for all rows."""
         steps = len(d_y)
         i, f, g, o = self._gates[:steps].unbind(2)
         tanh_c, slopes, slope_c = self._tanh_c[:steps], self._slopes[:steps], self._slope_c[:steps]
         sigmoids = self._gates[:steps]
-        torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1.0, out=slopes)  # y (1 - y), where y is a sigmoid
+        torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1.0, out=slopes)  # y (1 - y), right for the sigmoids
         slopes[:, :, 0].mul_(g)
         slopes[:, :, 1].mul_(self.state[:steps, 1])
         torch.addcmul(i, i * g, g, value=-1.0, out=slopes[:, :, 2])
@@ -95,9 +95,9 @@ class Lstm:
 
 
 class FullyConnected:
-    """y = activation(W x + b). weight, d_weight: (features + 1, hidden), the rows of Wᵀ and b; its state is empty."""
+    """y = activation(W x + b). weight, d_weight: (features + 1, hidden), the rows of Wᵀ and b. Its state is empty."""
 
-    def __init__(self, weight: Tensor, d_weight: Tensor, rows: int, envs: int, activation: Activation) -> None:
+    def __init__(self, weight: Tensor, d_weight: Tensor, rows: int, envs: int, activation: ManualActivation) -> None:
         self._weight, self._d_weight = weight, d_weight
         self._activation, self._activation_backward = activation
         self._z = weight.new_ones(rows, envs, len(weight))  # x, 1
@@ -106,7 +106,7 @@ class FullyConnected:
         self.state = weight.new_zeros(rows + 1, 2, envs, 0)
 
     def forward(self, t: int, firsts: np.ndarray) -> None:
-        """Row t, from the features that are in x[t]."""
+        """Row t, from the features in x[t]."""
         self._activation(torch.mm(self._z[t], self._weight), out=self.y[t])
 
     def backward(self, d_y: Tensor, firsts: np.ndarray) -> Tensor:

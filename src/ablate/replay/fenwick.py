@@ -1,4 +1,4 @@
-"""Sums over priorities: a binary indexed tree (Fenwick 1994), in compiled kernels for batches."""
+"""Sums over priorities: a binary indexed tree (Fenwick 1994), with compiled kernels for batches."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from numba import uint64
 
 from ablate.compiled.jit import kernel
 
-ZERO, ONE = uint64(0), uint64(1)  # of an unsigned index a kernel need not ask whether it counts from the end
+ZERO, ONE = uint64(0), uint64(1)  # with an unsigned index a kernel does not check for negative indices
 
 
 class FenwickTree:
-    """Priorities of slots 0 ... size-1, all 0 at first, and their partial sums.
+    """The priorities of slots 0 ... size-1, all 0 at first, and their partial sums.
 
-    A slot lies under at most log₂ n sums, and so many steps find one. A sum is always computed anew from the up to
-    log₂ n sums below it, never corrected by a difference: no rounding error is left behind, whatever was there before
-    and however often it changed (differences need a rebuild whenever the total falls far below what it was). That also
-    makes the tree a function of the priorities alone, to the bit."""
+    At most log₂ n sums cover a slot, so an update changes log₂ n sums and a search takes log₂ n steps. A sum is always
+    computed again from the up to log₂ n sums below it and never corrected by a difference. So no rounding error
+    accumulates, however often the priorities change. (With differences, the tree must be rebuilt whenever the total
+    falls far below an earlier total.) The tree is therefore a function of the priorities alone, to the last bit."""
 
     def __init__(self, size: int) -> None:
-        self.priorities = np.zeros(size)  # to be changed by `update` only
+        self.priorities = np.zeros(size)  # only `update` may change them
         self._sums = np.zeros(size + 1)  # [j] = Σ priorities[j - lowbit(j) : j], [0] unused
         self._largest_step = 1 << (size.bit_length() - 1)
-        # compiled now: later it would be a silence in which a process counts as hung
+        # Compile the kernels now: later the compilation would be a pause in which the process looks hung.
         self.update(np.empty(0, np.int64), np.empty(0))
         self.find(np.empty(0), 0)
 
     def update(self, slots: np.ndarray, priorities: np.ndarray) -> None:
-        """Set priorities (B,) float64 of slots (B,) int64; of a slot that comes twice the last counts.
+        """Set priorities (B,) float64 of slots (B,) int64. If a slot occurs twice, its last priority counts.
 
-        Raises ValueError, and changes nothing, where a priority is negative or not finite, or a slot is outside."""
+        Raises ValueError and changes nothing if a priority is negative or not finite, or a slot is out of range."""
         if not _update(self.priorities, self._sums, slots, priorities):
             raise ValueError(
                 f"priorities must be finite and at least 0, slots from 0 to {len(self.priorities) - 1}: "
@@ -51,8 +51,8 @@ class FenwickTree:
     def find(self, targets: np.ndarray, end: int) -> np.ndarray:
         """(B,) float64 -> (B,) int64: the slots i < end with Σ priorities[:i] <= target < Σ priorities[:i+1].
 
-        Targets lie in [0, prefix(end)); one that rounding took past it gives the last slot that could be. A slot of
-        priority 0 is never returned, as long as one before `end` has more."""
+        Targets are in [0, prefix(end)). If rounding pushed a target beyond that, the result is the last possible slot.
+        A slot with priority 0 is never returned as long as a slot before `end` has a larger priority."""
         slots = np.empty(len(targets), np.int64)
         _find(self.priorities, self._sums, self._largest_step, targets, end, np.empty(len(targets)), slots)
         return slots
@@ -68,14 +68,14 @@ def _update(priorities: np.ndarray, sums: np.ndarray, slots: np.ndarray, values:
         priorities[slots[b]] = values[b]
     level, width = ZERO, ONE  # width = 2^level
     while width <= size:
-        # Invariant: all sums over less than `width` slots are right.
+        # Invariant: all sums over fewer than `width` slots are correct.
         before = ZERO
         for b in range(len(slots)):
             j = ((uint64(slots[b]) >> level) + ONE) << level
-            if j & width and j <= size and j != before:  # a node over slots[b], of this width; same as the last: done
+            if j & width and j <= size and j != before:  # a node of this width over slots[b], not yet done
                 total = priorities[j - ONE]
                 step = ONE
-                while step < width:  # nodes j-1, j-2, j-4, ... share out the rest of (j - width, j - 1] among them
+                while step < width:  # nodes j-1, j-2, j-4, ... together cover the rest of (j - width, j - 1]
                     total += sums[j - step]
                     step <<= ONE
                 sums[j] = total
@@ -101,16 +101,16 @@ def _find(
         rests[b] = max(targets[b], 0.0)
     step = uint64(largest_step)
     while step > ZERO:
-        # Invariant: Σ priorities[:slots[b]] + rests[b] = targets[b], rests[b] >= 0, and what we look for is in
-        # [slots[b], slots[b] + 2 step). All targets take a step together: their sums come from memory side by side.
+        # Invariant: Σ priorities[:slots[b]] + rests[b] = targets[b], rests[b] >= 0, and the wanted slot is in
+        # [slots[b], slots[b] + 2 step). All targets take each step together, so their memory reads overlap.
         for b in range(len(targets)):
             right = uint64(slots[b]) + step
             if right <= size and sums[right] <= rests[b]:
                 rests[b] -= sums[right]
                 slots[b] = right
         step >>= ONE
-    # Rounding can carry a target over the end of an interval of positive sum, into slots of priority 0 behind it or
-    # past the last one. A slot reached without that has a priority above the rest, which is at least 0.
+    # Rounding can push a target beyond the end of an interval with a positive sum: into slots of priority 0 after it,
+    # or past the last slot. Without such rounding, the slot's priority is larger than the rest, which is at least 0.
     for b in range(len(targets)):
         slot = min(slots[b], end - 1)
         while slot > 0 and priorities[slot] == 0:

@@ -1,4 +1,4 @@
-"""Prioritized replay, proportional (Schaul et al. 2016)."""
+"""Proportional prioritized replay (Schaul et al. 2016)."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from ablate.config.choices import Draws, NewPriority, WeightNorm
+from ablate.config.choices import DrawKind, NewPriority, WeightNorm
 from ablate.config.schema import PrioritizedConfig
 from ablate.replay.fenwick import FenwickTree
 from ablate.replay.store import Change, FrameStore
 from ablate.replay.transitions import Replay
+from ablate.schedules import linear
 from ablate.types import Batch, ProcessState
 
 
 class PrioritizedReplay(Replay):
-    """Transition i with probability P(i) = p_i^α / Σ_k p_k^α, p_i = |δ_i| + ε (eq. 1, section 3.3).
+    """Draws transition i with probability P(i) = p_i^α / Σ_k p_k^α, p_i = |δ_i| + ε (eq. 1, section 3.3).
 
-    δ is the TD error when the transition was last learned from; before, p^α is the largest so far (1 at first), or
-    made from the error of its first step.
+    δ_i is the TD error of the last update that used transition i. Before its first update, p_i^α is the largest one so
+    far (1 at first), or computed from the TD error of its first step (replay.new_priority).
 
-    first_half_only: the defect of S3's report. Its tree's root is never updated, so every descent goes to the left at
-    once. Transitions in the first half of the slots are drawn, with P(i) in proportion to p_i^α among them, and those
-    in the second half never; they are stored, and overwritten, all the same."""
+    first_half_only reproduces the defect of source report S3. Its tree never updates the root, so every search goes to
+    the left child at once. Only transitions in the first half of the slots are drawn, with P(i) proportional to p_i^α
+    among them. Transitions in the second half are stored and overwritten as usual, but never drawn."""
 
     learns_from_errors = True
 
@@ -33,17 +34,22 @@ class PrioritizedReplay(Replay):
         self._config = config
         slots = len(self._drawable)
         self._tree = FenwickTree(slots)  # p^α of drawable transitions, 0 elsewhere
-        self._reach = slots // 2 if config.first_half_only else slots  # slots that are drawn from
+        self._reach = slots // 2 if config.first_half_only else slots  # only slots below it are drawn
         self._max_priority = 1.0
-        self._errors: list[list[float]] = [[] for _ in range(store.lanes)]  # of the steps that wait
+        # per environment: TD errors of steps whose transitions are not drawable yet
+        self._errors: list[list[float]] = [[] for _ in range(store.environments)]
+
+    def beta(self, step: int) -> float:
+        """β after `step` steps: linear from beta_start to beta_end (section 3.4)."""
+        return linear(self._config.beta_start, self._config.beta_end, self._config.beta_steps, step)
 
     def sample(self, batch_size: int, beta: float = 1.0) -> Batch:
-        """Weights w_i = (N P(i))^-β (section 3.4), N = len(self), normalised as configured."""
+        """Weights w_i = (N P(i))^-β (section 3.4), N = len(self), normalised as replay.weights says."""
         total = self._tree.prefix(self._reach)
         if not total > 0:
             raise ValueError("no transition can be drawn yet")
         points = self._rng.random(batch_size)
-        if self._config.draws == Draws.stratified:  # one from each of B parts of equal probability
+        if self._config.draws == DrawKind.stratified:  # one from each of B parts of equal probability
             points = (points + np.arange(batch_size)) / batch_size
         slots = self._tree.find(points * total, self._reach)
         probabilities = self._tree.priorities[slots] / total
@@ -55,41 +61,43 @@ class PrioritizedReplay(Replay):
         return self._batch(slots, weights.astype(np.float32))
 
     def update(self, batch: Batch, td_errors: np.ndarray) -> None:
-        """Learned from: p = |δ| + ε for what is still there of the batch that `sample` gave, δ (B,).
+        """Set p = |δ| + ε, δ (B,), for those transitions of a sampled batch that are still in the replay.
 
         Raises ValueError for an error that is not finite."""
         slots = batch.slots[:, -1]
-        there = self._drawable[slots] & (self.store.times[slots] == batch.times)
-        self._set(slots[there], self._priorities(td_errors[there]))
+        is_same = self._drawable[slots] & (self.store.times[slots] == batch.times)
+        self._set(slots[is_same], self._priorities(td_errors[is_same]))
 
     def state(self) -> ProcessState:
         replay = super().state()
-        values = {**replay.state, "max_priority": self._max_priority, "errors": [[*lane] for lane in self._errors]}
+        errors = [[*errors] for errors in self._errors]
+        values = {**replay.state, "max_priority": self._max_priority, "errors": errors}
         priorities = self.store.used(self._tree.priorities)
         return ProcessState(values, {**replay.tensors, "replay.priorities": priorities})
 
     def restore(self, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
         super().restore(state, tensors)
-        self._max_priority, self._errors = state["max_priority"], [[*lane] for lane in state["errors"]]
+        self._max_priority, self._errors = state["max_priority"], [[*errors] for errors in state["errors"]]
         priorities = np.zeros(len(self._drawable))
         self.store.used(priorities)[...] = tensors["replay.priorities"]
         self._tree.update(np.arange(len(priorities)), priorities)
 
-    def _apply(self, lane: int, change: Change) -> tuple[np.ndarray, list[int]]:
-        slots, lost = super()._apply(lane, change)
+    def _apply(self, env_index: int, change: Change) -> tuple[np.ndarray, list[int]]:
+        slots, lost = super()._apply(env_index, change)
         if self._config.new_priority == NewPriority.max:
             new = np.full(len(slots), self._max_priority)
         else:
-            errors, self._errors[lane] = self._errors[lane][: len(slots)], self._errors[lane][len(slots) :]
+            waiting = self._errors[env_index]
+            errors, self._errors[env_index] = waiting[: len(slots)], waiting[len(slots) :]
             new = self._priorities(np.array(errors))
         self._set(np.append(slots, lost).astype(np.int64), np.append(new, np.zeros(len(lost))))
         return slots, lost
 
-    def _note(self, lane: int, td_error: float | None) -> None:
+    def _note(self, env_index: int, td_error: float | None) -> None:
         if self._config.new_priority == NewPriority.td_error:
             if td_error is None:
                 raise ValueError("new_priority=td_error: a step needs its TD error")
-            self._errors[lane].append(float(td_error))
+            self._errors[env_index].append(float(td_error))
 
     def _priorities(self, td_errors: np.ndarray) -> np.ndarray:
         """(|δ| + ε)^α in float64."""

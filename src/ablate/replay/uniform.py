@@ -1,4 +1,4 @@
-"""Replay that draws all transitions alike (Mnih et al. 2015)."""
+"""Replay that draws all transitions with the same probability (Mnih et al. 2015)."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from ablate.types import Batch
 
 
 class UniformReplay(Replay):
-    """Every drawable transition with the same probability, each draw by itself."""
+    """Draws every drawable transition with the same probability; draws are independent."""
 
     def sample(self, batch_size: int, beta: float = 1.0) -> Batch:
-        """Weights are ones: there is nothing to correct, whatever β."""
+        """All weights are 1, whatever β is: uniform sampling has no bias to correct."""
         if not self._size:
             raise ValueError("no transition can be drawn yet")
         return self._batch(self._draw(batch_size), np.ones(batch_size, np.float32))
 
     def update(self, batch: Batch, td_errors: np.ndarray) -> None:
-        """Nothing: an error makes no transition likelier."""
+        """Does nothing: TD errors do not change the probabilities."""
 
-    def _note(self, lane: int, td_error: float | None) -> None:
-        """Nothing, likewise."""
+    def _note(self, env_index: int, td_error: float | None) -> None:
+        """Does nothing, for the same reason."""
 
     def _draw(self, batch_size: int) -> np.ndarray:
-        """Of slots drawn from all in use, the first that are drawable: each of these is as likely as the other."""
-        filled, lanes, length = self.store.filled, self.store.lanes, self.store.lane_length
+        """Draw from all slots in use and keep the first drawable ones, so each of these is equally likely."""
+        filled, environments, length = self.store.filled, self.store.environments, self.store.ring_length
         slots = np.empty(0, np.int64)
         while len(slots) < batch_size:
-            drawn = self._rng.integers(lanes * filled, size=batch_size + batch_size // 4)  # mostly enough at once
+            # 25 % more than needed: usually one pass is enough.
+            drawn = self._rng.integers(environments * filled, size=batch_size + batch_size // 4)
             drawn += drawn // filled * (length - filled)
             slots = np.concatenate([slots, drawn[self._drawable[drawn]]])
         return slots[:batch_size]

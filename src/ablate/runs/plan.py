@@ -79,7 +79,7 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
     config, backend_note = _resolve_backend(config, algorithm)
     config = algorithm.resolve(config, here, new)
     architecture = architecture_of(config.model, spec)
-    parameters = initial_parameters(config.model, architecture, generator(config.seed, Role.parameters))
+    parameters = initial_parameters(architecture, generator(config.seed, Role.parameters))
     source, normalisation = resumed, None
     if config.load and resumed is None:
         try:
@@ -146,7 +146,7 @@ def _refuse_other_network(load: str, source: Checkpoint, ours: Architecture) -> 
         raise ConfigError(
             f"load={load}: of another kind of network, model.name={model.name}; use its algo, model and env"
         )
-    for key in (field.name for field in fields(ours)):
+    for key in (field.name for field in fields(ours) if field.compare):
         there, here = getattr(theirs, key), getattr(ours, key)
         if there != here:
             raise ConfigError(

@@ -6,8 +6,8 @@ import torch
 from helpers import computers, config_of, random_rollout
 
 from ablate.algos.a3c.gradients import BACKENDS, LossSettings
-from ablate.nn.architecture import MlpArchitecture
 from ablate.nn.distributions import make_distribution
+from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.nn.optimizers import make_optimizer
 from ablate.types import ActionSpec, Trajectory
 

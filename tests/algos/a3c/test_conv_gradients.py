@@ -10,8 +10,10 @@ from helpers import config_of
 
 from ablate.algos.a3c.conv_gradients import CONV_BACKENDS, ConvComputer
 from ablate.algos.a3c.gradients import LossSettings
-from ablate.nn.architecture import ConvArchitecture, Convolution, architecture_of, initial_parameters
+from ablate.nn.architecture import architecture_of, initial_parameters
+from ablate.nn.conv_architecture import ConvArchitecture
 from ablate.nn.conv_networks import ManualConv
+from ablate.nn.convolutions import Convolution
 from ablate.types import ActionSpec, EnvSpec, Rollout
 
 S2 = LossSettings(gae_lambda=1.0, value_loss_coef=0.25, entropy_coef=0.01, reduction="sum")
@@ -37,7 +39,7 @@ def random_parameters(architecture: ConvArchitecture, seed: int = 0) -> torch.Te
     """Every one of them different from 0, float64."""
     rng = np.random.default_rng(seed)
     flat = np.zeros(architecture.layout().size)
-    architecture.initialise(flat, rng, 1.4)
+    architecture.initialise(flat, rng)
     return torch.from_numpy(flat + 0.02 * rng.standard_normal(flat.size))
 
 
@@ -256,9 +258,8 @@ def test_on_a_gpu(model: str, backend: str) -> None:
 
 
 def test_initial_parameters_are_those_of_the_reports() -> None:
-    config = config_of("env=breakout", "model=conv_pool_lstm_80")
     architecture = real("conv_pool_lstm_80")
-    flat = initial_parameters(config.model, architecture, np.random.default_rng(0))
+    flat = initial_parameters(architecture, np.random.default_rng(0))
     assert flat.dtype == np.float32
     views = architecture.layout().views(flat)
     bounds = {

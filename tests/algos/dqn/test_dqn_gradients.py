@@ -10,8 +10,9 @@ import torch.nn.functional as F
 
 from ablate.algos.dqn.batch_buffers import QMetrics
 from ablate.algos.dqn.gradients import Q_BACKENDS, QComputer, QSettings
-from ablate.nn.architecture import Convolution, QArchitecture
+from ablate.nn.convolutions import Convolution
 from ablate.nn.precision import resolve_precision
+from ablate.nn.q_architecture import QArchitecture
 from ablate.types import Batch
 
 torch.set_num_threads(1)  # as learners do; two wait for each other wherever anything else runs
@@ -33,7 +34,7 @@ def random_parameters(architecture: QArchitecture, seed: int) -> np.ndarray:
     """Every one of them different from 0, float64."""
     rng = np.random.default_rng(seed)
     flat = np.zeros(architecture.layout().size)
-    architecture.initialise(flat, rng, np.sqrt(2))
+    architecture.initialise(flat, rng)
     return flat + 0.05 * rng.standard_normal(flat.size)
 
 
@@ -263,7 +264,7 @@ def test_bfloat16_is_float32_rounded(backend: str, changes: dict[str, object]) -
     architecture = replace(NATURE, **changes)  # type: ignore[arg-type]
     batch, observations = random_batch(architecture, size=32)
     theta = np.zeros(architecture.layout().size)
-    architecture.initialise(theta, np.random.default_rng(0), np.sqrt(2))
+    architecture.initialise(theta, np.random.default_rng(0))
     settings = replace(PLAIN, double=True)
     exact, rounded = (
         computer(architecture, settings, backend, precision, torch.float32, 32, theta)
@@ -328,14 +329,14 @@ def test_batches_find_their_way_to_a_gpu_and_back(
     monkeypatch.setattr(torch.cuda, "Event", NoEvent)
 
     class OnGpu(Q_BACKENDS[backend]):  # type: ignore[misc]
-        def _allocate(self, are_bytes: bool, slots: int) -> None:
+        def _allocate(self, buffers: int) -> None:
             self._on_gpu = True
-            super()._allocate(are_bytes, slots)
+            super()._allocate(buffers)
 
     settings = replace(PLAIN, double=True, max_grad_value=0.01)
     theta = torch.tensor(random_parameters(NATURE, 0), dtype=torch.float32)
     here = Q_BACKENDS[backend](NATURE, B, settings, theta.clone(), precision)
-    there = OnGpu(NATURE, B, settings, theta.clone(), precision, slots=2)
+    there = OnGpu(NATURE, B, settings, theta.clone(), precision, buffers=2)
     assert there.observations.dtype == np.uint8
     expected, under_way = [], []
     for seed in range(4):
@@ -377,7 +378,7 @@ def test_recorded_work_follows_the_parameters_the_target_and_the_batch(backend: 
     theta = torch.tensor(random_parameters(NATURE, 0), dtype=torch.float32, device="cuda")
     settings = QSettings(double=True, loss="smooth_l1", max_grad_value=1.0)
     both = [
-        Q_BACKENDS[backend](NATURE, 32, settings, theta.clone(), precision, slots=2, recorded=recorded)
+        Q_BACKENDS[backend](NATURE, 32, settings, theta.clone(), precision, buffers=2, recorded=recorded)
         for recorded in (False, True)
     ]
     for seed in range(5):

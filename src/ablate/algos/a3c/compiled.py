@@ -19,7 +19,7 @@ from ablate.compiled.jit import announcing
 from ablate.compiled.optimizer import optimizer_of
 from ablate.config.choices import LossReduction
 from ablate.config.schema import Config
-from ablate.nn.architecture import MlpArchitecture
+from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.parallel.supervisor import ChildFailed
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
 from ablate.types import ProcessState, SliceRecords
@@ -69,8 +69,8 @@ class CompiledWorkers:
         self._module = ENVIRONMENTS[config.env.id]
         self._env, state_size = environment_of(config.env)
         architecture = job.architecture
-        assert isinstance(architecture, MlpArchitecture)
         longest = min(config.algo.t_max, config.env.max_ep_step or config.algo.t_max)  # rollout
+        assert isinstance(architecture, MlpArchitecture)
         policy = policy_of(architecture, job.spec.action, longest)
         self._head, self._network, self._scratch = policy
         self._algorithm = algorithm_of(config, job.evaluates)

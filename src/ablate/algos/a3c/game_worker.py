@@ -14,7 +14,6 @@ from ablate.config.derived import device_of
 from ablate.envs.make import make_env
 from ablate.envs.preprocessing import RunningNormalisation
 from ablate.nn.acting import draw_categorical
-from ablate.nn.architecture import ConvArchitecture
 from ablate.parallel.heartbeat import beat
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
 from ablate.types import EpisodeRecord, Rollout
@@ -28,7 +27,6 @@ class GameWorker:
     def __init__(self, index: int, job: WorkerJob) -> None:
         config, spec, architecture = job.config, job.spec, job.architecture
         assert isinstance(config.algo, A3CConfig)
-        assert isinstance(architecture, ConvArchitecture)
         self.index = index
         self._algo = config.algo
         self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale

@@ -1,4 +1,6 @@
-"""From a rollout to the gradient of A3C's loss: by autograd, or by hand. `BACKENDS` has both."""
+"""From a rollout to the gradient of A3C's loss: by autograd or by hand.
+
+T: steps of a rollout; A: dimensions of an action; E: environments side by side; P: parameters."""
 
 from __future__ import annotations
 
@@ -12,9 +14,8 @@ import torch
 from torch import Tensor
 
 from ablate.algos.a3c.spec import A3CConfig
-from ablate.nn.architecture import MlpArchitecture
+from ablate.nn.architecture import Architecture
 from ablate.nn.distributions import Distribution, Outputs
-from ablate.nn.mlp_networks import ManualMlp, TorchMlp
 from ablate.rl.losses import A3CMetrics, a3c_loss, a3c_loss_backward
 from ablate.rl.returns import generalised_advantages, n_step_returns
 from ablate.types import Trajectory
@@ -35,15 +36,21 @@ class LossSettings:
 
 
 class GradientComputer(ABC):
-    """A local network over one flat vector that turns rollouts into gradients of A3C's loss, by autograd or by hand.
+    """A worker's local network over one flat vector, which turns rollouts into gradients of A3C's loss.
 
-    parameters: (P,) the local ones, to be pulled into. gradient: (P,) of the last rollout, and of nothing else."""
+    parameters: (P,) the local ones, into which the worker pulls. gradient: (P,) of the last rollout only."""
 
-    by_hand: bool  # the backward pass, and then torch tracks nothing; else loss.backward()
+    by_hand: bool  # True: the backward pass is written by hand, and torch tracks nothing; False: loss.backward()
 
     def __init__(
-        self, size: int, distribution: Distribution, settings: LossSettings, device: str, dtype: torch.dtype
+        self,
+        architecture: Architecture,
+        distribution: Distribution,
+        settings: LossSettings,
+        device: str,
+        dtype: torch.dtype,
     ) -> None:
+        size = architecture.layout().size
         self.parameters = torch.zeros(size, dtype=dtype, device=device)
         self.gradient = torch.zeros(size, dtype=dtype, device=device)
         self._distribution = distribution
@@ -55,9 +62,9 @@ class GradientComputer(ABC):
         self._on_cpu = device == "cpu"
 
     def compute(self, rollout: Any) -> tuple[Tensor, A3CMetrics]:
-        """Overwrite `gradient` with this rollout's, a Trajectory or a Rollout; returns the loss and its parts.
+        """Overwrite `gradient` with the gradient of a Trajectory or a Rollout. Returns the loss and its parts.
 
-        Reduced over time as the settings say, and a mean over the environments."""
+        The loss is reduced over time as the settings say, and averaged over the environments."""
         with self._mode():
             actions = self._to_device(rollout.actions)  # (T, A) or (T,); (T, E)
             outputs, values = self._outputs(rollout)  # (T, ...), (T+1,); (T, E, n), (T+1, E)
@@ -71,25 +78,25 @@ class GradientComputer(ABC):
                 d_outputs = self._distribution.backward(outputs, actions, d_log_prob, d_entropy)
                 self._backward(d_outputs, d_values, rollout)
             else:
-                # backward() adds to .grad; Module.zero_grad() would unhook .grad from the flat vector (torch 2: None)
+                # backward() adds to .grad. Module.zero_grad() would set .grad to None, no longer a view of the vector.
                 self.gradient.zero_()
                 loss.backward()
         return loss.detach(), metrics
 
     @abstractmethod
     def _outputs(self, rollout: Any) -> tuple[Outputs, Tensor]:
-        """The policy's outputs for the rollout's T steps, and T+1 values, of which the last is a constant."""
+        """The policy's outputs for the rollout's T steps, and T+1 values; the last value is a constant."""
 
+    @abstractmethod
     def _backward(self, d_outputs: Outputs, d_values: Tensor, rollout: Any) -> None:
-        """By hand only: from the gradients of what `_outputs` gave, of the T steps, to `gradient`."""
-        raise NotImplementedError
+        """By hand only: from the gradients with respect to the outputs and values of the T steps to `gradient`."""
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor if self._on_cpu else tensor.to(self.parameters.device)
 
     def _targets(self, rollout: Any, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Advantages and returns, each shaped like the rewards, from values (T+1,) or (T+1, E), as constants."""
+        """Advantages and returns, shaped like the rewards, from values (T+1,) or (T+1, E). They are constants."""
         v = values.cpu().numpy()
         r_t, discount_t, v_t = _rows(rollout.rewards), _rows(rollout.discounts), _rows(v)
         return_t = n_step_returns(r_t, discount_t, v_t[-1])
@@ -99,32 +106,29 @@ class GradientComputer(ABC):
 
 
 def _rows(x: np.ndarray) -> list[Any]:
-    """x[0], x[1], ...: numbers, which Python is quicker with than numpy, or arrays (E,)."""
+    """x[0], x[1], ...: arrays (E,), or Python floats, with which plain loops are faster than with numpy's."""
     return x.tolist() if x.ndim == 1 else list(x)
 
 
 class MlpComputer(GradientComputer):
-    """Of networks of vectors, which act elsewhere (nn/acting.py)."""
-
-    _network: TorchMlp | ManualMlp
+    """For networks of vectors. The worker acts in numpy instead (nn/mlp_acting.py)."""
 
     def __init__(
         self,
-        architecture: MlpArchitecture,
+        architecture: Architecture,
         distribution: Distribution,
         settings: LossSettings,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(architecture.layout().size, distribution, settings, device, dtype)
-        network = ManualMlp if self.by_hand else TorchMlp
-        self._network = network(architecture, self.parameters, self.gradient)
+        super().__init__(architecture, distribution, settings, device, dtype)
+        make_network = architecture.manual_network if self.by_hand else architecture.torch_network
+        self._network = make_network(self.parameters, self.gradient)
 
     def _outputs(self, rollout: Trajectory) -> tuple[Outputs, Tensor]:
         return self._network.forward(self._to_device(rollout.observations))
 
     def _backward(self, d_outputs: Outputs, d_values: Tensor, rollout: Trajectory) -> None:
-        assert isinstance(self._network, ManualMlp)
         self._network.backward(d_outputs, d_values)
 
 
@@ -135,7 +139,7 @@ class AutogradComputer(MlpComputer):
 
 
 class ManualComputer(MlpComputer):
-    """backend=manual: the loss's gradient and the backward pass by hand."""
+    """backend=manual: the gradient of the loss and the backward pass by hand."""
 
     by_hand = True
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from statistics import fmean
 from typing import Annotated, NamedTuple
 
@@ -18,13 +17,12 @@ from ablate.config.schema import (
     AlgoConfig,
     Config,
     ConfigError,
-    ConvConfig,
     Count,
     Fraction,
     NonNegative,
     Positive,
 )
-from ablate.nn.architecture import ConvArchitecture, architecture_of
+from ablate.nn.architecture import architecture_of
 from ablate.parallel.machine import usable_cpus
 from ablate.types import ActionSpec, EnvSpec
 
@@ -129,26 +127,10 @@ class A3C(Algorithm):
         return "staleness", fmean(update.staleness for update in updates) if updates else None, ".1f"
 
 
-# Measured: copies of the parameters (the optimizer's and the shared ones among them), and the peak over what the
-# backward pass of a rollout needs.
-COPIES = 12
-PEAK = {Backend.manual: 2.0, Backend.autograd: 1.25}
-
-
 def network_mb(config: Config) -> int:
     """Memory of one worker's network of images, and of the rollout that it keeps."""
     assert isinstance(config.algo, A3CConfig)
-    assert isinstance(config.model, ConvConfig)
-    architecture = architecture_of(config.model, EnvSpec(tuple(config.model.input), ActionSpec(n=18)))
-    assert isinstance(architecture, ConvArchitecture)
-    sizes = architecture.sizes()
-    numbers = float(prod(sizes[0]))  # of a row of one game
-    for layer, before, after in zip(architecture.convolutions, sizes, sizes[1:], strict=False):
-        if config.backend == Backend.manual:  # the output; where pooling took it from, in half the bits
-            numbers += prod(after) * (1.5 if layer.pool else 1.0)
-        else:  # before and behind the activation; pooled, and from where, in twice the bits
-            convolved = layer.channels * prod(layer.convolved(*before[1:]))
-            numbers += 2 * convolved + 3 * prod(after) * layer.pool
+    assert config.model.image_shape is not None
+    spec = EnvSpec(tuple(config.model.image_shape), ActionSpec(n=18))
     rows = (config.algo.t_max + 1) * config.envs_per_worker
-    kept = PEAK[config.backend] * rows * numbers
-    return round(4 * (COPIES * architecture.layout().size + kept) / 1e6)
+    return architecture_of(config.model, spec).memory_mb(config.backend, rows)

@@ -24,9 +24,8 @@ from ablate.algos.rounds import Send, rounds
 from ablate.config.derived import device_of
 from ablate.envs import classic
 from ablate.envs.make import make_env
-from ablate.nn.acting import Actor
-from ablate.nn.architecture import MlpArchitecture
 from ablate.nn.distributions import make_distribution
+from ablate.nn.mlp_acting import MlpActing
 from ablate.nn.optimizers import Optimizer, make_optimizer
 from ablate.parallel.heartbeat import beat
 from ablate.parallel.shared import SharedState
@@ -102,7 +101,6 @@ class Worker:
     def __init__(self, index: int, job: WorkerJob) -> None:
         config, spec, architecture = job.config, job.spec, job.architecture
         assert isinstance(config.algo, A3CConfig)
-        assert isinstance(architecture, MlpArchitecture)
         self.index = index
         self._algo = config.algo
         self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale
@@ -110,7 +108,7 @@ class Worker:
             architecture, make_distribution(spec.action), LossSettings.of(config.algo), device_of(config, index)
         )
         self._acting_parameters = np.zeros(architecture.layout().size, np.float32)
-        self._actor = Actor(architecture, spec.action, self._acting_parameters)
+        self._acting: MlpActing = architecture.acting(self._acting_parameters, spec.action)
         self._rollout = RolloutAccumulator(config.algo.t_max, spec.observation_size, spec.action, np.dtype(np.float32))
         self._action_rng = generator(config.seed, Role.action, index)
         self._env = make_env(config.env)
@@ -137,12 +135,12 @@ class Worker:
 
     def collect(self, limit: int) -> tuple[Trajectory, list[EpisodeRecord]]:
         """Act for t_max steps (or `limit`) or to the episode's end. The record of an ended one lacks step and time."""
-        actor, rollout, gamma = self._actor, self._rollout, self._algo.gamma
+        acting, rollout, gamma = self._acting, self._rollout, self._algo.gamma
         rollout.start(self._observation)
         for t in range(min(self._algo.t_max, limit)):
             beat()
-            action = actor.sample(rollout.observations[t], self._action_rng)
-            observation, reward, terminated, truncated, _ = self._env.step(actor.to_env(action))
+            action = acting.sample(rollout.observations[t], self._action_rng)
+            observation, reward, terminated, truncated, _ = self._env.step(acting.to_env(action))
             reward = float(reward)
             self._episodic_return += reward
             self._episodic_length += 1

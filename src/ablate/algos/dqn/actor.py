@@ -12,8 +12,7 @@ from ablate.algos.dqn.spec import ACTOR, DQNConfig, make_exchange
 from ablate.algos.job import WorkerJob, process_state
 from ablate.algos.rounds import Send
 from ablate.envs.side_by_side import make_side_by_side
-from ablate.nn.acting import make_q_actor
-from ablate.nn.architecture import QArchitecture
+from ablate.nn.q_acting import QActing
 from ablate.parallel.exchange import Exchange, wait
 from ablate.parallel.heartbeat import beat
 from ablate.parallel.supervisor import ChildFailed
@@ -29,7 +28,6 @@ class Actor:
         config, spec, architecture = job.config, job.spec, job.architecture
         resumed, starts = job.resumed.get(ACTOR), job.starts
         assert isinstance(config.algo, DQNConfig)
-        assert isinstance(architecture, QArchitecture)
         self._algo, self._action_start = config.algo, spec.action.start
         self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale
         self._every_steps = config.evaluation.every_steps if config.algo.reset_after_evaluation else None
@@ -40,7 +38,9 @@ class Actor:
         # after a resume new episodes begin on a stream of their own, where the old ones could not be saved
         self._reset_rng = generator(config.seed, Role.environment, 0, *([starts] if starts else []))
         self.parameters = np.zeros(architecture.layout().size, np.float32)  # a copy, of the block under way
-        self._network, self._actions = make_q_actor(architecture, self.parameters, E), architecture.actions
+        self._network: QActing = architecture.acting(self.parameters, spec.action, E)
+        assert spec.action.n is not None
+        self._actions = spec.action.n
         self.observations = np.zeros((E, *spec.observation_shape), spec.observation_dtype)  # what is acted on next
         self._returns, self._lengths = [0.0] * E, [0] * E  # of the episodes under way, raw
         self._random_left = [0] * E  # steps of a noisy start that are still to come

@@ -1,6 +1,6 @@
-"""From a batch of transitions to the gradient of Q-learning's loss: by autograd, or by hand. `Q_BACKENDS` has both.
+"""From a batch of transitions to the gradient of Q-learning's loss: by autograd or by hand.
 
-B: transitions of a batch, n: actions."""
+B: transitions of a batch; n: actions; P: parameters."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ablate.algos.dqn.batch_buffers import Recorded, Slot
+from ablate.algos.dqn.batch_buffers import BatchBuffers, RecordedWork
 from ablate.algos.dqn.spec import DQNConfig
-from ablate.nn.architecture import QArchitecture
+from ablate.nn.architecture import Architecture
 from ablate.nn.q_networks import ManualQ, TorchQ
 from ablate.rl.td import q_targets, td_errors, td_loss, td_loss_backward
 from ablate.types import Batch
+
+if TYPE_CHECKING:
+    from ablate.nn.q_networks import ManualQ, QInput, TorchQ
 
 
 @dataclass(frozen=True)
@@ -38,104 +41,101 @@ class QSettings:
 class QComputer(ABC):
     """The network and the target network over flat vectors, and the gradient of the loss on a batch.
 
-    parameters: (P,) θ, the vector handed in, or one of its own. gradient: (P,) of the last batch, and of nothing else.
-    target: (P,) θ⁻, at first a copy of θ, changed by `update_target` and `set_target` only.
-    observations, next_observations: what `compute` reads, to be filled before each: (B, H, W, C), channels last, or
-    (B, size).
-    table: (256,) of their dtype, by which uint8 pixels are written to them; None if they are written as they are.
+    parameters: (P,) θ, the caller's vector. gradient: (P,) of the last batch only.
+    target: (P,) θ⁻, at first a copy of θ; only `update_target` and `set_target` change it.
+    observations, next_observations: buffers that the caller fills before each `compute`: (B, H, W, C), channels-last,
+    or (B, size). Their dtype is uint16 for the bit patterns of bfloat16.
+    table: (256,) of the same dtype, the entry for each value of a uint8 pixel; None if observations are not uint8.
 
-    precision: `bf16` for bfloat16 in all layers of images but the heads; their dtype is then uint16, its bit patterns.
-    dtype: of all else. slots: batches with buffers of their own: while a GPU works on one, another can be filled.
-    recorded: a GPU's work on a batch is recorded once, and started as a whole."""
+    precision: `bf16` for bfloat16 in all layers for images but the heads.
+    buffers: number of batches with buffers of their own; the caller fills one while a GPU works on another.
+    recorded: a GPU's work on a batch is recorded once and then launched as a whole."""
 
-    _mode: Callable[[], AbstractContextManager[object]]  # what torch is to track while a gradient is computed
+    _mode: Callable[[], AbstractContextManager[object]]  # what torch tracks while it computes a gradient
+    _network: Any
+    _target_network: Any
 
     def __init__(
         self,
-        architecture: QArchitecture,
+        architecture: Architecture,
         batch_size: int,
         settings: QSettings,
-        parameters: Tensor | None = None,
+        parameters: Tensor,
         precision: str = "float32",
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        slots: int = 1,
+        buffers: int = 1,
         recorded: bool = False,
     ) -> None:
-        if parameters is None:
-            parameters = torch.zeros(architecture.layout().size, dtype=dtype, device=device)
         self.parameters, self.gradient, self.target = parameters, torch.zeros_like(parameters), parameters.clone()
-        self._architecture, self._settings, self._batch_size = architecture, settings, batch_size
-        has_layers = bool(architecture.convolutions or architecture.hidden)
-        rounds = precision == "bf16" and len(architecture.input_shape) == 3 and has_layers
-        self._dtype = torch.bfloat16 if rounds else parameters.dtype
+        self._settings, self._batch_size = settings, batch_size
+        self._make_networks(architecture, precision)
+        self._input: QInput = self._network.input
         self._on_gpu = parameters.device.type == "cuda"
-        # Bytes are whole numbers in bfloat16, exactly; divided by 255 they would be rounded. So the weights are.
-        self._scale = architecture.scale if rounds else 1.0
-        self._allocate(architecture.scale != 1.0, slots)
-        self._begin: Callable[[], None] = Recorded(self._work) if recorded else self._work
+        self._allocate(buffers)
+        self._begin_work: Callable[[], None] = RecordedWork(self._work) if recorded else self._work
 
-    def _allocate(self, are_bytes: bool, slots: int) -> None:
-        """The slots, and the table."""
-        B, shape = self._batch_size, self._architecture.input_shape
+    def _allocate(self, buffers: int) -> None:
+        """Make the buffers and the table."""
+        B, shape = self._batch_size, self._input.shape
         if len(shape) == 3:
             shape = (*shape[1:], shape[0])
-        # on the CPU the network's own input; to a GPU bytes go as bytes
-        images = torch.uint8 if self._on_gpu and are_bytes else self._dtype if are_bytes else self.parameters.dtype
-        numbers = self.parameters.dtype
-        self._slots = [Slot(B, shape, images, numbers, pinned=self._on_gpu) for _ in range(slots)]
-        self._at_work = Slot(B, shape, images, numbers, self.parameters.device) if self._on_gpu else self._slots[0]
+        dtype = images = self.parameters.dtype
+        if self._input.is_bytes:  # on the CPU the network's own input; a GPU converts bytes itself
+            images = torch.uint8 if self._on_gpu else self._input.dtype
+        self._buffers = [BatchBuffers(B, shape, images, dtype, pinned=self._on_gpu) for _ in range(buffers)]
+        # the buffers that the network computes on
+        self._current = (
+            BatchBuffers(B, shape, images, dtype, self.parameters.device) if self._on_gpu else self._buffers[0]
+        )
         self.table: np.ndarray | None = None
-        self._divisor_is_due = False
-        if are_bytes:
+        if self._input.is_bytes:
             values = torch.arange(256, dtype=torch.float64)
-            if images not in (torch.uint8, torch.bfloat16):
-                values = values * self._architecture.scale
+            if images != torch.uint8:
+                values = values * self._input.scale
             self.table = _as_numpy(values.to(images))
-            self._divisor_is_due = self._on_gpu and self._scale == 1.0
-        self._turn_to_next_slot()
+        self._turn_to_next_buffers()
 
-    def _turn_to_next_slot(self) -> None:
-        self._slots.append(self._slots.pop(0))
-        self.observations, self.next_observations = np.split(_as_numpy(self._slots[0].observations), 2)
+    def _turn_to_next_buffers(self) -> None:
+        self._buffers.append(self._buffers.pop(0))
+        self.observations, self.next_observations = np.split(_as_numpy(self._buffers[0].observations), 2)
 
-    def compute(self, batch: Batch) -> Slot:
-        """Overwrite `gradient` with this batch's, whose observations are in the buffers. Returns what has its metrics.
+    def compute(self, batch: Batch) -> BatchBuffers:
+        """Overwrite `gradient` with the gradient of this batch, whose observations are in the buffers.
 
-        A GPU has only begun with it; the slot is filled anew after as many further calls as there are slots."""
+        Returns the buffers that will have the metrics: a GPU has only begun. They are filled again after as many
+        further calls as there are buffers."""
         assert len(batch.actions) == self._batch_size, (len(batch.actions), self._batch_size)
-        slot = self._slots[0]
-        slot.put(batch)
+        buffers = self._buffers[0]
+        buffers.put(batch)
         if self._on_gpu:
-            slot.send(self._at_work)
+            buffers.send(self._current)
         else:
-            self._at_work = slot
-        self._begin()
+            self._current = buffers
+        self._begin_work()
         if self._on_gpu:
-            slot.fetch(self._at_work.told)
-        self._turn_to_next_slot()
-        return slot
+            buffers.fetch_metrics(self._current)
+        self._turn_to_next_buffers()
+        return buffers
 
     def _work(self) -> None:
-        """From the batch at work to `gradient`, and to what is told."""
+        """From the current batch to `gradient` and the metrics."""
         with self._mode():
             x = self._network_input()
-            actions, return_t, discount_t, weights = self._at_work.numbers
-            actions = actions.long()
+            transitions = self._current.transitions
+            actions, weights = transitions.actions.long(), transitions.weights
             q_tm1, next_q_online = self._online(x)
             next_q_target = self._target(x[self._batch_size :])
-            target_t = q_targets(return_t, discount_t, next_q_target, next_q_online)
+            target_t = q_targets(transitions.returns, transitions.discounts, next_q_target, next_q_online)
             delta = td_errors(q_tm1, actions, target_t)
             loss = td_loss(delta, weights, self._settings.loss)
-            self._backward(loss, delta, weights, actions)
+            self._backward(loss, q_tm1, delta, weights, actions)
         with torch.inference_mode():
             if self._settings.max_grad_value is not None:
                 self.gradient.clamp_(-self._settings.max_grad_value, self._settings.max_grad_value)
             q_mean, grad_norm = q_tm1.amax(1).mean(), torch.linalg.vector_norm(self.gradient)
-            torch.cat((delta, torch.stack((q_mean, loss, grad_norm))), out=self._at_work.told)
+            self._current.put_metrics(delta, q_mean, loss, grad_norm)
 
     def update_target(self, tau: float = 1.0) -> None:
-        """θ⁻ ← θ⁻ + tau (θ - θ⁻); 1: a copy."""
+        """θ⁻ ← θ⁻ + tau (θ - θ⁻); tau=1 is a copy."""
         if tau == 1.0:
             self.target.copy_(self.parameters)
         else:
@@ -143,32 +143,36 @@ class QComputer(ABC):
         self._target_changed()
 
     def set_target(self, target: np.ndarray) -> None:
-        """θ⁻ ← target (P,), as saved before."""
+        """θ⁻ ← target (P,), from a checkpoint."""
         self.target.copy_(torch.from_numpy(target))
         self._target_changed()
 
     def _network_input(self) -> Tensor:
-        """Both observations, (2B, C, H, W) or (2B, size), as the network takes them."""
-        x = self._at_work.observations.to(self._dtype)
-        if self._divisor_is_due:
-            x = x.mul_(self._architecture.scale)
+        """All observations of the batch, (2B, C, H, W) or (2B, size), as the network takes them."""
+        x = self._current.observations.to(self._input.dtype)
+        if self._on_gpu and self._input.scale != 1.0:
+            x = x.mul_(self._input.scale)
         return x.permute(0, 3, 1, 2) if x.dim() == 4 else x
 
     @abstractmethod
+    def _make_networks(self, architecture: Architecture, precision: str) -> None:
+        """The network over `parameters` and `gradient`, and the target network over `target`."""
+
+    @abstractmethod
     def _online(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Q(s_t) (B, n), and if double Q(s_{t+n}) (B, n), by θ, of both observations (2B, ...)."""
+        """By θ, from all observations (2B, ...): Q(s_t) (B, n), and Q(s_{t+n}) (B, n) if double."""
 
     @abstractmethod
     def _target(self, x: Tensor) -> Tensor:
         """Q⁻ (B, n), by θ⁻."""
 
     @abstractmethod
-    def _backward(self, loss: Tensor, delta: Tensor, weights: Tensor, actions: Tensor) -> None:
+    def _backward(self, loss: Tensor, q_tm1: Tensor, delta: Tensor, weights: Tensor, actions: Tensor) -> None:
         """From the loss to `gradient`."""
 
     @abstractmethod
     def _target_changed(self) -> None:
-        """θ⁻ is not what it was: what was derived from it has to follow."""
+        """Update what the target network derives from θ⁻, which has changed."""
 
 
 class AutogradQComputer(QComputer):
@@ -176,10 +180,9 @@ class AutogradQComputer(QComputer):
 
     _mode = torch.enable_grad
 
-    def __init__(self, architecture: QArchitecture, *args: Any, **kwargs: Any) -> None:
-        super().__init__(architecture, *args, **kwargs)
-        self._network = TorchQ(architecture, self.parameters, self.gradient, self._dtype, self._scale)
-        self._target_network = TorchQ(architecture, self.target, None, self._dtype, self._scale)
+    def _make_networks(self, architecture: Architecture, precision: str) -> None:
+        self._network: TorchQ = architecture.torch_network(self.parameters, self.gradient, precision)
+        self._target_network: TorchQ = architecture.torch_network(self.target, None, precision)
 
     def _online(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         q_tm1 = self._network(x[: self._batch_size])
@@ -191,24 +194,23 @@ class AutogradQComputer(QComputer):
     def _target(self, x: Tensor) -> Tensor:
         return self._target_network(x)
 
-    def _backward(self, loss: Tensor, delta: Tensor, weights: Tensor, actions: Tensor) -> None:
-        # backward() adds to .grad; Module.zero_grad() would unhook .grad from the flat vector (torch 2 sets None)
+    def _backward(self, loss: Tensor, q_tm1: Tensor, delta: Tensor, weights: Tensor, actions: Tensor) -> None:
+        # backward() adds to .grad. Module.zero_grad() would set .grad to None, no longer a view of the vector.
         self.gradient.zero_()
         loss.backward()
 
     def _target_changed(self) -> None:
-        pass  # its network reads θ⁻ itself
+        """Nothing: the target network reads θ⁻ itself."""
 
 
 class ManualQComputer(QComputer):
-    """backend=manual: the loss's gradient and the backward pass by hand."""
+    """backend=manual: the gradient of the loss and the backward pass by hand."""
 
     _mode = torch.inference_mode
 
-    def __init__(self, architecture: QArchitecture, *args: Any, **kwargs: Any) -> None:
-        super().__init__(architecture, *args, **kwargs)
-        self._network = ManualQ(architecture, self.parameters, self.gradient, self._dtype, self._scale)
-        self._target_network = ManualQ(architecture, self.target, None, self._dtype, self._scale)
+    def _make_networks(self, architecture: Architecture, precision: str) -> None:
+        self._network: ManualQ = architecture.manual_network(self.parameters, self.gradient, precision)
+        self._target_network: ManualQ = architecture.manual_network(self.target, None, precision)
 
     def _online(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         self._network.refresh()
@@ -220,8 +222,8 @@ class ManualQComputer(QComputer):
     def _target(self, x: Tensor) -> Tensor:
         return self._target_network.forward(x)
 
-    def _backward(self, loss: Tensor, delta: Tensor, weights: Tensor, actions: Tensor) -> None:
-        n = self._architecture.actions
+    def _backward(self, loss: Tensor, q_tm1: Tensor, delta: Tensor, weights: Tensor, actions: Tensor) -> None:
+        n = q_tm1.shape[1]
         self._network.backward(td_loss_backward(delta, weights, actions, n, self._settings.loss))
 
     def _target_changed(self) -> None:
@@ -229,7 +231,7 @@ class ManualQComputer(QComputer):
 
 
 def _as_numpy(tensor: Tensor) -> np.ndarray:
-    """The same memory; of bfloat16, which numpy lacks, the bit patterns as uint16."""
+    """The same memory. numpy has no bfloat16; its bit patterns are uint16."""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(np.uint16)
     return tensor.numpy()

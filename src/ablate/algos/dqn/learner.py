@@ -15,14 +15,13 @@ import numpy as np
 import torch
 
 from ablate.algos.dqn.actor import Acting, Actor, ActorElsewhere, ActorHere, naming_divergence
-from ablate.algos.dqn.batch_buffers import Slot
+from ablate.algos.dqn.batch_buffers import BatchBuffers
 from ablate.algos.dqn.gradients import Q_BACKENDS, QSettings
 from ablate.algos.dqn.spec import ACTOR, LEARNER, DQNConfig, UpdateRecord
 from ablate.algos.job import WorkerJob, beating, process_state
 from ablate.algos.rounds import Send, rounds
 from ablate.config.derived import cuda_index, device_of
 from ablate.config.schema import ConfigError
-from ablate.nn.architecture import QArchitecture
 from ablate.nn.optimizers import make_optimizer
 from ablate.parallel.supervisor import ChildFailed
 from ablate.play.evaluator import due
@@ -45,7 +44,7 @@ class _Update(NamedTuple):
     step: int
     beta: float | None
     batch: Batch
-    slot: Slot  # where what is told of it arrives
+    buffers: BatchBuffers  # which receive its metrics
 
 
 class Learner:
@@ -59,7 +58,6 @@ class Learner:
         self._send, self._wall_time_s = send, shared.wall_time_s
         self._checkpoints = (job.folder / LAST_CHECKPOINT).parent
         architecture = job.architecture
-        assert isinstance(architecture, QArchitecture)
         theta = torch.from_numpy(shared.parameters_view())
         statistics = [torch.from_numpy(view) for view in shared.statistics_views()]
         assert all(shared.holds(tensor.data_ptr()) for tensor in (theta, *statistics)), "not in shared memory"
@@ -72,12 +70,20 @@ class Learner:
         self._ahead = updates_ahead(self._device)
         self._computer = Q_BACKENDS[str(config.backend)](
             architecture, config.algo.batch_size, QSettings.of(config.algo), self._own[0], str(config.precision),
-            slots=1 + self._ahead, recorded=config.algo.cuda_graph,
+            buffers=1 + self._ahead, recorded=config.algo.cuda_graph,
         )  # fmt: skip
         self._under_way: deque[_Update] = deque()
         self._rng = generator(config.seed, Role.replay)
         try:
-            self._replay = make_replay(config, spec, config.algo.n_step, config.algo.gamma, self._rng, job.folder)
+            self._replay = make_replay(
+                config.replay,
+                spec,
+                config.envs_per_worker,
+                config.algo.n_step,
+                config.algo.gamma,
+                self._rng,
+                job.folder,
+            )
         except (OSError, MemoryError) as error:
             raise ChildFailed(f"no room for the replay (replay.capacity={config.replay.capacity}): {error}") from error
         if self._computer.table is not None:  # compiled now: in the first update it would be a silence like a hang's
@@ -136,7 +142,7 @@ class Learner:
         assert config.replay is not None
         if replay.learns_from_errors:
             self.settle()
-        beta_now = config.replay.beta(step)
+        beta_now = replay.beta(step)
         batch = replay.sample(self._algo.batch_size, beta_now or 0.0)
         replay.store.gather(batch.slots, computer.observations, computer.table)
         replay.store.gather(batch.next_slots, computer.next_observations, computer.table)
@@ -148,8 +154,8 @@ class Learner:
     def settle(self, ahead: int = 0) -> None:
         """See what came of all updates but the last `ahead`. Raises ChildFailed if one diverged."""
         while len(self._under_way) > ahead:
-            number, step, beta_now, batch, slot = self._under_way.popleft()
-            errors, q_mean, loss, grad_norm = slot.metrics()
+            number, step, beta_now, batch, buffers = self._under_way.popleft()
+            errors, q_mean, loss, grad_norm = buffers.metrics()
             if not (math.isfinite(grad_norm) and math.isfinite(loss)):
                 raise ChildFailed(f"diverged: loss {loss}, gradient norm {grad_norm} at update {number}")
             self._replay.update(batch, errors)

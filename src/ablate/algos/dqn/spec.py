@@ -63,10 +63,6 @@ class DQNConfig(AlgoConfig):
     reset_after_evaluation: bool = MISSING
     cuda_graph: bool = False
 
-    @property
-    def exploration(self) -> float:
-        return self.evaluation_epsilon
-
     def refuse(self, config: Config) -> None:
         """Raise ConfigError for what DQN lacks or cannot do."""
         self._refuse_parts(config)
@@ -238,7 +234,7 @@ def make_exchange(config: Config, spec: EnvSpec) -> Exchange:
 def replay_bytes(config: Config) -> int:
     """Bytes that the replay of a run takes when it is full, in memory or in its file."""
     assert config.replay is not None
-    image = getattr(config.model, "input", None)
+    image = config.model.image_shape
     frame, dtype = (image[1:], "uint8") if image else ((LARGE_VECTOR,), "float32")
     return store_bytes(config.replay.capacity, frame, dtype) + TREE_BYTES * config.replay.capacity
 
