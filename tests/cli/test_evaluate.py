@@ -10,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import cv2
-import evaluate
 import gymnasium
 import numpy as np
 import pytest
 from helpers import ROOT, config_of
 from scipy import stats
 
+import evaluate
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import to_dict
 from ablate.envs.make import spec_of
