@@ -1,137 +1,119 @@
-"""Speed of backend=compiled, for src/benchmark.py: whole runs, kernels next to one for S1 alone, parts of a step."""
+"""backend=compiled: whole runs, its kernels compared with one for the Pendulum report alone, and parts of a step."""
 
 # mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-import hydra
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from ablate.algos.a3c.compiled import algorithm_of
-from ablate.cli import hydra_app as command_line
 from ablate.compiled import dynamics, loop
 from ablate.compiled import head as policy
 from ablate.compiled.arguments import environment_of, policy_of
 from ablate.compiled.jit import kernel
 from ablate.compiled.network import backward, forward
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
-from ablate.config.validation import validate
 from ablate.nn.architecture import architecture_of
 from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.parallel.supervisor import ONE_THREAD
-from ablate.paths import ROOT
 from ablate.records.schema import EPISODES
-from ablate.runs import plan as experiment
-from ablate.runs.plan import Resolved
 from benchmarks import pendulum_kernel
-from benchmarks.a3c import TRAINING_ONLY, table_of
+from benchmarks.common import (
+    PENDULUM,
+    PROGRAM,
+    TRAINING_ONLY,
+    WINDOW,
+    Options,
+    execute,
+    in_turn,
+    median_seconds,
+    plan_of,
+    ratio,
+    side_by_side,
+    spread,
+    table_of,
+    temporary_folder,
+    train,
+    yes_or_no,
+)
 
-COMPILED = (*TRAINING_ONLY, "backend=compiled")
+COMPILED = (*PENDULUM, "backend=compiled")
 INTERLEAVED = (1, 4, 12)  # workers
 ASYNC = (2, 12)  # processes
 GOAL = 800_000  # steps/s of one interleaved run
 S1_GOAL, ASYNC_GOAL, SIDE_BY_SIDE_GOAL = 0.95, 0.4, 1.8
 # Both ablations of the report: workers, MAX_EP, MAX_EP_STEP.
 ARMS = ((12, 1000, 4000), (12, 1000, 3000), (12, 1000, 500), (6, 500, 4000), (4, 1000, 4000))
-# src/run.py with the shared arrays packed as closely as numbers may lie.
-PACKED = (
+# src/run.py with the shared arrays packed as closely as possible.
+PACKED_PROGRAM = (
+    "-c",
     "import runpy, sys; sys.path.insert(0, 'src'); from ablate.parallel import shared; shared.LINE = 8; "
-    "sys.argv[0] = 'src/run.py'; runpy.run_path('src/run.py', run_name='__main__')"
+    "sys.argv[0] = 'src/run.py'; runpy.run_path('src/run.py', run_name='__main__')",
 )
+ONE_RUN = "interleaved, 4 workers"  # the other kinds are compared with it
 
 
-def benchmark_compiled(console: Console, seconds: float, repeats: int, workers: list[int]) -> None:
+def benchmark_compiled(console: Console, options: Options) -> None:
     """Runs of the program, kernels in this process, and where a step's time goes."""
-    runs = run_rates(console, seconds, repeats)
+    runs = run_rates(console, options)
     console.print(runs_table(runs))
     study = Study(1)
-    console.print(kernels_table(console, seconds, repeats))
+    console.print(kernels_table(console, options))
     one = median(runs["interleaved, 1 worker"])
-    console.print(parts_table(study, repeats, 1e9 / one))
+    console.print(parts_table(study, options.repeats, 1e9 / one))
 
 
-# Whole runs of src/run.py, CSVs included. Rates from the CSVs' own clock, over the second half of the steps.
+# Whole runs of src/run.py, CSV files included.
 
 
-def run_rates(console: Console, seconds: float, repeats: int) -> dict[str, list[float]]:
-    """Steps/s of each kind of run, one for each repeat; every other repeat goes backwards."""
-    steps = int(1_500_000 * seconds)
+def run_rates(console: Console, options: Options) -> dict[str, list[float]]:
+    """Steps per second of each kind of run, one number per repeat."""
+    run = partial(train, *COMPILED, f"total_steps={int(1_500_000 * options.seconds)}")
     kinds: dict[str, Callable[[], float]] = {}
     for n in INTERLEAVED:
         word = "worker" if n == 1 else "workers"
-        kinds[f"interleaved, {n} {word}"] = partial(run, steps, f"workers={n}", "schedule=interleaved")
-    kinds["two interleaved runs side by side, 4 workers each"] = partial(side_by_side, steps)
+        kinds[f"interleaved, {n} {word}"] = partial(run, f"workers={n}", "schedule=interleaved", workers=n)
+    pair = [partial(run, "workers=4", "schedule=interleaved", f"seed={seed}", workers=4) for seed in (1, 2)]
+    kinds["two interleaved runs side by side, 4 workers each"] = partial(side_by_side, pair)
     for n in ASYNC:
         name = f"async, {n} processes"
-        kinds[f"{name}, lock-free"] = partial(run, steps, f"workers={n}")
-        kinds[f"{name}, lock-free, arrays packed"] = partial(run, steps, f"workers={n}", packed=True)
-        kinds[f"{name}, locked"] = partial(run, steps, f"workers={n}", "algo.lock_updates=true")
+        processes = partial(run, f"workers={n}", workers=n)
+        kinds[f"{name}, lock-free"] = processes
+        kinds[f"{name}, lock-free, arrays packed"] = partial(processes, program=PACKED_PROGRAM)
+        kinds[f"{name}, locked"] = partial(processes, "algo.lock_updates=true")
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for repeat in range(repeats):
-        for kind in list(kinds) if repeat % 2 == 0 else list(kinds)[::-1]:
-            with console.status(f"repeat {repeat + 1} of {repeats}: {kind}"):
-                rates[kind].append(kinds[kind]())
+    for kind in in_turn(console, list(kinds), options.repeats):
+        rates[kind].append(kinds[kind]())
     return rates
-
-
-def run(steps: int, *overrides: str, packed: bool = False) -> float:
-    """Steps/s of one run, from its episodes.csv."""
-    with tempfile.TemporaryDirectory(prefix="ablate-benchmark-") as folder:
-        program = ["-c", PACKED] if packed else ["src/run.py"]
-        limits = (f"total_steps={steps}", f"hydra.run.dir={folder}/run")
-        execute([*program, *COMPILED, *overrides, *limits])
-        with Path(folder, "run", EPISODES).open(newline="") as file:
-            marks = [(int(row["global_step"]), float(row["wall_time_s"])) for row in csv.DictReader(file)]
-    (first_step, first_s), (last_step, last_s) = marks[len(marks) // 2], marks[-1]
-    return (last_step - first_step) / (last_s - first_s)
-
-
-def side_by_side(steps: int) -> float:
-    """Steps/s of two runs together."""
-    with ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(run, steps, "workers=4", "schedule=interleaved", f"seed={seed}") for seed in (1, 2)]
-        return sum(each.result() for each in runs)
-
-
-def execute(arguments: list[str]) -> None:
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} ended with code {done.returncode}:\n{done.stdout}")
 
 
 def runs_table(rates: dict[str, list[float]]) -> Table:
     table = table_of(
-        "A3C on Pendulum, backend=compiled: environment steps/s in training, CSVs included",
+        f"A3C on Pendulum, backend=compiled: environment steps/s in training, {WINDOW}, CSV files included",
         f"of one: to one interleaved run with 4 workers, median of the repeats; goals: {GOAL:,} steps/s interleaved, "
         f"side by side ≥ {SIDE_BY_SIDE_GOAL:g} of one, async ≥ {ASYNC_GOAL:g}",
         ("run",),
         ("steps/s", "min–max", "of one", "goal"),
     )
-    one = rates["interleaved, 4 workers"]
     for kind, samples in rates.items():
-        ratio = median(ours / theirs for ours, theirs in zip(samples, one, strict=True))
+        of_one = ratio(samples, rates[ONE_RUN])
         if kind.startswith("interleaved"):
-            met = median(samples) >= GOAL
+            reached = median(samples) >= GOAL
         else:
-            met = ratio >= (ASYNC_GOAL if kind.startswith("async") else SIDE_BY_SIDE_GOAL)
-        spread = f"{min(samples):,.0f}–{max(samples):,.0f}"
-        table.add_row(kind, f"{median(samples):,.0f}", spread, f"{ratio:.2f}", "yes" if met else "no")
+            reached = of_one >= (ASYNC_GOAL if kind.startswith("async") else SIDE_BY_SIDE_GOAL)
+        table.add_row(kind, *spread(samples, ",.0f"), f"{of_one:.2f}", yes_or_no(reached))
     return table
 
 
@@ -139,10 +121,12 @@ def runs_table(rates: dict[str, list[float]]) -> Table:
 
 
 class Study:
-    """The kernel's arguments for the Pendulum report's network and W workers, as algos/a3c_compiled.py makes them."""
+    """The kernel's arguments for the Pendulum report's network and W workers, as algos/a3c/compiled.py makes them."""
 
     def __init__(self, workers: int, rollouts: int = 400) -> None:
-        plan = _plan(workers)
+        plan = plan_of(
+            *COMPILED, f"workers={workers}", "schedule=interleaved", "total_steps=null", "max_episodes=1000000000"
+        )
         config, size = plan.config, len(plan.parameters)
         rng = np.random.default_rng(0)
         self.env, state_size = environment_of(config.env)
@@ -176,7 +160,7 @@ class Study:
         self.steps = 10 * self.updates
 
     def advance(self) -> None:
-        """One slice, on the same random numbers as the one before."""
+        """Compute one slice, on the same random numbers as the slice before."""
         self.workers.drawn[:] = 0
         self.workers.reset[:] = 0
         loop.advance(
@@ -186,7 +170,7 @@ class Study:
 
 
 class S1Study:
-    """The same work for the kernel of S1 alone."""
+    """The same work, done by the kernel for the Pendulum report (S1) alone."""
 
     def __init__(self, workers: int, plain: bool, rollouts: int = 400) -> None:
         self._general, self._plain, self._made = Study(workers, rollouts), plain, 0
@@ -203,23 +187,10 @@ class S1Study:
         self._made += self._general.updates
 
 
-def _plan(workers: int) -> Resolved:
-    command_line.register()
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        overrides = [
-            *COMPILED,
-            f"workers={workers}",
-            "schedule=interleaved",
-            "total_steps=null",
-            "max_episodes=1000000000",
-        ]
-        return experiment.plan(validate(hydra.compose("config", overrides)), [])
-
-
-def kernels_table(console: Console, seconds: float, repeats: int) -> Table:
+def kernels_table(console: Console, options: Options) -> Table:
     table = table_of(
-        "The general kernels next to one written for S1 alone: nanoseconds a step, in this process",
-        f"ratio: speed of the general kernels to this one, median of slices in turn; goal ≥ {S1_GOAL:g}",
+        "The general kernels compared with one written for S1 alone: nanoseconds per step, in this process",
+        f"ratio: speed of the general kernels to this one, median over slices in turn; goal ≥ {S1_GOAL:g}",
         ("kernel",),
         ("workers", "ns", "steps/s", "ratio", "goal"),
     )
@@ -233,8 +204,8 @@ def kernels_table(console: Console, seconds: float, repeats: int) -> Table:
         with console.status(f"kernels, {workers} workers"):
             for study in studies.values():
                 study.advance()
-            end = time.perf_counter() + seconds
-            while time.perf_counter() < end or len(times["general"]) < 5 * repeats:
+            end = time.perf_counter() + options.seconds
+            while time.perf_counter() < end or len(times["general"]) < 5 * options.repeats:
                 for name, study in studies.items():
                     start = time.perf_counter()
                     study.advance()
@@ -243,13 +214,13 @@ def kernels_table(console: Console, seconds: float, repeats: int) -> Table:
             ns = 1e9 * median(samples)
             cells = [name, f"{workers}", f"{ns:.0f}", f"{1e9 / ns:,.0f}"]
             if name != "general":
-                ratio = median(theirs / ours for ours, theirs in zip(times["general"], samples, strict=True))
-                cells += [f"{ratio:.2f}", "yes" if ratio >= S1_GOAL else "no"]
+                of_this = ratio(samples, times["general"])
+                cells += [f"{of_this:.2f}", yes_or_no(of_this >= S1_GOAL)]
             table.add_row(*cells)
     return table
 
 
-# Parts of a step: each called many times in a kernel of its own, on the state that training left.
+# Parts of a step. Each is called many times in a kernel of its own, on the state at the end of a training.
 
 
 @kernel
@@ -308,7 +279,7 @@ def _optimizer(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scr
 
 
 def parts_table(study: Study, repeats: int, program_ns: float) -> Table:
-    """Nanoseconds a step by part, next to the floor: operations over the core's measured rate."""
+    """Nanoseconds per step by part, next to the floor: operations divided by the core's measured rate."""
     for _ in range(20):
         study.advance()
     arguments = (
@@ -316,47 +287,34 @@ def parts_table(study: Study, repeats: int, program_ns: float) -> Table:
         study.algorithm,
     )  # fmt: skip
     ns: dict[str, float] = {}
-    parts = (_dynamics, _actor, _drawing, _critic, _gradient, _backward, _optimizer)
-    for part in parts:
+    for part in (_dynamics, _actor, _drawing, _critic, _gradient, _backward, _optimizer):
         part(*arguments, 1)
-        samples = []
-        for _ in range(5 * repeats):
-            start = time.perf_counter()
-            part(*arguments, 1000)
-            samples.append((time.perf_counter() - start) / 10_000)
-        ns[part.__name__] = 1e9 * median(samples)
-    whole = []
-    for _ in range(5 * repeats):
-        start = time.perf_counter()
-        study.advance()
-        whole.append((time.perf_counter() - start) / study.steps)
-    kernel_ns = 1e9 * median(whole)
+        ns[part.__name__] = 1e9 * median_seconds(partial(part, *arguments, 1000), 5 * repeats) / 10_000
+    kernel_ns = 1e9 * median_seconds(study.advance, 5 * repeats) / study.steps
     rng = np.random.default_rng(0)
-    start = time.perf_counter()
-    for _ in range(50):
-        rng.standard_normal(out=study.workers.draws)
-    noise_ns = 1e9 * (time.perf_counter() - start) / 50 / study.workers.draws.size
+    draws = study.workers.draws
+    noise_ns = 1e9 * median_seconds(lambda: rng.standard_normal(out=draws), 50) / draws.size
 
-    # Operations a step: 2 for each weight in a product; a product forward, one for the weights' gradient, one for the
-    # inputs'. Adam: 14 for each of the 1703 parameters, every ten steps.
+    # Operations per step: 2 per weight of a matrix product. There is one product forward, one for the gradient of the
+    # weights and one for that of the inputs. Adam: 14 for each of the 1703 parameters, every ten steps.
     actor, critic, heads = 3 * 200 + 200 * 2, 3 * 100 + 100, (200 * 2, 100)
     rows: list[tuple[str, float, float]] = [
         ("dynamics and observation", ns["_dynamics"], 40),
         ("actor forward", ns["_actor"], 2 * actor),
         ("distribution and action", ns["_drawing"], 60),
         ("critic forward", ns["_critic"], 2 * critic * 1.1),
-        ("loss's gradient", ns["_gradient"] - ns["_backward"] - ns["_critic"], 40),
+        ("gradient of the loss", ns["_gradient"] - ns["_backward"] - ns["_critic"], 40),
         ("backward", ns["_backward"], 2 * (actor + critic + sum(heads))),
         ("Adam and pull", ns["_optimizer"], 14 * 170.3),
     ]
     inside = sum(row[1] for row in rows)
     rows.append(("the rest of the loop (bookkeeping, gradient norm)", kernel_ns - inside, 0))
-    rows.append(("random numbers, drawn by numpy beforehand", noise_ns, 0))
+    rows.append(("random numbers, drawn beforehand by numpy", noise_ns, 0))
     rows.append(("records, messages, Python between slices", program_ns - kernel_ns - noise_ns, 0))
     rate = operations_per_ns()
     table = table_of(
         "One environment step, interleaved, 1 worker: nanoseconds",
-        f"floor: operations over {rate:.0f} a nanosecond, numpy's product of 512 × 512 matrices on one core",
+        f"floor: operations at {rate:.0f} per ns, the rate of numpy's product of 512 × 512 matrices on one core",
         ("part",),
         ("ns", "operations", "floor"),
     )
@@ -367,7 +325,7 @@ def parts_table(study: Study, repeats: int, program_ns: float) -> Table:
 
 
 def operations_per_ns() -> float:
-    """Floating-point operations a nanosecond of one core, in float32: numpy's product, kept to one thread."""
+    """Floating-point operations per nanosecond, in float32, of numpy's matrix product on one thread."""
     code = (
         "import numpy, timeit; a = numpy.ones((512, 512), numpy.float32); "
         "print(2 * 512**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=200)) / 1e9)"
@@ -376,34 +334,33 @@ def operations_per_ns() -> float:
     return float(subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, check=True).stdout)
 
 
-# All arms of the report's two ablations.
+# All arms of the Pendulum report's two ablations.
 
 
-def benchmark_arms(console: Console, seconds: float, repeats: int, workers: list[int]) -> None:
-    """Every arm of both ablations × `repeats` seeds, as many runs at a time as there are cores, CSVs included."""
+def benchmark_arms(console: Console, options: Options) -> None:
+    """The time of every arm of both ablations, with `repeats` seeds each: as many runs at a time as there are cores."""
     cores = len(os.sched_getaffinity(0))
-    cells = [(arm, seed) for seed in range(1, repeats + 1) for arm in ARMS]
-    with tempfile.TemporaryDirectory(prefix="ablate-benchmark-") as folder:
+    cells = [(arm, seed) for seed in range(1, options.repeats + 1) for arm in ARMS]
+    with temporary_folder() as folder:
 
-        def train(cell: tuple[tuple[int, int, int], int]) -> None:
+        def run(cell: tuple[tuple[int, int, int], int]) -> None:
             (n, max_ep, max_ep_step), seed = cell
             execute(
                 [
-                    "src/run.py", "experiment=pendulum_report", "backend=compiled", "schedule=interleaved",
+                    *PROGRAM, "experiment=pendulum_report", "backend=compiled", "schedule=interleaved",
                     f"workers={n}", f"max_episodes={max_ep}", f"env.max_ep_step={max_ep_step}", f"seed={seed}",
-                    "evaluation.every_steps=null", "figures=false", "logger.display=off",
-                    f"hydra.run.dir={folder}/{n}-{max_ep}-{max_ep_step}-{seed}",
+                    *TRAINING_ONLY, f"hydra.run.dir={folder}/{n}-{max_ep}-{max_ep_step}-{seed}",
                 ]
             )  # fmt: skip
 
         start = time.perf_counter()
         with ThreadPoolExecutor(cores) as pool, console.status("arms") as status:
-            for done, _ in enumerate(pool.map(train, cells), start=1):
+            for done, _ in enumerate(pool.map(run, cells), start=1):
                 status.update(f"{done} of {len(cells)} runs")
         spent = time.perf_counter() - start
-        rows = sum(len(path.read_text().splitlines()) - 1 for path in Path(folder).glob(f"*/{EPISODES}"))
-    steps = repeats * sum(max_ep * max_ep_step for _, max_ep, max_ep_step in ARMS)
+        rows = sum(len(path.read_text().splitlines()) - 1 for path in folder.glob(f"*/{EPISODES}"))
+    steps = options.repeats * sum(max_ep * max_ep_step for _, max_ep, max_ep_step in ARMS)
     print(
-        f"{len(ARMS)} arms × {repeats} seeds, {cores} runs at a time: {steps / 1e6:.0f} million steps, {rows:,} "
-        f"episodes in {spent:.0f} s ({steps / spent:,.0f} steps/s, start-up of {len(cells)} runs included)"
+        f"{len(ARMS)} arms × {options.repeats} seeds, {cores} runs at a time: {steps / 1e6:.0f} million steps, "
+        f"{rows:,} episodes in {spent:.0f} s ({steps / spent:,.0f} steps/s, start-up of {len(cells)} runs included)"
     )

@@ -1,11 +1,10 @@
-"""That A3C learns a game, for src/benchmark.py: Breakout for some minutes, next to a policy that acts at random."""
+"""A3C's score on Breakout after some minutes of training, compared with a random policy."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,44 +19,44 @@ from ablate.play.episodes import play_in_processes
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.schema import LAST_CHECKPOINT
 from ablate.seeding import Role, draw_seed, generator
-from benchmarks.a3c import table_of
+from benchmarks.common import Options, table_of, temporary_folder, yes_or_no
 
 GAMES = 100  # to score a policy
-FACTOR = 2.0  # clearly better: the interval's lower end above so many times the upper end of random play's
+FACTOR = 2.0  # clearly better: the lower end of the interval is above this many times the upper end of random play's
 TRAINING = (
-    "algo=a3c", "env=breakout", "model=conv_lstm_42", "max_episodes=null", "evaluation.every_seconds=null",
-    "evaluation.every_steps=null", "figures=false", "total_steps=1000000000",
+    "algo=a3c", "env=breakout", "model=conv_lstm_42", "max_episodes=null", "total_steps=1000000000",
+    "evaluation.every_seconds=null", "evaluation.every_steps=null", "figures=false",
 )  # fmt: skip
 STOPPED = 128 + signal.SIGINT  # the program's exit code
 
 
-def benchmark_learning(console: Console, seconds: float, repeats: int, workers: list[int]) -> None:
-    """A run for each number of workers and each of `repeats` seeds; its policy samples its actions in GAMES games."""
+def benchmark_learning(console: Console, options: Options) -> None:
+    """One run per number of workers and per seed. Its final policy samples its actions in GAMES games."""
     table = table_of(
         f"Breakout: mean score of {GAMES} whole games, with its 95% CI",
-        f"clearly: its lower end is above {FACTOR:g} times the upper end of random play's",
+        f"clearly: the lower end of its CI is above {FACTOR:g} times the upper end of random play's",
         ("policy",),
         ("workers", "seed", "steps", "score", "95% CI", "clearly"),
     )
     random: Interval | None = None
-    for n in workers:
-        for seed in range(1, repeats + 1):
-            with tempfile.TemporaryDirectory(prefix="ablate-benchmark-") as folder:
-                train(Path(folder, "run"), seconds, f"workers={n}", f"seed={seed}")
-                path = Path(folder, "run", LAST_CHECKPOINT)
+    for n in options.workers:
+        for seed in range(1, options.repeats + 1):
+            with temporary_folder() as folder:
+                train_for(folder / "run", options.seconds, f"workers={n}", f"seed={seed}")
+                path = folder / "run" / LAST_CHECKPOINT
                 state = read_checkpoint(path).state
                 config = from_dict(state["config"])
                 if random is None:
                     random = interval(random_scores(config), mean)
                     table.add_row("random", "", "", "", *cells(random), "")
                 trained = interval(trained_scores(path, config), mean)
-            better = "yes" if trained.low > FACTOR * random.high else "no"
+            better = yes_or_no(trained.low > FACTOR * random.high)
             table.add_row("A3C-LSTM", str(n), str(seed), f"{state['counters']['steps']:,}", *cells(trained), better)
     console.print(table)
 
 
-def train(folder: Path, seconds: float, *overrides: str) -> None:
-    """A run that is stopped as Ctrl-C stops it, with a checkpoint. Its progress goes to stderr."""
+def train_for(folder: Path, seconds: float, *overrides: str) -> None:
+    """Run the program and stop it as Ctrl-C does, so that it writes a checkpoint. Its progress goes to stderr."""
     run = [sys.executable, str(ROOT / "src/run.py"), *TRAINING, *overrides, f"hydra.run.dir={folder}"]
     program = subprocess.Popen(run, stdout=sys.stderr)
     try:
@@ -78,16 +77,16 @@ def trained_scores(checkpoint: Path, config: Config) -> np.ndarray:
 
 
 def random_scores(config: Config) -> np.ndarray:
-    """All actions are alike, in the same games."""
+    """Scores in the same games with uniformly random actions."""
     env = make_env(config.env, training=False)
     scores = []
     for stream in generator(0, Role.evaluation).spawn(GAMES):
         env.reset(seed=draw_seed(stream))
-        points, over = 0.0, False
-        while not over:
+        points, ended = 0.0, False
+        while not ended:
             _, reward, terminated, truncated, _ = env.step(int(stream.integers(env.action_space.n)))  # type: ignore[attr-defined]
             points += float(reward)
-            over = terminated or truncated
+            ended = terminated or truncated
         scores.append(points)
     return np.array(scores)
 

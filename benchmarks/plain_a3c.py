@@ -1,8 +1,8 @@
-"""The plain loop that src/benchmark.py compares with: A3C on Pendulum as the public programs write it.
+"""The plain loop that the a3c benchmark compares with: A3C on Pendulum as public programs write it.
 
-Eager torch.nn modules, a torch.distributions.Normal made for every action, lists that np.vstack joins, an Adam with
-shared moments, and gradients copied from the local to the global network. It is meant to be plain, not slow on purpose,
-and it must learn: a broken loop would be no baseline. The constants are the Pendulum report's.
+It uses eager torch.nn modules, a new torch.distributions.Normal for every action, lists that np.vstack joins, an Adam
+with shared moments, and gradients copied from the local to the global network. It is plain, but not slow on purpose,
+and it must learn: a broken loop would be no baseline. The constants are those of the Pendulum report.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -32,26 +32,8 @@ REWARD_SHIFT = REWARD_SCALE = 8.1
 POLL_S = 0.05
 GRACE_S = 2.0  # for a worker to end by itself
 
-
-class Mark(NamedTuple):
-    """An episode has ended: whose, and how many steps all workers had made by then."""
-
-    worker: int
-    step: int
-    time_s: float  # of a clock of its own: only differences mean something
-
-
-def steps_per_second(marks: list[Mark], workers: int) -> float:
-    """From the moment when each worker has ended an episode, so that starting up does not count, to the last mark."""
-    seen: set[int] = set()
-    started = None
-    for mark in sorted(marks, key=lambda mark: mark.time_s):
-        seen.add(mark.worker)
-        if started is None and len(seen) == workers:
-            started = mark
-    if started is None or mark.time_s <= started.time_s:
-        raise RuntimeError(f"{len(marks)} episodes of {workers} workers are too few to measure: give more --seconds")
-    return (mark.step - started.step) / (mark.time_s - started.time_s)
+# Steps made by all workers when the episode ended, the time (only differences have a meaning), and the worker.
+EndedEpisode = tuple[int, float, int]
 
 
 class ActorCritic(nn.Module):
@@ -75,12 +57,14 @@ class ActorCritic(nn.Module):
         return mu, sigma, self.value(F.relu6(self.critic(s)))
 
     def choose_action(self, s: Tensor) -> np.ndarray:
-        """s (1, 3) -> a draw (1,). Like the public programs it evaluates the critic and records a graph for nothing."""
+        """s (1, 3) -> a sample (1,). Like the public programs, it evaluates the critic and records a graph in vain."""
         mu, sigma, _ = self(s)
         return torch.distributions.Normal(mu.view(1).detach(), sigma.view(1).detach()).sample().numpy()
 
     def loss(self, s: Tensor, a: Tensor, target: Tensor) -> Tensor:
-        """mean_t (R - V)² - [log π(a|s) (R - V) + β H(π)], the advantage a constant; s (T, 3), a and target (T, 1)."""
+        """mean_t (R - V)² - [log π(a|s) (R - V) + β H(π)] with s (T, 3), a and target (T, 1).
+
+        The advantage R - V in the bracket is a constant."""
         mu, sigma, value = self(s)
         advantage = target - value
         normal = torch.distributions.Normal(mu, sigma)
@@ -89,7 +73,7 @@ class ActorCritic(nn.Module):
 
 
 class SharedAdam(torch.optim.Adam):
-    """Adam whose moments and step counts lie in shared memory (as tensors: torch 2 refuses an int)."""
+    """Adam whose moments and step counts are in shared memory (the counts as tensors: torch 2 refuses an int)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network.parameters(), lr=1e-4, betas=(0.96, 0.999), eps=1e-8)
@@ -109,11 +93,11 @@ class PlainWorker:
         self.gnet, self.optimizer = gnet, optimizer
         self.lnet = ActorCritic()
         self.lnet.load_state_dict(gnet.state_dict())
-        self.env = gymnasium.make("Pendulum-v1").unwrapped  # the 200-step limit is this loop's own
+        self.env = gymnasium.make("Pendulum-v1").unwrapped  # this loop has a 200-step limit of its own
         self.env.reset(seed=seed)
 
     def train(self) -> Iterator[tuple[int, float | None]]:
-        """Train for ever; after each update its number of steps, and the return of an episode that ended with it."""
+        """Train forever. After each update, yield its number of steps and the return if an episode ended with it."""
         while True:
             s, episodic_return = self.env.reset()[0], 0.0
             buffer_s: list[np.ndarray] = []
@@ -147,8 +131,8 @@ class PlainWorker:
             targets.append(value)
         targets.reverse()
         loss = self.lnet.loss(_tensor(np.vstack(bs)), _tensor(np.vstack(ba)), _tensor(np.array(targets)[:, None]))
-        # Of the LOCAL network. optimizer.zero_grad(), as the public programs have it, clears the global one's, which on
-        # torch 2 only unhooks them (set to None): the local gradients would grow from push to push.
+        # Clear the gradients of the LOCAL network. The public programs call optimizer.zero_grad(), which is for the
+        # global network and on torch 2 only sets its gradients to None: the local ones would grow with every push.
         self.lnet.zero_grad()
         loss.backward()
         for local, shared in zip(self.lnet.parameters(), self.gnet.parameters(), strict=True):
@@ -157,19 +141,19 @@ class PlainWorker:
         self.lnet.load_state_dict(self.gnet.state_dict())
 
 
-def train(workers: int, seconds: float) -> list[Mark]:
-    """Train in `workers` processes, for `seconds` from the moment when each has ended an episode. No process is left.
+def train(workers: int, seconds: float) -> list[EndedEpisode]:
+    """Train in `workers` processes, for `seconds` from when each of them has ended an episode. No process is left.
 
     OMP_NUM_THREADS=1 must be in the environment: the workers inherit it before they import torch."""
     context = torch.multiprocessing.get_context("spawn")
     gnet = ActorCritic()
     gnet.share_memory()
-    stop, marks = context.Event(), context.Queue()
-    arguments = (gnet, SharedAdam(gnet), context.Value("q", 0), stop, marks)
+    stop, ended = context.Event(), context.Queue()
+    arguments = (gnet, SharedAdam(gnet), context.Value("q", 0), stop, ended)
     processes = [context.Process(target=_work, args=(index, *arguments), daemon=True) for index in range(workers)]
-    taken: list[Mark] = []
+    episodes: list[EndedEpisode] = []
     try:
-        # Ctrl-C reaches the whole terminal group; what is ignored here stays ignored in the spawned workers.
+        # Ctrl-C reaches all processes of the terminal. A signal ignored here stays ignored in the spawned workers.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             for process in processes:
@@ -179,30 +163,30 @@ def train(workers: int, seconds: float) -> list[Mark]:
         all_started = None
         while all_started is None or time.monotonic() - all_started < seconds:
             with contextlib.suppress(queue.Empty):
-                taken.append(marks.get(timeout=POLL_S))
+                episodes.append(ended.get(timeout=POLL_S))
             if any(process.exitcode is not None for process in processes):
                 raise RuntimeError("a worker of the plain loop died: its traceback is above")
-            if all_started is None and len({mark.worker for mark in taken}) == workers:
+            if all_started is None and len({worker for _, _, worker in episodes}) == workers:
                 all_started = time.monotonic()
-        return taken
+        return episodes
     finally:
         stop.set()
         _end(processes)
 
 
-def _work(index: int, gnet: ActorCritic, optimizer: SharedAdam, steps: Any, stop: Any, marks: Any) -> None:
-    """A worker process: train until told to stop, or until the parent is gone."""
+def _work(index: int, gnet: ActorCritic, optimizer: SharedAdam, steps: Any, stop: Any, ended: Any) -> None:
+    """A worker process: train until `stop` is set or the parent is gone."""
     torch.set_num_threads(1)
     pairs = zip(gnet.parameters(), optimizer.param_groups[0]["params"], strict=True)
     assert all(a is b and a.is_shared() for a, b in pairs), "the optimizer does not step the shared network"
-    marks.cancel_join_thread()  # nobody reads the last marks after a stop
+    ended.cancel_join_thread()  # nobody reads the last ones after a stop
     parent = multiprocessing.parent_process()
     for n, episodic_return in PlainWorker(gnet, optimizer, index).train():
         with steps.get_lock():
             steps.value += n
             total = steps.value
         if episodic_return is not None:
-            marks.put(Mark(index, total, time.monotonic()))
+            ended.put((total, time.monotonic(), index))
             if stop.is_set() or parent is None or not parent.is_alive():
                 return
 

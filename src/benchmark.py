@@ -1,10 +1,10 @@
-"""Speed, measured in one invocation:  python src/benchmark.py [a3c|compiled|arms|atari|dqn|learning]"""
+"""Measure speed, in one invocation:  python src/benchmark.py [a3c|compiled|arms|atari|dqn|learning]"""
 
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from benchmarks.a3c import main
+    from benchmarks.main import main
 
-    main()
+    sys.exit(main())

@@ -36,6 +36,10 @@ class EnvSpec:
     def observation_size(self) -> int:
         return prod(self.observation_shape)
 
+    @property
+    def is_image(self) -> bool:
+        return len(self.observation_shape) == 3
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EnvSpec:
         action = values["action"]

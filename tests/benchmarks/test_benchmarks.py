@@ -9,7 +9,8 @@ import pytest
 import torch
 from helpers import ROOT
 
-from benchmarks import plain_a3c
+from benchmarks import compiled, plain_a3c
+from benchmarks.common import Mark, steps_per_second
 
 
 def test_each_push_of_the_plain_loop_is_this_rollouts_gradient() -> None:
@@ -59,12 +60,21 @@ def gradient_of_the_report(
     return torch.autograd.grad(loss, list(net.parameters()))
 
 
-def test_start_up_does_not_count() -> None:
-    """The clock starts when the last worker has ended an episode; the order of arrival does not matter."""
-    marks = [plain_a3c.Mark(*mark) for mark in ((0, 200, 1.0), (0, 400, 2.0), (0, 1000, 5.0), (1, 600, 3.0))]
-    assert plain_a3c.steps_per_second(marks, workers=2) == 200.0
+def test_a_rate_is_of_the_second_half_of_the_steps() -> None:
+    """The order of the rows does not matter."""
+    marks = [Mark(step, time_s) for step, time_s in ((1000, 5.0), (0, 1.0), (100, 2.0), (500, 3.0), (900, 4.8))]
+    assert steps_per_second(marks) == 250.0
     with pytest.raises(RuntimeError, match="give more --seconds"):
-        plain_a3c.steps_per_second(marks, workers=3)
+        steps_per_second(marks[:1])
+
+
+def test_a_rate_starts_when_each_worker_has_ended_an_episode() -> None:
+    marks = [Mark(*mark) for mark in ((200, 1.0, 0), (400, 2.0, 0), (1000, 5.0, 0), (600, 3.0, 1))]
+    assert steps_per_second(marks, workers=2) == 200.0
+    late = [*marks, Mark(1300, 6.0, 2), Mark(1800, 8.0, 0)]
+    assert steps_per_second(late, workers=3) == 250.0
+    with pytest.raises(RuntimeError, match="give more --seconds"):
+        steps_per_second(marks, workers=3)
 
 
 @pytest.mark.slow
@@ -101,9 +111,7 @@ def test_all_rows_appear_with_positive_numbers() -> None:
 @pytest.mark.parametrize("plain", [True, False])
 def test_the_kernel_for_s1_alone_does_the_same_work(plain: bool) -> None:
     """Else its speed would be no comparison: the same parameters after 60 updates of 3 workers, an episode ended."""
-    import benchmark_compiled
-
-    general, s1 = benchmark_compiled.Study(3, rollouts=20), benchmark_compiled.S1Study(3, plain, rollouts=20)
+    general, s1 = compiled.Study(3, rollouts=20), compiled.S1Study(3, plain, rollouts=20)
     start = general.shared.theta.copy()
     general.advance()
     s1.advance()

@@ -1,4 +1,4 @@
-"""The numpy actor against the torch networks, and its draws against the analytic distribution."""
+"""Acting in numpy against the torch networks, and its draws against the analytic distributions."""
 
 import numpy as np
 import pytest
@@ -18,23 +18,23 @@ DISCRETE = ActionSpec(n=4, start=3)
 @pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "elu"])
 @pytest.mark.parametrize("torso", [(3,), (3, 32), (3, 5, 5)])
 @pytest.mark.parametrize("hidden", [(), (200,), (16, 8)])
-def test_outputs_are_those_of_both_networks(
+def test_outputs_equal_those_of_both_torch_networks(
     action: ActionSpec, activation: str, torso: tuple[int, ...], hidden: tuple[int, ...]
 ) -> None:
     actor, critic = (torso[-1], *hidden, 4), (torso[-1], 1)
     gaussian = not action.is_discrete
     architecture = MlpArchitecture(torso, actor, critic, activation, gaussian, (0.0, 1.5), (2.0, 1.5), 1e-4)
     size = architecture.layout().size
-    flat = 0.3 * np.random.default_rng(0).standard_normal(size)  # torch's own softplus is exact up to z = 20
+    flat = 0.3 * np.random.default_rng(0).standard_normal(size)  # torch's softplus is exact up to z = 20
     acting = architecture.acting(flat, action)
     observations = 3 * np.random.default_rng(1).standard_normal((51, 3))
     for network in (TorchMlp, ManualMlp):
-        made = network(architecture, torch.from_numpy(flat), torch.zeros(size, dtype=torch.float64))
+        module = network(architecture, torch.from_numpy(flat), torch.zeros(size, dtype=torch.float64))
         with torch.no_grad():
-            expected, _ = made.forward(torch.from_numpy(observations))
-        got = [acting.outputs(observation) for observation in observations[:-1]]
+            expected, _ = module.forward(torch.from_numpy(observations))
+        actual = [acting.outputs(observation) for observation in observations[:-1]]
         for i, output in enumerate(expected):
-            np.testing.assert_allclose([row[i] for row in got], output.numpy(), rtol=1e-10, atol=1e-12)
+            np.testing.assert_allclose([row[i] for row in actual], output.numpy(), rtol=1e-10, atol=1e-12)
 
 
 def test_categorical_draws_follow_the_probabilities() -> None:
@@ -51,7 +51,7 @@ def test_an_impossible_action_is_never_drawn() -> None:
     assert {draw_categorical(logits, rng) for _ in range(1000)} == {1}
 
 
-def test_logits_that_are_no_numbers_are_refused() -> None:
+def test_logits_that_are_not_numbers_are_refused() -> None:
     with pytest.raises(FloatingPointError):
         draw_categorical(np.array([0.0, np.nan]), np.random.default_rng(0))
 
@@ -64,7 +64,7 @@ def test_gaussian_draws_follow_the_normal_distribution() -> None:
         assert stats.kstest(draws[:, i], "norm", (mu[i], sigma[i])).pvalue > 1e-3
 
 
-def test_what_the_environment_gets() -> None:
+def test_actions_are_clipped_or_shifted_for_the_environment() -> None:
     architecture = MlpArchitecture((3,), (3, 4), (3, 1), "relu", True, (0.0, 1.5), (2.0, 1.5), 1e-4)
     flat = np.zeros(architecture.layout().size, np.float32)
     clipped = architecture.acting(flat, BOX).to_env(np.array([5.0, -0.5], np.float32))

@@ -19,7 +19,7 @@ def outputs_of(action: ActionSpec, rows: int = 7) -> tuple[tuple[torch.Tensor, .
 
 
 @pytest.mark.parametrize("action", [BOX, DISCRETE])
-def test_log_prob_and_entropy_are_torchs(action: ActionSpec) -> None:
+def test_log_prob_and_entropy_equal_torchs(action: ActionSpec) -> None:
     outputs, taken = outputs_of(action)
     ours = make_distribution(action)
     if action.is_discrete:
@@ -31,7 +31,7 @@ def test_log_prob_and_entropy_are_torchs(action: ActionSpec) -> None:
 
 
 @pytest.mark.parametrize("action", [BOX, DISCRETE])
-def test_backward_is_autograds(action: ActionSpec) -> None:
+def test_backward_equals_autograds(action: ActionSpec) -> None:
     outputs, taken = outputs_of(action)
     outputs = tuple(output.requires_grad_() for output in outputs)
     ours = make_distribution(action)

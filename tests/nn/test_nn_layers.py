@@ -20,7 +20,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def autograd(function: Callable[..., Tensor], d_y: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """The reference: gradients of function with respect to each of its inputs, by torch's autograd."""
+    """The reference: gradients of `function` with respect to each of its inputs, by autograd."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
     return torch.autograd.grad(function(*leaves), leaves, d_y)
 
@@ -124,8 +124,8 @@ def test_max_pool_matches_autograd(size: tuple[int, int], memory: torch.memory_f
     assert_close(layers.max_pool2d_backward(d_y, indices, tuple(x.shape)), autograd(pool_reference, d_y, x)[0])
 
 
-def test_of_equals_the_first_has_the_gradient() -> None:
-    """Ties are the rule where a screen is empty: one of them gets the gradient, and the same one as in torch."""
+def test_the_first_of_equal_maxima_has_the_gradient() -> None:
+    """An empty screen is full of ties: one of them gets the gradient, and the same one as in torch."""
     windows = [[0, 0, 0, 0], [1, 2, 2, 0], [3, 1, 3, 1], [0, 5, 0, 5], [-1, -1, -1, -1]]
     x = torch.tensor(windows, dtype=torch.float64).view(5, 1, 2, 2)
     y, indices = layers.max_pool2d(x)
@@ -276,7 +276,7 @@ def test_categorical_is_finite_at_certainty(shift: float) -> None:
 
 
 class ConvElu(torch.autograd.Function):
-    """A convolution and an ELU with their backwards by hand, in a form that gradcheck accepts."""
+    """A convolution and an ELU with hand-written backwards, in a form that gradcheck accepts."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -293,7 +293,7 @@ class ConvElu(torch.autograd.Function):
 
 
 class PooledSoftmaxEntropy(torch.autograd.Function):
-    """The entropy of a policy whose logits are pooled pixels, backward by hand."""
+    """The entropy of a policy whose logits are pooled pixels, with a hand-written backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -310,7 +310,7 @@ class PooledSoftmaxEntropy(torch.autograd.Function):
         return layers.max_pool2d_backward(d_logits.view(ctx.shapes[1]), indices, tuple(ctx.shapes[0]))
 
 
-def test_gradcheck() -> None:
+def test_composed_layers_pass_gradcheck() -> None:
     inputs = [randn(2, 2, 6, 7), randn(3, 2, 3, 3, seed=1), randn(3, seed=2)]
     assert torch.autograd.gradcheck(ConvElu.apply, [tensor.requires_grad_() for tensor in inputs])
     inputs = [randn(2, 1, 6, 7), randn(3, 1, 3, 3, seed=1), randn(3, seed=2)]

@@ -15,7 +15,7 @@ MAX_DIFFERENCE = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
 def make_gradients(dtype: torch.dtype) -> Tensor:
-    """(STEPS, SIZE): scales from 1e-6 to 1e2 along the vector, up and down in time, some exactly 0."""
+    """(STEPS, SIZE): scales from 1e-6 to 1e2 along the vector, rising and falling in time, some exactly 0."""
     generator = torch.Generator().manual_seed(0)
     gradients = torch.randn(STEPS, SIZE, generator=generator, dtype=torch.float64)
     gradients *= torch.logspace(-6, 2, SIZE, dtype=torch.float64)
@@ -85,28 +85,28 @@ def test_rmsprop_equals_torch(dtype: torch.dtype, weight_decay: float, alpha: fl
     torch.testing.assert_close(square_avg, reference.state[theta]["square_avg"])
 
 
-def make_optimizers(handed_in: Sequence[Tensor] | Tensor, lr: float) -> list[Optimizer]:
-    """An Adam over the first four of six vectors, or rows, and an RMSprop over the other two."""
+def make_optimizers(tensors: Sequence[Tensor] | Tensor, lr: float) -> list[Optimizer]:
+    """Adam over the first four of six vectors (or rows), RMSprop over the other two."""
     adam = AdamConfig(lr=lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, amsgrad=True)
     rmsprop = RMSpropConfig(lr=lr, alpha=0.9, eps=1e-8, weight_decay=0.1)
-    return [Adam(adam, handed_in[0], handed_in[1:4]), RMSprop(rmsprop, handed_in[4], handed_in[5:])]
+    return [Adam(adam, tensors[0], tensors[1:4]), RMSprop(rmsprop, tensors[4], tensors[5:])]
 
 
-def test_handed_in_tensors_stay_where_they_are_and_are_what_changes() -> None:
+def test_optimizers_change_the_callers_tensors_in_place() -> None:
     buffer = torch.zeros(6, SIZE).share_memory_()
-    handed_in = [buffer[row] for row in range(6)]
-    pointers = [tensor.data_ptr() for tensor in handed_in]
-    optimizers = make_optimizers(handed_in, lr=0.1)
+    tensors = [buffer[row] for row in range(6)]
+    pointers = [tensor.data_ptr() for tensor in tensors]
+    optimizers = make_optimizers(tensors, lr=0.1)
     for update in range(1, 4):
         for optimizer in optimizers:
             optimizer.step(torch.ones(SIZE), update)
-    assert [tensor.data_ptr() for tensor in handed_in] == pointers
+    assert [tensor.data_ptr() for tensor in tensors] == pointers
     assert buffer.is_shared()
     assert (buffer != 0.0).all()
 
 
-def test_two_optimizers_on_the_same_memory_are_one() -> None:
-    """Workers take turns, each with its own object; the moments and the count are common."""
+def test_two_optimizers_on_the_same_memory_act_as_one() -> None:
+    """Workers take turns, each with its own object. Moments and count are shared."""
     alone, shared = torch.zeros(6, SIZE), torch.zeros(6, SIZE)
     workers = [make_optimizers(shared, 0.01), make_optimizers(shared, 0.01)]
     for update, gradient in enumerate(make_gradients(torch.float32)[:20], start=1):
@@ -120,7 +120,7 @@ def test_two_optimizers_on_the_same_memory_are_one() -> None:
 
 
 def test_a_second_moment_lost_in_a_race_does_not_divide_by_epsilon() -> None:
-    """Another process's gradient stands in the first moment, its square was lost: without a bound the step is ~1e4."""
+    """Another process's gradient is in the first moment, but its square is lost. Unbounded, the step would be ~1e4."""
     theta, exp_avg, exp_avg_sq = torch.zeros(3, SIZE)
     exp_avg += 1.0
     adam = Adam(ADAM, theta, [exp_avg, exp_avg_sq])

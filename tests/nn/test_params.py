@@ -14,7 +14,7 @@ LAYOUT = ParameterLayout(SHAPES.items())
 
 
 def hand_made() -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Random parameters by name, and the flat vector that should hold them."""
+    """The expected flat vector, and its random parameters by name."""
     rng = np.random.default_rng(0)
     parameters = {name: rng.standard_normal(shape) for name, shape in SHAPES.items()}
     parts = [parameters[name].T.ravel() if name == "tall" else parameters[name].ravel() for name in SHAPES]
@@ -22,7 +22,7 @@ def hand_made() -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
-def test_views_have_the_parameters_shapes_and_a_weights_longer_side_is_contiguous(library: str) -> None:
+def test_views_have_the_parameters_shapes_with_the_longer_side_contiguous(library: str) -> None:
     flat, parameters = hand_made()
     views = LAYOUT.views(flat if library == "numpy" else torch.from_numpy(flat))
     assert list(views) == list(SHAPES)
@@ -42,7 +42,7 @@ def test_writing_to_a_view_writes_to_the_vector(library: str) -> None:
     np.testing.assert_array_equal(flat, expected)
 
 
-def test_initial_parameters_are_drawn_by_name_however_they_lie() -> None:
+def test_initial_parameters_do_not_depend_on_the_order_in_memory() -> None:
     flat = np.zeros(LAYOUT.size, np.float32)
     LAYOUT.initialise(flat, np.random.default_rng(1), 0.1)
     rng = np.random.default_rng(1)
@@ -51,7 +51,7 @@ def test_initial_parameters_are_drawn_by_name_however_they_lie() -> None:
         np.testing.assert_array_equal(view, drawn.astype(np.float32))
 
 
-def test_a_parameter_can_lie_in_another_order() -> None:
+def test_a_parameter_can_be_stored_in_another_order() -> None:
     layout = ParameterLayout(SHAPES.items(), {"conv": (0, 2, 3, 1), "tall": (0, 1), "wide": (1, 0)})
     flat = np.arange(float(layout.size))
     for views in (layout.views(flat), layout.views(torch.from_numpy(flat))):

@@ -1,4 +1,4 @@
-"""Action values for an actor: in numpy for vectors, on torch for images."""
+"""Acting by action values: in numpy for vectors, on torch for images."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ E = 3
 @pytest.mark.parametrize("dueling", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "elu"])
 @pytest.mark.parametrize("base", [VECTOR, IMAGE, replace(IMAGE, scale=1.0, conv_bias=True)])
-def test_an_actor_answers_as_torch_does(base: QArchitecture, activation: str, dueling: bool) -> None:
+def test_action_values_equal_those_of_the_torch_network(base: QArchitecture, activation: str, dueling: bool) -> None:
     architecture = replace(base, activation=activation, dueling=dueling)
     rng = np.random.default_rng(3)
     shape = (E, *architecture.input_shape)
@@ -27,16 +27,16 @@ def test_an_actor_answers_as_torch_does(base: QArchitecture, activation: str, du
     observations = observations if architecture.scale != 1 else observations.astype(np.float32)
     parameters = random_parameters(architecture, 0).astype(np.float32)
     acting = architecture.acting(parameters, ActionSpec(n=architecture.actions), E)
-    for seed in (0, 1):  # it follows the vector
+    for seed in (0, 1):  # it uses the current parameters
         parameters[:] = random_parameters(architecture, seed)
         network = TorchQ(architecture, torch.from_numpy(parameters), None)
         x = torch.from_numpy(observations).float() * architecture.scale
-        found = acting.q_values(observations)
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, network(x).numpy(), rtol=1e-4, atol=1e-4)
+        actual = acting.q_values(observations)
+        assert actual.dtype == np.float32
+        np.testing.assert_allclose(actual, network(x).numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_vectors_actor_does_without_torch() -> None:
+def test_acting_on_vectors_does_not_import_torch() -> None:
     code = (
         "import sys, numpy as np\n"
         "from ablate.nn.q_architecture import QArchitecture\n"

@@ -16,7 +16,7 @@ FOUR, TORQUE = ActionSpec(n=4), ActionSpec(low=(-2.0,), high=(2.0,))
 
 
 def model(name: str, **changes: object) -> ModelConfig:
-    """What conf/model/<name>.yaml holds, with changes."""
+    """The configuration in conf/model/<name>.yaml, with changes."""
     values = OmegaConf.load(Path(ROOT / f"conf/model/{name}.yaml"))
     del values["defaults"]
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(QConfig), values, changes))
@@ -24,7 +24,7 @@ def model(name: str, **changes: object) -> ModelConfig:
     return config
 
 
-def made(name: str, spec: EnvSpec, **changes: object) -> QArchitecture:
+def architecture_for(name: str, spec: EnvSpec, **changes: object) -> QArchitecture:
     architecture = architecture_of(model(name, **changes), spec)
     assert isinstance(architecture, QArchitecture)
     return architecture
@@ -39,23 +39,23 @@ def made(name: str, spec: EnvSpec, **changes: object) -> QArchitecture:
          8224 + 32832 + 128 * (64 * 9 + 1) + 512 * (128 * 19 * 16 + 1) + 4 * 513),
     ],
 )  # fmt: skip
-def test_sizes_are_the_reports(
+def test_sizes_are_those_of_the_reports(
     name: str, shape: tuple[int, ...], sizes: list[tuple[int, int, int]], parameters: int
 ) -> None:
-    architecture = made(name, EnvSpec(shape, FOUR, None, "uint8"))
+    architecture = architecture_for(name, EnvSpec(shape, FOUR, None, "uint8"))
     assert list(architecture.sizes()) == [shape, *sizes]
     assert architecture.layout().size == parameters
     assert architecture.scale == 1 / 255
 
 
-def test_a_vectors_network() -> None:
-    architecture = made("dqn_mlp", EnvSpec((4,), ActionSpec(n=2)))
+def test_sizes_of_a_network_for_vectors() -> None:
+    architecture = architecture_for("dqn_mlp", EnvSpec((4,), ActionSpec(n=2)))
     assert architecture.layout().size == 5 * 120 + 121 * 84 + 85 * 2
     assert architecture.scale == 1.0
 
 
 def test_dueling_has_its_last_hidden_layer_twice() -> None:
-    architecture = made("dqn_mlp", EnvSpec((4,), ActionSpec(n=3)), dueling=True)
+    architecture = architecture_for("dqn_mlp", EnvSpec((4,), ActionSpec(n=3)), dueling=True)
     assert architecture.layout().size == 5 * 120 + 121 * 2 * 84 + 85 * (1 + 3)
     assert list(architecture.layout().shapes)[-4:] == [
         "value.weight",
@@ -65,7 +65,7 @@ def test_dueling_has_its_last_hidden_layer_twice() -> None:
     ]
 
 
-def test_initialisation_is_kaimings() -> None:
+def test_initialisation_is_kaiming_normal() -> None:
     spec = EnvSpec((4, 84, 84), FOUR, None, "uint8")
     config = model("dqn_early", input=[4, 84, 84])
     architecture = architecture_of(config, spec)
@@ -104,7 +104,7 @@ def test_initialisation_is_kaimings() -> None:
          r"model\.dueling=true: .* model\.hidden=\[\] has none; give a width"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused_in_one_line(
+def test_a_model_that_does_not_fit_is_refused_in_one_line(
     spec: EnvSpec, name: str, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as refusal:

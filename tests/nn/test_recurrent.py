@@ -1,4 +1,4 @@
-"""The LSTM over a rollout against torch's own, which runs each stretch between two episode ends by itself."""
+"""The LSTM over a rollout against torch's, which runs each stretch between two episode ends separately."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_rollout_matches_torch(envs: int, features: int, hidden: int, scale: flo
             loss = loss + (d_y[start:end, e] * ys).sum()
             carried = tuple(part.detach() for part in carried)
         torch.testing.assert_close(lstm.state[steps, :, e], torch.cat(carried), rtol=1e-9, atol=1e-12)
-    loss.backward()  # each stretch starts from 0 but the first, whose state is a constant: nothing passes between them
+    loss.backward()  # every stretch but the first starts from 0: no gradient passes between them
     assert xs.grad is not None
     torch.testing.assert_close(d_xs, xs.grad, rtol=1e-8, atol=1e-11)
     gradients = {name: parameter.grad for name, parameter in module.named_parameters()}

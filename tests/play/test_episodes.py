@@ -1,4 +1,4 @@
-"""Playing games with a saved policy: on raw screens, side by side, in several processes; against ale-py by hand."""
+"""Play games with a saved policy: on raw screens, side by side, in several processes; compared with ale-py."""
 
 from __future__ import annotations
 
@@ -76,18 +76,18 @@ def logits_by_hand(config: Config, parameters: np.ndarray, observations: np.ndar
 
 
 def random_play(config: Config, steps: int) -> np.ndarray:
-    """(T, C, H, W): what a random policy sees."""
+    """(T, C, H, W): the observations of a random policy."""
     env, rng = make_env(config.env, training=False), np.random.default_rng(3)
     observations = [env.reset(seed=3)[0]]
     while len(observations) < steps:
-        observation, _, over, _, _ = env.step(int(rng.integers(4)))
-        observations.append(env.reset()[0] if over else observation)
+        observation, _, terminated, _, _ = env.step(int(rng.integers(4)))
+        observations.append(env.reset()[0] if terminated else observation)
     return np.stack(observations)
 
 
 @cache
 def parameters_for(kind: str, sharpness: float) -> np.ndarray:
-    """Random ones whose logits are about 0 and vary with what is seen, by `sharpness`: untrained, they hardly do."""
+    """Random parameters whose logits have mean 0 and deviation `sharpness`; untrained ones hardly vary."""
     config = config_for(kind)
     architecture = architecture_of(config.model, spec_of(config.env))
     parameters = initial_parameters(architecture, np.random.default_rng(0))
@@ -102,7 +102,7 @@ def parameters_for(kind: str, sharpness: float) -> np.ndarray:
 
 
 def save(path: Path, config: Config, kind: str = "report_42", sharpness: float = 2.0, normalised: bool = True) -> Path:
-    """A checkpoint; with a normalisation where the preprocessing has one."""
+    """Save a checkpoint, with a normalisation if the preprocessing has one."""
     tensors = {"parameters": parameters_for(kind, sharpness)}
     if kind == "report_42" and normalised:
         tensors["normalisation"] = NORMALISATION
@@ -115,7 +115,7 @@ def plain_emulator() -> ale_py.ALEInterface:
     """Breakout at its start."""
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)
-    ale.setInt("random_seed", 123)  # Breakout draws nothing, the sticky actions aside
+    ale.setInt("random_seed", 123)  # Breakout has no chance but sticky actions
     ale.loadROM(str(ale_py.roms.get_rom_path("breakout")))
     ale.reset_game()
     return ale
@@ -126,20 +126,20 @@ def streams_of(n: int, seed: int = 5) -> list[np.random.Generator]:
 
 
 def actions_on_screens(policy: Policy, config: Config, seed: int, steps: int) -> list[int]:
-    """What an outside program does: it sees nothing but the screens of the emulator."""
+    """Act like an outside program, which has only the screens of the emulator."""
     env = make_env(config.env, training=False)
     env.reset(seed=seed)
     policy.reset()
     actions: list[int] = []
-    over = False
-    while len(actions) < steps and not over:
+    terminated = False
+    while len(actions) < steps and not terminated:
         actions.append(int(policy.act(env.unwrapped.ale.getScreenRGB())))  # type: ignore[attr-defined, arg-type]
-        over = env.step(actions[-1])[2]
+        terminated = env.step(actions[-1])[2]
     return actions
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_mode_is_the_networks(tmp_path: Path, kind: str) -> None:
+def test_the_most_likely_action_is_the_networks(tmp_path: Path, kind: str) -> None:
     config = config_for(kind)
     seen = random_play(config, 80)
     policy = Policy.load(save(tmp_path / "x.safetensors", config, kind))
@@ -155,8 +155,8 @@ def test_the_mode_is_the_networks(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "pooled"), [("report_42", 1), ("report_80", 3)])
-def test_on_the_emulators_screens_it_plays_as_in_our_environment(tmp_path: Path, kind: str, pooled: int) -> None:
-    """An outside program with an emulator of its own, which hands in the largest of a step's last frames."""
+def test_it_plays_on_raw_screens_as_in_our_environment(tmp_path: Path, kind: str, pooled: int) -> None:
+    """An outside program has its own emulator and passes the pixelwise maximum of a step's last frames."""
     config = config_for(kind, *PLAIN)
     path = save(tmp_path / "x.safetensors", config, kind)
     (episode,) = play(Policy.load(path, sample=True), make_envs(config, 150, 1), streams_of(1))
@@ -175,7 +175,7 @@ def test_on_the_emulators_screens_it_plays_as_in_our_environment(tmp_path: Path,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_after_a_reset_nothing_is_left_of_the_game_before(tmp_path: Path, kind: str) -> None:
+def test_a_reset_forgets_the_game_before(tmp_path: Path, kind: str) -> None:
     config = config_for(kind)
     policy = Policy.load(save(tmp_path / "x.safetensors", config, kind))
     first, _, again = (actions_on_screens(policy, config, seed, 60) for seed in (1, 2, 1))
@@ -184,9 +184,9 @@ def test_after_a_reset_nothing_is_left_of_the_game_before(tmp_path: Path, kind: 
 
 
 @pytest.mark.parametrize("kind", ["report_42", "nature_84"])
-def test_what_it_saw_counts_until_the_reset(tmp_path: Path, kind: str) -> None:
-    """The LSTM's state, and the screens that are stacked: a policy that takes opposite actions on the same screen, when
-    it is the first of a game and when bright ones came before."""
+def test_earlier_screens_matter_until_the_reset(tmp_path: Path, kind: str) -> None:
+    """The LSTM's state, and the stacked screens. The policy takes opposite actions on the same screen: as the first of
+    a game, and after bright screens."""
     config = config_for(kind)
     checkpoint = read_checkpoint(save(tmp_path / "x.safetensors", config, kind, normalised=False))
     parameters = checkpoint.tensors["parameters"]
@@ -207,8 +207,8 @@ def test_what_it_saw_counts_until_the_reset(tmp_path: Path, kind: str) -> None:
         policy.reset()
 
 
-def test_the_saved_normalisation_is_applied_and_stays(tmp_path: Path) -> None:
-    """Frozen: whatever is seen in between, the same observations are normalised alike."""
+def test_the_saved_normalisation_is_applied_and_stays_frozen(tmp_path: Path) -> None:
+    """Other observations in between do not change how an observation is normalised."""
     config = config_for("report_42")
     policy = Policy.load(save(tmp_path / "x.safetensors", config))
     plain = Policy.load(save(tmp_path / "y.safetensors", config, normalised=False))
@@ -232,7 +232,7 @@ def test_the_saved_normalisation_is_applied_and_stays(tmp_path: Path) -> None:
     [np.zeros((160, 210, 3), np.uint8), np.zeros((210, 160), np.uint8), np.zeros((210, 160, 3), np.float32)],
     ids=["turned", "grey", "float"],
 )
-def test_another_shape_of_screen_is_refused_in_a_line(tmp_path: Path, kind: str, screen: np.ndarray) -> None:
+def test_another_shape_of_screen_is_refused_in_one_line(tmp_path: Path, kind: str, screen: np.ndarray) -> None:
     policy = Policy.load(save(tmp_path / "x.safetensors", config_for(kind), kind))
     with pytest.raises(ValueError, match=r"^a frame \(210, 160, 3\) of uint8 is needed, not .*$"):
         policy.act(screen)
@@ -244,7 +244,7 @@ def test_another_shape_of_screen_is_refused_in_a_line(tmp_path: Path, kind: str,
 
 
 def score_by_hand(episode: Episode) -> int:
-    """The points that ale-py gives for an episode's actions, whose game must be over with the last and not before."""
+    """The points that ale-py gives for an episode's actions. The game must end with the last action, not before."""
     ale = plain_emulator()
     legal = ale.getMinimalActionSet()
     points = 0
@@ -256,7 +256,7 @@ def score_by_hand(episode: Episode) -> int:
     return points
 
 
-def test_whole_games_with_all_their_lives_and_raw_points(tmp_path: Path) -> None:
+def test_whole_games_are_played_with_all_lives_and_raw_points(tmp_path: Path) -> None:
     config = config_for("report_42", *PLAIN)
     policy = Policy.load(save(tmp_path / "x.safetensors", config, sharpness=0.5), sample=True)
     episodes = list(play(policy, make_envs(config, None, 1), streams_of(3)))
@@ -266,8 +266,8 @@ def test_whole_games_with_all_their_lives_and_raw_points(tmp_path: Path) -> None
     assert max(episode.score.episodic_return for episode in episodes) > 0
 
 
-def test_side_by_side_the_games_are_the_same(tmp_path: Path) -> None:
-    """Whoever plays beside it: each game has a stream of its own. All are played, the long ones too."""
+def test_games_side_by_side_are_the_same_as_alone(tmp_path: Path) -> None:
+    """Each game has its own random stream. All games are played to their end, also the long ones."""
     config = config_for("report_42")
     path = save(tmp_path / "x.safetensors", config, sharpness=0.5)
     alone = list(play(Policy.load(path, sample=True), make_envs(config, None, 1), streams_of(7)))
@@ -277,8 +277,8 @@ def test_side_by_side_the_games_are_the_same(tmp_path: Path) -> None:
     assert sorted(together, key=lambda episode: episode.number) == alone
 
 
-def test_the_horizon_cuts_a_game_that_hangs(tmp_path: Path) -> None:
-    """Nobody fires the ball: the game would go on for ever."""
+def test_the_horizon_cuts_a_game_that_never_ends(tmp_path: Path) -> None:
+    """Without FIRE the game would never end."""
     config = config_for("report_42", *PLAIN)
     checkpoint = read_checkpoint(save(tmp_path / "x.safetensors", config))
     views = architecture_of(config.model, spec_of(config.env)).layout().views(checkpoint.tensors["parameters"])
@@ -307,12 +307,12 @@ def test_a_process_that_fails_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("action", ["mode", "sample"])
 def test_an_evaluation_and_its_best_checkpoint(tmp_path: Path, action: str) -> None:
-    """The workers' normalisations weighted by their steps; whole games; each evaluation has games of its own."""
+    """The workers' normalisations are weighted by their steps. Each evaluation plays whole games of its own."""
     config = config_for("report_42", "evaluation.episodes=3", "evaluation.horizon=150", f"evaluation.action={action}")
     parameters = parameters_for("report_42", 0.5)
     shared = SharedState(parameters.size, 0, 1, workers=2)
     shared.parameters_view()[:] = parameters
-    n = 1e7  # so many steps that the start is forgotten
+    n = 1e7  # enough steps to forget the start
     shared.normalisation_view()[:] = [(0.1, 0.2, n), (0.25, 0.35, 2 * n)]
     beats: list[int] = []
     heartbeat.install(lambda: beats.append(1))
@@ -340,7 +340,7 @@ def test_an_evaluation_and_its_best_checkpoint(tmp_path: Path, action: str) -> N
 
 
 def test_load_starts_from_the_parameters_and_the_normalisation(tmp_path: Path) -> None:
-    """The workers' running normalisation goes on from the saved one, as if it had forgotten its start."""
+    """The workers' running normalisation continues from the saved one."""
     path = save(tmp_path / "x.safetensors", config_for("report_42"))
     plan = experiment.plan(config_for("report_42", f"load={path}", "workers=3"), [])
     shared = Training(plan, tmp_path).shared
@@ -350,7 +350,7 @@ def test_load_starts_from_the_parameters_and_the_normalisation(tmp_path: Path) -
     assert frozen_normalisation(shared) == pytest.approx(NORMALISATION, rel=1e-3)
 
 
-def test_what_does_not_fit_cannot_be_loaded(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_network_cannot_be_loaded(tmp_path: Path) -> None:
     path = save(tmp_path / "x.safetensors", config_for("report_42"))
     with pytest.raises(
         ConfigError, match=r"^load=.*: of another network, input_shape \(1, 42, 42\) there, \(1, 80, 80\) here"

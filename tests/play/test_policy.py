@@ -1,4 +1,4 @@
-"""A saved policy as outside programs use it, and what evaluation plays."""
+"""A saved policy as outside programs use it, and the episodes that it plays."""
 
 from dataclasses import asdict
 
@@ -32,7 +32,7 @@ def saved(request: pytest.FixtureRequest, tmp_path):  # type: ignore[no-untyped-
     return config, layout.views(torch.from_numpy(parameters)), path
 
 
-def test_the_mode_is_the_networks(saved) -> None:  # type: ignore[no-untyped-def]
+def test_the_most_likely_action_is_the_networks(saved) -> None:  # type: ignore[no-untyped-def]
     config, p, path = saved
     policy = ablate.Policy.load(path.parents[1])
     rng = np.random.default_rng(0)
@@ -47,7 +47,7 @@ def test_the_mode_is_the_networks(saved) -> None:  # type: ignore[no-untyped-def
             np.testing.assert_allclose(action, 2 * np.tanh(z[:1].numpy()), atol=1e-5)
 
 
-def test_actions_are_the_environments(saved) -> None:  # type: ignore[no-untyped-def]
+def test_the_environment_accepts_all_actions(saved) -> None:  # type: ignore[no-untyped-def]
     config, _, path = saved
     env = make_env(config.env)
     policy = Policy.load(path, sample=True, seed=3)
@@ -68,7 +68,7 @@ def test_the_same_stream_plays_the_same_episodes(saved) -> None:  # type: ignore
     assert all(score.episodic_length <= 30 for score in scores[0])
 
 
-def test_an_episode_is_played_again_from_its_seed_and_its_actions(saved) -> None:  # type: ignore[no-untyped-def]
+def test_seed_and_actions_are_enough_to_replay_an_episode(saved) -> None:  # type: ignore[no-untyped-def]
     config, _, path = saved
     env = make_env(config.env, 30)
     for episode in play(Policy.load(path, sample=True), [env], np.random.default_rng(7).spawn(2)):
@@ -78,12 +78,12 @@ def test_an_episode_is_played_again_from_its_seed_and_its_actions(saved) -> None
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 2, 2), ()])
-def test_an_observation_of_another_size_is_refused_in_a_line(saved, shape: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]
+def test_an_observation_of_another_size_is_refused(saved, shape: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=r"^an observation of \d numbers is needed, not of shape \(.*\)$"):
         Policy.load(saved[2]).act(np.zeros(shape, np.float32))
 
 
-def test_an_outside_program_hears_of_a_games_own_actions(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_actions_for_outside_programs_are_in_the_games_own_set(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """An agent without FIRE has 3 actions of Breakout's 4: NOOP, FIRE, RIGHT, LEFT."""
     config = config_of("algo=dqn", "env=breakout", "env.fire_action=false", "env.preprocessing=nature_84")
     spec = spec_of(config.env)

@@ -45,7 +45,7 @@ class ConvArchitecture(Architecture):
     def build(cls, model: ConvConfig, env: EnvSpec) -> ConvArchitecture:
         """Raises ConfigError for vectors, for images of another size and for an action that is a box."""
         observation = env.observation_shape
-        if len(observation) != 3:
+        if not env.is_image:
             raise ConfigError(
                 f"model.name={model.name}: the observation is not an image, {list(observation)}; use model=mlp"
             )

@@ -41,7 +41,7 @@ class MlpArchitecture(Architecture):
     @classmethod
     def build(cls, model: MlpConfig, env: EnvSpec) -> MlpArchitecture:
         """Raises ConfigError for images, and for an action without bounds if model.mu_scale is null."""
-        if len(env.observation_shape) != 1:
+        if env.is_image:
             raise ConfigError(
                 f"model.name={model.name}: the observation is an image, {list(env.observation_shape)}; "
                 "use a model with convolutions, such as model=conv_lstm_42"

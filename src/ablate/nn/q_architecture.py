@@ -43,7 +43,7 @@ class QArchitecture(Architecture):
     @classmethod
     def build(cls, model: QConfig, env: EnvSpec) -> QArchitecture:
         """Raises ConfigError if the action is a box, or if the model's layers and input don't fit the observation."""
-        observation, is_image = env.observation_shape, len(env.observation_shape) == 3
+        observation, is_image = env.observation_shape, env.is_image
         if env.action.n is None:
             raise ConfigError(
                 "algo=dqn: it needs discrete actions, but this environment's action is a box; use another environment, "

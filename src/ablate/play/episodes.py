@@ -1,4 +1,4 @@
-"""Playing a frozen policy: whole episodes on random streams of their own, raw returns."""
+"""Play whole episodes with a frozen policy, each from a random stream of its own. Returns are raw."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from ablate.config.schema import AtariConfig, Config
+from ablate.config.schema import Config
 from ablate.config.serial import from_dict
 from ablate.envs.make import make_env
 from ablate.nn.acting import Action
@@ -20,17 +20,17 @@ from ablate.parallel.supervisor import Child, Supervisor
 from ablate.play.policy import Policy
 from ablate.records.checkpoint import read_checkpoint
 from ablate.seeding import draw_seed
-from ablate.types import Score
+from ablate.types import EnvSpec, Score
 
-GAMES_SIDE_BY_SIDE = 8  # one forward pass for all: more save little and wait longer for the longest game
-LEAST_SHARE = 4  # games for which another process is worth its start and its memory
+MAX_SIDE_BY_SIDE = 8  # games in one forward pass; more save little and wait longer for the longest game
+MIN_EPISODES_PER_PROCESS = 4  # fewer are not worth a process's start and memory
 POLL_S = 0.1
 
 
 class Episode(NamedTuple):
-    """One that was played: the seed and the actions are what replaying it takes."""
+    """An episode that was played. Its seed and its actions are enough to replay it."""
 
-    number: int  # in the order of the streams, from 0
+    number: int  # index of its stream
     seed: int
     score: Score
     actions: list[Action]
@@ -41,12 +41,12 @@ def play(
     envs: Sequence[gymnasium.Env],
     streams: Sequence[np.random.Generator],
 ) -> Iterator[Episode]:
-    """Play a whole episode for each stream, side by side in `envs`; yield them as they end.
+    """Play one whole episode per stream, side by side in `envs`, and yield each as it ends.
 
-    An episode's seed and the policy's draws come from its stream alone. All are played to their end, so that short ones
-    count no more than long ones."""
+    An episode's seed and the policy's draws come from its stream alone. All episodes are played to their end, so that
+    short ones do not count more than long ones."""
     waiting = enumerate(streams)
-    seats = [_Seat(slot, env) for slot, (env, _) in enumerate(zip(envs, streams, strict=False))]
+    seats = [_Seat(index, env) for index, (env, _) in enumerate(zip(envs, streams, strict=False))]
     playing = list(seats)
     for seat in seats:
         seat.begin(policy, *next(waiting))
@@ -54,24 +54,24 @@ def play(
         actions = policy.act_on([seat.observation for seat in seats], [seat.stream for seat in seats])
         for seat in list(playing):
             beat()
-            if not seat.step(actions[seat.slot]):
+            if not seat.step(actions[seat.index]):
                 continue
             yield seat.episode()
             if (following := next(waiting, None)) is not None:
                 seat.begin(policy, *following)
-            else:  # it stays beside the others, and what the policy says of it is not looked at
+            else:  # the policy keeps acting on its last observation; the actions are ignored
                 playing.remove(seat)
 
 
 class _Seat:
-    """One of the environments that are played side by side, and the episode under way in it."""
+    """One of the environments side by side, with its current episode."""
 
     number: int
     stream: np.random.Generator
     observation: np.ndarray
 
-    def __init__(self, slot: int, env: gymnasium.Env) -> None:
-        self.slot = slot
+    def __init__(self, index: int, env: gymnasium.Env) -> None:
+        self.index = index
         self._env = env
 
     def begin(self, policy: Policy, number: int, stream: np.random.Generator) -> None:
@@ -80,10 +80,10 @@ class _Seat:
         self._actions: list[Action] = []
         self._return = 0.0
         self.observation = self._env.reset(seed=self._seed)[0]
-        policy.reset(self.slot)
+        policy.reset(self.index)
 
     def step(self, action: Action) -> bool:
-        """Whether the episode is over."""
+        """Take one step. Returns whether the episode has ended."""
         self.observation, reward, terminated, truncated, _ = self._env.step(action)
         self._actions.append(action)
         self._return += float(reward)
@@ -93,31 +93,35 @@ class _Seat:
         return Episode(self.number, self._seed, Score(self._return, len(self._actions)), self._actions)
 
 
-def make_envs(config: Config, horizon: int | None, episodes: int, **kwargs: Any) -> list[gymnasium.Env]:
-    """The environments in which so many episodes are played side by side: several where one forward pass serves them.
+def envs_for(spec: EnvSpec, episodes: int) -> int:
+    """How many of so many episodes are played at once: several if one forward pass serves them, as for images."""
+    return min(episodes, MAX_SIDE_BY_SIDE) if spec.is_image else 1
 
-    Whole games and raw rewards, whatever training sees. kwargs: further ones of `make_env`."""
-    games = min(episodes, GAMES_SIDE_BY_SIDE) if isinstance(config.env, AtariConfig) else 1
-    return [make_env(config.env, horizon, training=False, **kwargs) for _ in range(games)]
+
+def make_envs(config: Config, horizon: int | None, count: int, **kwargs: Any) -> list[gymnasium.Env]:
+    """`count` environments for evaluation: whole games and raw rewards, whatever training sees.
+
+    kwargs: further arguments of `make_env`."""
+    return [make_env(config.env, horizon, training=False, **kwargs) for _ in range(count)]
 
 
 class Share(NamedTuple):
-    """What one process plays of a saved policy's episodes."""
+    """The episodes that one process plays with a saved policy."""
 
     checkpoint: Path
     horizon: int | None
     sample: bool
-    numbers: list[int]
-    streams: list[np.random.Generator]  # one for each
+    numbers: list[int]  # of the episodes
+    streams: list[np.random.Generator]  # one per episode
 
 
 def play_in_processes(
     checkpoint: Path, horizon: int | None, sample: bool, streams: list[np.random.Generator], hang_timeout_s: float
 ) -> Iterator[Episode]:
-    """`play` a saved policy's games on all cores; the same games as in one process, but for rounding.
+    """`play` with a saved policy on all cores. Gives the same episodes as one process, apart from rounding.
 
     Raises ChildFailed if a process dies, raises or hangs."""
-    processes = min(len(os.sched_getaffinity(0)), -(-len(streams) // LEAST_SHARE))
+    processes = min(len(os.sched_getaffinity(0)), -(-len(streams) // MIN_EPISODES_PER_PROCESS))
     shared = SharedState(1, 0, processes)
     children = []
     for process in range(processes):
@@ -131,9 +135,10 @@ def play_in_processes(
 
 
 def play_share(send: Callable[[Episode], None], share: Share) -> None:
-    """One of these processes."""
+    """The function of one such process: play its share and send each episode."""
     checkpoint = read_checkpoint(share.checkpoint)
-    envs = make_envs(from_dict(checkpoint.state["config"]), share.horizon, len(share.streams))
+    count = envs_for(EnvSpec.from_dict(checkpoint.state["env_spec"]), len(share.streams))
+    envs = make_envs(from_dict(checkpoint.state["config"]), share.horizon, count)
     policy = Policy.of(checkpoint, share.sample, games=len(envs))
     for episode in play(policy, envs, share.streams):
         send(episode._replace(number=share.numbers[episode.number]))

@@ -1,4 +1,4 @@
-"""Testing a policy while it is trained: its scores, and the best parameters."""
+"""Evaluate a policy while it is trained: write its scores, and keep the best parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ablate.config.serial import to_dict
 from ablate.nn.architecture import Architecture
 from ablate.parallel import heartbeat
 from ablate.parallel.shared import Command, SharedState
-from ablate.play.episodes import make_envs, play
+from ablate.play.episodes import envs_for, make_envs, play
 from ablate.play.policy import Policy
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ablate.records.csv_writer import CsvWriter
@@ -28,7 +28,9 @@ POLL_S = 0.05
 
 
 class Player(Protocol):
-    """Plays whole episodes with parameters (P,), and observations' normalisation (2,) if any, on draws from `rng`."""
+    """Plays whole episodes with parameters (P,), with draws from `rng`, and yields their scores.
+
+    normalisation: (2,) mean and std of observations, or None."""
 
     def play(
         self, parameters: np.ndarray, episodes: int, rng: np.random.Generator, normalisation: np.ndarray | None = None
@@ -36,24 +38,24 @@ class Player(Protocol):
 
 
 class GymnasiumPlayer:
-    """In gymnasium's environments, through the policy as outside programs use it."""
+    """Plays in gymnasium's environments, with the same Policy as outside programs."""
 
     def __init__(self, config: Config, spec: EnvSpec, architecture: Architecture) -> None:
-        self._envs = make_envs(config, evaluation_horizon(config), config.evaluation.episodes)
+        self._envs = make_envs(config, evaluation_horizon(config), envs_for(spec, config.evaluation.episodes))
         self._policy = Policy(config, spec, architecture, config.evaluation.action == "sample", games=len(self._envs))
 
     def play(
         self, parameters: np.ndarray, episodes: int, rng: np.random.Generator, normalisation: np.ndarray | None = None
     ) -> Iterator[Score]:
         self._policy.set_parameters(parameters, normalisation)
-        # one after the other, all draw from the same stream, as in the kernels
+        # Episodes one after the other all draw from the same stream, as CompiledPlayer's do.
         streams = rng.spawn(episodes) if len(self._envs) > 1 else [rng] * episodes
         played = list(play(self._policy, self._envs, streams))
         return iter([episode.score for episode in sorted(played, key=lambda episode: episode.number)])
 
 
 def make_player(config: Config, spec: EnvSpec, architecture: Architecture) -> Player:
-    """Kernels where the training has them: a test process must not be slower than the training."""
+    """Kernels if training has them, because a test process must not be slower than training."""
     if config.backend != "compiled":
         return GymnasiumPlayer(config, spec, architecture)
     from ablate.compiled.player import CompiledPlayer  # imports Numba
@@ -62,12 +64,12 @@ def make_player(config: Config, spec: EnvSpec, architecture: Architecture) -> Pl
 
 
 def due(every_steps: int | None, before: int, after: int) -> bool:
-    """Whether a multiple of every_steps lies between two counts of steps."""
+    """Whether the count of steps passed a multiple of every_steps between `before` and `after`."""
     return every_steps is not None and after // every_steps > before // every_steps
 
 
 def frozen_normalisation(shared: SharedState) -> np.ndarray | None:
-    """(2,) mean and std by which the workers normalise observations now, weighted by their steps; None: they do not."""
+    """(2,) the workers' current mean and std of observations, weighted by their steps; None without normalisation."""
     if not shared.normalisation_view().any():
         return None
     from ablate.envs.preprocessing import RunningNormalisation  # imports OpenCV
@@ -76,9 +78,9 @@ def frozen_normalisation(shared: SharedState) -> np.ndarray | None:
 
 
 class Evaluator:
-    """Evaluates parameters as training goes on: rows to evaluations.csv, the best parameters to best.safetensors.
+    """Evaluates parameters during training: rows to evaluations.csv, the best parameters to best.safetensors.
 
-    done: evaluations made before (on resume). Nothing it draws or plays touches the training's streams."""
+    done: number of evaluations before (in a resumed run). It has random streams and environments of its own."""
 
     def __init__(self, config: Config, spec: EnvSpec, architecture: Architecture, folder: Path, done: int) -> None:
         self._config = config
@@ -89,22 +91,22 @@ class Evaluator:
         self._best = -np.inf
         if self._best_path.exists():
             best = read_checkpoint(self._best_path).state
-            if best["evaluation"] <= done:  # else it was made after the checkpoint that the run goes on from
+            if best["evaluation"] <= done:  # else it is from after the checkpoint that the run resumes
                 self._best = best["mean_return"]
         self.done = done
 
     @property
     def begins(self) -> bool:
-        """Whether the evaluation before the first step is wanted and still to be made."""
+        """Whether the evaluation before the first step is wanted and not made yet."""
         return self._config.evaluation.at_start and self.done == 0
 
     def begin(self, shared: SharedState, send: Callable[[EvaluationSummary], None]) -> None:
-        """Make the evaluation before the first step, if it is wanted."""
+        """Evaluate before the first step, if that is wanted, and send the summary."""
         if self.begins:
             send(self.evaluate(shared, shared.counters()))
 
     def evaluate(self, shared: SharedState, counters: Counters) -> EvaluationSummary:
-        """One evaluation of the shared parameters as they are at `counters`."""
+        """Evaluate the current shared parameters. counters: the totals of training at this moment."""
         parameters, normalisation = shared.parameters_view().copy(), frozen_normalisation(shared)
         wall_time_s = shared.wall_time_s()
         rng = generator(self._config.seed, Role.evaluation, self.done)
@@ -141,7 +143,7 @@ def test_process(
     shared: SharedState,
     done: int,
 ) -> None:
-    """The process that evaluates the shared parameters every `every_seconds` (or else `every_steps`) of training."""
+    """The function of the process that evaluates every `evaluation.every_seconds`, or else every `every_steps`."""
 
     def leave_if_abandoned() -> None:
         if shared.command == Command.abandon:
@@ -160,7 +162,7 @@ def test_process(
                 now_due, begins = True, False
             elif every_s is not None:
                 now = time.monotonic()
-                if not shared.began:  # the network is as it was drawn, while workers are imported or compiled
+                if not shared.began:  # workers still import or compile, and the network is the initial one
                     last_time = now
                 now_due = now - last_time >= every_s
             else:
@@ -177,4 +179,4 @@ def test_process(
 
 
 class _Abandoned(Exception):
-    """The parent no longer wants the evaluation that is under way."""
+    """The parent no longer needs the current evaluation."""

@@ -25,7 +25,7 @@ def architecture(
     activation: str = "relu6",
     torso: tuple[int, ...] = (),
 ) -> MlpArchitecture:
-    """An architecture for 3 observed numbers, from the widths of its hidden layers."""
+    """An architecture for observations of 3 numbers, from the widths of its hidden layers."""
     shared = (3, *torso)
     outputs = action.n or 2 * len(action.low)
     scale = tuple((high - low) / 2 for low, high in zip(action.low, action.high, strict=True))
@@ -34,7 +34,7 @@ def architecture(
                            not action.is_discrete, centre, scale, 1e-4)  # fmt: skip
 
 
-def check_one_gradient(arch: MlpArchitecture, action: ActionSpec, settings: LossSettings) -> None:
+def check_gradients(arch: MlpArchitecture, action: ActionSpec, settings: LossSettings) -> None:
     both = computers(arch, action, settings, torch.float64)
     rng = np.random.default_rng(1)
     for steps in (1, 10):
@@ -48,25 +48,27 @@ def check_one_gradient(arch: MlpArchitecture, action: ActionSpec, settings: Loss
 @pytest.mark.parametrize("action", [BOX, BOX3, DISCRETE])
 @pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "elu"])
 @pytest.mark.parametrize(("actor", "critic"), [((200,), (100,)), ((), ()), ((32, 16, 8), (32, 16, 100))])
-def test_one_gradient(
+def test_manual_agrees_with_autograd(
     settings: LossSettings, action: ActionSpec, activation: str, actor: tuple[int, ...], critic: tuple[int, ...]
 ) -> None:
-    check_one_gradient(architecture(action, actor, critic, activation), action, settings)
+    check_gradients(architecture(action, actor, critic, activation), action, settings)
 
 
 @pytest.mark.parametrize("action", [BOX3, DISCRETE])
 @pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "elu"])
 @pytest.mark.parametrize("torso", [(32,), (2,), (16, 16), (4, 64, 8)])
 @pytest.mark.parametrize(("actor", "critic"), [((), ()), ((8,), ()), ((), (200,)), ((64, 2), (5, 5, 5))])
-def test_one_gradient_with_a_torso(
+def test_manual_agrees_with_autograd_with_a_torso(
     action: ActionSpec, activation: str, torso: tuple[int, ...], actor: tuple[int, ...], critic: tuple[int, ...]
 ) -> None:
-    check_one_gradient(architecture(action, actor, critic, activation, torso), action, S2)
+    check_gradients(architecture(action, actor, critic, activation, torso), action, S2)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("action", [BOX, DISCRETE])
-def test_200_updates_on_the_same_rollouts(dtype: torch.dtype, tolerance: float, action: ActionSpec) -> None:
+def test_backends_agree_after_200_updates_on_the_same_rollouts(
+    dtype: torch.dtype, tolerance: float, action: ActionSpec
+) -> None:
     optimizer_config = config_of().optimizer
     both = computers(architecture(action), action, S1, dtype)
     for computer in both.values():
@@ -83,7 +85,7 @@ def test_200_updates_on_the_same_rollouts(dtype: torch.dtype, tolerance: float, 
 
 
 def report_gradient(flat: torch.Tensor, arch: MlpArchitecture, rollout: Trajectory) -> torch.Tensor:
-    """S1's loss as the report writes it, with torch.distributions and autograd, from nothing of ours but the layout."""
+    """The gradient of S1's loss, by torch.distributions and autograd. Only the layout is from our code."""
     theta = flat.clone().requires_grad_()
     p = arch.layout().views(theta)
     s = torch.from_numpy(rollout.observations)
@@ -111,8 +113,8 @@ def report_gradient(flat: torch.Tensor, arch: MlpArchitecture, rollout: Trajecto
 
 @pytest.mark.parametrize("backend", ["autograd", "manual"])
 @pytest.mark.parametrize("torso", [(), (32,)])
-def test_gradient_is_the_reports_and_of_this_rollout_only(backend: str, torso: tuple[int, ...]) -> None:
-    """The trap of torch 2: gradients of earlier rollouts left in .grad, or the first one used for ever."""
+def test_the_gradient_is_the_reports_and_of_this_rollout_only(backend: str, torso: tuple[int, ...]) -> None:
+    """torch 2 makes it easy to keep gradients of earlier rollouts in .grad, or to use only the first one."""
     arch = architecture(BOX, torso=torso)
     computer = computers(arch, BOX, S1, torch.float64)[backend]
     rng = np.random.default_rng(3)
@@ -126,7 +128,7 @@ def test_gradient_is_the_reports_and_of_this_rollout_only(backend: str, torso: t
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("backend", ["autograd", "manual"])
-def test_on_a_gpu(backend: str) -> None:
+def test_the_gradient_on_a_gpu_is_the_same(backend: str) -> None:
     arch = architecture(BOX)
     rollout = random_rollout(np.random.default_rng(0), 3, BOX, 10, terminated=False)
     cpu = computers(arch, BOX, S1, torch.float64)[backend]

@@ -1,4 +1,4 @@
-"""Networks of images: acting and gradients, manual against autograd, and both against the equations written out."""
+"""Networks for images: acting and gradients, manual against autograd, and both against the equations."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ SMALL = ConvArchitecture(
 
 
 def real(model: str, actions: int = 6) -> ConvArchitecture:
-    """The network that conf/model/<model>.yaml describes."""
+    """The network in conf/model/<model>.yaml."""
     config = config_of("env=breakout", f"model={model}")
     dtype = "uint8" if model == "conv_84" else "float32"
     shape = tuple(config.model.input)  # type: ignore[attr-defined]
@@ -36,7 +36,7 @@ def real(model: str, actions: int = 6) -> ConvArchitecture:
 
 
 def random_parameters(architecture: ConvArchitecture, seed: int = 0) -> torch.Tensor:
-    """Every one of them different from 0, float64."""
+    """float64, none of them 0."""
     rng = np.random.default_rng(seed)
     flat = np.zeros(architecture.layout().size)
     architecture.initialise(flat, rng)
@@ -60,7 +60,7 @@ def both(
 def random_rollout(
     architecture: ConvArchitecture, steps: int, envs: int, seed: int = 1, ends: tuple[tuple[int, int], ...] = ()
 ) -> Rollout:
-    """ends: (t, e) where an episode of environment e ended with step t, counted from 1, and the next began."""
+    """ends: pairs (t, e): in environment e an episode ended with step t, counted from 1, and the next began."""
     rng = np.random.default_rng(seed)
     shape = (steps + 1, envs, *architecture.input_shape)
     images = rng.standard_normal(shape) if architecture.scale == 1.0 else rng.integers(0, 256, shape, np.uint8)
@@ -80,7 +80,7 @@ def step_through(computer: ConvComputer, rollout: Rollout) -> tuple[np.ndarray, 
 
 
 def compare(architecture: ConvArchitecture, envs: int, steps: int, ends: tuple[tuple[int, int], ...]) -> None:
-    """Two rollouts of both backends: what they answer, the loss, its parts and its gradient, and the state left."""
+    """Compare both backends over two rollouts: outputs, the loss, its parts and gradient, and the final state."""
     computers = both(architecture, envs, steps)
     for seed in (1, 2):
         rollout = random_rollout(architecture, steps, envs, seed, ends)
@@ -120,12 +120,12 @@ def test_manual_agrees_with_autograd(activation: str, recurrent: bool, envs: int
 
 
 def test_chunks_of_the_backward_pass_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = 7  # of the first layer; does not divide 20 · 3, nor the second's
+    rows = 7  # of the first layer; neither this nor the second layer's number divides 20 · 3
     monkeypatch.setattr("ablate.nn.conv_networks.CHUNK_BYTES", rows * (2 + 4) * 13 * 10 * 8)
     compare(SMALL, 3, 20, ENDS[3])
 
 
-# ------------------------------------------------------------------ the same from the equations
+# ----------------------------------------------------------------------------- the equations
 
 
 def forward(
@@ -155,7 +155,7 @@ def forward(
 
 
 def reports_loss(logits: torch.Tensor, values: torch.Tensor, rollout: Rollout, e: int, s: LossSettings) -> torch.Tensor:
-    """S2's loss of one environment, its sums term by term: gae_i = Σ_k (Π discounts · λ^k) δ_{i+k}."""
+    """S2's loss for one environment, with its sums term by term: gae_i = Σ_k (Π discounts · λ^k) δ_{i+k}."""
     r, discount, steps = rollout.rewards[:, e], rollout.discounts[:, e], len(rollout.rewards)
     v = values.detach().numpy()
     delta = [r[i] + discount[i] * v[i + 1] - v[i] for i in range(steps)]
@@ -172,15 +172,15 @@ def reports_loss(logits: torch.Tensor, values: torch.Tensor, rollout: Rollout, e
 
 @pytest.mark.parametrize("settings", [S2, OTHER])
 @pytest.mark.parametrize("backend", ["autograd", "manual"])
-def test_gradient_is_the_reports_and_of_this_rollout_only(backend: str, settings: LossSettings) -> None:
-    """Over rollouts that follow each other: the state is carried, detached, and starts from 0 with an episode."""
+def test_the_gradient_is_the_reports_and_of_this_rollout_only(backend: str, settings: LossSettings) -> None:
+    """Over consecutive rollouts: the state is carried over, detached, and starts from 0 with an episode."""
     computer = both(SMALL, 3, 8, settings)[backend]
     states = [torch.zeros(2, 5, dtype=torch.float64) for _ in range(3)]
     cuts: list[tuple[tuple[int, int], ...]] = [((3, 0),), (), ((5, 1), (8, 2)), ((1, 0), (6, 0))]
-    first_ones = np.zeros(3, bool)
+    next_firsts = np.zeros(3, bool)
     for seed, (steps, ends) in enumerate(zip((8, 8, 8, 6), cuts, strict=True)):
         rollout = random_rollout(SMALL, steps, 3, seed, ends)
-        rollout.firsts[0] = first_ones  # the row that the last rollout ended with
+        rollout.firsts[0] = next_firsts  # the last row of the rollout before
         logits, values = step_through(computer, rollout)
         loss, _ = computer.compute(rollout)
         theta = computer.parameters.clone().requires_grad_()
@@ -197,7 +197,7 @@ def test_gradient_is_the_reports_and_of_this_rollout_only(backend: str, settings
         torch.testing.assert_close(computer.gradient, expected, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(computer.state, torch.stack(states, 1), rtol=1e-6, atol=1e-7)
         computer.parameters.add_(0.01 * computer.gradient)
-        first_ones = rollout.firsts[-1]
+        next_firsts = rollout.firsts[-1]
 
 
 @pytest.mark.parametrize("backend", ["autograd", "manual"])
@@ -205,7 +205,7 @@ def test_state_can_be_saved_and_set(backend: str) -> None:
     rollouts = [random_rollout(SMALL, 6, 2, seed, ((2, 1),)) for seed in range(2)]
     whole, resumed = both(SMALL, 2, 6)[backend], both(SMALL, 2, 6)[backend]
     step_through(whole, rollouts[0])
-    step_through(resumed, rollouts[1])  # to be forgotten
+    step_through(resumed, rollouts[1])  # will be forgotten
     resumed.set_state(whole.state)
     logits, values = step_through(whole, rollouts[1])
     fresh_logits, _ = step_through(both(SMALL, 2, 6)[backend], rollouts[1])
@@ -228,8 +228,8 @@ def test_float32_agrees_with_float64(model: str) -> None:
         torch.testing.assert_close(single.gradient.double(), double.gradient, rtol=1e-3, atol=1e-5 * scale)
 
 
-def test_a_network_of_one_row_plays_as_the_worker_does() -> None:
-    """As a policy uses it: the state behind the row becomes the state before it."""
+def test_a_network_of_one_row_acts_as_the_worker_does() -> None:
+    """As a policy uses it: the state after the row becomes the state before it."""
     architecture = real("conv_lstm_42")
     computer = both(architecture, 2, 9, dtype=torch.float32)["manual"]
     player = ManualConv(architecture, computer.parameters.clone(), torch.zeros_like(computer.parameters), 1, 2)
@@ -245,7 +245,7 @@ def test_a_network_of_one_row_plays_as_the_worker_does() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("backend", ["autograd", "manual"])
 @pytest.mark.parametrize("model", ["conv_lstm_42", "conv_pool_lstm_80", "conv_84"])
-def test_on_a_gpu(model: str, backend: str) -> None:
+def test_the_gradient_on_a_gpu_is_the_same(model: str, backend: str) -> None:
     architecture = real(model)
     cpu = both(architecture, 2, 5)[backend]
     gpu = CONV_BACKENDS[backend](architecture, 2, 5, S2, "cuda", torch.float64)

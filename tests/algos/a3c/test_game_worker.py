@@ -67,14 +67,14 @@ def steps_of(rollout: Rollout) -> np.ndarray:
 
 def test_several_games_go_on_where_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = worker_on(monkeypatch, [{3: "death"}, {7: "life"}, {}], "algo.t_max=5", "algo.gamma=0.5")
-    first, ended = worker.collect(10**9, lambda: None)
+    first, ended = worker.collect(10**9)
     assert steps_of(first).T.tolist() == [[500, 1, 2, 503, 4, 5], [500, 1, 2, 3, 4, 5], [500, 1, 2, 3, 4, 5]]
     assert first.firsts.T.tolist() == [[True, False, False, True, False, False]] + 2 * [[True] + 5 * [False]]
     assert first.discounts.T.tolist() == [[0.5, 0.5, 0.0, 0.5, 0.5], 5 * [0.5], 5 * [0.5]]
     assert np.all(first.rewards == 1.0)
     assert [(e.episodic_return, e.episodic_length, e.terminated) for e in ended] == [(2.0 + 4.0 + 6.0, 3, True)]
 
-    second, ended = worker.collect(10**9, lambda: None)
+    second, ended = worker.collect(10**9)
     assert steps_of(second).T.tolist()[1] == [5, 6, 507, 8, 9, 10]
     assert second.discounts.T.tolist()[1] == [0.5, 0.0, 0.5, 0.5, 0.5]
     assert not ended  # a lost life ends what is learned from, and no game
@@ -83,13 +83,13 @@ def test_several_games_go_on_where_one_ends(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_rollout_of_one_game_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = worker_on(monkeypatch, [{3: "death", 9: "life"}], "algo.t_max=5")
-    lengths = [len(worker.collect(10**9, lambda: None)[0].rewards) for _ in range(4)]
+    lengths = [len(worker.collect(10**9)[0].rewards) for _ in range(4)]
     assert lengths == [3, 5, 1, 5]
 
 
 def test_no_more_steps_than_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = worker_on(monkeypatch, [{}, {}], "algo.t_max=5")
-    assert worker.collect(5, lambda: None)[0].rewards.shape == (3, 2)
+    assert worker.collect(5)[0].rewards.shape == (3, 2)
 
 
 @pytest.mark.parametrize("bootstrap", [True, False])
@@ -100,7 +100,7 @@ def test_a_cut_game_is_bootstrapped_with_the_value_of_its_last_observation(
     worker = worker_on(
         monkeypatch, [{}, {3: "limit"}], "algo.t_max=5", "algo.gamma=0.5", f"algo.bootstrap_truncated={bootstrap}"
     )
-    rollout, ended = worker.collect(10**9, lambda: None)
+    rollout, ended = worker.collect(10**9)
     assert rollout.discounts[:, 1].tolist() == [0.5, 0.5, 0.0, 0.5, 0.5]
     assert [(e.terminated, e.truncated) for e in ended] == [(False, True)]
 

@@ -1,4 +1,4 @@
-"""Gradients of Q-learning: by hand against autograd, autograd against finite differences, bfloat16 against float32."""
+"""Gradients of Q-learning: manual against autograd, both against finite differences, bfloat16 against float32."""
 
 from dataclasses import replace
 from itertools import product
@@ -15,7 +15,7 @@ from ablate.nn.precision import resolve_precision
 from ablate.nn.q_architecture import QArchitecture
 from ablate.types import Batch
 
-torch.set_num_threads(1)  # as learners do; two wait for each other wherever anything else runs
+torch.set_num_threads(1)  # as learners do
 VECTOR = QArchitecture((5,), (), False, (9, 7), "relu", 4, False, 1.0)
 IMAGE = QArchitecture(
     input_shape=(3, 13, 12),
@@ -31,14 +31,14 @@ B = 6
 
 
 def random_parameters(architecture: QArchitecture, seed: int) -> np.ndarray:
-    """Every one of them different from 0, float64."""
+    """float64, none of them 0."""
     rng = np.random.default_rng(seed)
     flat = np.zeros(architecture.layout().size)
     architecture.initialise(flat, rng)
     return flat + 0.05 * rng.standard_normal(flat.size)
 
 
-def computer(
+def make_computer(
     architecture: QArchitecture,
     settings: QSettings = PLAIN,
     backend: str = "manual",
@@ -47,11 +47,11 @@ def computer(
     batch_size: int = B,
     theta: np.ndarray | None = None,
 ) -> QComputer:
-    """One with a target network of its own."""
+    """A computer whose target network has other parameters."""
     theta = random_parameters(architecture, 0) if theta is None else theta
-    made = Q_BACKENDS[backend](architecture, batch_size, settings, torch.tensor(theta, dtype=dtype), precision)
-    made.set_target(random_parameters(architecture, 1))
-    return made
+    computer = Q_BACKENDS[backend](architecture, batch_size, settings, torch.tensor(theta, dtype=dtype), precision)
+    computer.set_target(random_parameters(architecture, 1))
+    return computer
 
 
 def random_batch(architecture: QArchitecture, seed: int = 2, size: int = B) -> tuple[Batch, np.ndarray]:
@@ -69,16 +69,16 @@ def random_batch(architecture: QArchitecture, seed: int = 2, size: int = B) -> t
     return Batch(slots, slots, rng.integers(architecture.actions, size=size), *numbers), observations
 
 
-def fill(made: QComputer, observations: np.ndarray) -> None:
-    """What a store does, pixel by pixel through the table."""
-    for buffer, values in zip((made.observations, made.next_observations), observations, strict=True):
+def fill(computer: QComputer, observations: np.ndarray) -> None:
+    """Write the observations as a replay does: each pixel through the table."""
+    for buffer, values in zip((computer.observations, computer.next_observations), observations, strict=True):
         last = np.moveaxis(values, 1, -1)
-        buffer[...] = last if made.table is None else made.table[last]
+        buffer[...] = last if computer.table is None else computer.table[last]
 
 
-def computed(made: QComputer, batch: Batch) -> tuple[float, QMetrics]:
-    told = made.compute(batch).metrics()
-    return told.loss, told
+def computed(computer: QComputer, batch: Batch) -> tuple[float, QMetrics]:
+    metrics = computer.compute(batch).metrics()
+    return metrics.loss, metrics
 
 
 CASES = [
@@ -93,22 +93,22 @@ CASES = [
 @pytest.mark.parametrize(("double", "loss"), list(product([False, True], ["smooth_l1", "squared"])))
 def test_manual_agrees_with_autograd(base: QArchitecture, changes: dict[str, object], double: bool, loss: str) -> None:
     architecture = replace(base, **changes)  # type: ignore[arg-type]
-    both = [computer(architecture, QSettings(double, loss, None), name) for name in ("autograd", "manual")]
-    for seed in (2, 3):  # the second batch's gradient holds nothing of the first's
+    both = [make_computer(architecture, QSettings(double, loss, None), name) for name in ("autograd", "manual")]
+    for seed in (2, 3):  # the second gradient must not contain the first
         batch, observations = random_batch(architecture, seed)
-        for made in both:
-            fill(made, observations)
-        (loss_a, told_a), (loss_m, told_m) = (computed(made, batch) for made in both)
+        for computer in both:
+            fill(computer, observations)
+        (loss_a, metrics_a), (loss_m, metrics_m) = (computed(computer, batch) for computer in both)
         assert loss_m == pytest.approx(loss_a, rel=1e-10)
-        assert told_m.q_mean == pytest.approx(told_a.q_mean, rel=1e-10)
-        np.testing.assert_allclose(told_m.td_errors, told_a.td_errors, rtol=1e-9)
-        expected, found = (architecture.layout().views(made.gradient) for made in both)
-        for name, d in found.items():
+        assert metrics_m.q_mean == pytest.approx(metrics_a.q_mean, rel=1e-10)
+        np.testing.assert_allclose(metrics_m.td_errors, metrics_a.td_errors, rtol=1e-9)
+        expected, actual = (architecture.layout().views(computer.gradient) for computer in both)
+        for name, d in actual.items():
             assert expected[name].abs().max() > 0, name
             torch.testing.assert_close(d, expected[name], rtol=1e-8, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
-# ------------------------------------------------------------------ the same from the equations
+# ----------------------------------------------------------------------------- the equations
 
 
 def q_of(architecture: QArchitecture, theta: np.ndarray, observation: np.ndarray) -> list[float]:
@@ -150,108 +150,112 @@ def loss_of(architecture: QArchitecture, theta: np.ndarray, double: bool, batch:
     "architecture",
     [replace(IMAGE, conv_bias=True, activation="tanh", dueling=True), replace(VECTOR, activation="tanh")],
 )
-def test_the_gradient_is_that_of_the_equations(architecture: QArchitecture, double: bool) -> None:
+def test_the_gradient_equals_finite_differences_of_the_equations(architecture: QArchitecture, double: bool) -> None:
     theta = random_parameters(architecture, 0)
     batch, observations = random_batch(architecture)
     for backend in Q_BACKENDS:
-        made = computer(architecture, replace(PLAIN, double=double), backend)
-        fill(made, observations)
-        loss, told = computed(made, batch)
-        assert loss == told.loss == pytest.approx(loss_of(architecture, theta, double, batch, observations), rel=1e-9)
+        computer = make_computer(architecture, replace(PLAIN, double=double), backend)
+        fill(computer, observations)
+        loss, metrics = computed(computer, batch)
+        assert (
+            loss == metrics.loss == pytest.approx(loss_of(architecture, theta, double, batch, observations), rel=1e-9)
+        )
         best = [max(q_of(architecture, theta, x)) for x in observations[0]]
-        assert told.q_mean == pytest.approx(np.mean(best), rel=1e-9)
+        assert metrics.q_mean == pytest.approx(np.mean(best), rel=1e-9)
         layout = architecture.layout()
-        for name, start in layout.starts.items():  # one parameter of each by central differences
+        for name, start in layout.starts.items():  # one element of each parameter, by central differences
             k, h = start + int(np.prod(layout.shapes[name])) // 2, 1e-5
             sides = []
             for sign in (1, -1):
                 moved = theta.copy()
                 moved[k] += sign * h
                 sides.append(loss_of(architecture, moved, double, batch, observations))
-            assert made.gradient[k].item() == pytest.approx((sides[0] - sides[1]) / (2 * h), rel=1e-5, abs=1e-9), name
+            assert computer.gradient[k].item() == pytest.approx((sides[0] - sides[1]) / (2 * h), rel=1e-5, abs=1e-9), (
+                name
+            )
 
 
-# ------------------------------------------------------------------------------ what a learner relies on
+# ------------------------------------------------------------------------ what a learner needs
 
 
 @pytest.mark.parametrize("backend", Q_BACKENDS)
-def test_it_computes_on_the_vector_that_was_handed_in(backend: str) -> None:
+def test_it_computes_with_the_callers_parameters(backend: str) -> None:
     theta = torch.from_numpy(random_parameters(IMAGE, 0))
-    made = Q_BACKENDS[backend](IMAGE, B, PLAIN, theta)
-    assert made.parameters is theta
+    computer = Q_BACKENDS[backend](IMAGE, B, PLAIN, theta)
+    assert computer.parameters is theta
     batch, observations = random_batch(IMAGE)
-    fill(made, observations)
-    before, _ = computed(made, batch)
+    fill(computer, observations)
+    before, _ = computed(computer, batch)
     for _ in range(30):
-        made.compute(batch)
-        theta.sub_(made.gradient, alpha=0.05)
-    after, _ = computed(made, batch)
+        computer.compute(batch)
+        theta.sub_(computer.gradient, alpha=0.05)
+    after, _ = computed(computer, batch)
     assert after < 0.5 * before
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("backend", Q_BACKENDS)
-def test_the_target_changes_only_when_told(backend: str, precision: str) -> None:
-    made = computer(IMAGE, backend=backend, precision=precision, dtype=torch.float32)
+def test_the_target_changes_only_on_request(backend: str, precision: str) -> None:
+    computer = make_computer(IMAGE, backend=backend, precision=precision, dtype=torch.float32)
     batch, observations = random_batch(IMAGE)
-    fill(made, observations)
-    old = made.target.clone()
-    first, _ = computed(made, batch)
-    made.parameters.mul_(0.5)
-    torch.testing.assert_close(made.target, old, rtol=0, atol=0)
-    other, _ = computed(made, batch)
-    made.parameters.mul_(2.0)
-    again, _ = computed(made, batch)
+    fill(computer, observations)
+    old = computer.target.clone()
+    first, _ = computed(computer, batch)
+    computer.parameters.mul_(0.5)
+    torch.testing.assert_close(computer.target, old, rtol=0, atol=0)
+    other, _ = computed(computer, batch)
+    computer.parameters.mul_(2.0)
+    again, _ = computed(computer, batch)
     assert again == first != other
 
-    made.update_target(0.25)
-    torch.testing.assert_close(made.target, 0.75 * old + 0.25 * made.parameters)
-    softly, _ = computed(made, batch)
-    made.update_target()
-    torch.testing.assert_close(made.target, made.parameters, rtol=0, atol=0)
-    copied, _ = computed(made, batch)
+    computer.update_target(0.25)
+    torch.testing.assert_close(computer.target, 0.75 * old + 0.25 * computer.parameters)
+    softly, _ = computed(computer, batch)
+    computer.update_target()
+    torch.testing.assert_close(computer.target, computer.parameters, rtol=0, atol=0)
+    copied, _ = computed(computer, batch)
     assert len({first, softly, copied}) == 3
 
 
 @pytest.mark.parametrize("backend", Q_BACKENDS)
 def test_gradient_values_are_clamped(backend: str) -> None:
     batch, observations = random_batch(IMAGE)
-    free, clamped = (computer(IMAGE, replace(PLAIN, max_grad_value=v), backend) for v in (None, 0.01))
-    for made in (free, clamped):
-        fill(made, observations)
-        made.compute(batch)
+    free, clamped = (make_computer(IMAGE, replace(PLAIN, max_grad_value=v), backend) for v in (None, 0.01))
+    for computer in (free, clamped):
+        fill(computer, observations)
+        computer.compute(batch)
     assert free.gradient.abs().max() > 0.01
     torch.testing.assert_close(clamped.gradient, free.gradient.clamp(-0.01, 0.01), rtol=0, atol=0)
 
 
 def test_a_batch_of_another_size_is_refused() -> None:
     with pytest.raises(AssertionError, match=r"\(5, 6\)"):
-        computer(VECTOR).compute(random_batch(VECTOR, size=5)[0])
+        make_computer(VECTOR).compute(random_batch(VECTOR, size=5)[0])
 
 
 # --------------------------------------------------------------------------------------- precision
 
 
-def test_the_table_is_the_input_that_a_naive_conversion_makes() -> None:
+def test_the_table_gives_the_same_input_as_a_naive_conversion() -> None:
     _, observations = random_batch(NATURE, size=2)
     for dtype in (torch.float32, torch.float64):
-        made = computer(NATURE, dtype=dtype, batch_size=2)
-        fill(made, observations)
+        computer = make_computer(NATURE, dtype=dtype, batch_size=2)
+        fill(computer, observations)
         naive = torch.from_numpy(observations[1]).to(dtype) / 255
-        torch.testing.assert_close(made._network_input()[2:], naive)
-        assert made._network_input().is_contiguous(memory_format=torch.channels_last)
-        assert made._network_input().data_ptr() == made.observations.ctypes.data  # no copy
-    made = computer(NATURE, precision="bf16", dtype=torch.float32, batch_size=2)
-    assert made.observations.dtype == made.table.dtype == np.uint16  # type: ignore[union-attr]
-    fill(made, observations)
+        torch.testing.assert_close(computer._network_input()[2:], naive)
+        assert computer._network_input().is_contiguous(memory_format=torch.channels_last)
+        assert computer._network_input().data_ptr() == computer.observations.ctypes.data  # no copy
+    computer = make_computer(NATURE, precision="bf16", dtype=torch.float32, batch_size=2)
+    assert computer.observations.dtype == computer.table.dtype == np.uint16  # type: ignore[union-attr]
+    fill(computer, observations)
     exact = torch.from_numpy(observations[0]).to(torch.bfloat16)  # bytes, which bfloat16 holds exactly
-    torch.testing.assert_close(made._network_input()[:2], exact, rtol=0, atol=0)
-    assert computer(replace(IMAGE, scale=1.0)).table is None
-    assert computer(VECTOR).observations.shape == (B, 5)
+    torch.testing.assert_close(computer._network_input()[:2], exact, rtol=0, atol=0)
+    assert make_computer(replace(IMAGE, scale=1.0)).table is None
+    assert make_computer(VECTOR).observations.shape == (B, 5)
 
 
 def cosines(architecture: QArchitecture, one: QComputer, other: QComputer) -> dict[str, float]:
-    views = (architecture.layout().views(made.gradient) for made in (one, other))
+    views = (architecture.layout().views(computer.gradient) for computer in (one, other))
     return {
         name: F.cosine_similarity(d.double().flatten(), e.double().flatten(), 0).item()
         for (name, d), e in zip(next(views).items(), next(views).values(), strict=True)
@@ -260,46 +264,46 @@ def cosines(architecture: QArchitecture, one: QComputer, other: QComputer) -> di
 
 @pytest.mark.parametrize("backend", Q_BACKENDS)
 @pytest.mark.parametrize("changes", [{}, {"dueling": True, "conv_bias": True}])
-def test_bfloat16_is_float32_rounded(backend: str, changes: dict[str, object]) -> None:
+def test_bfloat16_agrees_with_float32_up_to_rounding(backend: str, changes: dict[str, object]) -> None:
     architecture = replace(NATURE, **changes)  # type: ignore[arg-type]
     batch, observations = random_batch(architecture, size=32)
     theta = np.zeros(architecture.layout().size)
     architecture.initialise(theta, np.random.default_rng(0))
     settings = replace(PLAIN, double=True)
     exact, rounded = (
-        computer(architecture, settings, backend, precision, torch.float32, 32, theta)
+        make_computer(architecture, settings, backend, precision, torch.float32, 32, theta)
         for precision in ("float32", "bf16")
     )
-    for made in (exact, rounded):
-        fill(made, observations)
-    (loss, told), (rounded_loss, rounded_told) = (computed(made, batch) for made in (exact, rounded))
+    for computer in (exact, rounded):
+        fill(computer, observations)
+    (loss, metrics), (rounded_loss, rounded_metrics) = (computed(computer, batch) for computer in (exact, rounded))
     assert rounded.gradient.dtype == torch.float32
     assert loss != rounded_loss == pytest.approx(loss, rel=0.02)
-    np.testing.assert_allclose(rounded_told.td_errors, told.td_errors, atol=0.15)  # of values of up to 8
-    found = cosines(architecture, exact, rounded)
-    assert min(found.values()) > 0.99, found
+    np.testing.assert_allclose(rounded_metrics.td_errors, metrics.td_errors, atol=0.15)  # of values of up to 8
+    similarities = cosines(architecture, exact, rounded)
+    assert min(similarities.values()) > 0.99, similarities
 
 
-def test_bfloat16_by_hand_and_by_autograd_are_one_network() -> None:
+def test_both_backends_agree_in_bfloat16() -> None:
     batch, observations = random_batch(NATURE, size=32)
-    both = [computer(NATURE, PLAIN, name, "bf16", torch.float32, 32) for name in Q_BACKENDS]
-    for made in both:
-        fill(made, observations)
-    (loss_a, _), (loss_m, _) = (computed(made, batch) for made in both)
+    both = [make_computer(NATURE, PLAIN, name, "bf16", torch.float32, 32) for name in Q_BACKENDS]
+    for computer in both:
+        fill(computer, observations)
+    (loss_a, _), (loss_m, _) = (computed(computer, batch) for computer in both)
     assert loss_m == pytest.approx(loss_a, rel=0.01)
     assert min(cosines(NATURE, *both).values()) > 0.995
 
 
-def test_a_vectors_network_is_never_rounded() -> None:
+def test_a_network_for_vectors_is_never_rounded() -> None:
     batch, observations = random_batch(VECTOR)
-    exact, same = (computer(VECTOR, precision=p, dtype=torch.float32) for p in ("float32", "bf16"))
-    for made in (exact, same):
-        fill(made, observations)
-        made.compute(batch)
+    exact, same = (make_computer(VECTOR, precision=p, dtype=torch.float32) for p in ("float32", "bf16"))
+    for computer in (exact, same):
+        fill(computer, observations)
+        computer.compute(batch)
     torch.testing.assert_close(same.gradient, exact.gradient, rtol=0, atol=0)
 
 
-def test_precision_is_what_the_processor_has() -> None:
+def test_auto_precision_is_what_the_processor_supports() -> None:
     with open("/proc/cpuinfo") as file:
         flags = file.read()
     has = "avx512_bf16" in flags or "amx_bf16" in flags
@@ -309,7 +313,7 @@ def test_precision_is_what_the_processor_has() -> None:
 
 
 class NoEvent:
-    """torch.cuda.Event where there is no GPU: what it waits for is done."""
+    """torch.cuda.Event without a GPU: there is nothing to wait for."""
 
     def record(self) -> None:
         pass
@@ -320,10 +324,10 @@ class NoEvent:
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("backend", Q_BACKENDS)
-def test_batches_find_their_way_to_a_gpu_and_back(
+def test_two_batches_are_copied_to_a_gpu_and_their_metrics_back(
     backend: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The copies to a device and from it, where the device is the processor: bytes go, two batches are on their way."""
+    """The copies to a device and back, with the CPU in the role of the device. Bytes are copied, not floats."""
     zeros = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda *shape, pin_memory=False, **options: zeros(*shape, **options))
     monkeypatch.setattr(torch.cuda, "Event", NoEvent)
@@ -341,31 +345,31 @@ def test_batches_find_their_way_to_a_gpu_and_back(
     expected, under_way = [], []
     for seed in range(4):
         batch, observations = random_batch(NATURE, seed)
-        for made in (here, there):
-            fill(made, observations)
+        for computer in (here, there):
+            fill(computer, observations)
         expected.append(here.compute(batch).metrics())
         under_way.append(there.compute(batch))
         torch.testing.assert_close(there.gradient, here.gradient, rtol=1e-3, atol=1e-5)
         if seed:
-            found = under_way[seed - 1].metrics()  # while the next is on its way
-            np.testing.assert_allclose(found.td_errors, expected[seed - 1].td_errors, atol=1e-3)
-            assert found[1:] == pytest.approx(expected[seed - 1][1:], rel=1e-3)
-            assert found.loss != expected[seed].loss
+            actual = under_way[seed - 1].metrics()  # while the next batch is copied
+            np.testing.assert_allclose(actual.td_errors, expected[seed - 1].td_errors, atol=1e-3)
+            assert actual[1:] == pytest.approx(expected[seed - 1][1:], rel=1e-3)
+            assert actual.loss != expected[seed].loss
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("precision", "cosine"), [("float32", 0.9999), ("bf16", 0.99)])
 @pytest.mark.parametrize("backend", Q_BACKENDS)
-def test_on_a_gpu(backend: str, precision: str, cosine: float) -> None:
+def test_the_gradient_on_a_gpu_is_nearly_the_same(backend: str, precision: str, cosine: float) -> None:
     batch, observations = random_batch(NATURE, size=32)
-    on_cpu = computer(NATURE, PLAIN, backend, "float32", torch.float32, 32)
+    on_cpu = make_computer(NATURE, PLAIN, backend, "float32", torch.float32, 32)
     theta = on_cpu.parameters.cuda()
     on_gpu = Q_BACKENDS[backend](NATURE, 32, PLAIN, theta, precision)
     on_gpu.set_target(on_cpu.target.numpy())
     assert on_gpu.observations.dtype == np.uint8
-    for made in (on_cpu, on_gpu):
-        fill(made, observations)
-    (loss, _), (gpu_loss, _) = (computed(made, batch) for made in (on_cpu, on_gpu))
+    for computer in (on_cpu, on_gpu):
+        fill(computer, observations)
+    (loss, _), (gpu_loss, _) = (computed(computer, batch) for computer in (on_cpu, on_gpu))
     assert gpu_loss == pytest.approx(loss, rel=0.02)
     on_gpu.gradient = on_gpu.gradient.cpu()
     assert min(cosines(NATURE, on_cpu, on_gpu).values()) > cosine
@@ -374,7 +378,7 @@ def test_on_a_gpu(backend: str, precision: str, cosine: float) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("backend", Q_BACKENDS)
-def test_recorded_work_follows_the_parameters_the_target_and_the_batch(backend: str, precision: str) -> None:
+def test_recorded_work_uses_the_current_parameters_target_and_batch(backend: str, precision: str) -> None:
     theta = torch.tensor(random_parameters(NATURE, 0), dtype=torch.float32, device="cuda")
     settings = QSettings(double=True, loss="smooth_l1", max_grad_value=1.0)
     both = [
@@ -383,12 +387,12 @@ def test_recorded_work_follows_the_parameters_the_target_and_the_batch(backend: 
     ]
     for seed in range(5):
         batch, observations = random_batch(NATURE, seed, size=32)
-        for made in both:
-            fill(made, observations)
-            made.parameters.mul_(1.0 + 0.01 * seed)
+        for computer in both:
+            fill(computer, observations)
+            computer.parameters.mul_(1.0 + 0.01 * seed)
             if seed == 3:
-                made.update_target()
-        (loss, told), (recorded_loss, recorded_told) = (computed(made, batch) for made in both)
+                computer.update_target()
+        (loss, metrics), (recorded_loss, recorded_metrics) = (computed(computer, batch) for computer in both)
         assert recorded_loss == pytest.approx(loss, rel=1e-3)
-        np.testing.assert_allclose(recorded_told.td_errors, told.td_errors, atol=1e-2)
+        np.testing.assert_allclose(recorded_metrics.td_errors, metrics.td_errors, atol=1e-2)
         assert min(cosines(NATURE, *both).values()) > 0.999

@@ -1,0 +1,292 @@
+"""What several benchmarks need: run the program and measure its rate, take turns, time functions, print tables."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple, TypeVar
+
+import hydra
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ablate.algos.a3c.spec import A3CConfig
+from ablate.algos.a3c.worker import checked_gradient, make_worker, push, shared_learner
+from ablate.algos.job import WorkerJob
+from ablate.cli import hydra_app
+from ablate.config.validation import validate
+from ablate.parallel.shared import SharedState
+from ablate.paths import ROOT
+from ablate.records.schema import EPISODES
+from ablate.runs.plan import Resolved, plan
+
+Row = TypeVar("Row")
+# Overrides for a run that only trains, as the programs that it is compared with do.
+TRAINING_ONLY = (
+    "evaluation.every_seconds=null", "evaluation.every_steps=null", "figures=false", "logger.display=off",
+)  # fmt: skip
+PENDULUM = ("algo=a3c", "env=pendulum", "env.max_ep_step=200", "max_episodes=null", *TRAINING_ONLY)
+PROGRAM = ("src/run.py",)
+WINDOW = "over the second half of the steps"  # see `steps_per_second`
+WATCH_PERIOD_S = 0.5
+
+
+class Options(NamedTuple):
+    """The options of the command line."""
+
+    seconds: float  # of training, per measurement
+    repeats: int
+    workers: list[int]
+
+
+def header() -> None:
+    """Print the machine, the versions and the date, without which a rate means nothing, and how rates are measured."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "numpy", "gymnasium"))
+    load = f"load average before the start {os.getloadavg()[0]:.1f}"
+    print(f"machine   {cpu}, {len(os.sched_getaffinity(0))} cores; {load}")
+    print(f"versions  Python {platform.python_version()}, {versions}")
+    print(f"date      {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC")
+    print(f"rates     of training: steps per second {WINDOW}, by the clock of the run's CSV file")
+
+
+# Rates of training.
+
+
+class Mark(NamedTuple):
+    """A row of a CSV file: how many steps all workers had made at that time."""
+
+    step: int
+    time_s: float  # only differences between marks of one run have a meaning
+    worker: int = 0  # whose episode ended; 0 if the file does not say
+
+
+def steps_per_second(marks: Iterable[Mark], workers: int = 1) -> float:
+    """The rate over the second half of the steps, from when each of the `workers` has ended an episode.
+
+    All benchmarks use this window. Start-up is in the first half: processes start one after the other, kernels are
+    loaded, caches and buffers fill. Raises RuntimeError if the marks are too few."""
+    ordered = sorted(marks, key=lambda mark: mark.time_s)
+    middle = (ordered[0].step + ordered[-1].step) / 2 if ordered else 0.0
+    seen: set[int] = set()
+    start = None
+    for mark in ordered:
+        seen.add(mark.worker)
+        if start is None and mark.step >= middle and len(seen) == workers:
+            start = mark
+    if start is None or mark.time_s <= start.time_s:
+        raise RuntimeError(f"{len(ordered)} rows of {workers} workers are too few to measure: give more --seconds")
+    return (mark.step - start.step) / (mark.time_s - start.time_s)
+
+
+def read_marks(path: Path) -> list[Mark]:
+    """The rows of a run's episodes.csv or updates.csv."""
+    with path.open(newline="") as file:
+        return [
+            Mark(int(row["global_step"]), float(row["wall_time_s"]), int(row.get("worker", 0)))
+            for row in csv.DictReader(file)
+        ]
+
+
+def train(
+    *overrides: str,
+    table: str = EPISODES,
+    workers: int = 1,
+    program: Sequence[str] = PROGRAM,
+    watch: Callable[[int], None] | None = None,
+) -> float:
+    """Run the program with these overrides in a temporary folder. Returns steps per second, CSV files included.
+
+    table: the file to read the rate from. workers: see `steps_per_second`. program, watch: see `execute`."""
+    with temporary_folder() as folder:
+        execute([*program, *overrides, f"hydra.run.dir={folder}/run"], watch)
+        return steps_per_second(read_marks(folder / "run" / table), workers)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ablate-benchmark-") as folder:
+        yield Path(folder)
+
+
+def execute(arguments: Sequence[str], watch: Callable[[int], None] | None = None) -> None:
+    """Run Python with these arguments at the root of the repository. Raises RuntimeError with its output if it fails.
+
+    watch: called with the process's id every WATCH_PERIOD_S while it runs."""
+    command = [sys.executable, *arguments]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while watch and process.poll() is None:
+                watch(process.pid)
+                time.sleep(WATCH_PERIOD_S)
+            process.wait()
+        finally:  # after Ctrl-C; the program's workers notice that it is gone, and end
+            process.kill()
+        if process.returncode != 0:
+            output.seek(0)
+            raise RuntimeError(f"{' '.join(command)} ended with code {process.returncode}:\n{output.read()}")
+
+
+def side_by_side(measurements: Sequence[Callable[[], float]]) -> float:
+    """The sum of rates that are measured at the same time."""
+    with ThreadPoolExecutor(len(measurements)) as pool:
+        return sum(rate.result() for rate in [pool.submit(measure) for measure in measurements])
+
+
+# Samples, and what is made of them.
+
+
+def in_turn(console: Console, rows: Sequence[Row], repeats: int, what: str = "") -> Iterator[Row]:
+    """Yield each row once per repeat, with a status line.
+
+    Every other repeat goes backwards, so that a steady drift of the machine cancels out."""
+    for repeat in range(repeats):
+        for row in rows if repeat % 2 == 0 else rows[::-1]:
+            name = row if isinstance(row, str) else " ".join(map(str, row)) if isinstance(row, tuple) else str(row)
+            with console.status(f"repeat {repeat + 1} of {repeats}: {what}{name}"):
+                yield row
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median of the ratios, repeat by repeat."""
+    return median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def spread(samples: Sequence[float], form: str = ".0f") -> tuple[str, str]:
+    """The median, and the smallest and the largest sample."""
+    return f"{median(samples):{form}}", f"{min(samples):{form}}–{max(samples):{form}}"
+
+
+def yes_or_no(reached: bool) -> str:
+    return "yes" if reached else "no"
+
+
+def table_of(title: str, caption: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    """An empty table: columns of words, then columns of numbers."""
+    table = Table(title=title, caption=caption, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for name in (*words, *numbers):
+        table.add_column(name, justify="left" if name in words else "right", no_wrap=True)
+    return table
+
+
+# Timing in this process.
+
+
+def median_seconds(function: Callable[[], object], calls: int) -> float:
+    """The median time of a call."""
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def seconds_per_call(function: Callable[[], object], seconds: float) -> float:
+    """The mean over calls that fill `seconds`."""
+    calls, start = 0, time.perf_counter()
+    while (total := time.perf_counter() - start) < seconds:
+        for _ in range(100):
+            function()
+        calls += 100
+    return total / calls
+
+
+class Clock:
+    """Adds up the seconds spent in functions, by part of a loop."""
+
+    def __init__(self, parts: tuple[str, ...]) -> None:
+        self.spent = dict.fromkeys(parts, 0.0)
+
+    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with a clock around it."""
+
+        def call(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*arguments)
+            self.spent[part] += time.perf_counter() - start
+            return result
+
+        return call
+
+    def wrap(self, part: str, owner: object, *methods: str) -> None:
+        """Put a clock around methods of an object."""
+        for name in methods:
+            setattr(owner, name, self.timed(part, getattr(owner, name)))
+
+
+MakeLoop = Callable[[Clock], Callable[[], int]]  # gives a function that makes one update and returns its steps
+
+
+def time_parts(make_loop: MakeLoop, seconds: float, parts: tuple[str, ...], warm_up: int) -> list[float]:
+    """Microseconds per step of each part, of the rest, and in total, after `warm_up` updates."""
+    clock = Clock(parts)
+    advance = make_loop(clock)
+    for _ in range(warm_up):
+        advance()
+    clock.spent.update(dict.fromkeys(parts, 0.0))
+    steps, start = 0, time.perf_counter()
+    while (total := time.perf_counter() - start) < seconds:
+        steps += advance()
+    spent = [*clock.spent.values(), total - sum(clock.spent.values()), total]
+    return [1e6 * part / steps for part in spent]
+
+
+# The program's own objects, in this process.
+
+
+def plan_of(*overrides: str) -> Resolved:
+    """The plan of the run that `python src/run.py <overrides>` would start."""
+    hydra_app.register()
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return plan(validate(hydra.compose("config", hydra_app.complete_arguments(list(overrides)))), [])
+
+
+class WorkerLoop:
+    """The training loop of one A3C worker on its own, without messages to a parent.
+
+    gradient, push: the parts to which the clock adds these two. The caller wraps methods of `worker`."""
+
+    def __init__(self, plan: Resolved, clock: Clock, gradient: str, push: str) -> None:
+        config = plan.config
+        assert isinstance(config.algo, A3CConfig)
+        self._algo = config.algo
+        self._shared = SharedState(plan.parameters.size, len(config.optimizer.statistics), 1)
+        self._shared.parameters_view()[:] = plan.parameters
+        job = WorkerJob(config, plan.spec, plan.architecture, Path(), self._shared, (0,), False, {}, 0, 0, 0)
+        self._theta, self._optimizer = shared_learner(job)
+        self.worker: Any = make_worker(0, job, self._theta)
+        self._timed_gradient = clock.timed(gradient, self._gradient)
+        self._timed_push = clock.timed(push, self._push)
+
+    def advance(self) -> int:
+        """Make one update. Returns its number of steps."""
+        rollout, ended = self.worker.collect(sys.maxsize)
+        steps = int(rollout.rewards.size)
+        self._timed_push(self._timed_gradient(rollout), steps, len(ended))
+        return steps
+
+    def _gradient(self, rollout: Any) -> torch.Tensor:
+        loss, _ = self.worker.computer.compute(rollout)
+        return checked_gradient(self.worker, loss, self._shared.counters(), self._algo.max_grad_norm)[0]
+
+    def _push(self, gradient: torch.Tensor, steps: int, episodes: int) -> None:
+        push(
+            self.worker, self._optimizer, gradient, self._theta, self._shared, steps, episodes, self._algo.lock_updates
+        )
