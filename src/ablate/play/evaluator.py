@@ -79,7 +79,7 @@ def frozen_normalisation(shared: SharedState) -> np.ndarray | None:
 class Evaluator:
     """Evaluates parameters during training: rows to evaluations.csv, the best parameters to best.safetensors.
 
-    done: number of evaluations before (in a resumed run). Its random streams and environments are not those of training.
+    done: number of evaluations before (in a resumed run). It has other random streams and environments than training.
     """
 
     def __init__(self, config: Config, spec: EnvSpec, folder: Path, done: int, beat: Callable[[], None]) -> None:
