@@ -20,7 +20,7 @@ NUMPY_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class ActingNetwork(Protocol):
-    """A network that acts in E environments side by side. Algorithms may use further methods of their own kinds."""
+    """A network that acts in E environments side by side. Some kinds have further methods for training."""
 
     def reset(self, env_index: int) -> None:
         """Forget the episode in this environment: a new one begins."""

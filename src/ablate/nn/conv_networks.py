@@ -1,8 +1,8 @@
 """The network of ConvArchitecture twice, over the same flat parameters: on torch.nn, and on the hand-written layers.
 
 Both write gradients into a flat vector from the caller, with the layout of the parameters. R, T: rows and steps of a
-rollout; E: environments side by side; n: actions. Images and features are stored channels-last in memory, where
-convolutions are fastest."""
+rollout; E: environments side by side; n: actions. Images and features are stored channels-last in memory, because
+convolutions are fastest there."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TorchConv(torch.nn.Module):
             torch.nn.Conv2d(n_in, layer.channels, layer.kernel, layer.stride, layer.padding, device="meta")
             for n_in, layer in zip(channels, architecture.convolutions, strict=False)
         )
-        self._behind = [
+        self._after_convolution = [
             torch.nn.Sequential(activation(), *([torch.nn.MaxPool2d(2)] if layer.pool else []))
             for layer in architecture.convolutions
         ]
@@ -68,8 +68,8 @@ class TorchConv(torch.nn.Module):
         x = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         if self._scale != 1.0:
             x = x * self._scale
-        for convolution, behind in zip(self.conv, self._behind, strict=True):
-            x = behind(convolution(x))
+        for convolution, after in zip(self.conv, self._after_convolution, strict=True):
+            x = after(convolution(x))
         x = x.permute(0, 2, 3, 1).reshape(*images.shape[:2], -1)
         if self._recurrent:
             x, state = self._through_time(x, firsts, state)

@@ -94,7 +94,7 @@ class _Seat:
 
 
 def envs_for(spec: EnvSpec, episodes: int) -> int:
-    """How many of so many episodes are played at once: several if one forward pass serves them, as for images."""
+    """Number of environments for these episodes: several for images, because one forward pass serves them all."""
     return min(episodes, MAX_SIDE_BY_SIDE) if spec.is_image else 1
 
 

@@ -80,7 +80,8 @@ def frozen_normalisation(shared: SharedState) -> np.ndarray | None:
 class Evaluator:
     """Evaluates parameters during training: rows to evaluations.csv, the best parameters to best.safetensors.
 
-    done: number of evaluations before (in a resumed run). It has random streams and environments of its own."""
+    done: number of evaluations before (in a resumed run). It has other random streams and environments than training.
+    """
 
     def __init__(self, config: Config, spec: EnvSpec, architecture: Architecture, folder: Path, done: int) -> None:
         self._config = config

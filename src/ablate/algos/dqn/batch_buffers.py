@@ -26,7 +26,7 @@ class QMetrics(NamedTuple):
 
 
 class Transitions(NamedTuple):
-    """What the loss needs of each transition besides its observations: rows of one tensor, so that one copy does."""
+    """A batch without its observations: the rows of one tensor, so that one copy to a GPU is enough."""
 
     actions: Tensor  # (B,) in a float dtype
     returns: Tensor  # (B,)

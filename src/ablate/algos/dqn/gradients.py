@@ -79,7 +79,7 @@ class QComputer(ABC):
         if len(shape) == 3:
             shape = (*shape[1:], shape[0])
         dtype = images = self.parameters.dtype
-        if self._input.is_bytes:  # on the CPU the network's own input; a GPU converts bytes itself
+        if self._input.is_bytes:  # the CPU reads the network's input here; a GPU converts bytes itself
             images = torch.uint8 if self._on_gpu else self._input.dtype
         self._buffers = [BatchBuffers(B, shape, images, dtype, pinned=self._on_gpu) for _ in range(buffers)]
         # the buffers that the network computes on
