@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from test_supervision import Run
+from processes import Run, all_processes, command_of, count_rows
 
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.manifest import read_manifest
@@ -52,8 +52,7 @@ class Sweep(Run):
         return last["outcome"], last["reason"]
 
     def episodes(self, arm: str, seed: int = 0) -> int:
-        path = self.cell(arm, seed) / EPISODES
-        return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
+        return count_rows(self.cell(arm, seed) / EPISODES)
 
     def trains(self, *arms: str) -> bool:
         """Whether the arms' cells have written a checkpoint and episodes."""
@@ -65,18 +64,11 @@ class Sweep(Run):
     def cell_processes(self, arm: str) -> list[int]:
         """The process of the arm's cell, on whatever node of this machine."""
         wanted = [b"ablate.sweeps.cell", str(self.cell(arm)).encode()]
-        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _command(pid)[-2:] == wanted]
+        return [pid for pid in all_processes() if command_of(pid)[-2:] == wanted]
 
     def kill_cell(self, arm: str) -> None:
         for pid in self.cell_processes(arm):
             os.kill(pid, signal.SIGKILL)
-
-
-def _command(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-    except OSError:
-        return []
 
 
 def env(name: str, **kwargs: Any) -> list[str]:

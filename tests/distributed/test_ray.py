@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from faulty_envs import DISARMED
+from processes import parent_of
 from started_sweep import Sweep, env, five_good_and_four_bad, resumed_from
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]
@@ -51,7 +52,7 @@ def cluster() -> Iterator[Any]:
 def raylet_of(pid: int) -> int:
     """The process of the Ray node that a cell's process runs on: Ray's worker has started it, and the node that."""
     for _ in range(2):
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        pid = parent_of(pid)
     return pid
 
 
@@ -110,8 +111,7 @@ def test_a_cell_whose_nodes_keep_dying_is_told(cluster: Any, start: Callable[...
     for attempt in (1, 2):
         sweep.wait_until(lambda n=attempt: len(sweep.attempts("doomed")) == n and sweep.cell_processes("doomed"),
                          "training", WAIT_S)  # fmt: skip
-        parent = Path(f"/proc/{sweep.cell_processes('doomed')[0]}/stat").read_text().rpartition(")")[2].split()[1]
-        os.kill(int(parent), signal.SIGKILL)
+        os.kill(parent_of(sweep.cell_processes("doomed")[0]), signal.SIGKILL)
     assert sweep.exit_code(WAIT_S) == 1, f"{sweep.output} {sweep.errors}"
     assert sweep.outcome("good") == ("completed", "")
     outcome, reason = sweep.outcome("doomed")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_dqn_gradients import IMAGE, VECTOR, random_parameters
+from networks import IMAGE, VECTOR, random_parameters
 
 from ablate.nn.q_architecture import QArchitecture
 from ablate.nn.q_networks import TorchQ

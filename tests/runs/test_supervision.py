@@ -6,18 +6,13 @@ backend=auto takes: compiled for Pendulum, manual for the environments of faulty
 
 from __future__ import annotations
 
-import contextlib
-import json
 import multiprocessing
 import os
 import re
 import resource
 import signal
-import subprocess
-import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,18 +21,15 @@ from typing import Any
 import numpy as np
 import pytest
 from faulty_envs import DISARMED
+from processes import GONE_S, START_S, Run, all_processes, command_of, eventually, read_proc
 
 from ablate.analysis.load import load_run
 from ablate.parallel.shared import SharedState
 from ablate.parallel.supervisor import ABANDON_S, Child, Supervisor
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.manifest import read_manifest
-from ablate.records.schema import EPISODES, EVALUATIONS, LAST_CHECKPOINT, STATUS
+from ablate.records.schema import EVALUATIONS, LAST_CHECKPOINT, STATUS
 
-ROOT = Path(__file__).resolve().parents[2]
-TEST_ID = "ABLATE_TEST_ID"  # in the environment of every process that a test starts, and so of their children
-START_S = 120.0  # torch is imported, or kernels are compiled, on a machine that others use too
-GONE_S = 10.0
 HANG_TIMEOUT_S = 3.0
 STUCK_EPISODES = 26  # with +env.kwargs.after=200: 13 episodes of 15 steps for each of two workers
 SETTINGS = (
@@ -51,94 +43,6 @@ SOUND = {  # an environment without faults, by the backend that backend=auto tak
 }
 
 
-# What the tests see of a run: its folder and /proc.
-
-
-class Run:
-    """A run as a subprocess, in a process group of its own as a terminal's command is."""
-
-    def __init__(self, folder: Path, *arguments: str, program: tuple[str, ...] = ("src/run.py",), **env: str) -> None:
-        self.folder, self.id = folder, uuid.uuid4().hex
-        self._output = folder.parent / f"{self.id}.out"
-        self._errors = folder.parent / f"{self.id}.err"
-        environment = {**os.environ, "PYTHONPATH": "tests", "PYTHONUNBUFFERED": "1", TEST_ID: self.id, **env}
-        with self._output.open("wb") as output, self._errors.open("wb") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, *program, *arguments],
-                cwd=ROOT,
-                env=environment,
-                stdout=output,
-                stderr=errors,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-
-    @property
-    def output(self) -> str:
-        return self._output.read_text(errors="replace")
-
-    @property
-    def errors(self) -> str:
-        return self._errors.read_text(errors="replace")
-
-    def processes(self) -> list[int]:
-        """Every living process of this run, orphans too, in the order in which they were started."""
-        return sorted(filter(self._is_mine, map(int, filter(str.isdigit, os.listdir("/proc")))), key=_started)
-
-    def child(self, index: int) -> int:
-        """The worker or (the last) the test process: what multiprocessing spawned, in this order."""
-        spawned = [pid for pid in self.processes() if b"--multiprocessing-fork" in _proc(pid, "cmdline")]
-        return spawned[index]
-
-    def _is_mine(self, pid: int) -> bool:
-        return f"{TEST_ID}={self.id}".encode() in _proc(pid, "environ").split(b"\0")
-
-    def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float = START_S) -> None:
-        """Poll while the run lives. Fails with what the run said."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert self.process.poll() is None, f"ended before {what}: {self.output}\n{self.errors}"
-            assert time.monotonic() < deadline, f"not {what} within {timeout_s} s: {self.output}\n{self.errors}"
-            time.sleep(0.02)
-
-    def exit_code(self, timeout_s: float = START_S) -> int:
-        return self.process.wait(timeout_s)
-
-    def rows(self, name: str = EPISODES) -> int:
-        path = self.folder / name
-        return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
-
-    def status(self) -> dict[str, Any]:
-        return json.loads((self.folder / STATUS).read_text())
-
-    def temporary_files(self) -> list[str]:
-        return [path.name for path in self.folder.rglob("*.tmp")]
-
-    def kill(self) -> None:
-        for pid in self.processes():
-            _kill(pid, signal.SIGKILL)
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(30)
-
-
-def _proc(pid: int, name: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/{name}").read_bytes()
-    except OSError:  # it ended, or it is not ours
-        return b""
-
-
-def _started(pid: int) -> tuple[int, int]:
-    after_name = _proc(pid, "stat").rpartition(b")")[2].split()  # field 3 of proc(5) and on
-    return (int(after_name[19]) if len(after_name) > 19 else 0, pid)
-
-
-def _kill(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
 def shared_memory_files() -> set[str]:
     return set(os.listdir("/dev/shm"))
 
@@ -147,20 +51,11 @@ def left_in_shared_memory(before: set[str], run: Run) -> set[str]:
     """Files that are new in /dev/shm and that no process of somebody else holds: other programs run here too."""
     new = shared_memory_files() - before
     mine = set(run.processes())
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if new else ():
+    for pid in all_processes() if new else ():
         if pid not in mine:
-            maps = _proc(pid, "maps").decode(errors="replace")
+            maps = read_proc(pid, "maps").decode(errors="replace")
             new -= {name for name in new if f"/dev/shm/{name}" in maps}
     return new
-
-
-def _eventually(condition: Callable[[], object], timeout_s: float = GONE_S) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return bool(condition())
 
 
 @pytest.fixture
@@ -417,8 +312,8 @@ def test_fault(fault: Fault, schedule: str, backend: str, start: Callable[..., R
 
 
 def assert_nothing_is_left(run: Run, shared_memory: set[str]) -> None:
-    assert _eventually(lambda: not run.processes()), [_proc(pid, "cmdline") for pid in run.processes()]
-    assert _eventually(lambda: not left_in_shared_memory(shared_memory, run)), left_in_shared_memory(shared_memory, run)
+    assert eventually(lambda: not run.processes()), [command_of(pid) for pid in run.processes()]
+    assert eventually(lambda: not left_in_shared_memory(shared_memory, run)), left_in_shared_memory(shared_memory, run)
     # a process that is killed as it writes cannot tidy up: that is left to the resume
     assert run.process.returncode == -signal.SIGKILL or run.temporary_files() == []
 
@@ -456,7 +351,7 @@ def assert_it_can_go_on(run: Run, start: Callable[..., Run], whole: bool = False
     assert not after.evaluations.duplicated(["evaluation", "episode"]).any()
     kept = min(counted, episodes)
     assert after.episodes.head(kept).equals(tables.episodes.head(kept))
-    assert _eventually(lambda: not resumed.processes())
+    assert eventually(lambda: not resumed.processes())
     assert resumed.temporary_files() == []
 
 
@@ -488,7 +383,7 @@ def test_a_run_that_diverges_says_where(
     assert re.fullmatch(r"diverged: loss \S+, gradient norm \S+ at update [1-9]\d* \(worker [01]\)", status["reason"])
     assert f"failed: {status['reason']}\n" in run.errors
     assert "Traceback" not in run.errors
-    assert _eventually(lambda: not run.processes())
+    assert eventually(lambda: not run.processes())
     assert np.isfinite(load_run(run.folder).updates.to_numpy()).all()
 
 
@@ -695,7 +590,7 @@ def test_a_child_that_holds_the_interpreter_dies_with_its_parent(start: Callable
     time.sleep(2)  # until the worker hangs
     os.kill(run.process.pid, signal.SIGKILL)
     run.exit_code()
-    assert _eventually(lambda: not run.processes())
+    assert eventually(lambda: not run.processes())
 
 
 @pytest.mark.slow
@@ -706,7 +601,7 @@ def test_kill_9_of_all_leaves_nothing_in_shared_memory(backend: str, start: Call
     wait_until_it_trains(run, evaluations=0)
     os.killpg(run.process.pid, signal.SIGKILL)
     run.exit_code()
-    assert _eventually(lambda: not run.processes())
+    assert eventually(lambda: not run.processes())
     assert shared_memory_files() - before == set()
 
 

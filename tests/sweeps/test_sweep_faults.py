@@ -20,7 +20,7 @@ import pytest
 import yaml
 from faulty_envs import DISARMED
 from helpers import config_of
-from test_supervision import GONE_S, Run, _eventually, _proc
+from processes import GONE_S, Run, command_of, eventually, is_spawned, parent_of
 
 from ablate.analysis.load import load_run, load_sweep, read_cell
 from ablate.records.checkpoint import read_checkpoint
@@ -83,14 +83,14 @@ class Sweep:
     def process(self, name: str) -> int:
         """The cell's own process, the parent of its workers."""
         folder = str(self.cell(name)).encode()
-        mine = (pid for pid in self.runs[-1].processes() if _proc(pid, "cmdline").split(b"\0")[-2:-1] == [folder])
+        mine = (pid for pid in self.runs[-1].processes() if command_of(pid)[-1:] == [folder])
         return next(mine, 0)
 
     def worker(self, name: str) -> int:
         """The cell's worker process."""
-        forked = [pid for pid in self.runs[-1].processes() if b"--multiprocessing-fork" in _proc(pid, "cmdline")]
+        spawned = filter(is_spawned, self.runs[-1].processes())
         parent = self.process(name)
-        return next((pid for pid in forked if _parent(pid) == parent), 0)
+        return next((pid for pid in spawned if parent_of(pid) == parent), 0)
 
     def steps(self, name: str) -> int:
         """Steps that the cell's last checkpoint has."""
@@ -100,11 +100,6 @@ class Sweep:
     def wait_until_trains(self, *names: str) -> None:
         trains = lambda: all(self.steps(name) > 0 and self.worker(name) for name in names)  # noqa: E731
         self.runs[-1].wait_until(trains, f"{names} train", LONG_S)
-
-
-def _parent(pid: int) -> int:
-    after_name = _proc(pid, "stat").rpartition(b")")[2].split()
-    return int(after_name[1]) if len(after_name) > 1 else 0
 
 
 @pytest.fixture
@@ -122,7 +117,7 @@ def sweep(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
 
 
 def assert_nothing_is_left(one: Sweep, run: Run) -> None:
-    assert _eventually(lambda: not run.processes()), [_proc(pid, "cmdline") for pid in run.processes()]
+    assert eventually(lambda: not run.processes()), [command_of(pid) for pid in run.processes()]
     assert [path.name for path in one.folder.rglob("*.tmp")] == []
     assert os.listdir(one.tmp["TMPDIR"]) == []
 
@@ -235,16 +230,16 @@ def test_kill_9_of_the_sweep_twenty_times_changes_no_row(tmp_path: Path) -> None
         run = start("killed")
         if rng.random() < 0.6:  # from the start of a cell on, or else from the start of the sweep
             begun = lambda run=run, before=before: _attempts(run.folder) > before or run.process.poll() is not None  # noqa: E731
-            _eventually(begun, LONG_S)
+            eventually(begun, LONG_S)
         time.sleep(rng.uniform(0.0, 3.0))
         killed_in_time += run.process.poll() is None
         run.process.kill()
         run.process.wait()
-        assert _eventually(lambda run=run: not run.processes(), GONE_S), "orphans"  # type: ignore[misc]
+        assert eventually(lambda run=run: not run.processes(), GONE_S), "orphans"  # type: ignore[misc]
     last = start("killed")
     assert last.exit_code(LONG_S) == 0, last.errors
     assert killed_in_time > KILLS / 2
-    assert _eventually(lambda: not last.processes())
+    assert eventually(lambda: not last.processes())
 
     whole, mended = load_sweep(undisturbed.folder), load_sweep(last.folder)
     assert set(mended.cells["state"]) == {"completed"}
@@ -320,7 +315,7 @@ def test_a_second_signal_stops_at_once(number: signal.Signals, launcher: str, sw
     os.kill(run.process.pid, number)
     assert run.exit_code(GONE_S) == 128 + number, run.errors
     assert "Traceback" not in run.errors
-    assert _eventually(lambda: not run.processes()), [_proc(pid, "cmdline") for pid in run.processes()]
+    assert eventually(lambda: not run.processes()), [command_of(pid) for pid in run.processes()]
     again = one.start(**MENDED)
     assert again.exit_code(LONG_S) == 0, f"{again.output} {again.errors}"
     assert_nothing_is_left(one, again)
@@ -432,7 +427,7 @@ def test_a_disk_that_is_full_for_the_sweep_itself(sweep: Callable[..., Sweep]) -
     for pid in run.processes():
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (100, 100))
     assert run.exit_code(LONG_S) == 1, run.output
-    assert _eventually(lambda: not run.processes())
+    assert eventually(lambda: not run.processes())
     again = one.start(**MENDED)
     assert again.exit_code(LONG_S) == 0, f"{again.output} {again.errors}"
     assert set(one.states().values()) == {"completed"}

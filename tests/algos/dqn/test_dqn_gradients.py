@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import IMAGE, VECTOR, random_parameters
 
 from ablate.algos.dqn.batch_buffers import QMetrics
 from ablate.algos.dqn.gradients import Q_BACKENDS, QComputer, QSettings
@@ -16,26 +17,12 @@ from ablate.nn.q_architecture import QArchitecture
 from ablate.types import Batch
 
 torch.set_num_threads(1)  # as learners do
-VECTOR = QArchitecture((5,), (), False, (9, 7), "relu", 4, False, 1.0)
-IMAGE = QArchitecture(
-    input_shape=(3, 13, 12),
-    convolutions=(Convolution(6, 4, 2, 0, False), Convolution(5, 3, 1, 1, False)),
-    conv_bias=False, hidden=(10,), activation="relu", actions=4, dueling=False, scale=1 / 255,
-)  # fmt: skip
 NATURE = QArchitecture(
     (4, 84, 84), (Convolution(32, 8, 4, 0, False), Convolution(64, 4, 2, 0, False), Convolution(64, 3, 1, 0, False)),
     False, (512,), "relu", 4, False, 1 / 255,
 )  # fmt: skip
 PLAIN = QSettings(double=False, loss="smooth_l1", max_grad_value=None)
 B = 6
-
-
-def random_parameters(architecture: QArchitecture, seed: int) -> np.ndarray:
-    """float64, none of them 0."""
-    rng = np.random.default_rng(seed)
-    flat = np.zeros(architecture.layout().size)
-    architecture.initialise(flat, rng)
-    return flat + 0.05 * rng.standard_normal(flat.size)
 
 
 def make_computer(
