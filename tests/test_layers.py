@@ -69,7 +69,7 @@ def test_imports_only_from_below(module: str) -> None:
         assert ORDER.index(other) <= ORDER.index(room), f"{module} imports {imported}, which lies above it"
 
 
-def test_no_circles() -> None:
+def test_no_modules_import_each_other_in_a_circle() -> None:
     left = {module: imports_of(path, for_types=False) for module, path in MODULES.items()}
     while left:
         free = [module for module, imports in left.items() if not imports & left.keys()]
@@ -91,10 +91,10 @@ def test_only_parallel_imports_multiprocessing() -> None:
     assert users == {"parallel.shared", "parallel.supervisor"}
 
 
-def test_src_is_no_package() -> None:
+def test_src_is_not_a_package() -> None:
     assert not (ROOT / "src/__init__.py").exists()
 
 
-def test_the_parent_process_does_without_torch() -> None:
+def test_the_parent_process_does_not_import_torch() -> None:
     code = "import ablate.cli.hydra_app, ablate.analysis.figures, sys; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -25,7 +25,7 @@ def tracked(folder: str) -> list[str]:
     return sorted(Path(line).stem for line in listed.stdout.splitlines())
 
 
-def test_there_are_commands() -> None:
+def test_the_readme_has_commands() -> None:
     assert len(COMMANDS) > 5
 
 
@@ -40,7 +40,7 @@ def test_a_link_leads_somewhere(path: str) -> None:
 
 
 @pytest.mark.parametrize("group", sorted(p.name for p in (ROOT / "conf").iterdir() if p.is_dir() and p.name != "hydra"))
-def test_the_table_has_every_option(group: str) -> None:
+def test_the_table_names_every_option(group: str) -> None:
     table = README.partition("## Configuration")[2]  # a study may bear a group's name
     row = next(line for line in table.splitlines() if line.startswith(f"| `{group}` |"))
     options = tracked(f"conf/{group}")
@@ -50,11 +50,11 @@ def test_the_table_has_every_option(group: str) -> None:
 
 
 @pytest.mark.parametrize("study", tracked("sweeps/sweep"))
-def test_the_studies_are_listed(study: str) -> None:
+def test_every_study_is_listed(study: str) -> None:
     assert f"`{study}`" in README
 
 
-def test_the_study_shown_there_is_one(tmp_path: Path) -> None:
+def test_the_study_shown_there_runs(tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep/entropy.yaml").write_text(re.findall(r"```yaml\n(.+?)```", README, re.DOTALL)[0])
     command = [sys.executable, "src/run.py", f"--config-dir={tmp_path}", "sweep=entropy", "sweep.dry_run=true"]

@@ -31,7 +31,7 @@ def last_100(folder: Path, column: str, *overrides: str) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["manual", "autograd", "compiled"])
-def test_pendulum(backend: str, tmp_path: Path) -> None:
+def test_a3c_learns_pendulum(backend: str, tmp_path: Path) -> None:
     """Better than -3 a step after 2000 episodes on 2 of 3 seeds: a seed may collapse late, as A3C does."""
     settings = ("workers=4", "max_episodes=2000", f"backend={backend}")
     rewards = [last_100(tmp_path / str(seed), "mean_step_reward", *settings, f"seed={seed}") for seed in (1, 2, 3)]
@@ -39,7 +39,7 @@ def test_pendulum(backend: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_cartpole(tmp_path: Path) -> None:
+def test_a3c_learns_cartpole(tmp_path: Path) -> None:
     settings = ("env=cartpole", "workers=4", "max_episodes=null", "total_steps=200000")
     returns = [last_100(tmp_path / str(seed), "episodic_return", *settings, f"seed={seed}") for seed in (1, 2, 3)]
     assert sorted(returns)[1] > 150, returns

@@ -237,7 +237,7 @@ def test_plot_names_what_it_cannot_draw_and_draws_the_rest(tmp_path: Path) -> No
     assert str(tmp_path) in done.stderr
 
 
-def test_plot_tells_an_unwritable_place_in_a_line(tmp_path: Path) -> None:
+def test_plot_reports_an_unwritable_place_in_one_line(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", make_run(noisy_curve(4)))
     (run / "figures").write_text("a file where the folder should be")
     done = plot(str(PLOT), str(run))

@@ -78,7 +78,7 @@ TWO: Points = {("a", 1): [(100, 1), (200, 2), (300, 3), (400, 4)], ("b", 1): [(1
         ((0.8, 0.9), "own", {("a", 1): 3, ("b", 1): 10}),  # no row within: the last before, nothing from beyond
     ],
 )
-def test_a_window_of_a_budget(window: tuple[float, float], of_budget: str, expected: dict) -> None:
+def test_the_window_is_a_range_of_the_budget(window: tuple[float, float], of_budget: str, expected: dict) -> None:
     assert values_of(sweep_of(TWO, window=window, budget=of_budget)) == pytest.approx(expected)
 
 
@@ -182,13 +182,13 @@ def test_training_episodes_are_placed_among_the_updates_by_their_step(tmp_path: 
         np.testing.assert_allclose(x, steps / 10)
 
 
-def test_where_episodes_end_by_themselves_the_score_is_the_return() -> None:
+def test_the_score_is_the_return_if_episodes_end_by_themselves() -> None:
     sweep = sweep_of({("a", 1): [(100, 1), (200, 2)]})
     sweep.episodes["terminated"] = True
     assert values_of(sweep)["a", 1] == pytest.approx(1.5 * HORIZON)
 
 
-def test_curves_of_evaluations_share_a_grid_that_no_cell_is_extrapolated_on() -> None:
+def test_curves_of_evaluations_share_a_grid_without_extrapolation() -> None:
     points: Points = {
         ("a", 1): [(x, 2 * x) for x in (10, 130, 400)],
         ("a", 2): [(x, 3 * x) for x in (40, 90, 500)],
@@ -232,7 +232,7 @@ def refusal_of(sweep: Sweep, source: Source = Source.evaluations) -> str:
     return str(refusal.value)
 
 
-def test_arms_that_were_evaluated_alike_are_compared() -> None:
+def test_arms_with_the_same_evaluation_are_compared() -> None:
     refuse_mixed(sweep_of(TWO))
     refuse_mixed(sweep_of(TWO), Source.episodes)
 
@@ -287,7 +287,7 @@ def test_training_returns_of_episodes_of_another_length_are_refused() -> None:
         ({"window": (0.9, 0.1)}, "m", "sweep.metrics.m.window=[0.9, 0.1]"),
     ],
 )
-def test_a_metric_that_cannot_be_is_refused_in_a_line(metric: dict, name: str, words: str) -> None:
+def test_an_invalid_metric_is_refused_in_one_line(metric: dict, name: str, words: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         score_cells(sweep_of(TWO, **metric), name)
     assert str(refusal.value).startswith(words)

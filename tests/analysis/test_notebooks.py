@@ -30,7 +30,7 @@ def test_there_is_one_for_each_ablation_and_one_for_any_sweep() -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_is_kept_without_outputs_and_reads_the_folder_that_the_sweep_writes(path: Path) -> None:
+def test_it_has_no_outputs_and_reads_the_folder_of_its_sweep(path: Path) -> None:
     cells = nbformat.read(path, as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)

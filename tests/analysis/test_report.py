@@ -222,7 +222,7 @@ def test_a_refused_figure_leaves_its_reason(folder: Path) -> None:
     assert grouped([(drawing, ConfigError("why"))])["Staleness"][0]["reason"] == "why"
 
 
-def test_a_sweep_of_which_nothing_is_completed_still_has_a_report(tmp_path: Path) -> None:
+def test_a_sweep_without_a_completed_cell_still_has_a_report(tmp_path: Path) -> None:
     failed = tuple((arm, seed) for arm in ARMS for seed in range(2))
     sweep = write_sweep(tmp_path / "none", ARMS, seeds=range(2), episodes=5, failed=failed, claims=CLAIMS)
     assert write_report(summarise(load_sweep(sweep))) == [sweep / REPORT]
@@ -276,7 +276,7 @@ finally:
         assert (sweep / name).stat().st_size > 0
 
 
-def test_plot_tells_of_a_damaged_study_in_a_line(tmp_path: Path) -> None:
+def test_plot_reports_a_damaged_study_in_one_line(tmp_path: Path) -> None:
     (tmp_path / STUDY).write_text('{"name": "half a study"}')
     done = plot(str(ROOT / "src/plot.py"), str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
@@ -361,7 +361,7 @@ def test_tabs_switch_the_figure_by_mouse_and_keyboard(browser: Browser) -> None:
 
 
 @pytest.mark.slow
-def test_dark_screens_and_paper(browser: Browser, tmp_path: Path) -> None:
+def test_it_is_readable_on_dark_screens_and_on_paper(browser: Browser, tmp_path: Path) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     light = browser.evaluate(background)
     browser.emulate(prefers_color_scheme="dark")
@@ -379,14 +379,14 @@ def test_dark_screens_and_paper(browser: Browser, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_telephone_scrolls_downwards_only(browser: Browser) -> None:
+def test_a_telephone_scrolls_only_vertically(browser: Browser) -> None:
     browser.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=2, mobile=True)
     assert browser.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [390, 390]
     browser.call("Emulation.clearDeviceMetricsOverride")
 
 
 @pytest.mark.slow
-def test_nothing_was_asked_of_the_network_while_clicking(browser: Browser) -> None:
+def test_clicking_makes_no_network_requests(browser: Browser) -> None:
     assert all(e["request"]["url"].startswith(("data:", "file:")) for e in browser.of("Network.requestWillBeSent"))
     assert browser.of("Runtime.exceptionThrown") == []
     assert browser.of("Log.entryAdded") == []

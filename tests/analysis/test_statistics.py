@@ -118,7 +118,7 @@ def interval_of(statistic: Callable[[np.ndarray], float]) -> Callable[[np.ndarra
 
 # A thousand simulations see a coverage of 0.95 within 0.95 ± 0.02 (three standard errors).
 @pytest.mark.parametrize("n", [5, 10])
-def test_intervals_of_few_seeds_cover_what_they_say(n: int) -> None:
+def test_intervals_of_few_seeds_have_their_nominal_coverage(n: int) -> None:
     assert coverage(interval_of(statistics.mean), 0, (0, 1), n=n) == pytest.approx(0.95, abs=0.02)
     assert coverage(statistics.difference, -3, (3, 1), (6, 2), n=n) == pytest.approx(0.95, abs=0.02)
     assert coverage(statistics.ratio, 0.5, (3, 1), (6, 2), n=n) == pytest.approx(0.95, abs=0.025)
@@ -127,7 +127,7 @@ def test_intervals_of_few_seeds_cover_what_they_say(n: int) -> None:
         assert coverage(statistics.probability_of_improvement, truth, (apart, 1), (0, 1), n=n) >= 0.93
 
 
-def test_bootstrapped_intervals_of_thirty_seeds_nearly_cover_what_they_say() -> None:
+def test_bootstrapped_intervals_of_thirty_seeds_nearly_have_it() -> None:
     nearly = pytest.approx(0.94, abs=0.035)
     for statistic in (statistics.mean, statistics.median, statistics.iqm):
         assert coverage(interval_of(statistic), 0, (0, 1), n=30, times=500) == nearly
@@ -136,7 +136,7 @@ def test_bootstrapped_intervals_of_thirty_seeds_nearly_cover_what_they_say() -> 
 
 
 @pytest.mark.parametrize("n", [0, 1, 4])
-def test_under_five_seeds_there_are_points_only(n: int) -> None:
+def test_under_five_seeds_there_is_no_interval(n: int) -> None:
     few, many = np.arange(1.0, n + 1), np.arange(2.0, 9.0)
     for found in (
         statistics.interval(few, statistics.mean), statistics.interval(few, statistics.iqm),
@@ -199,7 +199,7 @@ def test_a_ratio_to_what_may_be_zero_has_no_interval() -> None:
     assert np.isnan(statistics.ratio(np.ones(6), np.zeros(6)).value)
 
 
-def test_fiellers_interval_is_where_the_scaled_difference_is_not_significant() -> None:
+def test_fiellers_interval_inverts_the_test_of_a_scaled_difference() -> None:
     rng = np.random.default_rng(5)
     a, b = rng.normal(-3, 1, 9), rng.normal(-5, 0.5, 9)
     found = statistics.ratio(a, b)
@@ -239,7 +239,7 @@ def test_the_permutation_test_of_many_seeds_is_scipys_within_its_error() -> None
     assert statistics.permutation_p(a, b + 100) == 1 / (statistics.RESAMPLES + 1)
 
 
-def test_holm_by_hand() -> None:
+def test_holm_equals_a_calculation_by_hand() -> None:
     # sorted: 0.005·4, 0.01·3, 0.03·2, 0.04·1 -> 0.02, 0.03, 0.06, and 0.04 raised to 0.06
     p = np.array([0.01, 0.04, 0.03, 0.005])
     np.testing.assert_allclose(statistics.holm(p), [0.03, 0.06, 0.06, 0.02])
@@ -269,7 +269,7 @@ def test_first_reach_is_the_first_row_at_the_score_or_the_end() -> None:
     assert statistics.first_reach(x, np.full(4, np.nan), 3.0, 35.0) == (35.0, True)
 
 
-def test_the_mean_of_steps_censored_at_one_end_is_the_area_under_kaplan_meiers_curve() -> None:
+def test_the_mean_of_censored_steps_is_the_area_under_kaplan_meier() -> None:
     end = 50.0
     steps = np.minimum(np.random.default_rng(0).exponential(40, 25).round(), end)
     censored = steps == end
@@ -323,7 +323,7 @@ def test_seeds_needed_is_the_least_number_whose_interval_is_narrow_enough(half_w
     assert n == statistics.MIN_SEEDS or half_width_of(n - 1) > half_width
 
 
-def test_seeds_needed_of_a_single_seed_is_unknown_and_of_equal_scores_the_fewest() -> None:
+def test_seeds_needed_is_unknown_for_one_seed_and_least_for_equal_scores() -> None:
     assert statistics.seeds_needed(np.ones(1), np.ones(9), 0.1) is None
     assert statistics.seeds_needed(np.ones(6), np.ones(6), 0.1) == statistics.MIN_SEEDS
 

@@ -135,14 +135,14 @@ def test_arms_are_compared_with_the_baseline(folder: Path, summary: Summary) -> 
     assert ps["permutation_p_holm"].tolist() == statistics.holm(ps["permutation_p"].to_numpy()).tolist()
 
 
-def test_improvement_is_towards_smaller_where_that_is_better_and_cliffs_delta_is_not_turned(summary: Summary) -> None:
+def test_improvement_follows_the_metric_and_cliffs_delta_the_numbers(summary: Summary) -> None:
     row = row_of(summary.comparisons, metric="speed", arm="bad")  # takes more steps
     assert row["difference"] > 0
     assert row["cliffs_delta"] > 0.5
     assert row["probability_of_improvement"] < 0.25
 
 
-def test_verdicts(summary: Summary) -> None:
+def test_each_kind_of_claim_gets_its_verdict(summary: Summary) -> None:
     found = {v.inequality + " " + v.metric: v.verdict for v in summary.verdicts}
     assert found == {
         "bad < good final_score": "supported",
@@ -168,7 +168,7 @@ def only_verdict(folder: Path) -> Verdict:
     return verdict
 
 
-def test_likeness_within_a_border_that_the_interval_crosses_is_inconclusive(tmp_path: Path) -> None:
+def test_an_interval_across_the_border_of_likeness_is_inconclusive(tmp_path: Path) -> None:
     folder = small(tmp_path, claims=claims("bad ~ good"))
     effect = only_verdict(folder).effect
     change_study(folder, lambda study: study.update(smallest_effect=-effect))
@@ -213,7 +213,7 @@ def test_claims_about_real_time_need_processes_side_by_side(tmp_path: Path) -> N
     assert only_verdict(folder).verdict == "supported"
 
 
-def test_claims_about_what_the_study_has_not_are_not_testable(tmp_path: Path) -> None:
+def test_claims_about_missing_arms_or_metrics_are_not_testable(tmp_path: Path) -> None:
     folder = small(tmp_path, claims=(*claims("bad < best"), *claims("bad < good", metric="speeed")))
     first, second = summarise(load_sweep(folder)).verdicts
     assert (first.verdict, first.reason) == ("not testable here", "the study has no arm best")
@@ -300,7 +300,7 @@ def test_arms_censored_at_different_ends_are_compared_up_to_the_sooner(tmp_path:
     assert "restricted means" in verdict.reason
 
 
-def test_where_no_cell_reaches_the_score_there_is_no_verdict_and_no_speed_up(tmp_path: Path) -> None:
+def test_without_a_cell_that_reaches_the_score_there_is_no_verdict(tmp_path: Path) -> None:
     metric = {**METRICS["speed"], "x": "global_step", "window": [0.0, 1.0], "score": 5.0, "budget": "equal"}
     folder = small(
         tmp_path,

@@ -189,7 +189,7 @@ def test_a_long_seed_is_thinned_to_its_first_and_last_row_and_between() -> None:
     assert sweep_figures._thinned(7).tolist() == list(range(7))
 
 
-def test_scores_have_a_dot_a_seed_and_mark_what_did_not_get_there(folder: Path) -> None:
+def test_scores_have_a_dot_per_seed_and_mark_the_censored_ones(folder: Path) -> None:
     summary = summarise(load_sweep(folder))
     figure = draw_scores(summary, "final_score")
     ax = figure.axes[0]
@@ -214,7 +214,7 @@ def test_scores_have_a_dot_a_seed_and_mark_what_did_not_get_there(folder: Path) 
     assert "not reached by then" in legend(figure)
 
 
-def test_of_dqn_there_is_neither_staleness_nor_the_time_of_workers(tmp_path: Path) -> None:
+def test_dqn_has_neither_staleness_nor_ideal_parallel_time(tmp_path: Path) -> None:
     arms = {name: {"overrides": ["algo=dqn", "env=cartpole", f"replay={name}"]} for name in ("uniform", "prioritized")}
     made = load_sweep(write_sweep(tmp_path, arms, seeds=[0, 1]))
     assert IDEAL not in axes(made)
@@ -234,7 +234,7 @@ def test_staleness_is_the_share_of_the_recorded_updates(folder: Path, sweep: Swe
     assert "W = 4" in figure.axes[0].get_title(loc="left")
 
 
-def test_what_cannot_be_compared_is_refused_with_the_reason_and_its_old_figure_goes(tmp_path: Path) -> None:
+def test_a_refused_figure_names_the_reason_and_removes_the_old_file(tmp_path: Path) -> None:
     arms = {
         "short": {"overrides": ["evaluation.horizon=100"]},
         "long": {"overrides": ["evaluation.horizon=400"]},
@@ -293,7 +293,7 @@ def test_a_sweep_without_a_completed_cell_refuses_each_figure(tmp_path: Path) ->
             drawing.draw()
 
 
-def test_one_evaluation_a_cell_is_a_point_beside_the_other_arms_and_no_curve(tmp_path: Path) -> None:
+def test_one_evaluation_per_cell_is_drawn_as_a_point(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "lone", ARMS, seeds=range(2), episodes=8)
     for path in folder.glob("*/*/evaluations.csv"):
         table = pd.read_csv(path)

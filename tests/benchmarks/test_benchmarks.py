@@ -78,7 +78,7 @@ def test_a_rate_starts_when_each_worker_has_ended_an_episode() -> None:
 
 
 @pytest.mark.slow
-def test_all_rows_appear_with_positive_numbers() -> None:
+def test_a3c_shows_all_rows_with_positive_numbers() -> None:
     command = [sys.executable, str(ROOT / "src/benchmark.py"), "--seconds", "0.5", "--repeats", "1", "--workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -120,7 +120,7 @@ def test_the_kernel_for_s1_alone_does_the_same_work(plain: bool) -> None:
 
 
 @pytest.mark.slow
-def test_atari_measures_the_emulator_the_environments_training_and_its_parts() -> None:
+def test_atari_measures_emulator_environments_training_and_parts() -> None:
     options = ["--seconds", "0.3", "--repeats", "1", "--workers", "1"]
     command = [sys.executable, str(ROOT / "src/benchmark.py"), "atari", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)

@@ -51,7 +51,9 @@ def job(seed: int, *overrides: str) -> list[str]:
         (["schedule=interleaved", "backend=autograd", "device=cuda:1"], 1, 1),
     ],
 )
-def test_what_a_cell_asks_for(overrides: list[str], cpus: int, gpus: int, jobs: Callable[..., Jobs]) -> None:
+def test_a_cell_requests_its_cores_and_memory(
+    overrides: list[str], cpus: int, gpus: int, jobs: Callable[..., Jobs]
+) -> None:
     """Also of GPUs that the machine that sends it may not have."""
     (needs,) = jobs().needs([job(0, *overrides)])
     assert (needs.cpus, needs.gpus) == (cpus, gpus)

@@ -53,7 +53,7 @@ def frames_of(video: Path) -> int:
     return int(imageio_ffmpeg.count_frames_and_secs(str(video))[0])
 
 
-def test_the_summary_by_hand() -> None:
+def test_the_summary_equals_a_calculation_by_hand() -> None:
     """Three games of Breakout: 1.7 points are a random policy's 0, 30.5 a human's 1."""
     first, second, _, human, note = evaluate.summary(episodes_of(16.1, 30.5, 1.7), (1.7, 30.5))
     half = 4.302652729911275 * 14.4 / np.sqrt(3)  # t(0.975, 2 degrees of freedom) · standard error
@@ -64,7 +64,7 @@ def test_the_summary_by_hand() -> None:
     assert evaluate.mean_and_interval(np.arange(100.0)) == f"49.50 ± {stats.t.ppf(0.975, 99) * 2.9011:.2f} (95% CI)"
 
 
-def test_nothing_is_said_of_a_human_where_none_is_known_nor_of_few_episodes_where_they_are_many() -> None:
+def test_the_summary_names_no_unknown_human_score() -> None:
     for env_id in ("Pendulum-v1", "ALE/Adventure-v5", "CartPole-v1"):
         assert reference_scores(env_id) is None
     assert [line.split()[0] for line in evaluate.summary(episodes_of(*range(100)), None)] == ["return", "median", "a"]
@@ -129,7 +129,7 @@ def test_bad_options_are_refused_in_a_line(arguments: list[str], words: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [("env=pendulum",), ("env=breakout", "env.preprocessing=report_80")])
-def test_scores_and_videos(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+def test_it_writes_scores_and_videos(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     """Of a vector in this process, of a game in several; the videos replay the episodes that the scores name."""
     pytest.importorskip("moviepy")
     run = saved_run(tmp_path / "run", config_of(*overrides))

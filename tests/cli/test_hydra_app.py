@@ -301,7 +301,7 @@ def test_cfg_prints_the_composed_configuration(program: Program) -> None:
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["--cfg first", "--cfg last"])
-def test_any_id_is_no_pendulum(program: Program, before: bool) -> None:
+def test_any_env_id_gets_no_settings_of_pendulum(program: Program, before: bool) -> None:
     """env.id= alone composes with the environment file for any id: no time limit and no scaling of Pendulum's."""
     flags, keys = ("--cfg", "job"), ("env.id=MountainCar-v0", "seed=2")
     done = program(*(flags + keys if before else keys + flags))
@@ -339,7 +339,7 @@ def test_multirun_trains_every_cell_and_another_sweeper_every_job(program: Progr
 
 
 @pytest.mark.slow
-def test_multirun_over_ids(program: Program) -> None:
+def test_multirun_takes_several_env_ids(program: Program) -> None:
     before = program.files()
     done = program("-m", *TINY, "evaluation.every_steps=20", "env.id=Pendulum-v1,CartPole-v1")
     assert done.returncode == 0, done.stderr
@@ -355,7 +355,7 @@ def test_multirun_over_ids(program: Program) -> None:
         ("experiment=", "experiment=pendulum_report"),
     ],
 )
-def test_shell_completion(program: Program, line: str, offered: str) -> None:
+def test_the_shell_completes_keys_and_options(program: Program, line: str, offered: str) -> None:
     """As the function that `-sc install=bash` prints asks for it."""
     line = f"python src/run.py {line}"
     done = program("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))

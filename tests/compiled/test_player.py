@@ -51,6 +51,6 @@ def test_the_same_episodes(env: str, action: str) -> None:
 
 @pytest.mark.parametrize("horizon", [30, STEPS_A_CALL + 50])
 @pytest.mark.parametrize("action", ["mode", "sample"])
-def test_the_horizon_ends_an_episode_that_may_take_several_calls_of_the_kernel(action: str, horizon: int) -> None:
+def test_the_horizon_ends_an_episode_of_several_kernel_calls(action: str, horizon: int) -> None:
     config = config_of("env=mountain_car", f"evaluation.action={action}", f"evaluation.horizon={horizon}")
     assert lengths_of_both(config, 3, seed=0, factor=1) == [horizon] * 3  # a random policy stays in the valley

@@ -192,7 +192,7 @@ def test_workers_default_to_the_cpus() -> None:
     assert number_of_workers(config_of("workers=7")) == 7
 
 
-def test_suggestions() -> None:
+def test_a_mistyped_key_suggests_the_nearest() -> None:
     known = ["workers", "algo.gamma", "optimizer.lr"]
     assert suggest("wokers", known) == "; did you mean workers?"
     assert suggest("gamma", known) == "; did you mean algo.gamma?"

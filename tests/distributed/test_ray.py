@@ -64,7 +64,7 @@ def assert_gone(sweep: Sweep, within_s: float = 15.0) -> None:
     assert sweep.processes() == [], subprocess.run(["ps", "-ef"], capture_output=True, text=True).stdout
 
 
-def test_one_cells_fault_is_its_own(start: Callable[..., Sweep]) -> None:
+def test_a_faulty_cell_affects_no_other_cell(start: Callable[..., Sweep]) -> None:
     arms = five_good_and_four_bad()
     good, bad = [arm for arm in arms if arm.startswith("good")], ["raises", "exits", "hangs", "killed"]
     sweep = start(arms)
@@ -104,7 +104,7 @@ def test_a_dead_nodes_cells_are_run_again(cluster: Any, start: Callable[..., Swe
     assert all(resumed_from(sweep, arm) >= episodes for arm, episodes in done.items())
 
 
-def test_a_cell_whose_nodes_keep_dying_is_told(cluster: Any, start: Callable[..., Sweep]) -> None:
+def test_a_cell_whose_nodes_keep_dying_is_reported(cluster: Any, start: Callable[..., Sweep]) -> None:
     """Ray's worker is killed each time that it has started the cell."""
     sweep = start({"good": [], "doomed": SLOW}, f"hydra.launcher.address={cluster.address}",
                   "hydra.launcher.max_node_failures=1")  # fmt: skip
@@ -120,7 +120,9 @@ def test_a_cell_whose_nodes_keep_dying_is_told(cluster: Any, start: Callable[...
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own Ray", "cluster"])
-def test_ctrl_c(own: bool, start: Callable[..., Sweep], request: pytest.FixtureRequest) -> None:
+def test_ctrl_c_interrupts_running_cells_with_checkpoints(
+    own: bool, start: Callable[..., Sweep], request: pytest.FixtureRequest
+) -> None:
     """More cells than fit: some wait in Ray's queue."""
     address = "null" if own else request.getfixturevalue("cluster").address
     arms = {f"slow-{n}": [*SLOW, f"algo.t_max={n}"] for n in range(5, 9)}
@@ -170,7 +172,7 @@ def test_a_killed_sweep_leaves_nothing_and_goes_on(start: Callable[..., Sweep]) 
         ("hydra.launcher.num_gpus=4096", "hydra/launcher=ray: a cell asks for num_gpus=4096, no node has more than "),
     ],
 )
-def test_what_cannot_be_had_is_refused(setting: str, told: str, start: Callable[..., Sweep]) -> None:
+def test_unavailable_resources_are_refused(setting: str, told: str, start: Callable[..., Sweep]) -> None:
     sweep = start({"good": []}, setting)
     assert sweep.exit_code() == 2, sweep.errors
     assert sweep.errors.splitlines()[-1].startswith(told), sweep.errors

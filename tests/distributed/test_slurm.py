@@ -65,7 +65,7 @@ def assert_gone(cluster: SlurmCluster, sweep: Sweep) -> None:
     assert sweep.processes() == []
 
 
-def test_one_cells_fault_is_its_own(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
+def test_a_faulty_cell_affects_no_other_cell(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
     arms = five_good_and_four_bad()
     good, bad = [arm for arm in arms if arm.startswith("good")], ["raises", "exits", "hangs", "killed"]
     sweep = start(arms)
@@ -89,7 +89,7 @@ def test_one_cells_fault_is_its_own(cluster: SlurmCluster, start: Callable[..., 
     }
 
 
-def test_jobs_that_slurm_ends(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
+def test_a_job_ended_by_slurm_fails_with_the_reason(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
     """One takes too much memory, one is cancelled, one runs into its time limit: each is told with Slurm's reason."""
     long = [*SLOW, "max_episodes=10000"]
     arms = {"good": [], "hoards": env("Hoards", after=100), "cancelled": long, "late": [*long, "algo.t_max=7"]}
@@ -130,7 +130,7 @@ def test_a_dead_nodes_cells_are_run_again(cluster: SlurmCluster, start: Callable
     assert_gone(cluster, sweep)
 
 
-def test_a_cell_longer_than_the_time_limit_goes_on(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
+def test_a_cell_longer_than_the_time_limit_continues(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
     """Told to leave some 30 s after its start, it is queued again as often as max_num_timeout says."""
     limits = ("timeout_min=1", "signal_delay_s=30", "max_num_timeout=9")
     sweep = start({"slow": SLOW}, *(f"hydra.launcher.{limit}" for limit in limits))
@@ -186,7 +186,7 @@ def test_jobs_of_a_killed_sweep_are_ended_by_the_next(cluster: SlurmCluster, sta
     assert_gone(cluster, sweep)
 
 
-def test_without_slurm_it_says_so(tmp_path: Path, start: Callable[..., Sweep]) -> None:
+def test_missing_slurm_is_reported(tmp_path: Path, start: Callable[..., Sweep]) -> None:
     nobody = tmp_path / "slurm.conf"
     nobody.write_text("ClusterName=none\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\nAuthType=auth/none\n")
     sweep = start({"good": []}, SLURM_CONF=str(nobody))
@@ -195,7 +195,7 @@ def test_without_slurm_it_says_so(tmp_path: Path, start: Callable[..., Sweep]) -
     assert sweep.errors.count("\n") == 1
 
 
-def test_what_no_node_has_is_refused(start: Callable[..., Sweep]) -> None:
+def test_resources_that_no_node_has_are_refused(start: Callable[..., Sweep]) -> None:
     sweep = start({"good": []}, "hydra.launcher.cpus_per_task=5")
     assert sweep.exit_code() == 2
     assert sweep.errors.splitlines()[-1].startswith("hydra/launcher=slurm: sbatch: error: ")

@@ -68,7 +68,7 @@ def test_plain_says_where_a_failed_run_got_to(capsys: pytest.CaptureFixture[str]
     assert "steps 77 / " in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_what_has_no_staleness_shows_its_epsilon(capsys: pytest.CaptureFixture[str]) -> None:
+def test_dqn_shows_epsilon_instead_of_staleness(capsys: pytest.CaptureFixture[str]) -> None:
     with display("plain", every_s=1.0) as shown:
         shown.update(progress(0.0))
         shown.update(progress(10.0)._replace(figure=("epsilon", 0.5, ".3f")))
@@ -159,7 +159,7 @@ def test_there_is_no_eta_while_nothing_moves() -> None:
     ("seconds", "text"),
     [(None, "–"), (0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (360_000, "100:00:00")],
 )
-def test_durations(seconds: float | None, text: str) -> None:
+def test_durations_are_short_texts(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
 
 

@@ -66,7 +66,7 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 200])
-def test_what_is_no_checkpoint_is_one_line(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="not a whole checkpoint"):
@@ -134,7 +134,7 @@ def test_another_header_is_refused(tmp_path: Path) -> None:
         read_rows(tmp_path / EPISODES)
 
 
-def test_status_and_the_lock_of_a_folder(tmp_path: Path) -> None:
+def test_a_folder_has_a_status_and_a_lock(tmp_path: Path) -> None:
     write_manifest(tmp_path, config_of(), ["run.py"], [])
     write_status(tmp_path, "running", "", Counters(1, 2, 3))
     assert read_json(tmp_path / STATUS)["steps"] == 2

@@ -24,7 +24,7 @@ def random(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("double", [False, True])
-def test_targets(double: bool) -> None:
+def test_targets_follow_the_equation(double: bool) -> None:
     x = random()
     found = q_targets(x["returns"], x["discounts"], x["next_q"], x["online"] if double else None)
     expected = []
@@ -43,7 +43,7 @@ def test_double_differs_where_the_networks_disagree() -> None:
     assert q_targets(r, discount, target, online) == 1.0
 
 
-def test_errors() -> None:
+def test_td_errors_are_targets_minus_values() -> None:
     x = random()
     found = td_errors(x["q"], x["actions"], x["returns"])
     expected = [float(x["returns"][b]) - float(x["q"][b, int(x["actions"][b])]) for b in range(B)]

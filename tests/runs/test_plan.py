@@ -15,7 +15,7 @@ def test_the_plan_fills_in_what_the_machine_and_the_environment_decide() -> None
     assert config.workers is not None
 
 
-def test_an_environment_of_the_users_own_module() -> None:
+def test_an_environment_can_come_from_the_users_module() -> None:
     config = plan(config_of("env.id=faulty_envs:Faulty-v0"), []).config
     assert config.env.id == "faulty_envs:Faulty-v0"
 

@@ -100,9 +100,7 @@ def test_killed_and_resumed_equals_uninterrupted(overrides: tuple[str, ...], kil
     ("backend", "other"),
     [("compiled", "manual"), pytest.param("manual", "compiled", marks=pytest.mark.slow)],
 )
-def test_a_completed_run_goes_on_when_its_limit_is_raised_and_a_new_one_starts_from_its_parameters(
-    backend: str, other: str, tmp_path: Path
-) -> None:
+def test_a_completed_run_continues_under_a_higher_limit_or_is_loaded(backend: str, other: str, tmp_path: Path) -> None:
     """The new one with another backend: parameters are the same to all."""
     quick = ("workers=1", "env.max_ep_step=50", "figures=false", "logger.display=off", "schedule=interleaved",
              f"backend={backend}")  # fmt: skip
@@ -122,7 +120,7 @@ def test_a_completed_run_goes_on_when_its_limit_is_raised_and_a_new_one_starts_f
     np.testing.assert_allclose(old, new, atol=1e-12)
 
 
-def test_without_its_replay_a_run_goes_on_and_says_what_differs(tmp_path: Path) -> None:
+def test_a_run_without_its_replay_continues_and_says_what_differs(tmp_path: Path) -> None:
     """No update until as many steps were taken again as before the first."""
     options = ("algo=dqn", "env=cartpole", "algo.train_freq=4", "algo.warmup_steps=200", "log_interval=1",
                "evaluation.every_steps=null", "figures=false", "logger.display=plain")  # fmt: skip
@@ -135,7 +133,7 @@ def test_without_its_replay_a_run_goes_on_and_says_what_differs(tmp_path: Path) 
     np.testing.assert_array_equal(steps, [*range(204, 1001, 4), *range(1204, 2001, 4)])
 
 
-def test_an_environment_that_cannot_be_saved_starts_a_new_episode_and_says_so(tmp_path: Path) -> None:
+def test_an_environment_that_cannot_be_saved_starts_a_new_episode(tmp_path: Path) -> None:
     pytest.importorskip("Box2D")
     options = ("env=lunar_lander", "workers=1", "schedule=interleaved", "figures=false", "logger.display=plain")
     run_folder(tmp_path / "run", *options, "max_episodes=null", "total_steps=300", "evaluation.every_steps=null")
@@ -143,7 +141,7 @@ def test_an_environment_that_cannot_be_saved_starts_a_new_episode_and_says_so(tm
     assert "cannot be saved" in subprocess.run(again, check=True, timeout=120, capture_output=True, text=True).stdout
 
 
-def test_a_run_without_a_checkpoint_yet_starts_again_and_its_manifest_says_so(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_starts_again(tmp_path: Path) -> None:
     quick = ("workers=1", "env.max_ep_step=50", "figures=false", "logger.display=off", "schedule=interleaved")
     run_folder(tmp_path / "run", *quick, "max_episodes=2")
     (tmp_path / "run" / LAST_CHECKPOINT).unlink()

@@ -286,7 +286,9 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("fault", "schedule", "backend"), TABLE)
-def test_fault(fault: Fault, schedule: str, backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_run_with_a_fault_ends_properly_and_can_be_resumed(
+    fault: Fault, schedule: str, backend: str, start: Callable[..., Run], tmp_path: Path
+) -> None:
     shared_memory = shared_memory_files()
     env = SOUND[backend] if fault.env is None else (f"env.id=faulty_envs:{fault.env}",)
     every_steps = {"async": "null", "interleaved": "50000" if backend == "compiled" else "500"}[schedule]
@@ -395,7 +397,7 @@ def test_a_run_that_diverges_says_where(
         pytest.param(signal.SIGINT, "interleaved", marks=pytest.mark.slow),
     ],
 )
-def test_signal_while_kernels_are_compiled(
+def test_a_signal_while_kernels_are_compiled_ends_the_run(
     number: signal.Signals, schedule: str, start: Callable[..., Run], tmp_path: Path
 ) -> None:
     """For many seconds then no worker looks at a command."""
@@ -431,7 +433,7 @@ runpy.run_path("src/run.py", run_name="__main__")
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 @pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
-def test_signal_during_the_last_checkpoint(
+def test_a_signal_during_the_last_checkpoint_does_no_harm(
     number: signal.Signals, first: bool, start: Callable[..., Run], tmp_path: Path
 ) -> None:
     """first: the run has reached its limit. Otherwise it is writing its checkpoint after a Ctrl-C."""
@@ -451,7 +453,9 @@ def test_signal_during_the_last_checkpoint(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_signal_while_the_workers_start(number: signal.Signals, start: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_signal_while_the_workers_start_ends_the_run(
+    number: signal.Signals, start: Callable[..., Run], tmp_path: Path
+) -> None:
     shared_memory = shared_memory_files()
     run = new_run(start, tmp_path, "schedule=async", "env.id=faulty_envs:Faulty-v0")
     run.wait_until(lambda: (run.folder / STATUS).exists(), "started")
@@ -529,7 +533,7 @@ def test_a_third_interrupt_leaves_no_process(start: Callable[..., Run], tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", SOUND)
-def test_starting_is_no_hang(backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_slow_start_is_not_a_hang(backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
     """To import torch and make an environment takes longer than a step may, to compile (the test process too) longer
     still."""
     settings = ("schedule=async", *SOUND[backend], "max_episodes=20", "hang_timeout_s=1")
@@ -570,7 +574,7 @@ def test_resume_removes_the_temporary_files_of_a_killed_process(start: Callable[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", SOUND)
-def test_a_run_that_was_stopped_by_ctrl_z_goes_on(backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_run_stopped_by_ctrl_z_continues(backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
     """All of it is stopped for longer than hang_timeout_s: nothing hangs."""
     run = new_run(start, tmp_path, "schedule=async", *SOUND[backend], "hang_timeout_s=2")
     wait_until_it_trains(run, evaluations=0)

@@ -19,13 +19,13 @@ MEASURED = [
 
 
 @pytest.mark.parametrize(("model", "backend", "games", "measured"), MEASURED)
-def test_memory_of_another_worker_of_games(model: str, backend: str, games: int, measured: int) -> None:
+def test_each_worker_with_games_adds_its_memory(model: str, backend: str, games: int, measured: int) -> None:
     game = ("env=breakout", f"model={model}", f"backend={backend}", f"envs_per_worker={games}")
     one, two = (memory_mb(config_of(*game, f"workers={workers}")) for workers in (1, 2))
     assert measured <= two - one <= 1.25 * measured
 
 
-def test_workers_that_take_turns_share_a_process_and_have_networks_of_their_own() -> None:
+def test_interleaved_workers_share_a_process_but_not_a_network() -> None:
     game = ("env=breakout", "backend=manual", "workers=4")
     turns, processes = (memory_mb(config_of(*game, f"schedule={schedule}")) for schedule in ("interleaved", "async"))
     one = memory_mb(config_of(*game[:2], "workers=1", "schedule=interleaved"))

@@ -256,7 +256,7 @@ def test_a_plain_sweep_is_refused_in_one_line(
 @pytest.mark.parametrize(
     "arguments", [("-m", "workers=2,4", "+wokers=8"), ("sweep=workers", "sweep.seeds=5-1")], ids=str
 )
-def test_the_program_leaves_with_2(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_refused_study_exits_with_code_2(arguments: tuple[str, ...], tmp_path: Path) -> None:
     command = [sys.executable, "src/run.py", *arguments, f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done
@@ -281,14 +281,14 @@ def test_the_command_line_wins_over_an_arm(planned: Planner) -> None:
     assert list(states(plan)) == [f"{arm} seed={seed}" for seed in range(3) for arm in ("w2", "w4")]
 
 
-def test_what_only_its_arms_have_may_be_missing_from_the_command(planned: Planner) -> None:
+def test_the_command_need_not_name_what_only_arms_have(planned: Planner) -> None:
     plan = planned(*SHORT, "env.id=Pendulum-v1,CartPole-v1")
     assert [config.env.id for config in plan.configs.values()] == ["Pendulum-v1", "CartPole-v1"]
     plan = planned(*PLAIN[:-2], "evaluation.every_steps=500", "max_episodes=null", "total_steps=1000,2000")
     assert [config.total_steps for config in plan.configs.values()] == [1000, 2000]
 
 
-def test_values_of_any_kind(tmp_path: Path) -> None:
+def test_factors_may_have_values_of_any_kind(tmp_path: Path) -> None:
     """Each arrives in its arm as it was typed, and has a folder of its own."""
     values = {
         "-1.5": -1.5, "1.5": 1.5, "'with space'": "with space", '"it\'s"': "it's", "'Ünï'": "Ünï", "[1,-1]": [1, -1],
@@ -318,7 +318,7 @@ def test_arms_that_share_a_composition_are_as_if_composed_alone(planned: Planner
 
 
 @pytest.mark.parametrize("name", ["with a space", "it's", 'a "quoted" one', "a=b,c", "[x]", "Ünï"])
-def test_a_folder_of_any_name(name: str, planned: Planner, tmp_path: Path) -> None:
+def test_the_folder_may_have_any_name(name: str, planned: Planner, tmp_path: Path) -> None:
     folder = tmp_path / name
     plan = planned(*PLAIN, "workers=2,4", f"hydra.sweep.dir={command_line.quoted(str(folder))}", jobs=True)
     assert plan.folder == folder
@@ -397,7 +397,7 @@ def test_another_configuration_goes_to_a_folder_of_its_own(plan_of: Folder) -> N
     assert (plan_of("study").folder, plan_of("study").to_run) == (first.folder, [])
 
 
-def test_what_was_changed_afterwards_is_told(plan_of: Folder) -> None:
+def test_a_study_changed_afterwards_is_reported(plan_of: Folder) -> None:
     """A claim that is turned round once its cells are there must not look as if it had been made before."""
     plan = swept(plan_of("study"))
     assert load_sweep(plan.folder).study["changes"] == []
@@ -413,7 +413,7 @@ def test_what_was_changed_afterwards_is_told(plan_of: Folder) -> None:
     assert any("smallest_effect" in note for note in summarise(load_sweep(plan.folder)).notes)
 
 
-def test_what_changes_no_record_is_no_other_configuration(plan_of: Folder) -> None:
+def test_keys_that_change_no_record_may_differ(plan_of: Folder) -> None:
     plan = swept(plan_of("study"))
     shown = {arm: replace(config, checkpoint_every_seconds=1.0, figures=True) for arm, config in plan.configs.items()}
     assert make_plan(plan.study, shown, plan.folder).to_run == []
@@ -433,7 +433,7 @@ def test_a_damaged_status_is_an_interruption(content: bytes, plan_of: Folder) ->
 
 
 @pytest.mark.parametrize("content", DAMAGE)
-def test_a_damaged_manifest(content: bytes, plan_of: Folder) -> None:
+def test_a_damaged_manifest_of_a_cell_is_reported(content: bytes, plan_of: Folder) -> None:
     """The cell starts anew; but a completed one is never overwritten."""
     folder = swept(plan_of("study")).cells[0].folder
     (folder / MANIFEST).write_bytes(content)
@@ -480,7 +480,7 @@ def test_a_damaged_cell_json_of_a_completed_cell_does_no_harm(content: bytes, pl
 # What other sweeps do meanwhile.
 
 
-def test_two_sweeps_in_one_folder(plan_of: Folder) -> None:
+def test_a_second_sweep_in_the_same_folder_is_refused(plan_of: Folder) -> None:
     refused = []
 
     def second(jobs: Any) -> list[Any]:

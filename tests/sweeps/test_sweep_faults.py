@@ -165,7 +165,9 @@ IN_CELLS: Faults = {
 
 @pytest.mark.parametrize(("launcher", "faults"), [("local", "workers"), ("local", "cells"), ("basic", "workers"),
                                                   ("basic", "cells")])  # fmt: skip
-def test_four_faults_and_five_good_cells(launcher: str, faults: str, sweep: Callable[..., Sweep]) -> None:
+def test_five_good_cells_complete_next_to_four_faulty_ones(
+    launcher: str, faults: str, sweep: Callable[..., Sweep]
+) -> None:
     table = {"workers": IN_WORKERS, "cells": IN_CELLS}[faults]
     good = {f"good{n}": (f"algo.gamma=0.{n}",) for n in range(1, 6)}
     order = ["good1", "killed", "good2", "exits", "good3", "raises", "good4", "hangs", "good5"]
@@ -359,7 +361,7 @@ def test_a_sweep_whose_reader_has_gone_stops(sweep: Callable[..., Sweep], tmp_pa
 # What a sweep may be told.
 
 
-def test_time_limit(sweep: Callable[..., Sweep]) -> None:
+def test_a_cell_over_its_time_limit_is_stopped_with_a_checkpoint(sweep: Callable[..., Sweep]) -> None:
     one = sweep({"slow": SLOW, "good": SOUND}, "sweep.parallel=1", SLOWER)
     run = one.start("sweep.time_limit_s=25")
     assert run.exit_code(LONG_S) == 1, run.output
@@ -372,7 +374,7 @@ def test_time_limit(sweep: Callable[..., Sweep]) -> None:
     assert_nothing_is_left(one, again)
 
 
-def test_retries(sweep: Callable[..., Sweep], tmp_path: Path) -> None:
+def test_a_failed_cell_is_retried(sweep: Callable[..., Sweep], tmp_path: Path) -> None:
     flag = f"+env.kwargs.flag={tmp_path / 'flag'}"
     arms = {"always": RAISES, "once": ("algo.gamma=0.67",), "good": SOUND}
     one = sweep(arms, flag, "sweep.max_retries=2", "sweep.parallel=1")
@@ -390,7 +392,7 @@ def test_retries(sweep: Callable[..., Sweep], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("launcher", ["local", "basic"])
-def test_fail_fast(launcher: str, sweep: Callable[..., Sweep]) -> None:
+def test_fail_fast_stops_the_sweep_at_the_first_failure(launcher: str, sweep: Callable[..., Sweep]) -> None:
     arms = {"raises": RAISES, "slow": SLOW, "good": SOUND}
     one = sweep(arms, SLOWER, "sweep.fail_fast=true", f"hydra/launcher={launcher}", "sweep.parallel=2")
     run = one.start()
@@ -420,7 +422,7 @@ def test_a_full_disk_is_one_cells_failure(sweep: Callable[..., Sweep]) -> None:
     assert set(one.states().values()) == {"completed"}
 
 
-def test_a_disk_that_is_full_for_the_sweep_itself(sweep: Callable[..., Sweep]) -> None:
+def test_a_sweep_that_cannot_write_stops_and_can_be_repeated(sweep: Callable[..., Sweep]) -> None:
     one = sweep({"slow": SLOW, "good": SOUND}, SLOWER)
     run = one.start()
     one.wait_until_trains("slow")
@@ -442,7 +444,7 @@ def overwrite(path: Path) -> None:
     path.write_bytes(b"\0" * path.stat().st_size)
 
 
-def test_damaged_files_of_incomplete_cells(sweep: Callable[..., Sweep]) -> None:
+def test_incomplete_cells_with_damaged_files_run_again(sweep: Callable[..., Sweep]) -> None:
     """Each cell's damage is another file's; those that cannot be gone on with start anew, and all complete."""
     files = (CELL, STATUS, MANIFEST, LAST_CHECKPOINT, EPISODES, UPDATES, EVALUATIONS)
     cells = [f"slow seed={n}" for n in range(len(files))]
@@ -479,7 +481,7 @@ def test_a_torn_line_of_a_completed_cell_is_counted(sweep: Callable[..., Sweep])
     assert "1 completed, 0 to run" in again.output
 
 
-def test_two_sweeps_at_once(sweep: Callable[..., Sweep]) -> None:
+def test_a_sweep_of_a_folder_in_use_is_refused(sweep: Callable[..., Sweep]) -> None:
     one = sweep({"slow": SLOW})
     first = one.start()
     one.wait_until_trains("slow")
@@ -496,7 +498,7 @@ def test_two_sweeps_at_once(sweep: Callable[..., Sweep]) -> None:
 
 
 @pytest.mark.parametrize("launcher", ["local", "basic"])
-def test_hydras_own_sweeper(launcher: str, tmp_path: Path) -> None:
+def test_hydras_own_sweeper_trains_each_job(launcher: str, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     arguments = ("-m", "hydra/sweeper=basic", f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}", *BASE,
                  "evaluation.every_seconds=null", "figures=false")  # fmt: skip
@@ -524,7 +526,7 @@ def test_optuna_maximises_the_last_evaluation(tmp_path: Path) -> None:
     assert best == pytest.approx(max(scores))
 
 
-def test_a_probe_that_fails_keeps_nothing_from_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_probe_does_not_stop_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives no estimate, and leaves no folder; nor does one whose sweep was killed."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))

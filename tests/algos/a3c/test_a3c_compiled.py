@@ -94,11 +94,11 @@ def assert_same(ours: Run, theirs: Run) -> None:
     ],
     ids=" ".join,
 )
-def test_the_same_run_as_in_python(overrides: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_compiled_run_equals_one_in_python(overrides: tuple[str, ...], tmp_path: Path) -> None:
     assert_same(run(configure(*overrides), tmp_path), run(configure(*overrides, "backend=manual"), tmp_path))
 
 
-def test_the_same_evaluations_as_in_python(tmp_path: Path) -> None:
+def test_compiled_evaluations_equal_those_in_python(tmp_path: Path) -> None:
     made = []
     for backend in ("compiled", "manual"):
         (tmp_path / backend).mkdir()
@@ -183,7 +183,7 @@ def test_the_division_into_slices_changes_nothing(
         ("cartpole", "critic.1.weight", np.nan),
     ],
 )
-def test_what_is_no_number_is_not_pushed(env: str, parameter: str, value: float, tmp_path: Path) -> None:
+def test_a_gradient_that_is_not_finite_is_not_pushed(env: str, parameter: str, value: float, tmp_path: Path) -> None:
     config = configure(f"env={env}")
     job = job_of(config, tmp_path)
     view = architecture_of(config.model, job.spec).layout().views(job.shared.parameters_view())[parameter]
@@ -224,7 +224,7 @@ def test_a_lock_around_updates_changes_nothing_for_one_worker(tmp_path: Path) ->
     assert locked.job.shared.spin_lock_view().tolist() == [0]
 
 
-def test_a_lock_that_nobody_lets_go_ends_the_run(tmp_path: Path) -> None:
+def test_a_lock_that_is_never_released_ends_the_run(tmp_path: Path) -> None:
     job = job_of(configure(*LOCKED), tmp_path)
     job.shared.spin_lock_view()[0] = 1
     with pytest.raises(RuntimeError, match="its holder died or hangs"):

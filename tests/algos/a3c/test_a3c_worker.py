@@ -63,7 +63,7 @@ def test_evaluation_does_not_change_the_training(backend: str, tmp_path: Path) -
 
 
 @each_loop
-def test_another_worker_leaves_the_streams_of_the_others_alone(backend: str, tmp_path: Path) -> None:
+def test_another_worker_does_not_change_the_streams_of_the_others(backend: str, tmp_path: Path) -> None:
     """With the learning rate next to 0, worker 0 plays the same first episode whoever else plays."""
     episodes = {}
     for workers in (1, 2):
@@ -132,7 +132,7 @@ def test_each_push_is_the_gradient_of_this_rollout(
     assert len(checked) > 7
 
 
-def test_a_rollout_never_crosses_an_episodes_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollout_never_crosses_the_end_of_an_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """25 steps with t_max 10 are rollouts of 10, 10 and 5; the last is bootstrapped, or not, as the switch says."""
     for bootstrap in (True, False):
         seen: list[Trajectory] = []

@@ -65,7 +65,7 @@ def steps_of(rollout: Rollout) -> np.ndarray:
     return np.round(1000 * rollout.observations[:, :, 0, 0, 0]).astype(int)
 
 
-def test_several_games_go_on_where_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_games_continue_when_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = worker_on(monkeypatch, [{3: "death"}, {7: "life"}, {}], "algo.t_max=5", "algo.gamma=0.5")
     first, ended = worker.collect(10**9)
     assert steps_of(first).T.tolist() == [[500, 1, 2, 503, 4, 5], [500, 1, 2, 3, 4, 5], [500, 1, 2, 3, 4, 5]]
@@ -87,13 +87,13 @@ def test_a_rollout_of_one_game_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> 
     assert lengths == [3, 5, 1, 5]
 
 
-def test_no_more_steps_than_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollout_has_no_more_steps_than_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = worker_on(monkeypatch, [{}, {}], "algo.t_max=5")
     assert worker.collect(5)[0].rewards.shape == (3, 2)
 
 
 @pytest.mark.parametrize("bootstrap", [True, False])
-def test_a_cut_game_is_bootstrapped_with_the_value_of_its_last_observation(
+def test_a_truncated_game_is_bootstrapped_from_its_last_observation(
     bootstrap: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """V(s_T) as autograd gives it, with the LSTM's state of the steps before the cut."""

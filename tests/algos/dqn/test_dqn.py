@@ -61,7 +61,7 @@ def rows_of(messages: list[Any], kind: type) -> list[Any]:
 
 
 @pytest.mark.parametrize(("envs", "every"), [(1, 4), (1, 1), (2, 4), (8, 4), (3, 3)])
-def test_there_is_one_update_every_so_many_steps(envs: int, every: int, tmp_path: Path) -> None:
+def test_updates_come_every_train_freq_steps(envs: int, every: int, tmp_path: Path) -> None:
     config = quick(f"envs_per_worker={envs}", f"algo.train_freq={every}", "algo.warmup_steps=48")
     messages, _ = learned(config, tmp_path)
     updates = rows_of(messages, UpdateRecord)
@@ -81,7 +81,7 @@ def test_epsilon_is_1_in_the_warm_up_and_then_decays_linearly() -> None:
 
 
 @pytest.mark.parametrize("step", [0, 65, 1000])
-def test_so_many_actions_are_random(step: int) -> None:
+def test_the_fraction_of_random_actions_is_epsilon(step: int) -> None:
     """With a network that prefers action 1, action 0 comes with probability ε/2."""
     config = quick("algo.epsilon_end=0.1", "algo.epsilon_decay_steps=50", "algo.train_freq=4000")
     spec = spec_of(config.env)
@@ -111,7 +111,9 @@ def plain_q(config: Config, size: int, actions: int) -> torch.nn.Sequential:
         ("algo.n_step=3", "algo.loss=squared", "algo.target_tau=0.5"),
     ],
 )
-def test_the_learner_is_q_learning(overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_follows_the_equations_of_q_learning(
+    overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its parameters after 90 updates are those of torch.nn and torch.optim on the same batches, by the equations."""
     config = quick(*overrides, "algo.max_grad_value=0.01")
     algo = config.algo
@@ -180,7 +182,7 @@ def test_the_learner_is_q_learning(overrides: tuple[str, ...], tmp_path: Path, m
 
 @pytest.mark.parametrize("replay", ["uniform", "prioritized"])
 @pytest.mark.parametrize("envs", [1, 16])
-def test_looking_later_at_an_update_changes_nothing(
+def test_reading_an_updates_metrics_later_changes_nothing(
     replay: str, envs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a GPU's learner does, on the CPU: the next batch is drawn before it looks at what came of the last."""
@@ -227,7 +229,7 @@ def test_same_seed_same_run_and_another_seed_another(tmp_path: Path) -> None:
     assert rows_of(first[0], UpdateRecord) != rows_of(other[0], UpdateRecord)
 
 
-def test_a_noisy_start_is_random_for_so_many_steps(tmp_path: Path) -> None:
+def test_a_noisy_start_takes_random_actions_for_noisy_start_steps(tmp_path: Path) -> None:
     config = quick("algo.noisy_start=6", "algo.epsilon_start=0", "algo.epsilon_end=0", "algo.train_freq=400")
     spec = spec_of(config.env)
     actor = Actor(job_of(config, Path()))
@@ -273,7 +275,7 @@ def test_two_processes_give_the_same_result_every_time(tmp_path: Path) -> None:
     assert not ours.equals(theirs)
 
 
-def test_evaluations_are_played_and_leave_the_training_alone(tmp_path: Path) -> None:
+def test_evaluations_do_not_change_the_training(tmp_path: Path) -> None:
     without = run(tmp_path / "without")
     with_them = run(
         tmp_path / "with",
@@ -290,7 +292,7 @@ def test_evaluations_are_played_and_leave_the_training_alone(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_test_process_can_begin_with_an_evaluation(tmp_path: Path) -> None:
+def test_a_test_process_can_evaluate_at_the_start(tmp_path: Path) -> None:
     """Beside the one at the end, which it always makes."""
     folder = run(
         tmp_path, "schedule=async", "evaluation.at_start=true", "evaluation.every_steps=100000", "total_steps=8000"
@@ -419,7 +421,7 @@ def test_each_checkpoints_replay_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert names == {path.name for path in (tmp_path / "checkpoints").iterdir()}
 
 
-def test_a_replay_on_its_way_to_a_slow_disk_is_no_hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_a_replay_to_a_slow_disk_is_not_a_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_of(quick("save_replay=true"), tmp_path)
     beats: list[int] = []
     monkeypatch.setattr(type(job.shared), "beat", lambda shared, process: beats.append(process))
@@ -457,7 +459,7 @@ def test_a_replay_that_cannot_be_written_or_read_is_named_in_one_line(tmp_path: 
 
 
 @pytest.mark.parametrize(("storage", "copies"), [("memory", 3), ("memmap", 2)])
-def test_what_saving_a_replay_takes_is_looked_at_before_the_run(
+def test_the_memory_to_save_a_replay_is_checked_before_the_run(
     storage: str, copies: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = quick(f"replay.storage={storage}", "replay.capacity=1000000")
@@ -470,7 +472,7 @@ def test_what_saving_a_replay_takes_is_looked_at_before_the_run(
     dqn_spec.check_replay(replace(config, save_replay=True), spec_of(config.env))
 
 
-def test_a_reward_that_is_no_number_is_named(tmp_path: Path) -> None:
+def test_a_reward_that_is_not_finite_is_reported(tmp_path: Path) -> None:
     """Also where it would be a priority."""
     config = quick("replay=prioritized", "replay.new_priority=td_error", "env.reward_scale=1e-300")
     with pytest.raises(ChildFailed, match="diverged: TD errors"), np.errstate(over="ignore", invalid="ignore"):
