@@ -15,10 +15,9 @@ from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 
-from ablate.algos.algorithm import number_of_workers
+from ablate.algos.algorithm import algorithm_of, number_of_workers
 from ablate.cli import hydra_app as command_line
 from ablate.cli.cluster import JOB_MB, Jobs
-from ablate.sweeps.resources import memory_mb
 
 SHORT = ("max_episodes=10", "evaluation.every_steps=1000")
 
@@ -64,7 +63,7 @@ def test_memory_is_the_cells_and_its_watchers(jobs: Callable[..., Jobs]) -> None
     composed = jobs(*SHORT, "schedule=async", "workers=2", "backend=compiled")
     config = command_line.validated(composed.config)
     assert number_of_workers(config) == 2
-    assert two.memory_mb == memory_mb(config) + JOB_MB < eight.memory_mb
+    assert two.memory_mb == algorithm_of(config).memory_mb(config) + JOB_MB < eight.memory_mb
 
 
 def test_an_arm_is_composed_once(jobs: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch) -> None:
