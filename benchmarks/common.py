@@ -27,7 +27,7 @@ from rich.table import Table
 from ablate.algos.a3c.spec import A3CConfig
 from ablate.algos.a3c.worker import checked_gradient, make_worker, push, shared_learner
 from ablate.algos.job import WorkerJob
-from ablate.cli import hydra_app
+from ablate.cli import arguments, hydra_app
 from ablate.config.validation import validate
 from ablate.parallel.shared import SharedState
 from ablate.paths import ROOT
@@ -255,7 +255,7 @@ def plan_of(*overrides: str) -> Resolved:
     """The plan of the run that `python src/run.py <overrides>` would start."""
     hydra_app.register()
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return plan(validate(hydra.compose("config", hydra_app.complete_arguments(list(overrides)))), [])
+        return plan(validate(hydra.compose("config", arguments.complete_arguments(list(overrides)))), [])
 
 
 class WorkerLoop:

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from ablate.algos.a3c.gradients import BACKENDS, GradientComputer, LossSettings
 from ablate.algos.job import WorkerJob
-from ablate.cli import hydra_app as command_line
+from ablate.cli import arguments, hydra_app
 from ablate.config.schema import Config
 from ablate.config.validation import validate
 from ablate.envs.make import spec_of
@@ -30,9 +30,9 @@ torch.set_num_threads(1)  # as workers do: at these sizes threads only wait for 
 
 def config_of(*overrides: str) -> Config:
     """The configuration that `python src/run.py <overrides>` would compose."""
-    command_line.register()
+    hydra_app.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return validate(compose("config", command_line.complete_arguments(list(overrides))))
+        return validate(compose("config", arguments.complete_arguments(list(overrides))))
 
 
 def random_rollout(

@@ -31,8 +31,7 @@ class LocalLauncher(Launcher):
         self._context, self._config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from ablate.cli import hydra_app as command_line
-        from ablate.runs import plan as experiment
+        from ablate.cli.compose import plan_job
         from ablate.runs.run import RunFailed
         from ablate.sweeps.cell import NOT_STARTED, STOP
         from ablate.sweeps.resources import MachineCapacity
@@ -53,7 +52,7 @@ class LocalLauncher(Launcher):
             if prepared is None and waiting:  # composed while others run
                 index, overrides = waiting.popleft()
                 composed, job = self._compose(list(overrides), initial_job_idx + index)
-                config = experiment.plan(command_line.validated(composed), list(job.overrides or [])).config
+                config = plan_job(composed, list(job.overrides or [])).config
                 prepared = (index, config, job)
             if prepared and capacity.take(prepared[0], prepared[1]):
                 index, config, job = prepared

@@ -23,14 +23,14 @@ class AblateSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         # Hydra imports every plugin, also for --help: what is heavy is imported here.
-        from ablate.cli import hydra_app as command_line
-        from ablate.cli.compose import resolve
+        from ablate.cli.arguments import quoted
+        from ablate.cli.compose import resolve, validated_sweep
         from ablate.sweeps import plan as planning
         from ablate.sweeps import run as sweep
         from ablate.sweeps.resources import MachineCapacity
         from ablate.sweeps.study import expand
 
-        study = expand(arguments, command_line.validated_sweep(self._config), self._config.seed)
+        study = expand(arguments, validated_sweep(self._config), self._config.seed)
         launcher = self._config.hydra.runtime.choices["hydra/launcher"]
         local = launcher in ("local", "basic")
         configs = resolve(study, self._context.config_loader, self._config, here=local)
@@ -70,7 +70,7 @@ class AblateSweeper(Sweeper):
                 f"seed={cell.seed}",
                 f"sweep.time_limit_s={'null' if limit is None else limit}",
                 "hydra.mode=MULTIRUN",
-                *(f"{key}={command_line.quoted(str(value))}" for key, value in folders.items()),
+                *(f"{key}={quoted(str(value))}" for key, value in folders.items()),
             ]
 
         sweep.run(plan, launch, job_overrides)

@@ -10,7 +10,7 @@ from helpers import ROOT, config_of
 
 from ablate.algos.algorithm import number_of_workers
 from ablate.algos.dqn.spec import DQNConfig
-from ablate.cli import hydra_app as command_line
+from ablate.cli import resolvers
 from ablate.config.derived import cuda_index
 from ablate.config.schema import SCHEMAS, AtariConfig, Config, ConfigError
 from ablate.config.serial import config_hash, from_dict, to_dict
@@ -87,18 +87,18 @@ def test_an_environment_without_values_of_its_own_gets_those_of_its_kind(
             (tmp_path / group / f"{name}.yaml").write_text((ROOT / "conf" / group / f"{name}.yaml").read_text())
     for name, base in (("pong", "breakout"), ("tennis", "acrobot")):
         (tmp_path / f"env/{name}.yaml").write_text(f"defaults: [{base}, _self_]")
-    monkeypatch.setattr(command_line, "CONF", tmp_path)
-    command_line._is_game.cache_clear()
+    monkeypatch.setattr(resolvers, "CONF", tmp_path)
+    resolvers._is_game.cache_clear()
     try:
-        chosen = [command_line._suited("algo_env", "dqn", env) for env in ("breakout", "pong", "tennis", "gone")]
+        chosen = [resolvers._suited("algo_env", "dqn", env) for env in ("breakout", "pong", "tennis", "gone")]
         assert chosen == ["dqn_breakout", "dqn_atari", "dqn_gymnasium", "dqn_gymnasium"]
-        assert command_line._suited("algo_env_optimizer", "a3c", "pong", "adam") == "a3c_atari_adam"
+        assert resolvers._suited("algo_env_optimizer", "a3c", "pong", "adam") == "a3c_atari_adam"
         models = [
-            command_line._default_model(algo, env) for algo, env in (("dqn", "pong"), ("a3c", "pong"), ("dqn", "gone"))
+            resolvers._default_model(algo, env) for algo, env in (("dqn", "pong"), ("a3c", "pong"), ("dqn", "gone"))
         ]
         assert models == ["dqn_84", "conv_lstm_42", "dqn_mlp"]
     finally:
-        command_line._is_game.cache_clear()
+        resolvers._is_game.cache_clear()
 
 
 def test_what_older_checkpoints_do_not_say_is_off() -> None:

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from ablate.analysis.load import load_sweep
 from ablate.analysis.summary import summarise
-from ablate.cli import hydra_app as command_line
+from ablate.cli import arguments, hydra_app
 from ablate.config.choices import Source, Statistic
 from ablate.config.schema import ConfigError, MetricConfig, SweepConfig
 from ablate.config.serial import to_dict
@@ -87,7 +87,7 @@ class Planner:
             arguments = ("sweep=invented", *arguments)
         if not any(argument.startswith("hydra.sweep.dir=") for argument in arguments):
             folder = self._folder / "sweeps" / "invented"
-            arguments = (*arguments, f"hydra.sweep.dir={command_line.quoted(str(folder))}")
+            arguments = (*arguments, f"hydra.sweep.dir={arguments.quoted(str(folder))}")
         found: list[SweepPlan] = []
 
         def instead_of_run(plan: SweepPlan, launch: Any, job_overrides: Any) -> None:
@@ -96,11 +96,11 @@ class Planner:
                 self.jobs.append(loader.load_sweep_config(master, job_overrides(cell)))
 
         self._monkeypatch.setattr("sys.argv", ["src/run.py", *arguments])
-        self._monkeypatch.setattr("ablate.planning.estimate", lambda plan: None)  # it would train
-        self._monkeypatch.setattr("ablate.sweep.run", instead_of_run)
-        command_line.register()
-        entries = ",".join(command_line.quoted(f"file://{entry}") for entry in search)
-        overrides = command_line.complete_arguments(list(arguments))
+        self._monkeypatch.setattr("ablate.sweeps.plan.estimate", lambda plan: None)  # it would train
+        self._monkeypatch.setattr("ablate.sweeps.run.run", instead_of_run)
+        hydra_app.register()
+        entries = ",".join(arguments.quoted(f"file://{entry}") for entry in search)
+        overrides = arguments.complete_arguments(list(arguments))
         overrides += ["hydra.mode=MULTIRUN", f"hydra.searchpath=[{entries}]"]
         GlobalHydra.instance().clear()
         try:
@@ -124,7 +124,7 @@ def refusal(
     planned: Planner, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], study: dict[str, Any] | None
 ) -> str:
     """The one line with which a sweep is refused, with exit code 2."""
-    code = command_line.exit_code(lambda: planned(*arguments, study=study))
+    code = hydra_app.exit_code(lambda: planned(*arguments, study=study))
     printed = capsys.readouterr()
     assert code == 2, printed
     assert printed.err.count("\n") == 1, printed.err
@@ -296,9 +296,7 @@ def test_factors_may_have_values_of_any_kind(tmp_path: Path) -> None:
         "'" + 299 * "x" + "y'": 299 * "x" + "y",
     }  # fmt: skip
     arguments = ["env.id=faulty_envs:Takes-v0", "env.max_ep_step=20", f"+env.kwargs.value={','.join(values)}"]
-    arms = expand(
-        command_line.complete_arguments(arguments), SweepConfig(metric="auc", metrics={"auc": METRIC}), 1
-    ).arms
+    arms = expand(arguments.complete_arguments(arguments), SweepConfig(metric="auc", metrics={"auc": METRIC}), 1).arms
     assert [config_of(*arm.overrides).env.kwargs["value"] for arm in arms] == list(values.values())
     assert len({arm.name for arm in arms}) == len(values)
     assert max(len(arm.name) for arm in arms) < 100
@@ -320,7 +318,7 @@ def test_arms_that_share_a_composition_are_as_if_composed_alone(planned: Planner
 @pytest.mark.parametrize("name", ["with a space", "it's", 'a "quoted" one', "a=b,c", "[x]", "Ünï"])
 def test_the_folder_may_have_any_name(name: str, planned: Planner, tmp_path: Path) -> None:
     folder = tmp_path / name
-    plan = planned(*PLAIN, "workers=2,4", f"hydra.sweep.dir={command_line.quoted(str(folder))}", jobs=True)
+    plan = planned(*PLAIN, "workers=2,4", f"hydra.sweep.dir={arguments.quoted(str(folder))}", jobs=True)
     assert plan.folder == folder
     assert [Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir for job in planned.jobs] == [
         cell.folder for cell in plan.cells
@@ -533,7 +531,7 @@ def test_what_is_left_counts_cells_under_way_and_not_what_was_done_before(
     """Two cells have 1000 steps to do and two have 2000, of which one had 1000 before; after 900 s it has 1800, and one
     of 1000 is completed: 1800 steps were done, and 3200 are left."""
     clock = Clock()
-    monkeypatch.setattr("ablate.sweep.time", clock)
+    monkeypatch.setattr("ablate.sweeps.run.time", clock)
     plan = plan_of("study")
     first, second = as_completed(plan).cells[:2]
     for cell in plan.cells:

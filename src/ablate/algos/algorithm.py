@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -136,11 +135,3 @@ def algorithm_of(config: Config) -> Algorithm:
 def number_of_workers(config: Config) -> int:
     """`workers`, or what suits the algorithm on this machine."""
     return config.workers or algorithm_of(config).default_workers()
-
-
-def imported(module: str) -> None:
-    """Import a user's module, which registers what it brings. Raises ConfigError if that fails."""
-    try:
-        importlib.import_module(module)
-    except Exception as error:  # whatever the module may raise
-        raise ConfigError(f"plugins={module}: cannot be imported ({type(error).__name__}: {error})") from error

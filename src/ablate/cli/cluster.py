@@ -13,9 +13,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from ablate.algos.algorithm import algorithm_of
-from ablate.cli import hydra_app as command_line
+from ablate.cli.arguments import named_plugins
+from ablate.cli.compose import plan_job
+from ablate.cli.hydra_app import register
 from ablate.config.derived import devices
-from ablate.runs import plan as experiment
+from ablate.config.plugins import import_plugins
 from ablate.sweeps.cell import STOP
 
 JOB_MB = 300  # measured: 160 to 220 for the process that watches the cell's
@@ -65,7 +67,7 @@ class Jobs(NamedTuple):
             arm = tuple(o for o in overrides if not o.startswith(("seed=", "hydra.")))
             if arm not in known:
                 composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-                config = experiment.plan(command_line.validated(composed), list(overrides), here=False).config
+                config = plan_job(composed, overrides, here=False).config
                 gpus = len({device for device in devices(config) if device.startswith("cuda")})
                 algorithm = algorithm_of(config)
                 known[arm] = Needs(algorithm.cores(config), gpus, algorithm.memory_mb(config) + JOB_MB)
@@ -76,8 +78,9 @@ class Jobs(NamedTuple):
         """One job where the cluster has put it, as Hydra's basic launcher would run it here."""
         Singleton.set_state(self.singletons)
         setup_globals()
-        command_line.register()
-        os.chdir(self.config.hydra.runtime.cwd)  # where the command was given: env.id may name a module there
+        os.chdir(self.config.hydra.runtime.cwd)  # where the command was given: its modules may be there
+        import_plugins(named_plugins(overrides))
+        register()
         composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(composed):
             composed.hydra.job.id, composed.hydra.job.num = cluster_id, number

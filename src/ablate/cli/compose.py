@@ -1,9 +1,10 @@
-"""A study's arms as resolved configurations: composed by Hydra, checked, and an error told with the arm's name."""
+"""Composing configurations with Hydra and planning their runs: in one place, for one run, a job, and a study's arms."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -11,12 +12,44 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ablate.cli.hydra_app import REFUSALS, explain, refuse_resume, validated
-from ablate.config.schema import Config, ConfigError
-from ablate.runs.plan import plan
+from ablate.cli.messages import REFUSALS, explain
+from ablate.config.schema import Config, ConfigError, SweepConfig
+from ablate.config.validation import sweep_settings, validate
+from ablate.runs.plan import Resolved, plan
 from ablate.sweeps.study import Study
 
 WORTH_SHARING = 4  # arms
+
+
+def validated(composed: DictConfig) -> Config:
+    """The checked configuration of what Hydra composed. Raises ConfigError."""
+    return validate(_without_hydra(composed))
+
+
+def validated_sweep(composed: DictConfig) -> SweepConfig:
+    """The checked settings of a sweep in what Hydra composed, without what its arms will add. Raises ConfigError."""
+    return sweep_settings(_without_hydra(composed))
+
+
+def plan_run(composed: DictConfig, overrides: Sequence[str]) -> Resolved:
+    """The plan of the one run that Hydra composed from these overrides. Raises ConfigError."""
+    return plan(validated(composed), list(overrides))
+
+
+def plan_job(composed: DictConfig, overrides: Sequence[str], here: bool = True) -> Resolved:
+    """The plan of a job of a sweep. here: it shall run on this machine. Raises ConfigError, also for resume=."""
+    config = validated(composed)
+    if config.resume:
+        raise ConfigError(f"resume={config.resume}: a sweep starts new runs; resume one run at a time")
+    return plan(config, list(overrides), here)
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    """The configuration as the program sees it: as composed, without Hydra's own node."""
+    task = composed.copy()
+    OmegaConf.set_struct(task, False)
+    task.pop("hydra", None)
+    return task
 
 
 def resolve(study: Study, loader: Any, master: DictConfig, here: bool) -> dict[str, Config]:
@@ -27,9 +60,7 @@ def resolve(study: Study, loader: Any, master: DictConfig, here: bool) -> dict[s
     composer = _Composer(loader, master, [list(arm.overrides) for arm in study.arms])
     for arm in study.arms:
         try:
-            config = validated(composer.compose(list(arm.overrides)))
-            refuse_resume(config)
-            configs[arm.name] = plan(config, list(arm.overrides), here=here).config
+            configs[arm.name] = plan_job(composer.compose(list(arm.overrides)), arm.overrides, here).config
         except REFUSALS as error:
             where = f"sweep.arms.{arm.name}: " if study.settings.arms else ""
             raise ConfigError(where + explain(error, arm.overrides)) from error

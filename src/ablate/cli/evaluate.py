@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import Progress
 
-from ablate.cli import hydra_app as command_line
+from ablate.cli.hydra_app import exit_code
 from ablate.config.choices import ActionChoice, Display
 from ablate.config.derived import evaluation_horizon
 from ablate.config.schema import AtariConfig, Config, ConfigError
@@ -268,4 +268,4 @@ def write_images(frames: Iterator[np.ndarray], folder: Path) -> None:
 
 def program() -> int:
     """The exit code of `main`."""
-    return command_line.exit_code(main)
+    return exit_code(main)

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ablate.config.plugins import refuse_unknown_plugins
 from ablate.config.schema import SCHEMAS, Config, ConfigError
 from ablate.config.validation import validate
 
@@ -38,6 +39,7 @@ def with_new_names(values: dict[str, Any]) -> dict[str, Any]:
 def from_dict(values: dict[str, Any]) -> Config:
     """Rebuild a checked configuration from what `to_dict` gave (a manifest's, a checkpoint's)."""
     values = with_new_names(values)
+    refuse_unknown_plugins(values)
     schema = OmegaConf.structured(Config)
     for group, options in SCHEMAS.items():
         if group == "replay" and values.get(group) is None:

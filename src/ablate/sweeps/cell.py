@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ablate.config.plugins import import_plugins
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import from_dict, to_dict
 from ablate.parallel.signals import Interrupted
@@ -219,6 +220,7 @@ def main() -> int:
     sys.argv = ["src/run.py", *request["overrides"]]  # for the manifest: the command that trains this cell alone
     sys.path.append(os.getcwd())  # env.id=<module>:<Name>-v0 of the user's own
     try:
+        import_plugins(request["config"].get("plugins", []))  # which the user named for the sweep
         _train(from_dict(request["config"]), request["overrides"], folder)
     except ConfigError as error:
         print(error)
