@@ -114,5 +114,5 @@ def learn(send: Send, job: WorkerJob) -> None:
         now = shared.wall_time_s()
         send(EpisodeRecord(0, counters.steps, now, sum(rewards), len(rewards), terminated, truncated))
         if counters.updates % config.log_interval == 0:
-            numbers = (float(policy_loss), float(value_loss), float(gradient.norm()), config.optimizer.lr)
-            send(UpdateRecord(counters.updates, counters.steps, now, *numbers))
+            losses = (policy_loss.item(), value_loss.item(), gradient.norm().item())
+            send(UpdateRecord(counters.updates, counters.steps, now, *losses, config.optimizer.lr))
