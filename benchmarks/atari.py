@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from rich.table import Table
 
 from ablate.envs.games import emulator
 from ablate.envs.make import make_env
+from ablate.parallel.machine import usable_cpus
 from ablate.paths import ROOT
 from ablate.records.schema import UPDATES
 from benchmarks.common import (
@@ -88,7 +88,7 @@ Ceilings = dict[Ceiling, list[float]]
 
 def benchmark_atari(console: Console, options: Options) -> None:
     """Training, the emulator and the environments take turns. The parts of a step are those of one worker alone."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cpus()
     variants = [
         Variant(model, backend, n, games) for model in GOALS for n in options.workers for backend, games in SETTINGS
     ]

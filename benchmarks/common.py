@@ -29,6 +29,7 @@ from ablate.algos.a3c.worker import checked_gradient, make_worker, push, shared_
 from ablate.algos.job import WorkerJob
 from ablate.cli import arguments, hydra_app
 from ablate.config.validation import validate
+from ablate.parallel.machine import cpu_description, usable_cpus
 from ablate.parallel.shared import SharedState
 from ablate.paths import ROOT
 from ablate.records.schema import EPISODES
@@ -55,11 +56,9 @@ class Options(NamedTuple):
 
 def header() -> None:
     """Print the machine, the versions and the date, without which a rate means nothing, and how rates are measured."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "numpy", "gymnasium"))
     load = f"load average before the start {os.getloadavg()[0]:.1f}"
-    print(f"machine   {cpu}, {len(os.sched_getaffinity(0))} cores; {load}")
+    print(f"machine   {cpu_description()}, {usable_cpus()} cores; {load}")
     print(f"versions  Python {platform.python_version()}, {versions}")
     print(f"date      {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC")
     print(f"rates     of training: steps per second {WINDOW}, by the clock of the run's CSV file")

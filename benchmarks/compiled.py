@@ -27,6 +27,7 @@ from ablate.compiled.network import backward, forward
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
 from ablate.nn.architecture import architecture_of
 from ablate.nn.mlp_architecture import MlpArchitecture
+from ablate.parallel.machine import usable_cpus
 from ablate.parallel.supervisor import ONE_THREAD
 from ablate.records.schema import EPISODES
 from benchmarks import pendulum_kernel
@@ -339,7 +340,7 @@ def operations_per_ns() -> float:
 
 def benchmark_arms(console: Console, options: Options) -> None:
     """The time of every arm of both ablations, with `repeats` seeds each: as many runs at a time as there are cores."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cpus()
     cells = [(arm, seed) for seed in range(1, options.repeats + 1) for arm in ARMS]
     with temporary_folder() as folder:
 

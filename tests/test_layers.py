@@ -1,4 +1,4 @@
-"""The house's import rules (CONTRIBUTING.md): each module imports only from floors below its own."""
+"""The layers of the code (CONTRIBUTING.md): each module imports only from its own folder and from folders below it."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT
 
 PACKAGE = ROOT / "src/ablate"
-# From the ground up. A room may import from rooms before it and from itself.
+# From the ground up: a folder may import from itself and from those before it.
 GROUND = ("paths", "types", "seeding", "schedules")
 ORDER = (
     *GROUND, "config",
@@ -28,17 +28,17 @@ MODULES = {module_of(path): path for path in PACKAGE.rglob("*.py") if path.name 
 
 
 class WithoutTypeChecking(ast.NodeTransformer):
-    """Drops `if TYPE_CHECKING:` blocks, which never run."""
+    """Removes `if TYPE_CHECKING:` blocks, which never run."""
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
         return None if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" else node
 
 
 def imports_of(path: Path, for_types: bool = True) -> set[str]:
-    """Modules of the package that a file imports, anywhere in it, without the leading `ablate.`.
+    """Modules of the package that a file imports, at any place in it, without the leading `ablate.`.
 
-    for_types: include what only type checkers import."""
-    found = set()
+    for_types: include imports for type checkers only."""
+    imported = set()
     tree: ast.AST = ast.parse(path.read_text())
     for node in ast.walk(tree if for_types else WithoutTypeChecking().visit(tree)):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -47,11 +47,12 @@ def imports_of(path: Path, for_types: bool = True) -> set[str]:
             names = [alias.name for alias in node.names]
         else:
             continue
-        found |= {name.removeprefix("ablate.") for name in names if name.startswith("ablate.")}
-    return {name for name in found if name in MODULES}
+        imported |= {name.removeprefix("ablate.") for name in names if name.startswith("ablate.")}
+    return {name for name in imported if name in MODULES}
 
 
-def outside_imports_of(path: Path) -> set[str]:
+def packages_imported_by(path: Path) -> set[str]:
+    """The first names of all imports."""
     nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Import | ast.ImportFrom)]
     return {
         name.split(".")[0]
@@ -62,32 +63,49 @@ def outside_imports_of(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_only_from_below(module: str) -> None:
-    room = module.split(".")[0]
-    assert room in ORDER, f"{room} has no floor: add it to the plan in CONTRIBUTING.md and here"
+    folder = module.split(".")[0]
+    assert folder in ORDER, f"{folder} has no layer: add it to the plan in CONTRIBUTING.md and here"
     for imported in imports_of(MODULES[module]):
         other = imported.split(".")[0]
-        assert ORDER.index(other) <= ORDER.index(room), f"{module} imports {imported}, which lies above it"
+        assert ORDER.index(other) <= ORDER.index(folder), f"{module} imports {imported}, which is above it"
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     left = {module: imports_of(path, for_types=False) for module, path in MODULES.items()}
     while left:
         free = [module for module, imports in left.items() if not imports & left.keys()]
-        assert free, f"a circle among {sorted(left)}"
+        assert free, f"these import each other in a circle: {sorted(left)}"
         for module in free:
             del left[module]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_imports_no_other_benchmark(path: Path) -> None:
+    nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
+    named = {n.module for n in nodes} | {f"{n.module}.{alias.name}" for n in nodes for alias in n.names}
+    imported = {other.stem for other in (ROOT / "benchmarks").glob("*.py") if f"benchmarks.{other.stem}" in named}
+    baselines = {"plain_a3c", "pendulum_kernel"}
+    if path.stem == "main":  # the registry
+        assert not imported & baselines
+    else:
+        assert imported <= (set() if path.stem in {"common", *baselines} else {"common", *baselines})
+
+
+def test_the_package_imports_neither_benchmarks_nor_plugins() -> None:
+    for module, path in MODULES.items():
+        assert not packages_imported_by(path) & {"benchmarks", "hydra_plugins"}, module
 
 
 @pytest.mark.parametrize("module", sorted(m for m in MODULES if m.startswith("analysis")))
 def test_analysis_reads_only_files(module: str) -> None:
     files = {"records.schema", "records.files"}
-    rooms = {i if i in files else i.split(".")[0] for i in imports_of(MODULES[module])}
-    assert rooms <= {*GROUND, "config", "analysis"} | files
-    assert "torch" not in outside_imports_of(MODULES[module])
+    folders = {i if i in files else i.split(".")[0] for i in imports_of(MODULES[module])}
+    assert folders <= {*GROUND, "config", "analysis"} | files
+    assert "torch" not in packages_imported_by(MODULES[module])
 
 
 def test_only_parallel_imports_multiprocessing() -> None:
-    users = {m for m, path in MODULES.items() if "multiprocessing" in outside_imports_of(path)}
+    users = {m for m, path in MODULES.items() if "multiprocessing" in packages_imported_by(path)}
     assert users == {"parallel.shared", "parallel.supervisor"}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from ablate.parallel.machine import cpu_flags
 
 
 def resolve_precision(precision: str, device: str = "cpu") -> str:
@@ -13,8 +13,4 @@ def resolve_precision(precision: str, device: str = "cpu") -> str:
         import torch
 
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return "float32"
-    return "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
+    return "bf16" if {"avx512_bf16", "amx_bf16"} & cpu_flags() else "float32"

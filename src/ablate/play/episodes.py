@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from ablate.config.serial import from_dict
 from ablate.envs.make import make_env
 from ablate.nn.acting import Action
 from ablate.parallel.heartbeat import beat
+from ablate.parallel.machine import usable_cpus
 from ablate.parallel.shared import SharedState
 from ablate.parallel.supervisor import Child, Supervisor
 from ablate.play.policy import Policy
@@ -121,7 +121,7 @@ def play_in_processes(
     """`play` with a saved policy on all cores. Gives the same episodes as one process, apart from rounding.
 
     Raises ChildFailed if a process dies, raises or hangs."""
-    processes = min(len(os.sched_getaffinity(0)), -(-len(streams) // MIN_EPISODES_PER_PROCESS))
+    processes = min(usable_cpus(), -(-len(streams) // MIN_EPISODES_PER_PROCESS))
     shared = SharedState(1, 0, processes)
     children = []
     for process in range(processes):

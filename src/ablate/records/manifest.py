@@ -16,6 +16,7 @@ from typing import Any
 
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import config_hash, to_dict
+from ablate.parallel.machine import cpu_description, usable_cpus
 from ablate.paths import ROOT
 from ablate.records.files import read_json, write_json
 from ablate.records.schema import MANIFEST, SCHEMA_VERSION, STATES, STATUS
@@ -45,7 +46,7 @@ def provenance(command: list[str]) -> dict[str, Any]:
         "git": _git(),
         "python": sys.version.split()[0],
         "versions": {name: metadata.version(name) for name in PACKAGES},
-        "machine": {"platform": platform.platform(), "cpu": _cpu(), "cpus": len(os.sched_getaffinity(0))},
+        "machine": {"platform": platform.platform(), "cpu": cpu_description(), "cpus": usable_cpus()},
         "started": _now(),
     }
 
@@ -120,11 +121,3 @@ def _git() -> dict[str, Any] | None:
         return None
     commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), None)
     return {"commit": commit, "dirty": any(not line.startswith("#") for line in lines)}
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
