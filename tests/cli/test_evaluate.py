@@ -16,7 +16,7 @@ import pytest
 from helpers import ROOT, config_of
 from scipy import stats
 
-import evaluate
+from ablate.cli import evaluate
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import to_dict
 from ablate.envs.make import spec_of
