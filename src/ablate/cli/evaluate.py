@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import gymnasium
@@ -23,6 +23,7 @@ from rich.progress import Progress
 from ablate.cli.hydra_app import exit_code
 from ablate.config.choices import ActionChoice, Display
 from ablate.config.derived import evaluation_horizon
+from ablate.config.plugins import import_plugins
 from ablate.config.schema import AtariConfig, Config, ConfigError
 from ablate.config.serial import from_dict
 from ablate.config.validation import suggest
@@ -67,6 +68,7 @@ class Options:
     video: bool = False
     frames: bool = False
     render: str | None = None
+    plugins: list[str] = field(default_factory=list)
 
 
 def main() -> None:
@@ -74,6 +76,7 @@ def main() -> None:
         print(HELP)
         return
     options = read_options(sys.argv[1:])
+    import_plugins(options.plugins)
     path = find_checkpoint(locate(options.run))
     checkpoint = read_checkpoint(path)
     config = from_dict(checkpoint.state["config"])

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+from ablate.config.plugins import import_plugins
 from ablate.config.schema import Config
 from ablate.config.serial import from_dict
 from ablate.envs.make import make_env
@@ -137,6 +138,7 @@ def play_in_processes(
 def play_share(send: Callable[[Episode], None], share: Share) -> None:
     """The function of one such process: play its share and send each episode."""
     checkpoint = read_checkpoint(share.checkpoint)
+    import_plugins(checkpoint.state["config"].get("plugins", []))  # the parent refused those that the user did not name
     count = envs_for(EnvSpec.from_dict(checkpoint.state["env_spec"]), len(share.streams))
     envs = make_envs(from_dict(checkpoint.state["config"]), share.horizon, count)
     policy = Policy.of(checkpoint, share.sample, games=len(envs))
