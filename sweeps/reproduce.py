@@ -43,10 +43,10 @@ def draw(folders: list[Path]) -> None:
 
     sweeps = [load_sweep(folder) for folder in folders]
     tables = ("cells", "episodes", "evaluations")
-    arms = {name: arm for sweep in sweeps for name, arm in sweep.study["arms"].items()}
+    arms = {name: arm for sweep in sweeps for name, arm in sweep.study.arms.items()}
     both = replace(
         sweeps[0],
-        study={**sweeps[0].study, "question": "The report's two ablations", "arms": arms},
+        study=replace(sweeps[0].study, question="The report's two ablations", arms=arms),
         **{name: pd.concat([getattr(sweep, name) for sweep in sweeps], ignore_index=True) for name in tables},
     )
     path = folders[0].with_name("-".join(folder.name for folder in folders))

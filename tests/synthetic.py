@@ -1,4 +1,4 @@
-"""Sweeps' folders made of invented numbers, for tests of what reads them."""
+"""Folders of sweeps with invented numbers, for tests of code that reads them."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ METRICS: dict[str, dict[str, Any]] = {
         "window": [0.8, 1.0], "smaller_is_better": True,
     },
 }  # fmt: skip
+# The columns of updates.csv after the common ones.
+ALGORITHM_COLUMNS = {
+    "a3c": ("policy_loss", "value_loss", "entropy", "grad_norm", "staleness", "learning_rate"),
+    "dqn": ("td_loss", "q_mean", "grad_norm", "epsilon", "beta", "learning_rate"),
+}
 DEFAULTS = {"x": "global_step", "window": [0.0, 1.0], "budget": "equal", "score": None, "smaller_is_better": False}
 
 
@@ -43,14 +48,16 @@ def write_sweep(
     missing: tuple[tuple[str, int], ...] = (),
     **study: Any,
 ) -> Path:
-    """arms: {name: {overrides: [...], level: final mean reward a step, speed: episodes to get there, length: steps of
-    an episode}}; curves rise from -6 to the level, with noise that differs by seed."""
-    described = {}
+    """Write a sweep's folder; curves rise from -6 to each arm's level, with noise that depends on the seed.
+
+    arms: {name: {overrides: [...], level: final mean reward per step, speed: episodes to reach it, length: steps per
+    episode}}."""
+    study_arms = {}
     for a, (arm, shape) in enumerate(arms.items()):
         base = config_of(*shape.get("overrides", []), "schedule=interleaved", "evaluation.every_seconds=null")
         length = shape.get("length", 200)
         config = to_dict(base)
-        described[arm] = {
+        study_arms[arm] = {
             "label": shape.get("label", arm),
             "overrides": shape.get("overrides", []),
             "identity": f"{a:08x}",
@@ -66,24 +73,27 @@ def write_sweep(
             write_manifest(cell, own, ["src/run.py", f"seed={seed}"], [f"seed={seed}"])
             rng = np.random.default_rng([a, seed])
             level, speed = shape.get("level", -0.5) + 0.3 * rng.standard_normal(), shape.get("speed", 15.0)
-            _write_tables(cell, rng, level, speed, length, episodes, base.evaluation.horizon or 200)
-            bad = (arm, seed) in failed
-            write_status(cell, "failed" if bad else "completed", "worker-0 was killed by SIGKILL" if bad else "",
+            _write_tables(cell, rng, level, speed, length, episodes, base.evaluation.horizon or 200, base.algo.name)
+            has_failed = (arm, seed) in failed
+            write_status(cell, "failed" if has_failed else "completed",
+                         "worker-0 was killed by SIGKILL" if has_failed else "",
                          Counters(episodes * length // 10, episodes * length, episodes))  # fmt: skip
             attempt = {"started": "2026-11-21T12:00:00+00:00", "seconds": 3.5 + a, "max_rss_mb": 300.0, "host": "here"}
             outcome = (
                 {"outcome": "failed", "reason": "worker-0 was killed by SIGKILL"}
-                if bad
+                if has_failed
                 else {"outcome": "completed", "reason": ""}
             )
             write_json(cell / CELL, {"attempts": [{**attempt, **outcome}]})
-            (cell / CELL_LOG).write_text("a line of the log\nworker-0 was killed by SIGKILL\n" if bad else "done\n")
+            (cell / CELL_LOG).write_text(
+                "a line of the log\nworker-0 was killed by SIGKILL\n" if has_failed else "done\n"
+            )
     write_json(folder / STUDY, {
         "schema_version": 1,
         "name": folder.name,
         "question": "What does this setting do?",
         "command": ["src/run.py", f"sweep={folder.name}"],
-        "arms": described,
+        "arms": study_arms,
         "seeds": list(seeds),
         "baseline": next(iter(arms)),
         "metric": "final_score",
@@ -100,7 +110,14 @@ def write_sweep(
 
 
 def _write_tables(
-    cell: Path, rng: np.random.Generator, level: float, speed: float, length: int, episodes: int, horizon: int
+    cell: Path,
+    rng: np.random.Generator,
+    level: float,
+    speed: float,
+    length: int,
+    episodes: int,
+    horizon: int,
+    algo: str,
 ) -> None:
     def curve(episode: np.ndarray, noise: float) -> np.ndarray:
         return level - (6 + level) * np.exp(-episode / speed) + noise * rng.standard_normal(len(episode))
@@ -120,6 +137,7 @@ def _write_tables(
         cell,
         UPDATES,
         ((u, u * 10, u * 1e-4, *row, s, 1e-4) for u, row, s in zip(updates, columns, staleness, strict=True)),
+        ALGORITHM_COLUMNS[algo],
     )
     every = max(length, steps[-1] // 12)
     at = np.append(np.arange(every, steps[-1], every), steps[-1])
@@ -130,6 +148,6 @@ def _write_tables(
     ))  # fmt: skip
 
 
-def _write(cell: Path, name: str, rows: Any) -> None:
-    lines = [",".join(COLUMNS[name]), *(",".join(map(str, row)) for row in rows)]
+def _write(cell: Path, name: str, rows: Any, more_columns: tuple[str, ...] = ()) -> None:
+    lines = [",".join((*COLUMNS[name], *more_columns)), *(",".join(map(str, row)) for row in rows)]
     (cell / name).write_text("\n".join(lines) + "\n")

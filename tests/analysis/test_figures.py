@@ -16,7 +16,15 @@ from ablate.analysis.figures import draw_learning_curve, evaluation_means, learn
 from ablate.analysis.load import Run, load_run
 from ablate.config.schema import ConfigError
 from ablate.records.csv_writer import CsvWriter
-from ablate.records.schema import COLUMNS, EPISODES, EVALUATIONS, LEARNING_CURVE, MANIFEST, UPDATES
+from ablate.records.schema import (
+    COLUMNS,
+    EPISODES,
+    EVALUATIONS,
+    LEARNING_CURVE,
+    MANIFEST,
+    MOVING_AVERAGE_DECAY,
+    UPDATES,
+)
 
 PLOT = Path(__file__).parents[2] / "src" / "plot.py"
 CONFIG = {
@@ -32,7 +40,7 @@ def make_run(rewards: np.ndarray, evaluations: list[list[float]] | None = None, 
     """A run with these rewards per step of its episodes (n,), and of each evaluation's episodes."""
     n = len(rewards)
     rewards = np.asarray(rewards, dtype=float)
-    average = pd.Series(rewards).ewm(alpha=0.01, adjust=False).mean()
+    average = pd.Series(rewards).ewm(alpha=1 - MOVING_AVERAGE_DECAY, adjust=False).mean()
     episodes = pd.DataFrame({
         "episode": np.arange(1, n + 1), "worker": 0, "global_step": LENGTH * np.arange(1, n + 1),
         "wall_time_s": 0.0, "episodic_return": LENGTH * rewards, "episodic_length": LENGTH,

@@ -26,8 +26,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write(path: Path, rows: list[tuple]) -> None:
-    writer = CsvWriter(path)
+def write(path: Path, rows: list[tuple], columns: tuple[str, ...] = ()) -> None:
+    writer = CsvWriter(path, columns)
     for row in rows:
         writer.write(row)
     writer.close()
@@ -40,7 +40,8 @@ def append(path: Path, text: str) -> None:
 
 def test_what_the_writer_wrote_comes_back(folder: Path) -> None:
     (folder / STATUS).write_text('{"state": "completed"}')
-    write(folder / UPDATES, [(100, 1000, 0.5, 0.1, 0.2, 1.4, float("nan"), 3, 1e-4)])
+    columns = (*COLUMNS[UPDATES], "grad_norm", "learning_rate")
+    write(folder / UPDATES, [(100, 1000, 0.5, float("nan"), 1e-4)], columns)
     write(folder / EVALUATIONS, [(1, 1000, 100, 0.5, 1, -300.0, 200, None, "mode, raw")])
     run = load_run(folder)
     assert run.status == {"state": "completed"}
@@ -120,6 +121,7 @@ def test_no_folder_at_all_is_refused(tmp_path: Path) -> None:
         (MANIFEST, "{"),
         (MANIFEST, "[]"),
         (EPISODES, "a,b\n1,2\n"),
+        (UPDATES, "update,wall_time_s,loss\n1,0.1,2\n"),
         (EPISODES, ",".join(COLUMNS[EPISODES]) + "\n1,2,x,4,5,6,7,8,True,False\n"),
         (EPISODES, ",".join(COLUMNS[EPISODES]) + "\n1,2,3\n"),
         (EPISODES, ",".join(COLUMNS[EPISODES]) + "\n1,2,3,4,5,6,7,8,True,False,11\n"),
@@ -143,7 +145,8 @@ def test_settings_are_found_by_their_dotted_key(folder: Path) -> None:
 
 def test_floats_keep_all_their_digits(folder: Path) -> None:
     values = pd.Series([1 / 3, 0.1 + 0.2, 1e-300, -123456.789012345678])
-    write(folder / UPDATES, [(i, i, 0.0, value, 0.0, 0.0, 0.0, 0, 0.0) for i, value in enumerate(values)])
+    rows = [(i, i, 0.0, value) for i, value in enumerate(values)]
+    write(folder / UPDATES, rows, (*COLUMNS[UPDATES], "policy_loss"))
     assert load_run(folder).updates["policy_loss"].tolist() == values.tolist()
 
 

@@ -21,8 +21,9 @@ from ablate.analysis.metrics import (
     shortest_cell,
 )
 from ablate.config.choices import Axis, Budget, Source
-from ablate.config.schema import ConfigError
+from ablate.config.schema import ConfigError, MetricConfig
 from ablate.records.schema import COLUMNS, EPISODES, EVALUATIONS
+from ablate.records.study_file import Provenance, StudyArm, StudyFile
 
 HORIZON = 100
 Points = dict[tuple[str, int], list[tuple[float, float]]]  # by cell: global_step and score of each row
@@ -33,10 +34,20 @@ def sweep_of(evaluations: Points, episodes: Points | None = None, **metric: Any)
     episodes = episodes or {cell: [(x, y) for x, y in rows] for cell, rows in evaluations.items()}
     arms = list(dict.fromkeys(arm for arm, _ in [*evaluations, *episodes]))
     config = {"env": {"id": "Pendulum-v1", "kwargs": {}, "max_ep_step": HORIZON}}
-    study = {
-        "arms": {arm: {"label": "", "overrides": [], "config": copy.deepcopy(config)} for arm in arms},
-        "metrics": {"m": {**DEFAULTS, "label": "m", "source": "evaluations", "statistic": "mean", **metric}},
-    }
+    study = StudyFile(
+        name="invented",
+        question="",
+        baseline=arms[0],
+        metric="m",
+        metrics={
+            "m": MetricConfig(**{**DEFAULTS, "label": "m", "source": "evaluations", "statistic": "mean", **metric})
+        },
+        smallest_effect=None,
+        claims=[],
+        arms={arm: StudyArm(label="", overrides=[], identity="", config=copy.deepcopy(config)) for arm in arms},
+        seeds=[],
+        provenance=Provenance(command=[], machine={"cpus": 2}, started=""),
+    )
     played = [
         (arm, seed, k, x, x // 10, 2.0 * x, i, (y + tilt) * HORIZON, HORIZON, HORIZON, "mode")
         for (arm, seed), rows in evaluations.items()
@@ -253,14 +264,14 @@ def test_evaluations_of_another_horizon_or_protocol_are_refused(column: str, val
 
 def test_other_settings_of_the_environment_are_refused() -> None:
     sweep = sweep_of(TWO)
-    sweep.study["arms"]["b"]["config"]["env"]["kwargs"] = {"repeat_action_probability": 0.25}
+    sweep.study.arms["b"].config["env"]["kwargs"] = {"repeat_action_probability": 0.25}
     for source in Source:
         assert 'a: {}; b: {"repeat_action_probability": 0.25}' in refusal_of(sweep, source)
 
 
 def test_other_environments_are_refused_together_and_taken_one_by_one() -> None:
     sweep = sweep_of(TWO)
-    sweep.study["arms"]["b"]["config"]["env"]["id"] = "CartPole-v1"
+    sweep.study.arms["b"].config["env"]["id"] = "CartPole-v1"
     assert "env.id differs: a: Pendulum-v1; b: CartPole-v1" in refusal_of(sweep)
     parts = environments(sweep)
     assert {env: list(part.arms) for env, part in parts.items()} == {"Pendulum-v1": ["a"], "CartPole-v1": ["b"]}
@@ -271,11 +282,11 @@ def test_other_environments_are_refused_together_and_taken_one_by_one() -> None:
 
 def test_training_returns_of_episodes_of_another_length_are_refused() -> None:
     sweep = sweep_of(TWO)
-    sweep.study["arms"]["b"]["config"]["env"]["max_ep_step"] = 500
+    sweep.study.arms["b"].config["env"]["max_ep_step"] = 500
     refuse_mixed(sweep, Source.episodes)  # rewards per step
     returns = sweep_of(TWO)
     returns.episodes["terminated"] = True
-    returns.study["arms"]["b"]["config"]["env"]["max_ep_step"] = 500
+    returns.study.arms["b"].config["env"]["max_ep_step"] = 500
     assert "env.max_ep_step differs: a: 100; b: 500" in refusal_of(returns, Source.episodes)
 
 

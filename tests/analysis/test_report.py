@@ -138,7 +138,7 @@ def test_failures_come_with_their_reason_and_the_end_of_the_log(page: Page) -> N
     assert f"line {100 - LOG_LINES}" not in words
     assert "\x1b" not in words
     assert "16 of 18 cells completed" in words
-    assert "of the completed cells only" in words
+    assert "covers only the completed cells" in words
 
 
 def test_provenance_names_command_machine_and_what_differs(folder: Path, page: Page) -> None:

@@ -179,7 +179,7 @@ def test_a_difference_too_small_to_matter_is_named_so(tmp_path: Path) -> None:
     folder = small(tmp_path, claims=claims("bad < good"), smallest_effect=5.0)
     verdict = only_verdict(folder)
     assert verdict.verdict == "supported"
-    assert verdict.reason.endswith("lies below 0, yet within ±5: a difference too small to matter")
+    assert verdict.reason.endswith("is below 0, but within ±5: the difference is too small to matter")
 
 
 def test_under_five_seeds_there_is_no_verdict(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_a_half_written_sweep_shows_what_it_has(tmp_path: Path) -> None:
     assert np.isnan(bad["mean"])
     assert summary.verdicts[0].verdict == "inconclusive"
     assert any("6 of 12 cells missing: bad/seed=0" in note for note in summary.notes)
-    assert any("torn last lines of tables, left out: 1" in note for note in summary.notes)
+    assert any("incomplete last lines of tables that were left out: 1" in note for note in summary.notes)
     write_tables(summary)
 
 

@@ -142,11 +142,9 @@ def test_a_diverged_seed_is_counted_and_kept_out_of_the_mean(sweep: Sweep) -> No
 
 def test_wall_time_says_where_it_is_not_that_of_workers_side_by_side(sweep: Sweep) -> None:
     def caveat(**settings: object) -> str:
-        study = {**sweep.study, "machine": {"cpus": 4}}
-        study["arms"] = {
-            arm: {**described, "config": {**described["config"], **settings}}
-            for arm, described in sweep.study["arms"].items()
-        }
+        arms = {name: replace(arm, config={**arm.config, **settings}) for name, arm in sweep.study.arms.items()}
+        provenance = replace(sweep.study.provenance, machine={"cpus": 4})
+        study = replace(sweep.study, arms=arms, provenance=provenance)
         return draw_curves(replace(sweep, study=study), Source.episodes, Axis.wall_time_s).axes[0].get_title()
 
     assert "NOT the time" in caveat(schedule="interleaved")
@@ -159,7 +157,7 @@ def test_wall_time_says_where_it_is_not_that_of_workers_side_by_side(sweep: Swee
 
 def test_ideal_time_is_offered_where_all_workers_take_turns(sweep: Sweep) -> None:
     assert IDEAL in axes(sweep)
-    sweep.study["arms"]["two"]["config"]["schedule"] = "async"
+    sweep.study.arms["two"].config["schedule"] = "async"
     assert IDEAL not in axes(sweep)
 
 
@@ -197,7 +195,7 @@ def test_scores_have_a_dot_per_seed_and_mark_the_censored_ones(folder: Path) -> 
     np.testing.assert_allclose(dots, np.sort([evaluations(folder, "four", seed)[1][-1] for seed in SEEDS]))
     assert [text.get_text() for text in ax.get_yticklabels()] == ["4 workers\nn = 6", "two\nn = 5 of 6"]
     assert ax.get_xlabel() == "final evaluation [average reward per step]"
-    assert legend(figure) == ["a seed", "mean, 95 % CI"]
+    assert legend(figure) == ["one seed", "mean, 95 % CI"]
 
     figure = draw_scores(summary, "speed")
     ax = figure.axes[0]
@@ -211,11 +209,12 @@ def test_scores_have_a_dot_per_seed_and_mark_the_censored_ones(folder: Path) -> 
     of_two = marks[3]
     np.testing.assert_allclose(of_two[:, 0], 8000)
     assert "5 censored" in ax.get_yticklabels()[1].get_text()
-    assert "not reached by then" in legend(figure)
+    assert "score not reached" in legend(figure)
 
 
 def test_dqn_has_neither_staleness_nor_ideal_parallel_time(tmp_path: Path) -> None:
-    arms = {name: {"overrides": ["algo=dqn", "env=cartpole", f"replay={name}"]} for name in ("uniform", "prioritized")}
+    settings = ["algo=dqn", "env=cartpole", "workers=1"]  # resolved configurations of DQN have one worker
+    arms = {name: {"overrides": [*settings, f"replay={name}"]} for name in ("uniform", "prioritized")}
     made = load_sweep(write_sweep(tmp_path, arms, seeds=[0, 1]))
     assert IDEAL not in axes(made)
     assert not any(untimed(made, arm) for arm in arms)

@@ -101,7 +101,7 @@ def test_rows_survive_a_torn_end_and_are_trimmed(tmp_path: Path) -> None:
     writer.close()
     with path.open("a") as file:
         file.write("6,0,60,0.1")
-    rows, torn = read_rows(path)
+    _, rows, torn = read_rows(path)
     assert [r[0] for r in rows] == ["1", "2", "3", "4", "5"]
     assert torn == 1
     assert float(rows[0][4]) == -0.1 - 0.2  # all digits are kept
@@ -111,7 +111,7 @@ def test_rows_survive_a_torn_end_and_are_trimmed(tmp_path: Path) -> None:
     writer.write(row(4))
     writer.close()
     assert path.read_text().splitlines()[0] == ",".join(COLUMNS[EPISODES])
-    assert [r[0] for r in read_rows(path)[0]] == ["1", "2", "3", "4"]
+    assert [r[0] for r in read_rows(path).rows] == ["1", "2", "3", "4"]
 
 
 @given(cut=st.integers(0, 400))
@@ -123,7 +123,7 @@ def test_a_file_cut_anywhere_gives_whole_rows_only(cut: int, tmp_path_factory: p
     writer.close()
     whole = path.read_bytes()
     path.write_bytes(whole[: max(len(",".join(COLUMNS[EPISODES])) + 1, len(whole) - cut)])
-    rows, torn = read_rows(path)
+    _, rows, torn = read_rows(path)
     assert [int(r[0]) for r in rows] == list(range(1, len(rows) + 1))
     assert torn <= 1
 

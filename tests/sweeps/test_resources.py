@@ -3,7 +3,13 @@
 import pytest
 from helpers import config_of
 
-from ablate.sweeps.resources import cores, memory_mb
+from ablate.algos.algorithm import algorithm_of
+from ablate.config.schema import Config
+
+
+def memory_mb(config: Config) -> int:
+    return algorithm_of(config).memory_mb(config)
+
 
 # MB of the largest moment of one worker of Breakout, measured: VmHWM on Linux, torch 2.13, rollouts of 20 steps.
 MEASURED = [
@@ -44,7 +50,8 @@ def test_the_memory_of_a_cell_that_saves_its_replay_counts_the_copies() -> None:
 
 def test_threads_of_games_are_cores_of_a_cell() -> None:
     def of(*more: str) -> int:
-        return cores(config_of("algo=dqn", "env=breakout", "envs_per_worker=4", *more))
+        config = config_of("algo=dqn", "env=breakout", "envs_per_worker=4", *more)
+        return algorithm_of(config).cores(config)
 
     alone = "schedule=interleaved"
     assert (of(alone), of("schedule=async")) == (1, 2)

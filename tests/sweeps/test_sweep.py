@@ -23,7 +23,8 @@ from omegaconf import DictConfig
 
 from ablate.analysis.load import load_sweep
 from ablate.analysis.summary import summarise
-from ablate.cli import arguments, hydra_app
+from ablate.cli import hydra_app
+from ablate.cli.arguments import complete_arguments, quoted
 from ablate.config.choices import Source, Statistic
 from ablate.config.schema import ConfigError, MetricConfig, SweepConfig
 from ablate.config.serial import to_dict
@@ -87,7 +88,7 @@ class Planner:
             arguments = ("sweep=invented", *arguments)
         if not any(argument.startswith("hydra.sweep.dir=") for argument in arguments):
             folder = self._folder / "sweeps" / "invented"
-            arguments = (*arguments, f"hydra.sweep.dir={arguments.quoted(str(folder))}")
+            arguments = (*arguments, f"hydra.sweep.dir={quoted(str(folder))}")
         found: list[SweepPlan] = []
 
         def instead_of_run(plan: SweepPlan, launch: Any, job_overrides: Any) -> None:
@@ -99,8 +100,8 @@ class Planner:
         self._monkeypatch.setattr("ablate.sweeps.plan.estimate", lambda plan: None)  # it would train
         self._monkeypatch.setattr("ablate.sweeps.run.run", instead_of_run)
         hydra_app.register()
-        entries = ",".join(arguments.quoted(f"file://{entry}") for entry in search)
-        overrides = arguments.complete_arguments(list(arguments))
+        entries = ",".join(quoted(f"file://{entry}") for entry in search)
+        overrides = complete_arguments(list(arguments))
         overrides += ["hydra.mode=MULTIRUN", f"hydra.searchpath=[{entries}]"]
         GlobalHydra.instance().clear()
         try:
@@ -296,7 +297,7 @@ def test_factors_may_have_values_of_any_kind(tmp_path: Path) -> None:
         "'" + 299 * "x" + "y'": 299 * "x" + "y",
     }  # fmt: skip
     arguments = ["env.id=faulty_envs:Takes-v0", "env.max_ep_step=20", f"+env.kwargs.value={','.join(values)}"]
-    arms = expand(arguments.complete_arguments(arguments), SweepConfig(metric="auc", metrics={"auc": METRIC}), 1).arms
+    arms = expand(complete_arguments(arguments), SweepConfig(metric="auc", metrics={"auc": METRIC}), 1).arms
     assert [config_of(*arm.overrides).env.kwargs["value"] for arm in arms] == list(values.values())
     assert len({arm.name for arm in arms}) == len(values)
     assert max(len(arm.name) for arm in arms) < 100
@@ -318,7 +319,7 @@ def test_arms_that_share_a_composition_are_as_if_composed_alone(planned: Planner
 @pytest.mark.parametrize("name", ["with a space", "it's", 'a "quoted" one', "a=b,c", "[x]", "Ünï"])
 def test_the_folder_may_have_any_name(name: str, planned: Planner, tmp_path: Path) -> None:
     folder = tmp_path / name
-    plan = planned(*PLAIN, "workers=2,4", f"hydra.sweep.dir={arguments.quoted(str(folder))}", jobs=True)
+    plan = planned(*PLAIN, "workers=2,4", f"hydra.sweep.dir={quoted(str(folder))}", jobs=True)
     assert plan.folder == folder
     assert [Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir for job in planned.jobs] == [
         cell.folder for cell in plan.cells
@@ -380,7 +381,7 @@ def test_more_seeds_and_more_arms_extend_the_folder(plan_of: Folder) -> None:
     swept(more)
     swept(plan_of("study"))  # the smaller study forgets nothing
     sweep = load_sweep(more.folder)
-    assert (list(sweep.arms), sweep.study["seeds"]) == (["w2", "w4", "w8"], [0, 1, 2])
+    assert (list(sweep.arms), sweep.study.seeds) == (["w2", "w4", "w8"], [0, 1, 2])
     assert set(sweep.cells["state"]) == {"completed"}
 
 
@@ -398,13 +399,13 @@ def test_another_configuration_goes_to_a_folder_of_its_own(plan_of: Folder) -> N
 def test_a_study_changed_afterwards_is_reported(plan_of: Folder) -> None:
     """A claim that is turned round once its cells are there must not look as if it had been made before."""
     plan = swept(plan_of("study"))
-    assert load_sweep(plan.folder).study["changes"] == []
+    assert load_sweep(plan.folder).study.changes == []
     settings = replace(plan.study.settings, smallest_effect=7.0)
     swept(make_plan(replace(plan.study, settings=settings), plan.configs, plan.folder))
     swept(plan_of("more"))
     study = load_sweep(plan.folder).study
     before = plan.study.settings.smallest_effect
-    assert [(change["completed"], change["what"]) for change in study["changes"]] == [
+    assert [(change.completed, change.what) for change in study.changes] == [
         (4, [f"smallest_effect {before} -> 7.0"]),
         (4, [f"smallest_effect 7.0 -> {before}", "arms added: w8", "seeds added: 2"]),
     ]

@@ -1,4 +1,4 @@
-"""Figures of one run, drawn from its files alone."""
+"""The figures of one run, drawn only from its files."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
 from scipy import stats
 
 from ablate.analysis.load import Run
+from ablate.analysis.metrics import moving_average
 
 DPI = 150
-MAX_POINTS = 4000  # episodes drawn as points; more of them would only be a slower blot
-COLOURS = sns.color_palette("colorblind")  # told apart by the colour-blind, too
+MAX_POINTS = 4000  # episodes drawn as points; more would overlap and take longer
+COLOURS = sns.color_palette("colorblind")  # safe for colour-blind readers
 STYLE = {
     **sns.axes_style("whitegrid"),
     **sns.plotting_context("notebook"),
     "axes.edgecolor": "0.6",
     "grid.color": "0.9",
-    "agg.path.chunksize": 20_000,  # Agg refuses a line of many points in one piece
+    "agg.path.chunksize": 20_000,  # Agg cannot draw a line of many points in one piece
 }
 
 
 def learning_curve(run: Run, path: Path) -> None:
-    """Write the run's learning curve as a PNG; the file is whole or not there, its folder is made.
+    """Write the run's learning curve as a PNG, atomically; creates its folder.
 
-    Raises ConfigError if the manifest lacks what the title says, OSError if the file cannot be written."""
+    Raises ConfigError if the manifest lacks a value for the title, OSError if the file cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -46,10 +47,10 @@ def learning_curve(run: Run, path: Path) -> None:
 
 
 def draw_learning_curve(run: Run) -> Figure:
-    """Average reward per step, of each episode and as moving average, against episodes and environment steps.
+    """Average reward per step of each episode and its moving average, against episodes and environment steps.
 
-    Where episodes terminate by themselves their length is part of the score: then the episodic return, instead.
-    The right panel has the evaluations: mean and 95 % confidence interval over an evaluation's episodes."""
+    If episodes can terminate, their length is part of the score; then the episodic return is drawn instead.
+    The right panel also shows the evaluations: mean and 95 % confidence interval over an evaluation's episodes."""
     with mpl.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03)
         figure = Figure(figsize=(11, 4.8), layout=layout)
@@ -62,23 +63,23 @@ def draw_learning_curve(run: Run) -> Figure:
                 "score": run.episodes["mean_step_reward" if per_step else "episodic_return"],
             }
         )
-        scores["moving_average"] = scores["score"].ewm(alpha=0.01, adjust=False).mean()
-        tests = evaluation_means(run.evaluations, per_step)
+        scores["moving_average"] = moving_average(scores["score"].to_numpy(float))
+        evaluations = evaluation_means(run.evaluations, per_step)
         _episodes(left, scores, "episode")
         _episodes(right, scores, "global_step")
-        _evaluations(right, tests)
+        _evaluations(right, evaluations)
         left.set(xlabel="episode", ylabel="average reward per step" if per_step else "episodic return")
         right.set(xlabel="environment steps")
         for ax in (left, right):
             _finish_x(ax)
-        if limits := _y_limits(scores["score"], tests):
+        if limits := _y_limits(scores["score"], evaluations):
             left.set_ylim(*limits)
         handles, labels = right.get_legend_handles_labels()
         if handles:
             legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
             for handle in legend.legend_handles:
                 if isinstance(handle, Line2D) and handle.get_label() == "episode":
-                    handle.set(markersize=5, alpha=0.7)  # a lone point as small as in the panels is not seen
+                    handle.set(markersize=5, alpha=0.7)  # a single point of the panels' size is hard to see
         else:
             left.set_yticks([])
         figure.suptitle(title(run), fontsize="medium")
@@ -87,22 +88,23 @@ def draw_learning_curve(run: Run) -> Figure:
 
 
 def title(run: Run) -> str:
-    """What was run, in a line: A3C · Pendulum-v1 · 4 workers · async · manual · seed 1."""
-    workers = run.setting("workers") or run.manifest.get("machine", {}).get("cpus")  # null: one per CPU
-    crew = "a worker per CPU" if workers is None else f"{workers} worker{'s' * (workers != 1)}"
-    if run.setting("algo.name") == "dqn":  # one learner, always
-        crew = f"{run.setting('replay.name')} replay"
+    """The run's settings in one line: A3C · Pendulum-v1 · 4 workers · async · manual · seed 1."""
+    if run.manifest.get("config", {}).get("replay"):  # one learner; its replay says more than the number of workers
+        experience = f"{run.setting('replay.name')} replay"
+    else:
+        workers = run.setting("workers") or run.manifest.get("machine", {}).get("cpus")  # null: one per CPU
+        experience = "one worker per CPU" if workers is None else f"{workers} worker{'s' * (workers != 1)}"
     parts = (
-        str(run.setting("algo.name")).upper(), run.setting("env.id"), crew, run.setting("schedule"),
+        str(run.setting("algo.name")).upper(), run.setting("env.id"), experience, run.setting("schedule"),
         run.setting("backend"), f"seed {run.setting('seed')}",
     )  # fmt: skip
     return " · ".join(map(str, parts))
 
 
 def evaluation_means(evaluations: pd.DataFrame, per_step: bool = True) -> pd.DataFrame:
-    """A row an evaluation: global_step, mean and half_width, of its episodes' reward per step (or return).
+    """One row per evaluation: global_step, mean and half_width of its episodes' reward per step (or return).
 
-    half_width is that of the mean's 95 % confidence interval (Student's t); NaN for a single episode."""
+    half_width: of the mean's 95 % confidence interval (Student's t); NaN for a single episode."""
     scores = evaluations["episodic_return"] / (evaluations["episodic_length"] if per_step else 1)
     groups = scores.groupby(evaluations["evaluation"])
     count = groups.count()
@@ -116,32 +118,32 @@ def _episodes(ax: Axes, scores: pd.DataFrame, x: str) -> None:
     if scores.empty:
         return
     few = len(scores) <= MAX_POINTS // 10
-    drawn = scores.iloc[_thinned(len(scores))]
+    drawn = scores.iloc[_one_per_stretch(len(scores))]
     ax.plot(drawn[x], drawn["score"], linestyle="none", marker="o", markersize=4 if few else 2.5,
             markeredgewidth=0, color=COLOURS[0], alpha=0.5 if few else 0.35, label="episode")  # fmt: skip
     ax.plot(scores[x], scores["moving_average"], color=COLOURS[0], linewidth=2.2,
             marker="o" if len(scores) == 1 else None, label="moving average")  # fmt: skip
 
 
-def _evaluations(ax: Axes, tests: pd.DataFrame) -> None:
-    if tests.empty:
+def _evaluations(ax: Axes, evaluations: pd.DataFrame) -> None:
+    if evaluations.empty:
         return
-    step, mean, half_width = tests["global_step"], tests["mean"], tests["half_width"]
+    step, mean, half_width = evaluations["global_step"], evaluations["mean"], evaluations["half_width"]
     ax.plot(step, mean, color=COLOURS[1], linewidth=1.6, marker="D", markersize=5, markeredgecolor="white",
             label="evaluation")  # fmt: skip
     band: dict[str, Any] = {"color": COLOURS[1], "alpha": 0.25, "label": "95 % confidence interval"}
     if half_width.isna().all():
         return
-    if len(tests) == 1:  # a band would have no width
+    if len(evaluations) == 1:  # a band would have no width
         ax.vlines(step, mean - half_width, mean + half_width, linewidth=5, **band)
     else:
         ax.fill_between(step, mean - half_width, mean + half_width, linewidth=0, **band)
 
 
 def _finish_x(ax: Axes) -> None:
-    """The axis from 0 to the last point, with whole numbers: 0, 200k, 400k."""
+    """Let the axis run from 0 to the last point, with integer ticks: 0, 200k, 400k."""
     end = ax.dataLim.xmax
-    if not np.isfinite(end):  # no row, or no finite one
+    if not np.isfinite(end):  # there is no finite row
         ax.set_xticks([])
         ax.text(0.5, 0.5, "no finished episode yet", transform=ax.transAxes, ha="center", va="center", color="0.4")
         return
@@ -150,32 +152,32 @@ def _finish_x(ax: Axes) -> None:
     ax.xaxis.set_major_formatter(EngFormatter(sep="") if end >= 10_000 else StrMethodFormatter("{x:,.0f}"))
 
 
-def _thinned(n: int) -> np.ndarray:
-    """Up to MAX_POINTS of n row numbers, evenly spread.
+def _one_per_stretch(n: int) -> np.ndarray:
+    """Up to MAX_POINTS of n row numbers, one from each of MAX_POINTS equal stretches.
 
-    Each is drawn at random within its stretch: a fixed stride could keep meeting the same worker."""
+    Each is drawn at random in its stretch: a fixed stride could always select the same worker."""
     if n <= MAX_POINTS:
         return np.arange(n)
     stretches = np.arange(MAX_POINTS) + np.random.default_rng(0).random(MAX_POINTS)
     return (stretches * (n / MAX_POINTS)).astype(int)
 
 
-def _y_limits(rewards: pd.Series, tests: pd.DataFrame) -> tuple[float, float] | None:
-    """Limits that hold all ordinary values. None where there is nothing to show, or nothing but one value.
+def _y_limits(rewards: pd.Series, evaluations: pd.DataFrame) -> tuple[float, float] | None:
+    """Limits that contain all ordinary values. None without values, or if all values are equal.
 
-    An outlier is far from its neighbours in time, so the steep start of a long run is none. Where outliers
-    are frequent (rare successes, say) they are what the task is like, and nothing is cut off."""
+    An outlier is far from its neighbours in time, so the steep start of a long run is not an outlier. If outliers are
+    frequent (rare successes, for example), they belong to the task, and nothing is cut off."""
     rewards = rewards[np.isfinite(rewards)]
     window = rewards.rolling(101, center=True, min_periods=1)
     low, high = window.quantile(0.05), window.quantile(0.95)
     ordinary = rewards.between(low - 1.5 * (high - low), high + 1.5 * (high - low))
     if (~ordinary).sum() <= max(1, len(rewards) // 200):
         rewards = rewards[ordinary]
-    shown = np.concatenate([rewards, tests["mean"]])
+    shown = np.concatenate([rewards, evaluations["mean"]])
     if shown.size == 0 or shown.min() == shown.max():
         return None
-    # An interval of two episodes may be huge: one that is wider than all else is cut off.
-    sure = tests[tests["half_width"] <= shown.max() - shown.min()]
-    shown = np.concatenate([shown, sure["mean"] - sure["half_width"], sure["mean"] + sure["half_width"]])
+    # The interval of two episodes may be huge. An interval that is wider than all other values is cut off.
+    narrow = evaluations[evaluations["half_width"] <= shown.max() - shown.min()]
+    shown = np.concatenate([shown, narrow["mean"] - narrow["half_width"], narrow["mean"] + narrow["half_width"]])
     margin = 0.05 * (shown.max() - shown.min())
     return float(shown.min() - margin), float(shown.max() + margin)

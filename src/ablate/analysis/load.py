@@ -1,10 +1,11 @@
-"""A run's folder as tables. Reads what a killed process left, and what a living one is still writing."""
+"""The folders of runs and sweeps as tables. Reads what a killed process left, and what a live one is still writing."""
 
 from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,14 @@ from ablate.records.schema import (
     EPISODES,
     EVALUATIONS,
     MANIFEST,
-    SCHEMA_VERSION,
     STATUS,
-    STUDY,
     UPDATES,
     cell_folder,
-    columns_under,
+    columns_of,
 )
+from ablate.records.study_file import StudyFile, read_study
 
-# Columns not named here are float64. `horizon` is empty where an evaluation episode is not cut.
+# Columns not named here are float64. `horizon` is empty if an evaluation episode has no limit.
 DTYPES: dict[str, str] = {
     **dict.fromkeys(("episode", "worker", "global_step", "episodic_length", "update", "evaluation"), "int64"),
     **dict.fromkeys(("terminated", "truncated"), "bool"),
@@ -34,16 +34,9 @@ DTYPES: dict[str, str] = {
 }
 
 
-# What a study.json must hold to be judged.
-STUDY_KEYS = (
-    "name", "question", "command", "arms", "seeds", "baseline", "metric", "metrics", "smallest_effect", "claims",
-    "machine", "started",
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Run:
-    """What one run's folder says. The tables have the columns of `records.schema`, even without a row."""
+    """The content of one run's folder. A table has its columns also if it has no row."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -51,7 +44,7 @@ class Run:
     episodes: pd.DataFrame
     updates: pd.DataFrame
     evaluations: pd.DataFrame
-    torn: int  # last lines that were cut short, and left out
+    torn: int  # last lines that were cut short and are left out
 
     def setting(self, key: str) -> Any:
         """The value of a dotted key of the run's resolved configuration.
@@ -68,7 +61,7 @@ class Run:
 def load_run(folder: Path) -> Run:
     """Read a run's folder.
 
-    Raises ConfigError if it is not a run's or a file in it is damaged, OSError if one cannot be read."""
+    Raises ConfigError if it is not a run's folder or a file in it is damaged, OSError if a file cannot be read."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder")
     if missing := [name for name in (MANIFEST, EPISODES) if not (folder / name).is_file()]:
@@ -96,24 +89,31 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _read_table(path: Path) -> tuple[pd.DataFrame, int]:
-    """The table's whole rows, and how many torn lines (0 or 1, the last) were left out."""
+    """The table's whole rows, and the number of torn lines that were left out (0 or 1, the last)."""
     header, rows, torn = _whole_rows(path)
     try:
         return _parse(header + rows), torn
-    except ValueError as error:  # pandas' ParserError is one
+    except ValueError as error:  # pandas' ParserError is a ValueError
         raise ConfigError(f"{path}: damaged: {' '.join(str(error).split())}") from error
 
 
 def _whole_rows(path: Path) -> tuple[bytes, bytes, int]:
-    """The header's line, the whole rows' lines, and how many torn ones (0 or 1) follow; of a missing file: no rows."""
+    """The header line, the whole rows' lines, and the number of torn lines (0 or 1). A missing file has no rows."""
     content = path.read_bytes() if path.exists() else b""
-    first = content.partition(b"\n")[0].decode(errors="replace")
-    header = ",".join(columns_under(first, path.name)).encode() + b"\n"
-    whole, newline, rest = content.rpartition(b"\n")  # a row without its newline is torn, or under way
-    whole = whole + newline if newline else header
-    if not whole.startswith(header):
-        raise ConfigError(f"{path}: its header is {first!r}; {header[:-1].decode()!r} is needed")
-    return header, whole[len(header) :], int(rest != b"")
+    whole, newline, rest = content.rpartition(b"\n")  # a row without its newline is torn, or still being written
+    torn = int(rest != b"")
+    if not newline:
+        return _line(columns_of(path.name, "")), b"", torn
+    first, _, _ = whole.partition(b"\n")
+    given = first.decode(errors="replace")
+    header = _line(columns_of(path.name, given))
+    if first + b"\n" != header:
+        raise ConfigError(f"{path}: its header is {given!r}; {header[:-1].decode()!r} is needed")
+    return header, (whole + newline)[len(header) :], torn
+
+
+def _line(columns: tuple[str, ...]) -> bytes:
+    return ",".join(columns).encode() + b"\n"
 
 
 def _parse(lines: bytes) -> pd.DataFrame:
@@ -123,43 +123,54 @@ def _parse(lines: bytes) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep's folder says: all cells that are there, also half a sweep's.
+    """The content of a sweep's folder: all cells so far, also of an unfinished sweep.
 
-    cells: a row for each arm and seed of the study: arm, seed, state (`missing` where nothing was started), reason,
+    cells: one row per arm and seed of the study: arm, seed, state (`missing` if it was never started), reason,
     attempts, resumes, seconds.
-    episodes, updates, evaluations: the cells' tables on top of each other, with columns arm and seed before theirs; of
-    completed cells only. `updates`, the longest and the least used, is read when it is asked for."""
+    episodes, updates, evaluations: the tables of all completed cells in one, with two more columns, arm and seed.
+    `updates`, the longest and least used, is read on first use."""
 
     folder: Path
-    study: dict[str, Any]
+    study: StudyFile
     cells: pd.DataFrame
     episodes: pd.DataFrame
     evaluations: pd.DataFrame
-    torn: int  # lines of these two tables that were cut short, and left out
+    torn: int  # lines of these two tables that were cut short and are left out
 
     @cached_property
     def updates(self) -> pd.DataFrame:
-        """Raises ConfigError if a file is damaged."""
+        """Raises ConfigError if a file is damaged, or if the arms' algorithms write different columns."""
         return _read_cells(self.folder, UPDATES, self.cells)[0]
+
+    @cached_property
+    def has_staleness(self) -> bool:
+        """Whether an arm's algorithm records how stale its updates are. Reads one header per arm at most."""
+        return any("staleness" in columns_of(UPDATES, header) for header in self._update_headers())
+
+    def _update_headers(self) -> Iterator[str]:
+        for _, cells in self.cells.groupby("arm", sort=False):
+            if path := next((path for path in _paths(self.folder, UPDATES, cells) if path.is_file()), None):
+                with path.open(errors="replace") as file:
+                    yield file.readline().rstrip("\n")
 
     @property
     def arms(self) -> dict[str, str]:
         """The arms' labels by name, in the study's order."""
-        return {name: arm["label"] or name for name, arm in self.study["arms"].items()}
+        return {name: arm.label or name for name, arm in self.study.arms.items()}
 
     @cached_property
     def per_step(self) -> bool:
-        """Whether scores are rewards per step: where no episode ends by itself, its length is not part of the score."""
+        """Whether scores are rewards per step: if no episode terminates, its length is not part of the score."""
         return not self.episodes["terminated"].any()
 
     @property
     def failures(self) -> pd.DataFrame:
-        """Rows of `cells` that neither completed nor wait nor run."""
+        """Rows of `cells` that have ended without completing."""
         return self.cells[~self.cells["state"].isin(["completed", "missing", "running"])]
 
     def only(self, arms: list[str]) -> Sweep:
         """The same sweep with some of its arms."""
-        study = {**self.study, "arms": {name: self.study["arms"][name] for name in arms}}
+        study = replace(self.study, arms={name: self.study.arms[name] for name in arms})
         cells, episodes, evaluations = (
             table[table["arm"].isin(arms)].reset_index(drop=True)
             for table in (self.cells, self.episodes, self.evaluations)
@@ -170,18 +181,12 @@ class Sweep:
 def load_sweep(folder: Path) -> Sweep:
     """Read a sweep's folder.
 
-    Raises ConfigError if it is not a sweep's or a file in it is damaged."""
-    if not (folder / STUDY).is_file():
-        raise ConfigError(f"{folder}: not a sweep's folder; it has no {STUDY}")
-    study = _read_object(folder / STUDY)
-    if (version := study.get("schema_version")) != SCHEMA_VERSION:
-        raise ConfigError(f"{folder / STUDY}: schema_version={version}; {SCHEMA_VERSION} is needed, as sweeps write it")
-    if missing := [key for key in STUDY_KEYS if key not in study]:
-        raise ConfigError(f"{folder / STUDY}: it has no {missing[0]}; move it away: the sweep's command writes it anew")
+    Raises ConfigError if it is not a sweep's folder or a file in it is damaged."""
+    study = read_study(folder)
     cells = pd.DataFrame(
         {"arm": arm, "seed": seed, **read_cell(cell_folder(folder, arm, seed))}
-        for arm in study["arms"]
-        for seed in study["seeds"]
+        for arm in study.arms
+        for seed in study.seeds
     )
     episodes, torn_episodes = _read_cells(folder, EPISODES, cells)
     evaluations, torn_evaluations = _read_cells(folder, EVALUATIONS, cells)
@@ -189,10 +194,10 @@ def load_sweep(folder: Path) -> Sweep:
 
 
 def read_cell(folder: Path) -> dict[str, Any]:
-    """How a cell stands: state, reason, attempts, resumes, seconds of its attempts together.
+    """The state of a cell: state, reason, attempts, resumes, and the seconds of all attempts.
 
-    A file that is missing or damaged says nothing: one cell's does not keep the others from being seen."""
-    cell, status, manifest = (_told(folder / name) for name in (CELL, STATUS, MANIFEST))
+    A missing or damaged file counts as empty, so that one cell does not hide the others."""
+    cell, status, manifest = (_object_or_empty(folder / name) for name in (CELL, STATUS, MANIFEST))
     attempts = [attempt for attempt in cell.get("attempts", []) if isinstance(attempt, dict)]
     state, reason = status.get("state", "missing"), status.get("reason", "")
     if state != "completed" and attempts and attempts[-1].get("outcome"):
@@ -206,37 +211,38 @@ def read_cell(folder: Path) -> dict[str, Any]:
     }
 
 
-def _told(path: Path) -> dict[str, Any]:
+def _object_or_empty(path: Path) -> dict[str, Any]:
     try:
         return _read_object(path)
     except (OSError, ConfigError):
         return {}
 
 
-def _read_cells(folder: Path, name: str, cells: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """One table of all completed cells, and how many torn lines were left out.
+def _paths(folder: Path, name: str, cells: pd.DataFrame) -> list[Path]:
+    """The file of this name of each cell."""
+    return [cell_folder(folder, arm, seed) / name for arm, seed in zip(cells["arm"], cells["seed"], strict=True)]
 
-    Parsed in one go, which for a thousand cells is ten times as fast as one by one."""
+
+def _read_cells(folder: Path, name: str, cells: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """One table of all completed cells, and the number of torn lines that were left out.
+
+    All rows are parsed together: for a thousand cells that is ten times as fast as one file at a time."""
     completed = cells[cells["state"] == "completed"]
-    paths = [
-        cell_folder(folder, arm, seed) / name for arm, seed in zip(completed["arm"], completed["seed"], strict=True)
-    ]
-    header, _, _ = _whole_rows(paths[0] if paths else Path(name))
-    rows, torn = [], 0
-    for path in paths:
-        own_header, whole, cut = _whole_rows(path)
+    paths = _paths(folder, name, completed)
+    files = [_whole_rows(path) for path in paths]
+    header = files[0][0] if files else _line(columns_of(name, ""))
+    for path, (own_header, _, _) in zip(paths, files, strict=True):
         if own_header != header:
-            raise ConfigError(f"{path}: its columns are not those of {paths[0]}: arms of two algorithms")
-        rows.append(whole)
-        torn += cut
+            raise ConfigError(f"{path}: its columns differ from those of {paths[0]}: the arms' algorithms differ")
+    rows, torn = [whole for _, whole, _ in files], sum(torn for _, _, torn in files)
     lengths = [whole.count(b"\n") for whole in rows]
     try:
         table = _parse(header + b"".join(rows))
     except ValueError:
         for path in paths:
-            _read_table(path)  # names the damaged one
+            _read_table(path)  # raises with the name of the damaged file
         raise
-    if len(table) != sum(lengths):  # empty lines, which are no rows
+    if len(table) != sum(lengths):  # there are empty lines, which are not rows
         lengths = [len(_read_table(path)[0]) for path in paths]
     table.insert(0, "arm", pd.Series(completed["arm"].repeat(lengths).to_numpy(), dtype="str"))
     table.insert(1, "seed", completed["seed"].repeat(lengths).to_numpy("int64"))

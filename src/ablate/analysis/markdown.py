@@ -1,33 +1,34 @@
-"""A summary as Markdown that is also readable in a terminal."""
+"""The summary as Markdown that is also readable in a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 
-from ablate.analysis.metrics import environments, metric_config, score_label, unit
+from ablate.analysis.metrics import environments, score_label, unit
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import Verdict, number
 from ablate.config.choices import Statistic
+from ablate.records.study_file import StudyFile
 
 METHODS = """\
-Intervals are 95 %, and none is given under 5 seeds. Mean and difference: Student's t and Welch's t below 20 seeds, else
-the percentile bootstrap; median and IQM (the interquartile mean): the percentile bootstrap; ratio of means: Fieller's
-below 20 seeds, else the bootstrap; P(better), of a seed of the arm against one of the baseline, and Cliff's δ:
-Newcombe's method 5. p: Welch's and the permutation test, both corrected by Holm over the arms of a table. Times to
-reach a score are restricted means: a cell that did not get there counts with the budget's end. Collapsed: a curve that
-ends below half of its gain, start + ½ (best - start). Verdicts are not corrected for the number of claims."""
+Intervals are 95 % confidence intervals; with fewer than 5 seeds there is none. Mean and difference: Student's t and
+Welch's t with fewer than 20 seeds, else the percentile bootstrap. Median and IQM (interquartile mean): the percentile
+bootstrap. Ratio of means: Fieller's method with fewer than 20 seeds, else the bootstrap. P(better) compares a seed of
+the arm with a seed of the baseline; it and Cliff's δ use Newcombe's method 5. p: Welch's test and the permutation test,
+both with Holm's correction over the arms of a table. Times to reach a score are restricted means: a cell that did not
+reach it counts with the end of the budget. Collapsed: the curve ends below half of its gain, start + ½ (best - start).
+Verdicts are not corrected for the number of claims."""
 
 
 def report(summary: Summary) -> str:
     """verdict.md: question, verdicts, tables, failures, notes, provenance."""
     study = summary.sweep.study
-    metrics = sorted(summary.arms["metric"].unique(), key=lambda name: name != study["metric"])
-    claims = [_claim(verdict, study["smallest_effect"]) for verdict in summary.verdicts]
+    metrics = sorted(summary.arms["metric"].unique(), key=lambda name: name != study.metric)
+    claims = [_claim(verdict, study.smallest_effect) for verdict in summary.verdicts]
     parts = [
-        f"# {study['name']}", study["question"],
+        f"# {study.name}", study.question,
         "## Verdicts", *(claims or ["The study makes no claims."]),
         *(part for name in metrics for part in _metric(summary, name)),
         *_speed_ups(summary),
@@ -54,22 +55,22 @@ def _claim(verdict: Verdict, smallest_effect: float | None) -> str:
         f"- {verdict.reason}",
     ]
     if verdict.seeds_needed is not None:
-        lines.append(f"- seeds an arm for the interval to be at most ±{smallest_effect:g}: {verdict.seeds_needed}")
+        lines.append(f"- seeds per arm for an interval of at most ±{smallest_effect:g}: {verdict.seeds_needed}")
     return "\n".join(lines)
 
 
 def _metric(summary: Summary, name: str) -> list[str]:
     sweep, study = summary.sweep, summary.sweep.study
-    metric = metric_config(sweep, name)
+    metric = study.metrics[name]
     first, last = (f"{100 * fraction:g} %" for fraction in metric.window)
     window = f"after {first} of" if first == last else f"from {first} to {last} of"
-    counted = score_label(sweep) if unit(metric) == "score" else unit(metric)
+    unit_name = score_label(sweep) if unit(metric) == "score" else unit(metric)
     better = "smaller" if metric.smaller_is_better else "larger"
     target = f" {metric.score:g}" if metric.statistic is Statistic.first_reach else ""
     parts = [
-        f"## {metric.label} (`{name}`{', the primary metric' * (name == study['metric'])})",
+        f"## {metric.label} (`{name}`{', the primary metric' * (name == study.metric)})",
         f"{metric.statistic}{target} of {metric.source} {window} the {metric.budget} budget on {metric.x}; "
-        f"in {counted}; {better} is better.",
+        f"in {unit_name}; {better} is better.",
     ]
     for env, part in environments(sweep).items():
         if part is not sweep:
@@ -129,15 +130,16 @@ def _failures(summary: Summary) -> str:
     })  # fmt: skip
 
 
-def _provenance(study: dict[str, Any]) -> str:
-    git, machine = study["git"], study["machine"]
+def _provenance(study: StudyFile) -> str:
+    provenance = study.provenance
+    git = provenance.git
     lines = {
-        "command": f"`{' '.join(study['command'])}`",
-        "started": study["started"],
+        "command": f"`{' '.join(provenance.command)}`",
+        "started": provenance.started,
         "commit": f"{git['commit']}{' with uncommitted changes' * git['dirty']}" if git else "not in a git repository",
-        "machine": ", ".join(f"{key} {value}" for key, value in machine.items()),
-        "versions": ", ".join(f"{name} {version}" for name, version in study["versions"].items()),
-        **{f"arm {name}": " ".join(arm["overrides"]) or "no overrides" for name, arm in study["arms"].items()},
+        "machine": ", ".join(f"{key} {value}" for key, value in provenance.machine.items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in provenance.versions.items()),
+        **{f"arm {name}": " ".join(arm.overrides) or "no overrides" for name, arm in study.arms.items()},
     }
     return "\n".join(f"- {key}: {value}" for key, value in lines.items() if value)
 

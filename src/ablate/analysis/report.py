@@ -1,4 +1,4 @@
-"""A sweep's report: one self-contained HTML page, from its files alone."""
+"""The report of a sweep: one self-contained HTML page, made only from the sweep's files."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from ablate.analysis.summary import write_tables
 from ablate.analysis.sweep_figures import Drawing, metric_unit, write_figures
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import Verdict, workers
+from ablate.config.choices import Budget
 from ablate.config.schema import ConfigError
 from ablate.config.serial import flat
 from ablate.records.files import replace_atomically
 from ablate.records.schema import CELL_LOG, REPORT, cell_folder
 
 LOG_LINES = 25
-LOGS = 20  # failures whose log is shown; a page of a thousand would not open
-LOG_BYTES = 16_384  # of a log's end are read: a run that prints without end must not fill the page
+LOGS = 20  # failures whose log is shown; a page with a thousand logs would not open
+LOG_BYTES = 16_384  # read from a log's end: a run that never stops printing must not fill the page
 HEADINGS = {
     "n_planned": "planned", "n_failed": "failed", "n_missing": "missing", "n_diverged": "diverged",
     "n_censored": "censored", "n_baseline": "n baseline", "n_baseline_censored": "censored, baseline", "iqm": "IQM",
@@ -41,7 +42,7 @@ SYMBOLS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not 
 
 
 class Entry(NamedTuple):
-    """A table's cell: what is shown, and what the column is sorted by."""
+    """A table's cell: its text, and the key for sorting its column."""
 
     text: str
     key: str | float
@@ -55,7 +56,7 @@ class Table(NamedTuple):
 def write_report(summary: Summary) -> list[Path]:
     """Write a sweep's tables, figures and report.html into its folder. Returns the paths of report and figures.
 
-    Raises OSError if one cannot be written."""
+    Raises OSError if a file cannot be written."""
     folder = summary.sweep.folder
     write_tables(summary)
     figures = list(write_figures(summary))
@@ -66,10 +67,10 @@ def write_report(summary: Summary) -> list[Path]:
 
 
 def render(summary: Summary, figures: list[tuple[Drawing, bytes | ConfigError]]) -> str:
-    """The page. Its figures are PNGs, or the reasons why there are none."""
+    """The HTML page. figures: PNGs, or the reasons why there are none."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ablate.analysis", "."),
-        autoescape=True,  # labels, logs and reasons are other people's text
+        autoescape=True,  # labels, logs and reasons may contain any text
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -87,41 +88,41 @@ def render(summary: Summary, figures: list[tuple[Drawing, bytes | ConfigError]])
         states=states(sweep),
         failures=failures(sweep),
         metrics=metrics(sweep),
-        arms={arm: {**described, "workers": workers(sweep, arm)} for arm, described in sweep.study["arms"].items()},
+        workers={arm: workers(sweep, arm) for arm in sweep.arms},
         differences=differences(sweep),
-        command=shlex.join(["python", *sweep.study["command"]]),
-        config=json.dumps(sweep.study["arms"][sweep.study["baseline"]]["config"], indent=2, ensure_ascii=False),
+        command=shlex.join(["python", *sweep.study.provenance.command]),
+        config=json.dumps(sweep.study.arms[sweep.study.baseline].config, indent=2, ensure_ascii=False),
         number=number,
     )  # fmt: skip
 
 
 def tables(summary: Summary) -> dict[str, dict[str, Table]]:
-    """Heading to tab (a metric's label) to table."""
-    labels = {name: metric["label"] for name, metric in summary.sweep.study["metrics"].items()}
-    primary = summary.sweep.study["metric"]
+    """The tables by heading, then by tab (a metric's label)."""
+    labels = {name: metric.label for name, metric in summary.sweep.study.metrics.items()}
+    primary = summary.sweep.study.metric
     order = sorted(labels, key=lambda name: name != primary)  # the primary metric first
-    listed: dict[str, dict[str, Table]] = {}
+    by_heading: dict[str, dict[str, Table]] = {}
     for heading, frame in (
         ("Arms", summary.arms),
         ("Against the baseline", summary.comparisons),
         ("Speed-up over the baseline", summary.speed_ups),
     ):
         frame = _with_labels(frame, summary.sweep)
-        if "baseline" in frame and frame["baseline"].nunique() == 1:  # two environments have two
+        if "baseline" in frame and frame["baseline"].nunique() == 1:  # two environments have two baselines
             heading += f", {frame['baseline'].iloc[0]}"
             frame = frame.drop(columns="baseline")
         for name in order if len(frame) else []:
             part = _without_empty_counts(frame[frame["metric"] == name].drop(columns="metric"))
             if len(part):
                 tab = labels[name] + " (primary)" * (name == primary)
-                listed.setdefault(heading, {})[tab] = table(part)
+                by_heading.setdefault(heading, {})[tab] = table(part)
     if len(summary.stability):
-        listed["Late in training"] = {"collapse": table(_with_labels(summary.stability, summary.sweep))}
-    return listed
+        by_heading["Late in training"] = {"collapse": table(_with_labels(summary.stability, summary.sweep))}
+    return by_heading
 
 
 def table(frame: pd.DataFrame) -> Table:
-    """A data frame as shown: <x>, <x>_low and <x>_high become one column, `x [low, high]`, sorted by x."""
+    """A data frame for display: <x>, <x>_low and <x>_high become one column, `x [low, high]`, sorted by x."""
     columns = []
     for name in map(str, frame.columns):
         if name.endswith(("low", "high")):
@@ -145,15 +146,15 @@ def table(frame: pd.DataFrame) -> Table:
 
 
 def number(value: Any) -> str:
-    """A value as verdict.md writes it; text as it is."""
+    """A number in the format of verdict.md; text is unchanged."""
     if isinstance(value, str):
         return value
     return "–" if pd.isna(value) else markdown.number(value).replace("-", "−")
 
 
 def effect_unit(summary: Summary, verdict: Verdict) -> str:
-    """What a verdict's effect is counted in: its metric's unit, or Cliff's δ where cells diverged."""
-    if verdict.metric not in summary.sweep.study["metrics"]:
+    """The unit of a verdict's effect: its metric's unit, or Cliff's δ if cells diverged."""
+    if verdict.metric not in summary.sweep.study.metrics:
         return "no such metric"
     scores = summary.scores[summary.scores["metric"] == verdict.metric]
     values = scores.loc[scores["arm"].isin(verdict.inequality.split()), "value"]
@@ -161,27 +162,27 @@ def effect_unit(summary: Summary, verdict: Verdict) -> str:
 
 
 def interval_marks(summary: Summary, verdict: Verdict) -> dict[str, float] | None:
-    """Where a verdict's interval lies on a line of 100 %: low, high, effect, zero, ± the smallest effect that matters.
+    """Positions on a line of 100 % of a verdict's low, high, effect, zero, and ± the smallest effect that matters.
 
-    None where there is no interval."""
+    None if there is no interval."""
     low, high, effect = verdict.low, verdict.high, verdict.effect
     if not all(map(math.isfinite, (low, high, effect))):
         return None
     study = summary.sweep.study
-    same_unit = effect_unit(summary, verdict) == metric_unit(summary.sweep, study["metric"])
-    matters = study["smallest_effect"] if same_unit else None
-    shown = [low, high, 0.0] + ([-matters, matters] if matters else [])
+    same_unit = effect_unit(summary, verdict) == metric_unit(summary.sweep, study.metric)
+    smallest = study.smallest_effect if same_unit else None
+    shown = [low, high, 0.0] + ([-smallest, smallest] if smallest else [])
     start, width = min(shown), max(shown) - min(shown) or 1.0
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         return round(4 + 92 * (value - start) / width, 2)
 
-    marks = {"low": place(low), "high": place(high), "effect": place(effect), "zero": place(0.0)}
-    return {**marks, "worse": place(-matters), "better": place(matters)} if matters else marks
+    marks = {"low": position(low), "high": position(high), "effect": position(effect), "zero": position(0.0)}
+    return {**marks, "worse": position(-smallest), "better": position(smallest)} if smallest else marks
 
 
 def grouped(figures: list[tuple[Drawing, bytes | ConfigError]]) -> dict[str, list[dict[str, Any]]]:
-    """Heading to tabs; a tab has an inline image, or the reason why there is none."""
+    """The tabs by heading; a tab has an inline image, or the reason why there is none."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for drawing, png in figures:
         shown: dict[str, Any] = (
@@ -194,12 +195,12 @@ def grouped(figures: list[tuple[Drawing, bytes | ConfigError]]) -> dict[str, lis
 
 
 def css_width(png: bytes) -> int:
-    """An image's width in CSS pixels, 96 an inch, so that all figures' letters have one size."""
+    """An image's width in CSS pixels (96 per inch), so that the text of all figures has the same size."""
     return int.from_bytes(png[16:20], "big") * 96 // DPI
 
 
 def states(sweep: Sweep) -> dict[str, list[dict[str, Any]]]:
-    """Arm to its cells: seed and state."""
+    """Seed and state of the cells, by arm."""
     return {
         str(arm): [{"seed": row["seed"], "state": row["state"]} for _, row in cells.iterrows()]
         for arm, cells in sweep.cells.groupby("arm", sort=False)
@@ -207,17 +208,17 @@ def states(sweep: Sweep) -> dict[str, list[dict[str, Any]]]:
 
 
 def failures(sweep: Sweep) -> list[dict[str, Any]]:
-    """Cells that neither completed nor wait: why, where their log is, and its end."""
-    found: list[dict[str, Any]] = []
+    """Cells that have ended without completing: the reason, the path of the log, and its end."""
+    rows: list[dict[str, Any]] = []
     for _, row in sweep.failures.iterrows():
         path = cell_folder(sweep.folder, row["arm"], row["seed"]) / CELL_LOG
-        log = log_tail(path) if len(found) < LOGS else ""
-        found.append({**{str(key): value for key, value in row.items()}, "path": path, "log": log})
-    return found
+        log = log_tail(path) if len(rows) < LOGS else ""
+        rows.append({**{str(key): value for key, value in row.items()}, "path": path, "log": log})
+    return rows
 
 
 def log_tail(path: Path) -> str:
-    """The last lines of a log, without terminal colours; empty if there is none."""
+    """The last lines of a log, without terminal colours; empty if there is no log."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:
@@ -229,17 +230,17 @@ def log_tail(path: Path) -> str:
 
 
 def metrics(sweep: Sweep) -> Table:
-    """How each metric is taken from a cell's curve."""
+    """How each metric is computed from a cell's curve."""
     rows = []
-    for name, described in sweep.study["metrics"].items():
-        low, high = described["window"]
+    for name, metric in sweep.study.metrics.items():
+        low, high = metric.window
         window = "the end" if low == high == 1 else f"{low:.0%} to {high:.0%}"
-        budget = "the shortest arm's end" if described["budget"] == "equal" else "the arm's own end"
-        score = "" if described["score"] is None else f" {number(described['score'])}"
-        better = "smaller" if described["smaller_is_better"] else "larger"
+        budget = "the shortest arm's end" if metric.budget is Budget.equal else "the arm's own end"
+        score = "" if metric.score is None else f" {number(metric.score)}"
+        better = "smaller" if metric.smaller_is_better else "larger"
         entries = (
-            name, described["label"], described["statistic"] + score, described["source"], described["x"], window,
-            budget, metric_unit(sweep, name), better,
+            name, metric.label, f"{metric.statistic}{score}", str(metric.source), str(metric.x), window, budget,
+            metric_unit(sweep, name), better,
         )  # fmt: skip
         rows.append([Entry(text, text) for text in entries])
     headings = ["metric", "label", "statistic", "of", "against", "window", "up to", "unit", "better"]
@@ -248,7 +249,7 @@ def metrics(sweep: Sweep) -> Table:
 
 def differences(sweep: Sweep) -> Table:
     """Dotted keys of the resolved configuration in which the arms differ."""
-    configs = [flat(described["config"]) for described in sweep.study["arms"].values()]
+    configs = [flat(arm.config) for arm in sweep.study.arms.values()]
     keys = sorted({key for config in configs for key in config})
     rows = []
     for key in keys:
@@ -259,13 +260,13 @@ def differences(sweep: Sweep) -> Table:
 
 
 def _without_empty_counts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Less the counts of what did not happen to any arm: failed, missing, diverged, censored."""
+    """Drop the counts that are 0 for every arm: failed, missing, diverged, censored."""
     counts = ["n_failed", "n_missing", "n_diverged", "n_censored", "n_baseline_censored"]
     return frame.drop(columns=[c for c in counts if c in frame and not frame[c].any()])
 
 
 def _with_labels(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
-    """Arms by their labels, in one column."""
+    """Replace arms by their labels, in one column."""
     if frame.empty:
         return frame
     frame = frame.drop(columns="label", errors="ignore")

@@ -1,11 +1,11 @@
-"""Statistics over seeds: point values, intervals, comparisons of two arms. Pure functions over numpy arrays.
+"""Statistics over seeds: point values, intervals, comparisons of two arms. Pure functions of numpy arrays.
 
-Scores are a 1-D array, one value a seed. Where rliable's stratified bootstrap applies they may also be a list of such
-arrays, one an environment: seeds are then drawn anew within each environment. Intervals are NaN under MIN_SEEDS seeds,
-where no method keeps what it promises. Scores of -inf or inf stand for runs that diverged: worse than all others, which
-statistics of ranks (median, IQM, probability of improvement, Cliff's δ) can take, and means cannot.
+Scores are a 1-D array with one value per seed. Functions that use rliable's stratified bootstrap also accept a list of
+such arrays, one per environment; seeds are then resampled within each environment. Intervals are NaN with fewer than
+MIN_SEEDS seeds, because no method has its nominal coverage then. Scores of -inf or inf are runs that diverged: worse
+than all others. Statistics of ranks (median, IQM, probability of improvement, Cliff's δ) allow them, means do not.
 
-Random draws come from seeded generators, the same each time: the same scores have the same interval.
+Random draws come from generators with fixed seeds: the same scores always have the same interval.
 
 Sources: Agarwal et al. 2021 (rliable), Henderson et al. 2018, Patterson et al. 2024.
 """
@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
-MIN_SEEDS = 5  # below, only points are shown
-SMALL = 20  # below, Student's t: the percentile bootstrap of a mean covers 82 % at 5 seeds and 89 % at 10 for 95 %
+MIN_SEEDS = 5  # with fewer seeds, there are no intervals
+SMALL = 20  # with fewer seeds, Student's t: the 95 % bootstrap of a mean covers only 82 % at 5 seeds, 89 % at 10
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 SEED = 0
@@ -32,7 +32,7 @@ Statistic = Callable[[np.ndarray], float]  # mean, median or iqm
 
 
 class Interval(NamedTuple):
-    """A point value and its confidence interval, NaN where there is none."""
+    """A point value and its confidence interval, which is NaN if there is none."""
 
     value: float
     low: float
@@ -48,20 +48,20 @@ def median(scores: np.ndarray) -> float:
 
 
 def iqm(scores: np.ndarray) -> float:
-    """The interquartile mean: of the middle half of the scores (Agarwal et al. 2021)."""
+    """The interquartile mean: the mean of the middle half of the scores (Agarwal et al. 2021)."""
     return float(stats.trim_mean(scores, 0.25))
 
 
 def spread(scores: np.ndarray) -> float:
-    """The standard deviation over seeds; NaN for a single one."""
+    """The standard deviation over seeds; NaN for a single seed."""
     return float(np.std(scores, ddof=1)) if len(scores) > 1 else np.nan
 
 
 def interval(scores: Scores, statistic: Statistic, confidence: float = CONFIDENCE) -> Interval:
     """`mean`, `median` or `iqm` of all scores, with its confidence interval.
 
-    Student's t for the mean of fewer than SMALL seeds; else the percentile bootstrap, stratified by environment as
-    rliable's."""
+    Student's t for the mean of fewer than SMALL seeds, else the percentile bootstrap, stratified by environment as in
+    rliable."""
     strata = _strata(scores)
     value = statistic(np.concatenate(strata)) if sum(map(len, strata)) else np.nan
     if min(map(len, strata)) < MIN_SEEDS:
@@ -72,7 +72,7 @@ def interval(scores: Scores, statistic: Statistic, confidence: float = CONFIDENC
 
 
 def difference(a: np.ndarray, b: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """mean(a) - mean(b). Welch's t where an arm has fewer than SMALL seeds, else the percentile bootstrap."""
+    """mean(a) - mean(b). Welch's t if an arm has fewer than SMALL seeds, else the percentile bootstrap."""
     value = mean(a) - mean(b) if len(a) and len(b) else np.nan
     if min(len(a), len(b)) < MIN_SEEDS:
         return Interval(value, np.nan, np.nan)
@@ -83,9 +83,9 @@ def difference(a: np.ndarray, b: np.ndarray, confidence: float = CONFIDENCE) -> 
 
 
 def ratio(a: np.ndarray, b: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """mean(a) / mean(b). Fieller's theorem where an arm has fewer than SMALL seeds, else the percentile bootstrap.
+    """mean(a) / mean(b). Fieller's theorem if an arm has fewer than SMALL seeds, else the percentile bootstrap.
 
-    No interval where mean(b) might be 0: the ratio is then unbounded."""
+    There is no interval if mean(b) may be 0: the ratio is then unbounded."""
     if min(len(a), len(b)) == 0 or mean(b) == 0:
         return Interval(np.nan, np.nan, np.nan)
     value = mean(a) / mean(b)
@@ -95,7 +95,7 @@ def ratio(a: np.ndarray, b: np.ndarray, confidence: float = CONFIDENCE) -> Inter
     if min(len(a), len(b)) >= SMALL:
         resampled = _resampled([a], mean, stream=0) / _resampled([b], mean, stream=1)
         return Interval(value, *_percentiles(resampled, confidence))
-    # Fieller 1954: the r for which mean(a) - r mean(b) does not differ from 0.
+    # Fieller 1954: all r for which mean(a) - r mean(b) does not differ significantly from 0.
     variance_a, variance_b = _variance_of_mean(a), _variance_of_mean(b)
     t = _t_quantile([variance_a, value**2 * variance_b], [len(a), len(b)], confidence)
     g = t**2 * variance_b / mean(b) ** 2
@@ -107,10 +107,10 @@ def ratio(a: np.ndarray, b: np.ndarray, confidence: float = CONFIDENCE) -> Inter
 
 
 def probability_of_improvement(a: Scores, b: Scores, confidence: float = CONFIDENCE) -> Interval:
-    """P(a > b) + ½ P(a = b) of a seed of each, the mean over environments (Mann-Whitney U / (n m)).
+    """P(a > b) + ½ P(a = b) for one seed of each, averaged over environments (Mann-Whitney U / (n m)).
 
-    In one environment Newcombe's interval (2006, method 5): at a true 0.96 it covers 95 % to 98 % from 5 to 30 seeds,
-    where the bootstrap, which says [1, 1] once every pair is won, covers 41 % to 88 %. In several environments
+    One environment: Newcombe's interval (2006, method 5). With a true value of 0.96 it covers 95 % to 98 % from 5 to 30
+    seeds. The bootstrap covers only 41 % to 88 %, as it gives [1, 1] once a wins every pair. Several environments:
     rliable's stratified bootstrap."""
     pairs = list(zip(_strata(a), _strata(b), strict=True))
     if min(min(len(x), len(y)) for x, y in pairs) == 0:
@@ -132,16 +132,16 @@ def probability_of_improvement(a: Scores, b: Scores, confidence: float = CONFIDE
 
 
 def cliffs_delta(a: Scores, b: Scores, confidence: float = CONFIDENCE) -> Interval:
-    """P(a > b) - P(a < b) of a seed of each (Cliff 1993): 2 probability_of_improvement - 1."""
+    """P(a > b) - P(a < b) for one seed of each (Cliff 1993): 2 probability_of_improvement - 1."""
     return Interval(*(2 * p - 1 for p in probability_of_improvement(a, b, confidence)))
 
 
 def performance_profile(
     scores: Scores, thresholds: np.ndarray, confidence: float = CONFIDENCE
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fraction of runs above each threshold τ (T,), the mean over environments: values, low and high, each (T,).
+    """Fraction of runs above each threshold (T,), averaged over environments: values, low and high, each (T,).
 
-    rliable's run-score distribution, with its pointwise stratified bootstrap."""
+    This is rliable's run-score distribution, with its pointwise stratified bootstrap."""
     strata = _strata(scores)
     above = [(x[:, None] > thresholds).astype(float) for x in strata]
     values = np.mean([x.mean(0) for x in above], axis=0)
@@ -158,23 +158,23 @@ def performance_profile(
 
 
 def welch_p(a: np.ndarray, b: np.ndarray) -> float:
-    """Two-sided p of Welch's test of equal means; NaN under MIN_SEEDS, and where no score of either arm varies."""
+    """Two-sided p of Welch's test of equal means; NaN with fewer than MIN_SEEDS, or if both arms are constant."""
     if min(len(a), len(b)) < MIN_SEEDS or np.ptp(a) == np.ptp(b) == 0:
         return np.nan
-    # from the moments, as scipy warns of an arm whose scores are all alike (none reached the score, say)
+    # From the moments: scipy warns about an arm with constant scores (for example if no cell reached the score).
     moments = mean(a), spread(a), len(a), mean(b), spread(b), len(b)
     return float(stats.ttest_ind_from_stats(*moments, equal_var=False).pvalue)
 
 
 def permutation_p(a: np.ndarray, b: np.ndarray) -> float:
-    """Two-sided p of the permutation test of equal means: how often a random division into such groups differs as much.
+    """Two-sided p of the permutation test of equal means: how often a random division into groups differs as much.
 
-    All divisions where there are at most RESAMPLES, else that many random ones and the observed one (Phipson & Smyth
-    2010: never 0). NaN under MIN_SEEDS."""
+    All divisions if there are at most RESAMPLES, else RESAMPLES random ones and the observed one, so that p is never 0
+    (Phipson & Smyth 2010). NaN with fewer than MIN_SEEDS."""
     if min(len(a), len(b)) < MIN_SEEDS:
         return np.nan
     pooled = np.concatenate([a, b])
-    pooled = pooled - pooled.mean()  # then sum(a) alone says how far the means are apart
+    pooled = pooled - pooled.mean()  # then sum(a) alone determines the difference of the means
     chosen, exact = _divisions(len(a), len(b))
     sums = pooled[chosen].sum(1)
     observed = pooled[: len(a)].sum()
@@ -183,7 +183,7 @@ def permutation_p(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down correction (1979) of p-values (K,); NaN ones are not counted among the tests."""
+    """Holm's step-down correction (1979) of p-values (K,); NaN values do not count as tests."""
     adjusted = np.full(len(p), np.nan)
     order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
     factors = np.arange(len(order), 0, -1)
@@ -192,29 +192,28 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def auc(x: np.ndarray, y: np.ndarray) -> float:
-    """The curve's mean height: its area by trapezoids over its span; the mean of y where that has no width."""
+    """The curve's mean height: its area (trapezoids) divided by its span, or the mean of y if the span is 0."""
     span = x[-1] - x[0]
     return float(np.trapezoid(y, x) / span) if span > 0 else float(np.mean(y))
 
 
 def first_reach(x: np.ndarray, y: np.ndarray, score: float, end: float) -> tuple[float, bool]:
-    """Where a curve first reaches `score` up to x = end; (end, True) if it does not: censored there.
+    """The x at which a curve first reaches `score`, up to x = end; (end, True) if it does not: censored there.
 
-    All cells that are compared are censored at the same end. Then the mean of these values IS the restricted mean time
-    (the area under the Kaplan-Meier curve up to the end), so that means and their intervals need no more machinery; the
-    Kaplan-Meier median does not exist where fewer than half get there. It understates how slow such an arm is: a
-    speed-up from it is a lower bound where more of the slower arm are censored. Ranks treat censored ones as ties for
-    the slowest (Gehan)."""
-    there = (y >= score) & (x <= end)
-    return (float(x[there.argmax()]), False) if there.any() else (float(end), True)
+    All compared cells are censored at the same end. The mean of these values is then the restricted mean time (the area
+    under the Kaplan-Meier curve up to the end), so ordinary means and intervals apply. (The Kaplan-Meier median does
+    not exist if fewer than half reach the score.) The restricted mean understates how slow an arm is: if more cells of
+    the slower arm are censored, a speed-up is a lower bound. Ranks treat censored cells as ties for the slowest
+    (Gehan)."""
+    reached = (y >= score) & (x <= end)
+    return (float(x[reached.argmax()]), False) if reached.any() else (float(end), True)
 
 
 def collapsed(scores: np.ndarray, smallest_gain: float = 0.0) -> bool:
-    """Whether a curve (T,) ends below half of its best.
+    """Whether a curve (T,) ends below half of its gain, start + ½ (best - start).
 
-    Half is between where it started and its best, start + ½ (best - start): returns may be negative, and half of -1
-    would be better than -1. With a start of 0 it is half of the best itself. A curve that gained no more than
-    `smallest_gain` has nothing to lose; one that ends non-finite has lost everything."""
+    Half of the best itself would not do: returns may be negative, and half of -1 is better than -1. A curve that gained
+    no more than `smallest_gain` cannot collapse. A curve with a non-finite end has collapsed."""
     finite = scores[np.isfinite(scores)]
     if len(scores) and not isfinite(scores[-1]):
         return True
@@ -225,15 +224,15 @@ def collapsed(scores: np.ndarray, smallest_gain: float = 0.0) -> bool:
 
 
 def seeds_needed(a: np.ndarray, b: np.ndarray, half_width: float, confidence: float = CONFIDENCE) -> int | None:
-    """Seeds an arm for Welch's interval of mean(a) - mean(b) to be at most ± half_width, as far as these seeds tell.
+    """Seeds per arm for Welch's interval of mean(a) - mean(b) to be at most ± half_width, with these seeds' variances.
 
-    None where an arm has fewer than 2 seeds."""
+    None if an arm has fewer than 2 seeds."""
     if min(len(a), len(b)) < 2:
         return None
     variance = float(np.var(a, ddof=1) + np.var(b, ddof=1))
     n = max(MIN_SEEDS, ceil(variance * (stats.norm.ppf((1 + confidence) / 2) / half_width) ** 2))
     while _student(0.0, [np.var(a, ddof=1) / n, np.var(b, ddof=1) / n], [n, n], confidence).high > half_width:
-        n += 1  # Student's t is wider than the normal that gave the first guess
+        n += 1  # Student's t is wider than the normal distribution of the first guess
     return n
 
 
@@ -262,7 +261,7 @@ def _student(value: float, variances: Sequence[float], sizes: Sequence[int], con
 
 
 def _newcombe(value: float, n: int, m: int, confidence: float) -> Interval:
-    """Newcombe 2006, method 5: the θ that lie within z standard errors, the error taken at θ, of the value."""
+    """Newcombe 2006, method 5: all θ within z standard errors of the value, with the standard error at θ."""
     z = stats.norm.ppf((1 + confidence) / 2)
     middle = (n + m) / 2 - 1
 
@@ -270,7 +269,7 @@ def _newcombe(value: float, n: int, m: int, confidence: float) -> Interval:
         shape = 1 + middle * (1 - theta) / (2 - theta) + middle * theta / (1 + theta)
         return (value - theta) ** 2 - z**2 * theta * (1 - theta) * shape / (n * m)
 
-    inside = np.clip(value, 1e-9, 1 - 1e-9)  # at 0 and 1 themselves the error is 0, another root
+    inside = np.clip(value, 1e-9, 1 - 1e-9)  # at 0 and 1 the standard error is 0, which is another root
     low = 0.0 if value == 0 else optimize.brentq(excess, 0, inside)
     high = 1.0 if value == 1 else optimize.brentq(excess, inside, 1)
     return Interval(value, float(low), float(high))
@@ -278,7 +277,7 @@ def _newcombe(value: float, n: int, m: int, confidence: float) -> Interval:
 
 @lru_cache(maxsize=8)
 def _counts(sizes: tuple[int, ...], stream: int) -> np.ndarray:
-    """How often each score is drawn in each resample, (RESAMPLES, Σ sizes): as many draws as scores in each stratum."""
+    """How often each score is drawn in each resample, (RESAMPLES, Σ sizes); each stratum keeps its size."""
     rng = np.random.default_rng([SEED, stream])
     rows = np.arange(RESAMPLES)[:, None]
     return np.hstack(
@@ -295,12 +294,12 @@ def _counts(sizes: tuple[int, ...], stream: int) -> np.ndarray:
 def _weights(sizes: tuple[int, ...], order: bytes, first: int, last: int, stream: int) -> np.ndarray:
     """Weights (RESAMPLES, N) of the sorted scores in the mean of each resample's ranks [first, last).
 
-    Mean, median and IQM are all such trimmed means. Depends on the scores only through their order, so that arms with
-    as many seeds share it."""
+    Mean, median and IQM are all such trimmed means. The weights depend only on the order of the scores, so arms with
+    the same number of seeds share them."""
     drawn = _counts(sizes, stream)[:, np.frombuffer(order, np.intp)]
     if first == 0:
         return drawn / last
-    up_to = np.clip(np.cumsum(drawn, axis=1), first, last)  # ranks below each score's last copy, of those that count
+    up_to = np.clip(np.cumsum(drawn, axis=1), first, last)  # number of counted ranks up to each score's last copy
     return np.diff(up_to, axis=1, prepend=first) / (last - first)
 
 
@@ -309,13 +308,13 @@ def _resampled(strata: list[np.ndarray], statistic: Statistic, stream: int) -> n
     return _resampled_bytes(tuple(np.sort(x).tobytes() for x in strata), statistic, stream)
 
 
-@lru_cache(maxsize=256)  # an arm's interval, and each comparison of it, need the same
+@lru_cache(maxsize=256)  # an arm's interval and its comparisons need the same resamples
 def _resampled_bytes(strata: tuple[bytes, ...], statistic: Statistic, stream: int) -> np.ndarray:
     pooled = np.frombuffer(b"".join(strata))
     sizes = tuple(len(x) // pooled.itemsize for x in strata)
     order = np.argsort(pooled, kind="stable")
     n = len(pooled)
-    trimmed: dict[Statistic, int] = {mean: 0, iqm: n // 4, median: (n - 1) // 2}  # ranks left out at each end
+    trimmed: dict[Statistic, int] = {mean: 0, iqm: n // 4, median: (n - 1) // 2}  # ranks that are left out at each end
     first = trimmed[statistic]
     weights = _weights(sizes, order.tobytes(), first, n - first, stream)
     pooled = pooled[order]
@@ -327,7 +326,7 @@ def _resampled_bytes(strata: tuple[bytes, ...], statistic: Statistic, stream: in
 
 
 def _percentiles(resampled: np.ndarray, confidence: float) -> tuple[float, float]:
-    # a value that occurred, not one between two: the lower might be -inf
+    # a value that occurred instead of one between two: the lower one may be -inf
     tail = (1 - confidence) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail], method="inverted_cdf")
     return float(low), float(high)
@@ -335,7 +334,7 @@ def _percentiles(resampled: np.ndarray, confidence: float) -> tuple[float, float
 
 @lru_cache(maxsize=4)
 def _divisions(n: int, m: int) -> tuple[np.ndarray, bool]:
-    """Which n of n + m scores are the first group, (D, n), in D divisions, and whether these are all."""
+    """The first group of n of n + m scores in D divisions, (D, n), and whether these are all divisions."""
     if comb(n + m, n) <= RESAMPLES:
         return np.array(list(itertools.combinations(range(n + m), n))), True
     ranks = np.random.default_rng(SEED).random((RESAMPLES, n + m)).argpartition(n, axis=1)

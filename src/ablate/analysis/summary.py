@@ -1,4 +1,4 @@
-"""A sweep in numbers and words: its tables, the verdict on each claim, and the files that hold them."""
+"""The results of a sweep: its tables, the verdict on each claim, and the files with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from ablate.analysis.metrics import (
     counted_axis,
     curves,
     environments,
-    metric_config,
     refuse_mixed,
     score_cells,
     shortest_cell,
@@ -27,14 +26,13 @@ from ablate.records.files import replace_atomically
 
 
 def summarise(sweep: Sweep) -> Summary:
-    """Every metric of the study, arm by arm and against the baseline, and the claims' verdicts.
+    """Every metric of the study for each arm and against the baseline, and the verdicts on the claims.
 
-    A metric whose values would be no comparison is left out, and the notes say why. Raises ConfigError where that
-    leaves none, or where the study asks for what cannot be."""
+    A metric whose values cannot be compared is left out, and the notes say why. Raises ConfigError if no metric is
+    left, or if the study's primary metric cannot be computed."""
     scores, refusals = _scores(sweep)
     values: Values = {(str(m), str(a)): rows for (m, a), rows in scores.groupby(["metric", "arm"], sort=False)}
-    metrics = list(sweep.study["metrics"])
-    shown = [(metric, arm) for metric in metrics for arm in sweep.arms if (metric, arm) not in refusals]
+    shown = [(metric, arm) for metric in sweep.study.metrics for arm in sweep.arms if (metric, arm) not in refusals]
     baselines = _baselines(sweep)
     pairs = [(metric, arm, baselines[arm]) for metric, arm in shown if arm != baselines[arm]]
     return Summary(
@@ -44,19 +42,19 @@ def summarise(sweep: Sweep) -> Summary:
         comparisons=comparisons(sweep, values, pairs),
         speed_ups=speed_ups(sweep, values, pairs),
         stability=stability(sweep, values),
-        verdicts=[judge(sweep, values, refusals, claim) for claim in sweep.study["claims"]],
+        verdicts=[judge(sweep, values, refusals, claim) for claim in sweep.study.claims],
         notes=_notes(sweep, scores, refusals),
     )
 
 
 def _scores(sweep: Sweep) -> tuple[pd.DataFrame, Refusals]:
-    """All metrics of all cells, and why some are left out."""
+    """All metrics of all cells, and why some metrics are left out."""
     parts: list[pd.DataFrame] = []
     refusals: Refusals = {}
     for part in environments(sweep).values():
-        for name in sweep.study["metrics"]:
+        for name in sweep.study.metrics:
             try:
-                refuse_mixed(part, metric_config(sweep, name).source)
+                refuse_mixed(part, sweep.study.metric_config(name).source)
             except ConfigError as refusal:
                 refusals |= {(name, arm): str(refusal) for arm in part.arms}
                 continue
@@ -69,24 +67,25 @@ def _scores(sweep: Sweep) -> tuple[pd.DataFrame, Refusals]:
 
 
 def _baselines(sweep: Sweep) -> dict[str, str]:
-    """What each arm is compared with: the study's baseline, or in another environment the first arm there."""
-    found: dict[str, str] = {}
+    """The arm that each arm is compared with: the study's baseline, or the first arm of another environment."""
+    baselines: dict[str, str] = {}
     for part in environments(sweep).values():
-        here = list(part.arms)
-        found |= dict.fromkeys(here, sweep.study["baseline"] if sweep.study["baseline"] in here else here[0])
-    return found
+        arms = list(part.arms)
+        baselines |= dict.fromkeys(arms, sweep.study.baseline if sweep.study.baseline in arms else arms[0])
+    return baselines
 
 
 def _notes(sweep: Sweep, scores: pd.DataFrame, refusals: Refusals) -> list[str]:
-    """What a reader should know before believing the tables."""
+    """What a reader must know to judge the tables."""
     notes = list(dict.fromkeys(f"{metric} is left out: {why}" for (metric, _), why in refusals.items()))
-    for change in sweep.study.get("changes", []):
-        cells_then = f"{change['completed']} cell{'s' * (change['completed'] > 1)}"
-        notes.append(f"changed after {cells_then} had completed ({change['when']}): {'; '.join(change['what'])}")
-    tested = sweep.evaluations.groupby(["arm", "seed"])["evaluation"].nunique()
-    if len(tested) and tested.min() < 3:
-        few = f"{tested.min()} evaluation{'s' * int(tested.min() > 1)}"
-        notes.append(f"some cells have only {few}: a curve of them says little; see evaluation.every_steps")
+    for change in sweep.study.changes:
+        notes.append(
+            f"changed after {_cells(change.completed)} had completed ({change.when}): {'; '.join(change.what)}"
+        )
+    evaluations = sweep.evaluations.groupby(["arm", "seed"])["evaluation"].nunique()
+    if len(evaluations) and evaluations.min() < 3:
+        few = f"{evaluations.min()} evaluation{'s' * int(evaluations.min() > 1)}"
+        notes.append(f"some cells have only {few}: such a curve shows little; see evaluation.every_steps")
     cells = sweep.cells
     for state, rows in cells[cells["state"] != "completed"].groupby("state"):
         notes.append(f"{len(rows)} of {_cells(len(cells))} {state}: {_names(rows)}")
@@ -95,18 +94,18 @@ def _notes(sweep: Sweep, scores: pd.DataFrame, refusals: Refusals) -> list[str]:
     if len(again := cells[(cells["attempts"] > 1) & (cells["state"] == "completed")]):
         notes.append(f"{_cells(len(again))} completed at a later attempt: {_names(again)}")
     if sweep.torn:
-        notes.append(f"torn last lines of tables, left out: {sweep.torn}")
+        notes.append(f"incomplete last lines of tables that were left out: {sweep.torn}")
     for (metric, arm), rows in scores.groupby(["metric", "arm"], sort=False):
         if diverged := int(np.isinf(rows["value"]).sum()):
             notes.append(
-                f"{metric}: {_cells(diverged)} of {arm} diverged; means are without them, in ranks they are last"
+                f"{metric}: {_cells(diverged)} of {arm} diverged; means leave them out, ranks count them as the worst"
             )
         if absent := int(rows["value"].isna().sum()):
             notes.append(f"{metric}: {_cells(absent)} of {arm} without a value in the window, left out")
-    metrics = {name: metric_config(sweep, name) for name in scores["metric"].unique()}
+    metrics = {name: sweep.study.metrics[name] for name in scores["metric"].unique()}
     budgets = {(m.source, counted_axis(m)): None for m in metrics.values() if m.budget is Budget.equal}
     for env, part in environments(sweep).items():
-        where = "" if part is sweep else f" of {env}"
+        where = "" if part is sweep else f" in {env}"
         for source, x in budgets:
             if cell := shortest_cell(part, source, x):
                 end = budget(part, source, x)[cell[0]]
@@ -114,9 +113,9 @@ def _notes(sweep: Sweep, scores: pd.DataFrame, refusals: Refusals) -> list[str]:
                     f"the equal budget{where} on {x} of {source} is {number(end)}, the end of {cell[0]}/seed={cell[1]}"
                 )
     timed = [name for name, metric in metrics.items() if metric.x is Axis.wall_time_s]
-    why = [reason for arm in sweep.arms if (reason := untimed(sweep, arm))]
-    if timed and why:
-        notes.append(f"seconds ({', '.join(timed)}) are not those of workers side by side: {'; '.join(why)}")
+    reasons = [reason for arm in sweep.arms if (reason := untimed(sweep, arm))]
+    if timed and reasons:
+        notes.append(f"seconds ({', '.join(timed)}) are not those of parallel workers: {'; '.join(reasons)}")
     return notes
 
 
@@ -131,11 +130,11 @@ def _names(cells: pd.DataFrame, most: int = 6) -> str:
 
 
 def write_tables(summary: Summary) -> None:
-    """Write summary.csv (a row a number), verdict.md and export.npz into the sweep's folder, each whole or not at all.
+    """Write summary.csv (one row per number), verdict.md and export.npz into the sweep's folder, each atomically.
 
-    export.npz is in rliable's layout: scores.<arm> (runs, 1 task) of the primary metric, curves.<arm> (runs, 1 task,
-    frames) of its source, seeds.<arm> (runs,) and frames.<arm> (frames,), in env steps; NaN where a cell has no value.
-    Raises OSError where a file cannot be written."""
+    export.npz has rliable's layout: scores.<arm> (runs, 1 task) of the primary metric, curves.<arm> (runs, 1 task,
+    frames) of its source, seeds.<arm> (runs,), and frames.<arm> (frames,) in environment steps. NaN: no value.
+    Raises OSError if a file cannot be written."""
     folder = summary.sweep.folder
     replace_atomically(folder / "summary.csv", _tidy(summary).to_csv(index=False).encode())
     replace_atomically(folder / "verdict.md", report(summary).encode())
@@ -145,14 +144,14 @@ def write_tables(summary: Summary) -> None:
 
 
 def _tidy(summary: Summary) -> pd.DataFrame:
-    """metric, arm, baseline, statistic, value, low, high: a row a number of the tables."""
+    """The numbers of the tables, one per row: metric, arm, baseline, statistic, value, low, high."""
     tables = (
         summary.arms,
         summary.comparisons.drop(columns=["n", "n_baseline"], errors="ignore"),
         summary.speed_ups.drop(columns=["n", "n_baseline", "workers"], errors="ignore").rename(
             columns={"low": "speed_up_low", "high": "speed_up_high"}
         ),
-        summary.stability[["arm", "collapsed"]].assign(metric=summary.sweep.study["metric"]),
+        summary.stability[["arm", "collapsed"]].assign(metric=summary.sweep.study.metric),
     )
     rows = []
     for row in [row for table in tables for row in table.to_dict("records")]:
@@ -167,10 +166,10 @@ def _tidy(summary: Summary) -> pd.DataFrame:
 
 
 def _export(summary: Summary) -> dict[str, np.ndarray]:
-    sweep, primary = summary.sweep, summary.sweep.study["metric"]
+    sweep, primary = summary.sweep, summary.sweep.study.metric
     arrays = {}
     for part in environments(sweep).values():
-        grid = curves(part, metric_config(sweep, primary).source, Axis.global_step)
+        grid = curves(part, sweep.study.metrics[primary].source, Axis.global_step)
         for arm in part.arms:
             scores = summary.scores.query("metric == @primary and arm == @arm").set_index("seed")["value"]
             lines = grid[grid["arm"] == arm].pivot(index="seed", columns="x", values="score").reindex(scores.index)

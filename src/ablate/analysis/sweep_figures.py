@@ -1,4 +1,4 @@
-"""Figures of a sweep, drawn from its tables alone. `drawings` lists them all; each has a function of its own."""
+"""The figures of a sweep, drawn only from its tables. `drawings` lists them all; each has its own function."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from ablate.analysis.metrics import (
     cell_curves,
     curves,
     environments,
-    metric_config,
     moving_average,
     refuse_mixed,
     score_label,
@@ -35,14 +34,14 @@ from ablate.analysis.metrics import (
 )
 from ablate.analysis.statistics import CONFIDENCE, MIN_SEEDS, RESAMPLES, SEED, SMALL, interval, mean
 from ablate.analysis.tables import Summary
-from ablate.analysis.verdicts import untimed, workers
+from ablate.analysis.verdicts import take_turns, untimed, workers
 from ablate.config.choices import Axis, Source
 from ablate.config.schema import ConfigError
 from ablate.records.files import replace_atomically
 
-POINTS = 300  # of one seed's line: more are not told apart on paper
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))  # with the colours: arms differ in grey, too
-WORDS = {Source.episodes: "training", Source.evaluations: "evaluation"}
+POINTS = 300  # of one seed's line: more cannot be distinguished on paper
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))  # with the colours: arms also differ in grey
+LABELS = {Source.episodes: "training", Source.evaluations: "evaluation"}
 IDEAL = "ideal_parallel_time"
 X_LABELS = {
     Axis.global_step: "environment steps",
@@ -57,16 +56,16 @@ X_NAMES = {**X_LABELS, Axis.wall_time_s: "wall time", IDEAL: "ideal parallel tim
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of the report: under which heading and tab it stands, and how it is drawn."""
+    """A figure of the report: its heading, its tab, and the function that draws it."""
 
-    name: str  # of its files
+    name: str  # file name without suffix
     group: str
     tab: str
-    draw: Callable[[], Figure]  # raises ConfigError, with the reason, where it would mix what cannot be compared
+    draw: Callable[[], Figure]  # raises ConfigError with the reason if its arms cannot be compared
 
 
 def drawings(summary: Summary) -> list[Drawing]:
-    """Every figure of the sweep, in the report's order: of each environment by itself, whose scores have one unit."""
+    """Every figure of the sweep, in the report's order. Each environment has its own: their units differ."""
     parts = environments(summary.sweep)
     if len(parts) == 1:
         return _drawings(summary)
@@ -83,26 +82,26 @@ def drawings(summary: Summary) -> list[Drawing]:
 def _drawings(summary: Summary) -> list[Drawing]:
     sweep = summary.sweep
     listed = [
-        Drawing(f"arms_{WORDS[source]}", "Arms side by side", WORDS[source], partial(draw_arms, sweep, source))
+        Drawing(f"arms_{LABELS[source]}", "Arms side by side", LABELS[source], partial(draw_arms, sweep, source))
         for source in (Source.episodes, Source.evaluations)
     ]
     for source in (Source.evaluations, Source.episodes):
         listed += [
-            Drawing(f"curves_{WORDS[source]}_{x}", f"Learning curves, {WORDS[source]}", X_NAMES[x],
+            Drawing(f"curves_{LABELS[source]}_{x}", f"Learning curves, {LABELS[source]}", X_NAMES[x],
                     partial(draw_curves, sweep, source, x))
             for x in axes(sweep)
         ]  # fmt: skip
     listed += [
-        Drawing(f"scores_{name}", "Every seed's score", metric["label"], partial(draw_scores, summary, name))
-        for name, metric in sweep.study["metrics"].items()
+        Drawing(f"scores_{name}", "Every seed's score", metric.label, partial(draw_scores, summary, name))
+        for name, metric in sweep.study.metrics.items()
     ]
-    if any(arm["config"]["algo"]["name"] == "a3c" for arm in sweep.study["arms"].values()):  # DQN has none
+    if sweep.has_staleness:
         listed.append(Drawing("staleness", "Staleness", "by arm", partial(draw_staleness, sweep)))
     return listed
 
 
 def write_figures(summary: Summary) -> Iterator[tuple[Drawing, bytes | ConfigError]]:
-    """Draw all into the sweep's figures/, PNG and PDF. Yields each with its PNG, or with why there is none."""
+    """Draw all figures into the sweep's figures/, PNG and PDF. Yields each with its PNG, or with why there is none."""
     folder = summary.sweep.folder / "figures"
     folder.mkdir(exist_ok=True)
     for drawing in drawings(summary):
@@ -110,42 +109,49 @@ def write_figures(summary: Summary) -> Iterator[tuple[Drawing, bytes | ConfigErr
             yield drawing, save(drawing.draw(), folder / drawing.name)
         except ConfigError as refusal:
             for suffix in (".png", ".pdf"):
-                (folder / (drawing.name + suffix)).unlink(missing_ok=True)  # an earlier one would contradict the reason
+                (folder / (drawing.name + suffix)).unlink(
+                    missing_ok=True
+                )  # an earlier figure would contradict the reason
             yield drawing, refusal
 
 
 def save(figure: Figure, path: Path) -> bytes:
-    """Write `path`.png and `path`.pdf; each is whole or not there. Returns the PNG."""
+    """Write `path`.png and `path`.pdf atomically. Returns the PNG."""
     written = {}
-    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):  # the same bytes every time
+    for kind, metadata in (
+        ("png", {"Software": None}),
+        ("pdf", {"CreationDate": None}),
+    ):  # no dates or versions: equal figures have equal bytes
         buffer = io.BytesIO()
         with mpl.rc_context(STYLE):
             figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
-        figure.set_layout_engine("none")  # the second keeps the layout of the first, which is most of the work
+        figure.set_layout_engine("none")  # the PDF reuses the layout of the PNG, which takes most of the time
         written[kind] = buffer.getvalue()
         replace_atomically(path.with_name(f"{path.name}.{kind}"), written[kind])
     return written["png"]
 
 
 def axes(sweep: Sweep) -> list[Axis | str]:
-    """What curves are drawn against. Ideal parallel time: where all arms' workers take turns in one process."""
-    configs = [arm["config"] for arm in sweep.study["arms"].values()]
-    turns = all(config["schedule"] == "interleaved" and config["algo"]["name"] == "a3c" for config in configs)
-    return [*Axis, *([IDEAL] if turns else [])]
+    """The axes that curves are drawn against, with ideal parallel time if workers take turns and no arm ran async."""
+    interleaved = all(arm.config["schedule"] == "interleaved" for arm in sweep.study.arms.values())
+    turns = any(take_turns(sweep, arm) for arm in sweep.arms)
+    return [*Axis, *([IDEAL] if interleaved and turns else [])]
 
 
 def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
-    """Mean over seeds and its 95 % confidence interval, up to the equal budget: the shortest arm's end.
+    """The mean over seeds and its 95 % confidence interval, up to the equal budget: the end of the shortest arm.
 
-    Ideal parallel time is steps / workers: what W workers would take that run at full speed side by side.
-    Raises ConfigError where arms were evaluated differently, or nothing is there yet."""
+    Ideal parallel time is steps / workers: the time of W workers that all run in parallel at full speed.
+    Raises ConfigError if arms were evaluated differently, or there is no data yet."""
     refuse_mixed(sweep, source)
     timed, column = (_with_ideal_time(sweep), Axis.wall_time_s) if x == IDEAL else (sweep, Axis(x))
     points = curves(timed, source, column)
     if points.empty:
-        raise ConfigError(f"{sweep.folder.name}: no row of {WORDS[source]} of a completed cell yet")
-    if all(len(at) < 2 for at, _ in cell_curves(sweep, source, Axis.global_step).values()):
-        raise ConfigError(f"{sweep.folder.name}: one {WORDS[source]} a cell is no curve; see evaluation.every_steps")
+        raise ConfigError(f"{sweep.folder.name}: no row of {LABELS[source]} of a completed cell yet")
+    if all(len(steps) < 2 for steps, _ in cell_curves(sweep, source, Axis.global_step).values()):
+        raise ConfigError(
+            f"{sweep.folder.name}: one {LABELS[source]} per cell gives no curve; see evaluation.every_steps"
+        )
     with mpl.rc_context(STYLE):
         figure, (ax,) = _figure(1, 1, (8.5, 5.2))
         for arm, label in sweep.arms.items():
@@ -175,7 +181,7 @@ def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
 def mean_band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bounds (T,), (T,) of the pointwise 95 % confidence interval of the mean of curves (N, T).
 
-    `statistics.interval` of each point; from SMALL curves on all points share the resamples, which is much faster."""
+    `statistics.interval` of each point. With SMALL or more curves all points share the resamples: much faster."""
     n = len(scores)
     if n < SMALL:
         intervals = [interval(point, mean) for point in scores.T]
@@ -191,34 +197,34 @@ def _resamples(n: int) -> np.ndarray:
 
 
 def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = None) -> Figure:
-    """A panel an arm, as the report shows them: every seed as a thin line, their mean thick.
+    """One panel per arm, as in source report S1: every seed as a thin line, their mean as a thick one.
 
-    Training: the moving average (0.99 · old + 0.01 · new) of the average reward per step against episodes (S1), or of
-    the return where episodes end by themselves. Evaluation: an evaluation's mean against environment steps.
-    Raises ConfigError where arms were evaluated differently, or nothing is there yet."""
+    Training: the moving average (0.99 · old + 0.01 · new) of the average reward per step against episodes, or of the
+    return if episodes can terminate. Evaluation: the mean of each evaluation against environment steps.
+    Raises ConfigError if arms were evaluated differently, or there is no data yet."""
     x = x or (Axis.episode if source is Source.episodes else Axis.global_step)
     refuse_mixed(sweep, source)
     lines = cell_curves(sweep, source, x)
     if not lines:
-        raise ConfigError(f"{sweep.folder.name}: no row of {WORDS[source]} of a completed cell yet")
+        raise ConfigError(f"{sweep.folder.name}: no row of {LABELS[source]} of a completed cell yet")
     if source is Source.episodes:
-        lines = {cell: (at, moving_average(score)) for cell, (at, score) in lines.items()}
+        lines = {cell: (episode, moving_average(score)) for cell, (episode, score) in lines.items()}
     arms = list(sweep.arms)
     columns = min(len(arms), 3)
     rows = -(-len(arms) // columns)
     with mpl.rc_context(STYLE):
         figure, panels = _figure(rows, columns, (4.2 * columns, 3.4 * rows + 0.6))
-        for ax in panels[max(0, len(arms) - columns) : len(arms)]:  # the lowest of each column
+        for ax in panels[max(0, len(arms) - columns) : len(arms)]:  # the lowest panel of each column
             ax.tick_params(labelbottom=True)
             ax.set_xlabel(X_LABELS[x])
-        panels[0].plot([], [], color="0.6", linewidth=0.9, label="a seed")
+        panels[0].plot([], [], color="0.6", linewidth=0.9, label="one seed")
         for ax, arm in zip(panels, arms, strict=False):
             colour, _ = _look(sweep, arm)
             seeds = [curve for (name, _), curve in lines.items() if name == arm]
             thin = [np.column_stack(curve)[_thinned(len(curve[0]))] for curve in seeds]
             ax.add_collection(LineCollection(thin, colors=[colour], linewidths=0.7, alpha=0.45, rasterized=True))
-            lone = "o" if all(len(x) == 1 for x, _ in seeds) else None  # a line of one point is not seen
-            ax.plot(*_mean_line(seeds), color="0.1", linewidth=2, marker=lone, label="mean of the seeds")
+            marker = "o" if all(len(x) == 1 for x, _ in seeds) else None  # a line of one point is invisible
+            ax.plot(*_mean_line(seeds), color="0.1", linewidth=2, marker=marker, label="mean of the seeds")
             ax.set_title(textwrap.fill(f"{sweep.arms[arm]}  (n = {len(seeds)})", 38), fontsize="medium")
             ax.autoscale_view()
         _finish_x(panels[0])
@@ -232,13 +238,13 @@ def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = N
 
 
 def draw_scores(summary: Summary, metric: str) -> Figure:
-    """A dot a seed, and each arm's mean with its 95 % confidence interval, of one of the study's metrics.
+    """One dot per seed, and each arm's mean with its 95 % confidence interval, for one of the study's metrics.
 
-    Open triangles: cells that ended before they reached the metric's score; where they ended, not a value.
-    Raises ConfigError where arms were evaluated differently, or nothing is there yet."""
+    Open triangles: cells that ended without reaching the metric's score. They show where the cell ended, not a value.
+    Raises ConfigError if arms were evaluated differently, or there is no data yet."""
     sweep = summary.sweep
-    described = metric_config(sweep, metric)
-    refuse_mixed(sweep, described.source)
+    config = sweep.study.metric_config(metric)
+    refuse_mixed(sweep, config.source)
     scores = summary.scores[(summary.scores["metric"] == metric) & summary.scores["arm"].isin(list(sweep.arms))]
     if not np.isfinite(scores["value"]).any():
         raise ConfigError(f"{sweep.folder.name}: no value of {metric} of a completed cell yet")
@@ -249,34 +255,34 @@ def draw_scores(summary: Summary, metric: str) -> Figure:
         for y, arm in enumerate(sweep.arms):
             own = scores[(scores["arm"] == arm) & np.isfinite(scores["value"])]
             censored = own["censored"].astype(bool)
-            scatter = (own["seed"] * 0.618034 % 1 - 0.5) * 0.34  # the golden ratio keeps neighbours apart
+            scatter = (own["seed"] * 0.618034 % 1 - 0.5) * 0.34  # the golden ratio separates neighbouring seeds
             colour, _ = _look(sweep, arm)
             ax.scatter(own["value"][~censored], y + scatter[~censored], s=26, color=colour, alpha=0.65, linewidth=0)
             ax.scatter(own["value"][censored], y + scatter[censored], s=34, marker=">", facecolor="none",
                        edgecolor=colour)  # fmt: skip
             row = rows[arm]
             if np.isfinite(row["mean"]):
-                reach = [[row["mean"] - row["mean_low"]], [row["mean_high"] - row["mean"]]]
-                ax.errorbar(row["mean"], y + 0.32, xerr=reach if np.isfinite(reach).all() else None, color="0.1",
+                error = [[row["mean"] - row["mean_low"]], [row["mean_high"] - row["mean"]]]
+                ax.errorbar(row["mean"], y + 0.32, xerr=error if np.isfinite(error).all() else None, color="0.1",
                             marker="D", markersize=6, linewidth=2, capsize=4, label="mean, 95 % CI")  # fmt: skip
-        ax.scatter([], [], s=26, color="0.5", label="a seed")
+        ax.scatter([], [], s=26, color="0.5", label="one seed")
         if scores["censored"].any():
-            ax.scatter([], [], s=34, marker=">", facecolor="none", edgecolor="0.4", label="not reached by then")
+            ax.scatter([], [], s=34, marker=">", facecolor="none", edgecolor="0.4", label="score not reached")
         ax.set_yticks(range(len(sweep.arms)), [_with_n(label, rows[arm]) for arm, label in sweep.arms.items()])
         ax.set_ylim(len(sweep.arms) - 0.45, -0.45)
-        ax.set_xlabel(f"{described.label} [{metric_unit(sweep, metric)}]")
-        if unit(described) != "score":
+        ax.set_xlabel(f"{config.label} [{metric_unit(sweep, metric)}]")
+        if unit(config) != "score":
             _finish_x(ax)
         _legend(figure, ax)
-        _title(figure, sweep, _wall_time_caveat(sweep) if unit(described) == Axis.wall_time_s else "")
+        _title(figure, sweep, _wall_time_caveat(sweep) if unit(config) == Axis.wall_time_s else "")
     return figure
 
 
 def draw_staleness(sweep: Sweep) -> Figure:
-    """A row an arm: how many global updates others made between a worker's pull and its push, as share of the updates.
+    """One row per arm: the global updates by others between a worker's pull and its push, as share of the updates.
 
-    A worker that did not get the CPU for a while may be a thousand updates late: what is above the 99th percentile of
-    every arm is not drawn; each title has the arm's largest.
+    A worker that had to wait for a CPU may be a thousand updates late. Values above the 99th percentile of every arm
+    are not drawn; each title gives the arm's largest value.
     Raises ConfigError if no completed cell has recorded an update."""
     if sweep.updates.empty:
         raise ConfigError(f"{sweep.folder.name}: no update of a completed cell yet")
@@ -304,33 +310,33 @@ def draw_staleness(sweep: Sweep) -> Figure:
 
 def metric_unit(sweep: Sweep, metric: str) -> str:
     """The unit of a metric's values."""
-    counted = unit(metric_config(sweep, metric))
-    return score_label(sweep) if counted == "score" else UNITS[Axis(counted)]
+    name = unit(sweep.study.metrics[metric])
+    return score_label(sweep) if name == "score" else UNITS[Axis(name)]
 
 
 def _with_ideal_time(sweep: Sweep) -> Sweep:
-    """The sweep as if W workers had taken turns in no time: its clock counts steps / workers."""
+    """The sweep with another clock, which counts steps / workers."""
 
     def timed(table: pd.DataFrame) -> pd.DataFrame:
-        crew = table["arm"].map({arm: workers(sweep, arm) for arm in sweep.arms})
-        return table.assign(wall_time_s=table["global_step"] / crew)
+        count = table["arm"].map({arm: workers(sweep, arm) for arm in sweep.arms})
+        return table.assign(wall_time_s=table["global_step"] / count)
 
     return replace(sweep, episodes=timed(sweep.episodes), evaluations=timed(sweep.evaluations))
 
 
 def _wall_time_caveat(sweep: Sweep) -> str:
-    """Why seconds are not those of workers side by side; empty if they are."""
+    """Why the seconds are not those of parallel workers; empty if they are."""
     reasons = [reason for arm in sweep.arms if (reason := untimed(sweep, arm))]
     if not reasons:
         return ""
     if IDEAL in axes(sweep):
-        return "One process, in which the workers took turns: NOT the time of workers side by side"
+        return "The workers took turns in one process: NOT the time of parallel workers"
     more = f", and {len(reasons) - 1} more arms" if len(reasons) > 1 else ""
-    return f"NOT VALID as time of workers side by side: {reasons[0]}{more}"
+    return f"NOT VALID as time of parallel workers: {reasons[0]}{more}"
 
 
 def _mean_line(seeds: list[Curve]) -> Curve:
-    """The mean over an arm's seeds, from where the last of them begins to where the first ends."""
+    """The mean over an arm's seeds, on the interval that all their curves cover."""
     if not seeds:
         return np.array([]), np.array([])
     grid = np.linspace(max(x[0] for x, _ in seeds), min(x[-1] for x, _ in seeds), POINTS)
@@ -338,7 +344,7 @@ def _mean_line(seeds: list[Curve]) -> Curve:
 
 
 def _thinned(n: int) -> np.ndarray:
-    """Up to POINTS of n row numbers, evenly spread, with the first and the last."""
+    """Up to POINTS of n row numbers, evenly spaced, with the first and the last."""
     return np.linspace(0, n - 1, min(n, POINTS)).astype(int)
 
 
@@ -350,12 +356,12 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure,
 
 def _look(sweep: Sweep, arm: str) -> tuple[tuple[float, float, float], object]:
     """The arm's colour and dashes, the same in every figure."""
-    place = list(sweep.arms).index(arm)
-    return COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
+    index = list(sweep.arms).index(arm)
+    return COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
 
 
 def _score_label(sweep: Sweep, source: Source) -> str:
-    return f"{WORDS[source]}: {score_label(sweep)}"
+    return f"{LABELS[source]}: {score_label(sweep)}"
 
 
 def _with_n(label: str, row: pd.Series) -> str:
@@ -366,8 +372,8 @@ def _with_n(label: str, row: pd.Series) -> str:
 
 
 def _finish_x(ax: Axes) -> None:
-    """The axis from 0 to the last point: 0, 200k, 400k."""
-    # The panels share the axis. One without data has infinite limits.
+    """Let the axis run from 0 to the last point: 0, 200k, 400k."""
+    # The panels share the axis. A panel without data has infinite limits.
     end = max((panel.dataLim.xmax for panel in ax.figure.axes if np.isfinite(panel.dataLim.xmax)), default=1)
     ax.set_xlim(0, end * 1.03)
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
@@ -375,18 +381,18 @@ def _finish_x(ax: Axes) -> None:
 
 
 def _legend(figure: Figure, ax: Axes, title: str = "") -> None:
-    """One legend under all panels, each label once."""
+    """One legend below all panels, with each label once."""
     handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     if old := ax.get_legend():
         old.remove()
     if handles:
-        width = 0.08 * (max(map(len, handles)) + 8)  # of an entry, in inches, about
+        width = 0.08 * (max(map(len, handles)) + 8)  # approximate width of an entry in inches
         columns = min(3, len(handles), max(1, int(figure.get_figwidth() / width)))
         figure.legend(handles.values(), handles, title=title, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _title(figure: Figure, sweep: Sweep, caveat: str = "") -> None:
-    figure.suptitle(sweep.study["question"] or sweep.study["name"], fontsize="medium")
+    figure.suptitle(sweep.study.question or sweep.study.name, fontsize="medium")
     if caveat:
         figure.axes[0].set_title(caveat, fontsize="small", color="#b00020")
     sns.despine(fig=figure)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ablate.analysis import statistics
 from ablate.analysis.load import Sweep
-from ablate.analysis.metrics import cell_curves, environments, metric_config, moving_average, unit
+from ablate.analysis.metrics import cell_curves, environments, moving_average, unit
 from ablate.analysis.statistics import Interval
 from ablate.analysis.verdicts import Values, Verdict, comparable, of_arm, workers
 from ablate.config.choices import Axis, Source, Statistic
@@ -17,13 +17,13 @@ from ablate.config.choices import Axis, Source, Statistic
 
 @dataclass(frozen=True)
 class Summary:
-    """All that tables, verdict.md and the report say. Intervals are 95 %; NaN under 5 seeds.
+    """The content of the tables, verdict.md and the report. Intervals are 95 %, and NaN with fewer than 5 seeds.
 
-    scores: metric, arm, seed, value, censored (as `metrics.score_cells` has them).
+    scores: metric, arm, seed, value, censored (see `metrics.score_cells`).
     arms: metric, arm, label, n, n_planned, n_failed, n_missing, n_diverged, n_censored, mean, mean_low, mean_high,
-    median, median_low, median_high, iqm, iqm_low, iqm_high, spread. n counts completed cells, also diverged ones; mean
-    and spread are over those that did not diverge, in median and IQM diverged ones are the worst.
-    comparisons: metric, arm, baseline, n, n_baseline, and of arm against baseline: difference and ratio (of means),
+    median, median_low, median_high, iqm, iqm_low, iqm_high, spread. n counts completed cells, including diverged ones.
+    Mean and spread leave out diverged cells; in median and IQM they are the worst.
+    comparisons: metric, arm, baseline, n, n_baseline, and arm against baseline: difference and ratio (of means),
     probability_of_improvement (of a better value), cliffs_delta (of a higher value), each with _low and _high; welch_p,
     welch_p_holm, permutation_p, permutation_p_holm, corrected over the arms of a metric.
     speed_ups: metric, arm, baseline, workers, n, n_censored, n_baseline, n_baseline_censored, speed_up, low, high.
@@ -41,7 +41,7 @@ class Summary:
 
 
 def arms(sweep: Sweep, values: Values, shown: list[tuple[str, str]]) -> pd.DataFrame:
-    """A row for each metric and arm in `shown`."""
+    """One row per metric and arm in `shown`."""
     states = sweep.cells.groupby("arm")["state"]
     planned = states.count()
     missing = states.agg(lambda s: s.isin(["missing", "running", "interrupted"]).sum())
@@ -63,12 +63,12 @@ def arms(sweep: Sweep, values: Values, shown: list[tuple[str, str]]) -> pd.DataF
 
 
 def comparisons(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]]) -> pd.DataFrame:
-    """A row for each metric, arm and baseline in `pairs`."""
+    """One row per metric, arm and baseline in `pairs`."""
     rows = []
     for metric, arm, baseline in pairs:
         a, b, _, _ = comparable(values, metric, arm, baseline)
         finite_a, finite_b = a[np.isfinite(a)], b[np.isfinite(b)]
-        sign = -1 if metric_config(sweep, metric).smaller_is_better else 1
+        sign = -1 if sweep.study.metrics[metric].smaller_is_better else 1
         rows.append({
             "metric": metric, "arm": arm, "baseline": baseline, "n": len(a), "n_baseline": len(b),
             **_columns("difference", statistics.difference(finite_a, finite_b)),
@@ -82,18 +82,18 @@ def comparisons(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]])
         })  # fmt: skip
     table = pd.DataFrame(rows)
     for p in ("welch_p", "permutation_p") if rows else ():
-        together = table.groupby(["metric", "baseline"], sort=False)[p]  # the tests that one table shows side by side
-        table[f"{p}_holm"] = together.transform(lambda column: statistics.holm(column.to_numpy()))
+        families = table.groupby(["metric", "baseline"], sort=False)[p]  # the tests that one table shows
+        table[f"{p}_holm"] = families.transform(lambda column: statistics.holm(column.to_numpy()))
     return table
 
 
 def speed_ups(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]]) -> pd.DataFrame:
-    """How much sooner than the baseline an arm reaches the score: the ratio of their restricted mean x.
+    """How much faster than the baseline an arm reaches the score: the ratio of their restricted mean x.
 
-    As Table 2 of Mnih et al. 2016, where the arms are numbers of threads. NaN where no cell of an arm gets there."""
+    See Table 2 of Mnih et al. 2016, whose arms are numbers of threads. NaN if no cell of an arm reaches the score."""
     rows = []
     for metric, arm, baseline in pairs:
-        if metric_config(sweep, metric).statistic is not Statistic.first_reach:
+        if sweep.study.metrics[metric].statistic is not Statistic.first_reach:
             continue
         a, b, censored_a, censored_b = comparable(values, metric, arm, baseline)
         reached = not censored_a.all() and not censored_b.all()
@@ -108,16 +108,16 @@ def speed_ups(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]]) -
 
 def stability(sweep: Sweep, values: Values) -> pd.DataFrame:
     """How many cells of each arm ended below half of their best, on the primary metric's curves to their own end."""
-    primary = metric_config(sweep, sweep.study["metric"])
-    smallest_gain = (sweep.study["smallest_effect"] or 0.0) if unit(primary) == "score" else 0.0
-    found: dict[str, list[bool]] = {arm: [] for arm in sweep.arms}
+    primary = sweep.study.metric_config(sweep.study.metric)
+    smallest_gain = (sweep.study.smallest_effect or 0.0) if unit(primary) == "score" else 0.0
+    by_arm: dict[str, list[bool]] = {arm: [] for arm in sweep.arms}
     for part in environments(sweep).values():
         for (arm, _), (_, score) in cell_curves(part, primary.source, Axis.global_step).items():
             curve = moving_average(score) if primary.source is Source.episodes else score
-            found[arm].append(statistics.collapsed(curve, smallest_gain))
+            by_arm[arm].append(statistics.collapsed(curve, smallest_gain))
     rows = []
-    for arm, collapsed in found.items():
-        value, _ = of_arm(values, sweep.study["metric"], arm)
+    for arm, collapsed in by_arm.items():
+        value, _ = of_arm(values, sweep.study.metric, arm)
         spread = statistics.spread(value[np.isfinite(value)])
         rows.append({"arm": arm, "collapsed": sum(collapsed), "n": len(collapsed), "spread": spread})
     return pd.DataFrame(rows)

@@ -12,11 +12,11 @@ from rich.text import Text
 
 from ablate.analysis.load import read_cell
 from ablate.cli.hydra_app import exit_code
-from ablate.config.schema import Config, ConfigError
+from ablate.config.schema import Config
 from ablate.config.serial import from_dict
 from ablate.paths import OUTPUTS, locate
-from ablate.records.files import read_json
 from ablate.records.schema import STUDY, cell_folder
+from ablate.records.study_file import read_study
 from ablate.sweeps.plan import share_done
 
 PARTS = " ▁▂▃▄▅▆▇█"  # how far a running cell is
@@ -42,21 +42,18 @@ def status(folder: Path, console: Console) -> None:
     """Print a heat-map of arms × seeds, counts, and why cells failed.
 
     Raises ConfigError if the folder is no sweep's."""
-    try:
-        study = read_json(folder / STUDY)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder}: not a sweep's folder (no readable {STUDY})") from error
-    seeds = study["seeds"]
+    study = read_study(folder)
+    seeds = study.seeds
     counts: Counter[str] = Counter()
     failures = []
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), caption_justify="left")
     table.add_column("arm")
     table.add_column(f"seed {seeds[0]} to {seeds[-1]}", no_wrap=False, overflow="fold")
     table.add_column("completed", justify="right")
-    for arm, described in study["arms"].items():
-        config, row, done = from_dict(described["config"]), Text(), 0
+    for name, arm in study.arms.items():
+        config, row, done = from_dict(arm.config), Text(), 0
         for seed in seeds:
-            cell = cell_folder(folder, arm, seed)
+            cell = cell_folder(folder, name, seed)
             found = read_cell(cell)
             state = found["state"]
             counts[state] += 1
@@ -64,8 +61,8 @@ def status(folder: Path, console: Console) -> None:
             sign, colour = SIGNS[state]
             row.append(_progress(cell, config) if state == "running" else sign, colour)
             if state == "failed":
-                failures.append(f"{arm} seed={seed}: {found['reason']}")
-        table.add_row(described["label"] or arm, row, f"{done}/{len(seeds)}")
+                failures.append(f"{name} seed={seed}: {found['reason']}")
+        table.add_row(arm.label or name, row, f"{done}/{len(seeds)}")
     console.print(table)
     console.print(", ".join(f"{SIGNS[state][0]} {counts[state]} {state}" for state in SIGNS if counts[state]))
     for failure in failures:

@@ -1,4 +1,4 @@
-"""CSV files that survive: appended row by row, trimmed to a checkpoint on resume, a torn last line tolerated."""
+"""CSV files that survive a crash: rows are appended, trimmed on resume; a torn last line is ignored."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ablate.records.files import replace_atomically
-from ablate.records.schema import COLUMNS, columns_under
+from ablate.records.schema import COLUMNS, columns_of
 
 FLUSH_EVERY_S = 1.0
 
@@ -18,7 +19,7 @@ class CsvWriter:
     """Appends rows to one of a run's CSV files. Floats are written with all their digits (repr)."""
 
     def __init__(self, path: Path, columns: Sequence[str] = ()) -> None:
-        """columns: others than schema.COLUMNS says."""
+        """columns: all columns of the table, if the schema does not fix them."""
         self._columns = columns or COLUMNS[path.name]
         new = not path.exists()
         self._file = path.open("a", newline="", encoding="utf-8")
@@ -36,7 +37,7 @@ class CsvWriter:
             self._flushed = time.monotonic()
 
     def flush(self) -> None:
-        """Bring all rows to the disk."""
+        """Write all rows to the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -45,29 +46,43 @@ class CsvWriter:
         self._file.close()
 
 
-def read_rows(path: Path) -> tuple[list[list[str]], int]:
-    """The whole rows of a run's CSV file and how many torn ones (0 or 1, the last) were left out.
+class CsvContent(NamedTuple):
+    """What is in a run's CSV file."""
 
-    Raises ValueError if the header is not the one that schema.py gives."""
+    header: str  # empty without a whole header line
+    rows: list[list[str]]  # the whole ones
+    torn: int  # rows that were cut short: 0 or 1, the last
+
+
+def read_rows(path: Path) -> CsvContent:
+    """Read a run's CSV file; a missing file has no header and no rows.
+
+    Raises ValueError if the header does not fit the schema."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     lines = text.split("\n")
-    torn = int(lines.pop() != "")  # after the last newline nothing follows, unless a write was cut short
-    columns = columns_under(lines[0] if lines else "", path.name)
-    if lines and lines[0] != ",".join(columns):
-        raise ValueError(f"{path}: its header is {lines[0]!r}; {','.join(columns)!r} is needed")
+    torn = int(lines.pop() != "")  # nothing follows the last newline, unless a write was cut short
+    if not lines:
+        return CsvContent("", [], torn)
+    header = lines[0]
+    columns = columns_of(path.name, header)
+    if header != ",".join(columns):
+        raise ValueError(f"{path}: its header is {header!r}; {','.join(columns)!r} is needed")
     rows = list(csv.reader(lines[1:]))
     whole = [row for row in rows if len(row) == len(columns)]
-    return whole, torn + len(rows) - len(whole)
+    return CsvContent(header, whole, torn + len(rows) - len(whole))
 
 
 def trim(path: Path, keep: Callable[[list[str]], bool]) -> int:
-    """Rewrite the file, atomically, with the rows to keep. Returns how many were dropped, a torn one included."""
+    """Rewrite the file atomically with the rows to keep. Returns the number of dropped rows, torn ones included.
+
+    A file without a whole header is removed: `CsvWriter` creates it again."""
     if not path.exists():
         return 0
-    rows, torn = read_rows(path)
+    header, rows, torn = read_rows(path)
+    if not header:
+        path.unlink()
+        return torn
     kept = [row for row in rows if keep(row)]
-    with path.open(encoding="utf-8") as file:
-        header = file.readline().rstrip("\n")
-    lines = [",".join(columns_under(header, path.name)), *(",".join(row) for row in kept)]
+    lines = [header, *(",".join(row) for row in kept)]
     replace_atomically(path, ("\n".join(lines) + "\n").encode())
     return torn + len(rows) - len(kept)

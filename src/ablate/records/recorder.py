@@ -8,11 +8,10 @@ from statistics import fmean
 from typing import Any
 
 from ablate.records.csv_writer import CsvWriter, trim
-from ablate.records.schema import EPISODES, EVALUATIONS, UPDATES
+from ablate.records.schema import EPISODES, EVALUATIONS, MOVING_AVERAGE_DECAY, UPDATES
 from ablate.records.tensorboard import TensorBoard
 from ablate.types import EpisodeRecord, EvaluationSummary
 
-MOVING_AVERAGE_DECAY = 0.99
 COMMON_FIELDS = 3  # of an update's record: update, global_step, wall_time_s
 SHOWN = 20  # episodes, and rows of updates.csv, in what the display shows
 

@@ -263,7 +263,7 @@ def _refuse_lost_rows(resumed: Resolved, folder: Path) -> None:
         EVALUATIONS: range(1, state["evaluations_done"] + 1),
     }
     for name, numbers in counted.items():
-        if lost := set(numbers) - {int(row[0]) for row in read_rows(folder / name)[0]}:
+        if lost := set(numbers) - {int(row[0]) for row in read_rows(folder / name).rows}:
             raise ValueError(f"{folder / name} is damaged: {len(lost)} rows are lost, from {min(lost)} on")
 
 

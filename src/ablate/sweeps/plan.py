@@ -19,9 +19,9 @@ from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import flat, to_dict
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.paths import shown
-from ablate.records.files import read_json
 from ablate.records.manifest import read_manifest, read_status
 from ablate.records.schema import EPISODES, MANIFEST, STATES, STUDY, UPDATES, cell_folder
+from ablate.records.study_file import StudyArm, StudyFile, read_study
 from ablate.sweeps.cell import attempts_of, run_cell
 from ablate.sweeps.study import NOT_COMPARED, Study, identity, identity_of, refuse_incomparable
 
@@ -66,11 +66,12 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
     the same names, the sweep's folder is <folder>-<hash>. Raises ConfigError."""
     refuse_incomparable(configs)
     identities = {arm: identity(config) for arm, config in configs.items()}
-    there = held(folder)["arms"]
+    stored = stored_study(folder)
+    stored_arms = stored.arms if stored else {}
     moved = ""
-    if changed := [arm for arm, own in identities.items() if arm in there and there[arm]["identity"] != own]:
+    if changed := [arm for arm, own in identities.items() if arm in stored_arms and stored_arms[arm].identity != own]:
         arm = changed[0]
-        moved = f"{shown(folder)} holds {arm} with {_differing(there[arm], configs[arm])}"
+        moved = f"{shown(folder)} has {arm} with {_differing(stored_arms[arm], configs[arm])}"
         digest = hashlib.sha256(json.dumps(identities, sort_keys=True).encode()).hexdigest()[:8]
         folder = folder.with_name(f"{folder.name}-{digest}")
     cells = [
@@ -82,9 +83,9 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
     return SweepPlan(study, folder, configs, cells, moved)
 
 
-def _differing(arm: dict[str, Any], config: Config) -> str:
-    """What an arm of a study.json had set otherwise, in a few words."""
-    old, new = flat(arm["config"]), flat(to_dict(config))
+def _differing(arm: StudyArm, config: Config) -> str:
+    """The settings of a stored arm that differ from this configuration, in a few words."""
+    old, new = flat(arm.config), flat(to_dict(config))
     keys = [
         key for key in sorted({*old, *new}) if key.split(".")[0] not in NOT_COMPARED and old.get(key) != new.get(key)
     ]
@@ -92,20 +93,9 @@ def _differing(arm: dict[str, Any], config: Config) -> str:
     return ", ".join(f"{key}={old.get(key)}" for key in keys[:3]) + more
 
 
-def held(folder: Path) -> dict[str, Any]:
-    """The study that a sweep's folder holds; without arms and seeds where it holds none."""
-    try:
-        if not (folder / STUDY).exists():
-            return {"arms": {}, "seeds": []}
-        study = read_json(folder / STUDY)
-        arms = {name: {**arm, "identity": arm["identity"]} for name, arm in study["arms"].items()}
-        judged = {key: study[key] for key in ("baseline", "metric", "metrics", "smallest_effect", "claims", "started")}
-        return {**study, **judged, "arms": arms, "seeds": [int(seed) for seed in study["seeds"]]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{folder / STUDY}: cannot be read ({type(error).__name__}: {error}); move it away: completed cells are "
-            "found by their own manifests"
-        ) from error
+def stored_study(folder: Path) -> StudyFile | None:
+    """The study in a sweep's folder; None if it has none yet. Raises ConfigError if it cannot be read."""
+    return read_study(folder) if (folder / STUDY).exists() else None
 
 
 def _state(folder: Path, expected: str, seed: int) -> str:

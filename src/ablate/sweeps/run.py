@@ -5,7 +5,6 @@ Repeating the command is the resume: completed cells are skipped, others go on f
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 import sys
 import threading
@@ -13,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,11 @@ from ablate.parallel.signals import Interrupted, Signals
 from ablate.paths import shown
 from ablate.records.files import write_json
 from ablate.records.manifest import lock_folder, provenance
-from ablate.records.schema import CELL, CELL_LOG, SCHEMA_VERSION, STUDY
+from ablate.records.schema import CELL, CELL_LOG
+from ablate.records.study_file import Provenance, StudyArm, StudyChange, StudyFile, write_study
 from ablate.runs.run import RunFailed
 from ablate.sweeps.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines
-from ablate.sweeps.plan import Cell, SweepPlan, duration, held, make_plan, most_steps, share_done
+from ablate.sweeps.plan import Cell, SweepPlan, duration, make_plan, most_steps, share_done, stored_study
 from ablate.sweeps.study import identity
 
 POLL_S = 0.25
@@ -213,53 +213,56 @@ def _note_lost(cell: Cell, outcome: Outcome) -> None:
 
 
 def _write_study(plan: SweepPlan) -> None:
-    """study.json: this study, with the arms and seeds that its folder held before."""
-    study, settings = plan.study, asdict(plan.study.settings)
-    before = held(plan.folder)
+    """Write study.json: this study, with the arms and seeds that its folder already had."""
+    study, settings = plan.study, plan.study.settings
+    before = stored_study(plan.folder)
     arms = {
-        arm.name: {
-            "label": arm.label,
-            "overrides": list(arm.overrides),
-            "identity": identity(plan.configs[arm.name]),
-            "config": to_dict(plan.configs[arm.name]),
-        }
+        arm.name: StudyArm(
+            label=arm.label,
+            overrides=list(arm.overrides),
+            identity=identity(plan.configs[arm.name]),
+            config=to_dict(plan.configs[arm.name]),
+        )
         for arm in study.arms
     }
-    judged = {key: settings[key] for key in ("question", "baseline", "metric", "metrics", "smallest_effect", "claims")}
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "name": plan.folder.name,
-        **judged,
-        "baseline": settings["baseline"] or study.arms[0].name,
-        "arms": {**before["arms"], **arms},
-        "seeds": sorted({*before["seeds"], *study.seeds}),
-        **provenance(sys.argv),
-    }
-    content = json.loads(json.dumps(content))
-    completed = sum(cell.state == "completed" for cell in plan.cells)
-    content["changes"] = before.get("changes", [])
-    if before["arms"]:
-        if completed and (what := [*_changes(before, content)]):
-            content["changes"].append({"when": content["started"], "completed": completed, "what": what})
-        content["started"] = before["started"]
-    write_json(plan.folder / STUDY, content)
+    now = StudyFile(
+        name=plan.folder.name,
+        question=settings.question,
+        baseline=settings.baseline or study.arms[0].name,
+        metric=settings.metric,
+        metrics=settings.metrics,
+        smallest_effect=settings.smallest_effect,
+        claims=settings.claims,
+        arms={**(before.arms if before else {}), **arms},
+        seeds=sorted({*(before.seeds if before else ()), *study.seeds}),
+        provenance=Provenance(**provenance(sys.argv)),
+        changes=before.changes if before else [],
+    )
+    if before:
+        completed = sum(cell.state == "completed" for cell in plan.cells)
+        if completed and (what := [*_changes(before, now)]):
+            change = StudyChange(when=now.provenance.started, completed=completed, what=what)
+            now = replace(now, changes=[*now.changes, change])
+        now = replace(now, provenance=replace(now.provenance, started=before.provenance.started))
+    write_study(plan.folder, now)
 
 
-def _changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """What of the judgement or the size of a study is no longer what its first cells were run for, in words."""
+def _changes(before: StudyFile, now: StudyFile) -> Iterator[str]:
+    """The changes in the judgement or the size of a study, in words."""
     for key in ("baseline", "metric", "smallest_effect"):
-        if before[key] != now[key]:
-            yield f"{key} {before[key]} -> {now[key]}"
-    for name in sorted({*before["metrics"], *now["metrics"]}):
-        if before["metrics"].get(name) != now["metrics"].get(name):
+        if (old := getattr(before, key)) != (new := getattr(now, key)):
+            yield f"{key} {old} -> {new}"
+    for name in sorted({*before.metrics, *now.metrics}):
+        if before.metrics.get(name) != now.metrics.get(name):
             yield f"the metric {name}"
-    claims = [{claim["id"]: claim for claim in study["claims"]} for study in (before, now)]
-    for name in sorted({*claims[0], *claims[1]}):
-        if claims[0].get(name) != claims[1].get(name):
+    old_claims, new_claims = ({claim.id: claim for claim in study.claims} for study in (before, now))
+    for name in sorted({*old_claims, *new_claims}):
+        if old_claims.get(name) != new_claims.get(name):
             yield f"the claim {name}"
-    for key in ("arms", "seeds"):
-        if more := [str(one) for one in now[key] if one not in before[key]]:
-            yield f"{key} added: {', '.join(more)}"
+    if more := [name for name in now.arms if name not in before.arms]:
+        yield f"arms added: {', '.join(more)}"
+    if more := [str(seed) for seed in now.seeds if seed not in before.seeds]:
+        yield f"seeds added: {', '.join(more)}"
 
 
 def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:

@@ -1,0 +1,132 @@
+"""study.json of a sweep's folder: what the sweep compares, how it is judged, and where it came from.
+
+The only module that reads or writes it. Everything else works with `StudyFile`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from ablate.config.choices import Statistic
+from ablate.config.schema import ClaimConfig, ConfigError, MetricConfig
+from ablate.records.files import write_json
+from ablate.records.schema import SCHEMA_VERSION, STUDY
+
+
+@dataclass(frozen=True)
+class StudyArm:
+    """One setting under comparison."""
+
+    label: str  # empty: the arm's name
+    overrides: list[str]
+    identity: str  # names the resolved configuration without its seed
+    config: dict[str, Any]  # resolved, as in a manifest
+
+
+@dataclass(frozen=True)
+class StudyChange:
+    """A later change of a study that already had completed cells."""
+
+    when: str
+    completed: int  # cells
+    what: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """The command, code, packages and machine of a sweep's last start, and when it was first started."""
+
+    command: list[str]
+    git: dict[str, Any] | None = None
+    python: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any]
+    started: str
+
+    @property
+    def cpus(self) -> int:
+        return int(self.machine["cpus"])
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """The content of a study.json."""
+
+    name: str
+    question: str
+    baseline: str  # an arm
+    metric: str  # the primary one
+    metrics: dict[str, MetricConfig]
+    smallest_effect: float | None  # in the primary metric's unit
+    claims: list[ClaimConfig]
+    arms: dict[str, StudyArm]
+    seeds: list[int]
+    provenance: Provenance
+    changes: list[StudyChange] = field(default_factory=list)
+
+    def metric_config(self, name: str) -> MetricConfig:
+        """The metric of this name. Raises ConfigError if there is none, or if it cannot be computed."""
+        if name not in self.metrics:
+            raise ConfigError(f"metric={name}: the study has no such metric, only {', '.join(self.metrics)}")
+        metric = self.metrics[name]
+        low, high = metric.window
+        if low > high:
+            raise ConfigError(f"sweep.metrics.{name}.window=[{low}, {high}]: its end comes before its start")
+        if metric.statistic is Statistic.first_reach and metric.score is None:
+            raise ConfigError(f"sweep.metrics.{name}.score=null: first_reach needs the score to be reached")
+        return metric
+
+
+def read_study(folder: Path) -> StudyFile:
+    """Read the study of a sweep's folder. Raises ConfigError in one line if there is none or it is damaged."""
+    path = folder / STUDY
+    if not path.is_file():
+        raise ConfigError(f"{folder}: not a sweep's folder; it has no {STUDY}")
+    try:
+        return _parsed(json.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({_reason(error)}); move it away: the sweep's command writes it again, and "
+            "finds completed cells by their own manifests"
+        ) from error
+
+
+def write_study(folder: Path, study: StudyFile) -> None:
+    """Raises OSError if it cannot be written."""
+    values = asdict(study)
+    changes, provenance = values.pop("changes"), values.pop("provenance")
+    write_json(folder / STUDY, {"schema_version": SCHEMA_VERSION, **values, **provenance, "changes": changes})
+
+
+def _parsed(values: Any) -> StudyFile:
+    """Raises ValueError, of which pydantic's ValidationError is a subclass."""
+    if not isinstance(values, dict):
+        raise ValueError(f"a JSON object is needed, not a {type(values).__name__}")
+    if (version := values.get("schema_version")) != SCHEMA_VERSION:
+        raise ValueError(f"schema_version={version}; {SCHEMA_VERSION} is needed")
+    study = TypeAdapter(StudyFile).validate_python({**values, "provenance": values})
+    parts = {f"metrics.{name}": asdict(metric) for name, metric in study.metrics.items()}
+    parts |= {f"claims.{i}": asdict(claim) for i, claim in enumerate(study.claims)}
+    for key, part in parts.items():
+        if absent := [name for name, value in part.items() if value == MISSING]:
+            raise ValueError(f"it has no {key}.{absent[0]}")
+    if study.baseline not in study.arms:
+        raise ValueError(f"baseline={study.baseline}: not one of the arms")
+    return study
+
+
+def _reason(error: Exception) -> str:
+    """The error in one line."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if part != "provenance")
+    if first["type"] == "missing":
+        return f"it has no {key}"
+    return f"{key}={first['input']}: {first['msg'][0].lower()}{first['msg'][1:]}"
