@@ -90,7 +90,7 @@ def test_a_sweep_over_it_ends_with_verdicts(tmp_path: Path) -> None:
         "# @package _global_\n"
         "sweep:\n"
         "  question: does the discount matter?\n"
-        f"  base: ['plugins=[reinforce]', algo=reinforce, env=cartpole, total_steps=2000, schedule=interleaved]\n"
+        "  base: ['plugins=[reinforce]', algo=reinforce, env=cartpole, total_steps=2000, schedule=interleaved]\n"
         "  seeds: 0-2\n"
         "  arms:\n"
         "    far: {overrides: [algo.gamma=0.99]}\n"

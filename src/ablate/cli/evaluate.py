@@ -49,6 +49,7 @@ HELP = """Play a saved run:  python src/evaluate.py run=<folder or checkpoint> [
   video=false       true: mp4s of the best and of the median episode, in <run>/videos (extra [video])
   frames=false      true: the same two as numbered images, in <run>/videos/evaluation-best/ and -median/
   render=null       human: watch it in a window
+  plugins=[]        modules of your own that the run needs, as it was trained with
 
 The scores are written to <run>/scores.csv, in place of the last ones. Games are played whole: all lives, raw scores."""
 LINE_EVERY_S = 10.0  # how far it is, where there is no terminal to draw a bar in
