@@ -17,7 +17,7 @@ RUN = (
     "plugins=[reinforce]", "algo=reinforce", "env=cartpole", "schedule=interleaved", "log_interval=5",
     "evaluation.every_steps=1000", "evaluation.episodes=2", "figures=false", "logger.display=plain",
 )  # fmt: skip
-COLUMNS = "update global_step wall_time_s policy_loss value_loss grad_norm learning_rate".split()
+COLUMNS = ["update", "global_step", "wall_time_s", "policy_loss", "value_loss", "grad_norm", "learning_rate"]
 
 
 def call(*arguments: str, program: str = "run.py", folder: Path = FOLDER) -> subprocess.CompletedProcess[str]:
