@@ -15,8 +15,9 @@ from helpers import ROOT, config_of
 
 from ablate.config.choices import Preprocessing
 from ablate.config.schema import AtariConfig, ConfigError
+from ablate.envs.atari_kind import shape_of
 from ablate.envs.games import emulator
-from ablate.envs.make import make_env, shape_of, spec_of
+from ablate.envs.make import make_env, spec_of
 
 
 def game(*overrides: str, preprocessing: str = "report_42") -> AtariConfig:

@@ -11,8 +11,8 @@ from ablate.config.choices import Preprocessing
 from ablate.config.schema import AtariConfig, ConfigError
 from ablate.envs.atari import AtariGame
 from ablate.envs.atari_threads import AtariThreads
-from ablate.envs.make import spec_of
-from ablate.envs.side_by_side import OneByOne, make_side_by_side
+from ablate.envs.kind import OneByOne, SideBySide
+from ablate.envs.make import kind_of, spec_of
 
 GAMES = 2
 
@@ -24,11 +24,21 @@ def config(*overrides: str) -> AtariConfig:
     return replace(env, preprocessing=env.preprocessing or Preprocessing.nature_84)
 
 
+def side_by_side(env: AtariConfig, count: int) -> SideBySide:
+    return kind_of(env).make_side_by_side(env, count)
+
+
+def threads_of(env: AtariConfig, games: int) -> AtariThreads:
+    threads = side_by_side(env, games)
+    assert isinstance(threads, AtariThreads)
+    return threads
+
+
 @pytest.mark.parametrize("game", ["Breakout", "Pong", "SpaceInvaders", "Riverraid"])
 def test_they_play_as_the_emulator_does(game: str) -> None:
     """Every screen, point, lost life and end, over more than one game."""
     env = config(f"env.id={game}NoFrameskip-v4")
-    threads = AtariThreads(env, GAMES)
+    threads = threads_of(env, GAMES)
     ours = [AtariGame(replace(env, life_loss_terminates=False, clip_rewards=False), 10**6) for _ in range(GAMES)]
     for e, one in enumerate(ours):
         np.testing.assert_array_equal(threads.reset(e, 7 + e), one.reset(seed=7 + e)[0])
@@ -59,7 +69,7 @@ def test_they_play_as_the_emulator_does(game: str) -> None:
 
 def test_a_game_without_lives_goes_on_until_the_emulator_ends_it() -> None:
     """As AtariGame has it: its last frames are no episode of their own."""
-    threads = AtariThreads(config(), 1)
+    threads = threads_of(config(), 1)
     images, over = np.zeros((1, 4, 84, 84), np.uint8), [False, False, False, True]
 
     class Emulator:
@@ -75,7 +85,7 @@ def test_a_game_without_lives_goes_on_until_the_emulator_ends_it() -> None:
 
 
 def test_a_limit_cuts_a_game_and_the_next_one_starts() -> None:
-    threads = AtariThreads(config("env.max_ep_step=5", "env.noop_max=30"), 2)
+    threads = threads_of(config("env.max_ep_step=5", "env.noop_max=30"), 2)
     starts = [threads.reset(e, e).copy() for e in range(2)]
     for _ in range(3):
         for step in range(1, 6):
@@ -89,7 +99,7 @@ def test_a_limit_cuts_a_game_and_the_next_one_starts() -> None:
 
 
 def test_a_seed_starts_one_game_and_leaves_the_others_alone() -> None:
-    threads, undisturbed = (AtariThreads(config("env.noop_max=30"), 2) for _ in range(2))
+    threads, undisturbed = (threads_of(config("env.noop_max=30"), 2) for _ in range(2))
     for envs in (threads, undisturbed):
         for e in range(2):
             envs.reset(e, 3 + e)
@@ -102,7 +112,7 @@ def test_a_seed_starts_one_game_and_leaves_the_others_alone() -> None:
 
 def test_sticky_actions_are_those_of_the_configuration() -> None:
     """With probability 1 no action is ever taken: the ball is never served."""
-    threads = AtariThreads(config("env.sticky_actions=1.0"), 1)
+    threads = threads_of(config("env.sticky_actions=1.0"), 1)
     first = threads.reset(0, 0).copy()
     for _ in range(30):
         (stepped,) = threads.step(np.array([1]))
@@ -110,8 +120,8 @@ def test_sticky_actions_are_those_of_the_configuration() -> None:
 
 
 def test_threads_are_what_env_threads_asks_for() -> None:
-    assert isinstance(make_side_by_side(config(), 2), AtariThreads)
-    assert isinstance(make_side_by_side(config("env.threads=0"), 2), OneByOne)
+    assert isinstance(side_by_side(config(), 2), AtariThreads)
+    assert isinstance(side_by_side(config("env.threads=0"), 2), OneByOne)
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from helpers import config_of
 
-from ablate.config.schema import ConfigError, EnvConfig
-from ablate.envs import classic
+from ablate.config.schema import ConfigError, EnvConfig, GymnasiumConfig
+from ablate.envs import saving
 from ablate.envs.make import make_env, spec_of
 
 CLASSIC = ["Pendulum-v1", "CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"]
 
 
 def env_config(env_id: str, max_ep_step: int | None = None) -> EnvConfig:
-    return EnvConfig(id=env_id, max_ep_step=max_ep_step, reward_shift=0.0, reward_scale=1.0)
+    return GymnasiumConfig(id=env_id, max_ep_step=max_ep_step, reward_shift=0.0, reward_scale=1.0)
 
 
 def test_the_reports_limit_replaces_gymnasiums_200_steps() -> None:
@@ -60,7 +60,7 @@ def test_restored_environment_goes_on_as_the_saved_one(env_id: str) -> None:
         original.reset(seed=5)
         for _ in range(steps_before):
             original.step(original.action_space.sample())
-        classic.restore(other, json.loads(json.dumps(classic.save(original))))
+        saving.restore(other, json.loads(json.dumps(saving.save(original))))
         for _ in range(200):
             action = original.action_space.sample()
             expected, got = original.step(action), other.step(action)
@@ -74,6 +74,6 @@ def test_an_environment_that_cannot_be_saved_says_so() -> None:
     class Mine(gymnasium.envs.classic_control.PendulumEnv):
         """A subclass may keep more than `state`."""
 
-    assert classic.save(Mine()) is None
+    assert saving.save(Mine()) is None
     inside = gymnasium.wrappers.DelayObservation(gymnasium.make("Pendulum-v1"), 3)  # it keeps observations
-    assert classic.save(inside) is None
+    assert saving.save(inside) is None

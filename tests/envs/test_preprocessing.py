@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ablate.config.choices import Preprocessing
+from ablate.envs.atari_kind import OBSERVATIONS
 from ablate.envs.games import emulator
-from ablate.envs.make import OBSERVATIONS
 from ablate.envs.preprocessing import Preprocessor, RunningNormalisation, channel_mean, normalise
 
 GAMES = ["breakout", "riverraid", "space_invaders", "ms_pacman", "centipede"]

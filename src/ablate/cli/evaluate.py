@@ -24,10 +24,10 @@ from ablate.cli.hydra_app import exit_code
 from ablate.config.choices import ActionChoice, Display
 from ablate.config.derived import evaluation_horizon
 from ablate.config.plugins import import_plugins
-from ablate.config.schema import AtariConfig, Config, ConfigError
+from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import from_dict
 from ablate.config.validation import suggest
-from ablate.envs.reference_scores import reference_scores
+from ablate.envs.make import kind_of
 from ablate.parallel.supervisor import ChildFailed
 from ablate.paths import locate
 from ablate.play.episodes import Episode, make_envs, play, play_in_processes
@@ -88,7 +88,7 @@ def main() -> None:
     streams = generator(options.seed, Role.evaluation).spawn(options.episodes)
     action = options.action or config.evaluation.action
     sample = action == ActionChoice.sample
-    if isinstance(config.env, AtariConfig) and not options.render:
+    if config.env.has_images and not options.render:
         played = play_in_processes(path, horizon, sample, streams, config.hang_timeout_s)
     else:
         env = shown_env(config, horizon, options.render)
@@ -105,8 +105,7 @@ def main() -> None:
     replace_atomically(folder / SCORES, text.getvalue().encode())
 
     print(f"{config.env.id}, {path.name}, {options.episodes} episodes of at most {horizon} steps, {action}")
-    variant = isinstance(config.env, AtariConfig) and (config.env.mode, config.env.difficulty) != (None, None)
-    print("\n".join(summary(episodes, None if variant else reference_scores(config.env.id))))
+    print("\n".join(summary(episodes, kind_of(config.env).reference_scores(config.env))))
     print(f"scores   {folder / SCORES}")
     for name, episode in best_and_median(episodes).items():
         path = folder / VIDEOS / f"evaluation-{name}"

@@ -13,7 +13,6 @@ from ale_py.vector_env import AtariVectorEnv
 
 from ablate.config.schema import AtariConfig
 from ablate.envs.games import registered
-from ablate.envs.make import time_limit
 from ablate.types import Stepped
 
 NO_LIMIT = 10**9  # frames: games are cut here, by steps
@@ -22,7 +21,7 @@ NO_LIMIT = 10**9  # frames: games are cut here, by steps
 class AtariThreads:
     """E games as training sees them."""
 
-    def __init__(self, config: AtariConfig, games: int) -> None:
+    def __init__(self, config: AtariConfig, games: int, max_steps: int) -> None:
         self._envs = AtariVectorEnv(
             registered(config.id).rom,
             games,
@@ -38,7 +37,7 @@ class AtariThreads:
             autoreset_mode="SameStep",
         )
         self._ends_on_life_loss, self._clips = config.life_loss_terminates, config.clip_rewards
-        self._max_steps = time_limit(config)
+        self._max_steps = max_steps
         self._steps = np.zeros(games, np.int64)  # of the games under way
         self._observations, info = self._envs.reset()
         self._lives = info["lives"]

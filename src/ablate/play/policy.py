@@ -5,14 +5,13 @@ Torch, OpenCV and the emulator are imported for games only."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from ablate.config.schema import AtariConfig, Config, EnvConfig
+from ablate.config.schema import Config
 from ablate.config.serial import from_dict
+from ablate.envs.make import kind_of
 from ablate.nn.acting import Action
 from ablate.nn.architecture import Architecture, architecture_of
 from ablate.paths import locate
@@ -44,7 +43,7 @@ class Policy:
         self._acting = architecture.acting(self._parameters, spec.action, games, config.algo.evaluation_epsilon)
         self._normalisation: np.ndarray | None = None
         self._sample = sample
-        self._raw = raw_interface(config.env, spec)
+        self._raw = kind_of(config.env).raw_interface(config.env, spec)
         self.rng = generator(seed, Role.action)
 
     @classmethod
@@ -90,68 +89,3 @@ class Policy:
 
             observations = [normalise(observation, self._normalisation) for observation in observations]
         return self._acting.actions(observations, streams if self._sample else None)
-
-
-class RawInterface(Protocol):
-    """Between an outside program's environment and the observations and actions that training uses."""
-
-    def preprocess(self, observation: np.ndarray) -> np.ndarray:
-        """The observation as the network takes it. Raises ValueError for another shape."""
-        ...
-
-    def action(self, action: Action) -> Action:
-        """The action as the outside environment counts it."""
-        ...
-
-    def reset(self) -> None:
-        """An episode begins."""
-        ...
-
-
-def raw_interface(env: EnvConfig, spec: EnvSpec) -> RawInterface:
-    return _Screens(env) if isinstance(env, AtariConfig) else _Numbers(spec)
-
-
-class _Numbers:
-    """Gymnasium's observations, of any shape with the right number of elements."""
-
-    def __init__(self, spec: EnvSpec) -> None:
-        self._shape, self._size = spec.observation_shape, spec.observation_size
-
-    def preprocess(self, observation: np.ndarray) -> np.ndarray:
-        numbers = np.asarray(observation, np.float32)
-        if numbers.size != self._size:
-            raise ValueError(f"an observation of {self._size} numbers is needed, not of shape {np.shape(observation)}")
-        return numbers.reshape(self._shape)
-
-    def action(self, action: Action) -> Action:
-        return action
-
-    def reset(self) -> None:
-        """Nothing is remembered."""
-
-
-class _Screens:
-    """A game's screens, and all of its actions. It remembers the screens that are stacked."""
-
-    def __init__(self, env: AtariConfig) -> None:
-        from ablate.envs.games import actions_of, emulator, registered
-        from ablate.envs.preprocessing import Preprocessor
-
-        assert env.preprocessing is not None
-        rom = registered(env.id).rom
-        self._preprocessor = Preprocessor(env.preprocessing, rom)
-        self._actions: list[int] | None = None  # index in the game's own set of each action that the agent has
-        if not env.fire_action:
-            ale = emulator(rom)
-            game_actions = actions_of(replace(env, fire_action=True), ale)
-            self._actions = [game_actions.index(action) for action in actions_of(env, ale)]
-
-    def preprocess(self, observation: np.ndarray) -> np.ndarray:
-        return self._preprocessor.from_rgb(np.asarray(observation))
-
-    def action(self, action: Action) -> Action:
-        return action if self._actions is None else self._actions[int(action)]
-
-    def reset(self) -> None:
-        self._preprocessor.reset()

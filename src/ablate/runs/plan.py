@@ -10,12 +10,12 @@ import numpy as np
 
 from ablate.algos.algorithm import Algorithm, algorithm_of, number_of_workers
 from ablate.compiled.support import check_arguments
-from ablate.config.choices import Backend, Preprocessing
+from ablate.config.choices import Backend
 from ablate.config.derived import cuda_index, devices
-from ablate.config.schema import AtariConfig, Config, ConfigError, ConvConfig, QConfig
+from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import from_dict, to_dict, with_new_names
 from ablate.config.validation import refuse_contradictions
-from ablate.envs.make import shape_of, spec_of
+from ablate.envs.make import kind_of, spec_of
 from ablate.nn.architecture import Architecture, architecture_of, initial_parameters
 from ablate.paths import locate
 from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
@@ -72,7 +72,7 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
         for device in devices(config):
             _check_device(device)
     check_arguments(config.env)
-    config = _with_preprocessing(config)
+    config = replace(config, env=kind_of(config.env).fitted(config.env, config.model.image_shape))
     spec = spec_of(config.env)
     # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
     config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))
@@ -160,25 +160,6 @@ def _at(config: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
-
-
-def _with_preprocessing(config: Config) -> Config:
-    """The configuration with the preprocessing that its network was made for. ConfigError if another was chosen."""
-    if not isinstance(config.env, AtariConfig):
-        return config
-    assert isinstance(config.model, ConvConfig | QConfig)
-    assert config.model.input is not None
-    wanted, chosen = list(config.model.input), config.env.preprocessing
-    fitting = [p for p in Preprocessing if list(shape_of(p)) == wanted]
-    if not fitting:
-        shapes = ", ".join(f"{p} {list(shape_of(p))}" for p in Preprocessing)
-        raise ConfigError(f"model.input={wanted}: no preprocessing gives that (there are: {shapes})")
-    if chosen is not None and chosen not in fitting:
-        raise ConfigError(
-            f"preprocessing={chosen}: it gives {list(shape_of(chosen))}, and the model takes {wanted}; "
-            f"use preprocessing={fitting[0]}, or a model whose model.input is {list(shape_of(chosen))}"
-        )
-    return replace(config, env=replace(config.env, preprocessing=chosen or fitting[0]))
 
 
 def _resolve_backend(config: Config, algorithm: Algorithm) -> tuple[Config, str]:

@@ -22,8 +22,7 @@ from ablate.algos.a3c.spec import A3CConfig, UpdateRecord
 from ablate.algos.job import WorkerJob, process_state
 from ablate.algos.rounds import Send, rounds
 from ablate.config.derived import device_of
-from ablate.envs import classic
-from ablate.envs.make import make_env
+from ablate.envs.make import kind_of, make_env
 from ablate.nn.distributions import make_distribution
 from ablate.nn.mlp_acting import MlpActing
 from ablate.nn.optimizers import Optimizer, make_optimizer
@@ -111,7 +110,7 @@ class Worker:
         self._acting: MlpActing = architecture.acting(self._acting_parameters, spec.action)
         self._rollout = RolloutAccumulator(config.algo.t_max, spec.observation_size, spec.action, np.dtype(np.float32))
         self._action_rng = generator(config.seed, Role.action, index)
-        self._env = make_env(config.env)
+        self._env, self._env_kind = make_env(config.env), kind_of(config.env)
         self._episodic_return, self._episodic_length = 0.0, 0
         self.pulled_at = 0  # updates made by all workers when this one last pulled
         resumed = job.resumed.get(index)
@@ -119,7 +118,7 @@ class Worker:
         if saved:
             restore(self._action_rng, saved["action_rng"])
         if saved and saved["env"] is not None:
-            classic.restore(self._env, saved["env"])
+            self._env_kind.restore(self._env, saved["env"])
             self._observation = np.array(saved["observation"], np.float32)
             self._episodic_return = saved["episodic_return"]
             self._episodic_length = saved["episodic_length"]
@@ -164,7 +163,7 @@ class Worker:
             "episodic_return": self._episodic_return,
             "episodic_length": self._episodic_length,
             "action_rng": state_of(self._action_rng),
-            "env": classic.save(self._env),
+            "env": self._env_kind.save(self._env),
             "observation": np.asarray(self._observation, np.float32).reshape(-1).tolist(),
         }
         return values, {"parameters": self._acting_parameters.copy()}

@@ -11,7 +11,7 @@ import numpy as np
 from ablate.algos.dqn.spec import ACTOR, DQNConfig, make_exchange
 from ablate.algos.job import WorkerJob, process_state
 from ablate.algos.rounds import Send
-from ablate.envs.side_by_side import make_side_by_side
+from ablate.envs.make import kind_of
 from ablate.nn.q_acting import QActing
 from ablate.parallel.exchange import Exchange, wait
 from ablate.parallel.heartbeat import beat
@@ -33,7 +33,7 @@ class Actor:
         self._every_steps = config.evaluation.every_steps if config.algo.reset_after_evaluation else None
         self._wants_td_errors = config.replay is not None and config.replay.wants_td_errors
         E = config.envs_per_worker
-        self._envs = make_side_by_side(config.env, E)
+        self._envs = kind_of(config.env).make_side_by_side(config.env, E)
         self._rng = generator(config.seed, Role.action, 0)
         # after a resume new episodes begin on a stream of their own, where the old ones could not be saved
         self._reset_rng = generator(config.seed, Role.environment, 0, *([starts] if starts else []))
