@@ -1,4 +1,4 @@
-"""Random streams: one seed, a stream for each role and index, so that adding a worker leaves the others' alone."""
+"""Random streams: one seed gives one stream per role and index, so that another worker changes no other stream."""
 
 from __future__ import annotations
 

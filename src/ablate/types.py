@@ -1,4 +1,6 @@
-"""What passes between the rooms of the house, with shapes. T: steps of a rollout, A: dimensions of an action."""
+"""The data that the parts of the program pass to each other, with shapes.
+
+T: steps of a rollout; A: dimensions of an action; E: environments side by side."""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ class ActionSpec:
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """The shapes of an environment, enough to build a network for it without building it."""
+    """The shapes of an environment: enough to build a network without making the environment."""
 
     observation_shape: tuple[int, ...]  # (size,), or (channels, height, width)
     action: ActionSpec
@@ -56,8 +58,8 @@ class Trajectory(NamedTuple):
 
     observations: np.ndarray  # (T+1, observation_size): s_0 ... s_T
     actions: np.ndarray  # (T, A) float, or (T,) int64: a_0 ... a_{T-1}
-    rewards: np.ndarray  # (T,) r_1 ... r_T as training sees them: shifted and scaled
-    discounts: np.ndarray  # (T,) γ, or 0 where nothing follows
+    rewards: np.ndarray  # (T,) r_1 ... r_T as training uses them: shifted and scaled
+    discounts: np.ndarray  # (T,) γ, or 0 if nothing follows
 
 
 class Rollout(NamedTuple):
@@ -66,49 +68,51 @@ class Rollout(NamedTuple):
     observations: np.ndarray  # (T+1, E, channels, height, width): s_0 ... s_T
     firsts: np.ndarray  # (T+1, E) bool: an episode starts with this observation
     actions: np.ndarray  # (T, E) int64
-    rewards: np.ndarray  # (T, E) r_1 ... r_T as training sees them
-    discounts: np.ndarray  # (T, E) γ, or 0 where nothing follows
+    rewards: np.ndarray  # (T, E) r_1 ... r_T as training uses them
+    discounts: np.ndarray  # (T, E) γ, or 0 if nothing follows
 
 
 class Batch(NamedTuple):
-    """B transitions drawn from a replay: which frames of its store make up their observations, and the rest.
+    """B transitions drawn from a replay: the slots of the frames of their observations, and everything else.
 
-    S: frames an observation, oldest first. A transition spans n steps, fewer where the episode ended before."""
+    S: frames per observation, oldest first. A transition spans n steps, or fewer if the episode ended before."""
 
     slots: np.ndarray  # (B, S) int64, of s_t
-    next_slots: np.ndarray  # (B, S) int64, of s_{t+n}; where the discount is 0 any
+    next_slots: np.ndarray  # (B, S) int64, of s_{t+n}; arbitrary if the discount is 0
     actions: np.ndarray  # (B,) int64, a_t
     returns: np.ndarray  # (B,) float32, Σ_{k<n} γ^k r_{t+k+1}
-    discounts: np.ndarray  # (B,) float32, γ^n, or 0 where nothing follows
-    weights: np.ndarray  # (B,) float32, importance weights; ones where all transitions are drawn alike
-    times: np.ndarray = np.empty(0, np.int64)  # (B,) int64, steps in the replay with a_t: tells which it was
+    discounts: np.ndarray  # (B,) float32, γ^n, or 0 if nothing follows
+    weights: np.ndarray  # (B,) float32, importance weights; ones if all transitions have the same probability
+    times: np.ndarray = np.empty(
+        0, np.int64
+    )  # (B,) int64, the number of steps in the replay when a_t was stored: identifies the transition
 
 
 class Experience(NamedTuple):
     """K steps of each of E environments, one after the other."""
 
-    firsts: np.ndarray  # (E, ...) the observations that the first step was taken on
-    observations: np.ndarray  # (K, E, ...) what each step led to, whole
+    firsts: np.ndarray  # (E, ...) the observations of the first step
+    observations: np.ndarray  # (K, E, ...) the whole observation that each step led to
     actions: np.ndarray  # (K, E) int64
-    rewards: np.ndarray  # (K, E) float32, as training sees them
+    rewards: np.ndarray  # (K, E) float32, as training uses them
     terminated: np.ndarray  # (K, E) bool: nothing follows
     truncated: np.ndarray  # (K, E) bool: cut off, and bootstrapped from the observation
     starts: np.ndarray  # (K, E, ...) where the next episode begins, if this one has ended
-    td_errors: np.ndarray  # (K, E) float32 of each step at the time; nan unless new priorities want them
+    td_errors: np.ndarray  # (K, E) float32, δ when the step was taken; nan unless new priorities need it
     returns: np.ndarray  # (K, E) float64, raw, of the whole episode that ended with this step
     lengths: np.ndarray  # (K, E) int64, its steps; 0: none ended
     cut: np.ndarray  # (K, E) bool: it was truncated
 
 
 class Stepped(NamedTuple):
-    """What came of a step in one of several environments."""
+    """The result of one step in one of several environments."""
 
     observation: np.ndarray  # valid until the next step
-    reward: float  # as training sees it, before env.reward_shift and env.reward_scale
+    reward: float  # as training uses it, before env.reward_shift and env.reward_scale
     terminated: bool
     truncated: bool
     raw_reward: float  # points
-    over: bool  # the game or episode that is scored has ended; else a life may be lost
+    scored_end: bool  # the game or episode that is scored has ended; otherwise a life may be lost
 
 
 class Counters(NamedTuple):

@@ -56,7 +56,7 @@ def test_they_play_as_the_emulator_does(game: str) -> None:
             life_lost = ours[e].ale.lives() < lives
             assert stepped.raw_reward == points_made
             assert stepped.reward == np.sign(points_made)
-            assert (stepped.over, stepped.truncated) == (over, False)
+            assert (stepped.scored_end, stepped.truncated) == (over, False)
             assert stepped.terminated == (over or life_lost)
             if over:
                 np.testing.assert_array_equal(threads.reset(e, None), ours[e].reset()[0])
@@ -91,7 +91,7 @@ def test_a_limit_cuts_a_game_and_the_next_one_starts() -> None:
         for step in range(1, 6):
             for e, stepped in enumerate(threads.step(np.array([1, 1]))):
                 assert not stepped.terminated
-                assert stepped.truncated == stepped.over == (step == 5)
+                assert stepped.truncated == stepped.scored_end == (step == 5)
                 if step == 5:
                     assert not np.array_equal(stepped.observation, threads.reset(e, None))
     again = threads.reset(1, 1)

@@ -1,4 +1,4 @@
-"""The words that a configuration chooses from. Values say what they are where the name does not."""
+"""The words that a configuration chooses from. A comment explains a value if its name does not."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Backend(StrEnum):
     compiled = "compiled"
 
 
-# Who runs when: real processes that race, or workers taking turns in one process.
-# OmegaConf reads an enum by its members' names, and `async` is a keyword: hence the functional form.
+# Who runs when: real processes that race, or workers that take turns in one process.
+# OmegaConf reads an enum by the names of its members, and `async` is a Python keyword: hence the functional form.
 Schedule = StrEnum("Schedule", {"async": "async", "interleaved": "interleaved"})
 
 
@@ -46,7 +46,7 @@ class DqnLoss(StrEnum):
 
 
 class Precision(StrEnum):
-    """Of the arithmetic of a network's forward and backward pass; parameters and their updates are float32."""
+    """The precision of a network's forward and backward pass. Parameters and their updates are always float32."""
 
     auto = "auto"
     float32 = "float32"
@@ -54,14 +54,14 @@ class Precision(StrEnum):
 
 
 class Storage(StrEnum):
-    """Where a replay's frames lie."""
+    """Where the frames of a replay are stored."""
 
     memory = "memory"
-    memmap = "memmap"  # a file beside the run's records
+    memmap = "memmap"  # a file in the run's folder
 
 
 class DrawKind(StrEnum):
-    """How a batch is drawn from the priorities' distribution: one from each of B equal parts, or each from all."""
+    """How a batch is drawn from the priorities' distribution: one from each of B equal parts, or each from the whole."""
 
     stratified = "stratified"
     independent = "independent"

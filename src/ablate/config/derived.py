@@ -7,7 +7,7 @@ from ablate.types import Counters
 
 
 def limit_reached(config: Config, counters: Counters) -> str:
-    """Which limit the counters have reached, in words; empty if none."""
+    """The limit that the counters have reached, in words; empty if none."""
     for limit, count in (("max_episodes", counters.episodes), ("total_steps", counters.steps)):
         value = getattr(config, limit)
         if value is not None and count >= value:
@@ -16,7 +16,7 @@ def limit_reached(config: Config, counters: Counters) -> str:
 
 
 def devices(config: Config) -> list[str]:
-    """The devices that the workers' networks are spread over, in turn."""
+    """The devices over which the workers' networks are spread, in turn."""
     return list(config.device) if isinstance(config.device, list | tuple) else [config.device]
 
 

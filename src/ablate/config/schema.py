@@ -69,7 +69,7 @@ class AtariConfig(EnvConfig):
     name: Annotated[str, Field(pattern="^atari$")] = "atari"
     preprocessing: Preprocessing | None = None
     protocol: str = MISSING
-    frame_skip: tuple[Count, Count] = MISSING  # fewest and most frames a step
+    frame_skip: tuple[Count, Count] = MISSING  # fewest and most frames per step
     sticky_actions: Fraction = MISSING
     noop_max: Annotated[int, Field(ge=0, le=600)] = MISSING  # left alone, no game ends sooner (Assault: 642 frames)
     fire_on_reset: bool = MISSING

@@ -37,7 +37,7 @@ def with_new_names(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Rebuild a checked configuration from what `to_dict` gave (a manifest's, a checkpoint's)."""
+    """The checked configuration from the result of `to_dict`, as manifests and checkpoints store it. Raises ConfigError."""
     values = with_new_names(values)
     refuse_unknown_plugins(values)
     schema = OmegaConf.structured(Config)
@@ -55,12 +55,12 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What `to_dict` gave by dotted keys: {"env": {"id": 1}} as {"env.id": 1}; an empty dictionary is a value."""
-    found: dict[str, Any] = {}
+    """The result of `to_dict` with dotted keys: {"env": {"id": 1}} as {"env.id": 1}. An empty dictionary is a value."""
+    dotted: dict[str, Any] = {}
     for key, value in values.items():
         nested = isinstance(value, dict) and value
-        found |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return found
+        dotted |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return dotted
 
 
 def config_hash(config: Config) -> str:

@@ -1,4 +1,4 @@
-"""The parent's hand on a run's CSV files and TensorBoard: what the workers report, written in the order it arrives."""
+"""The parent's writer of a run's CSV files and TensorBoard: the workers' records, in the order in which they arrive."""
 
 from __future__ import annotations
 

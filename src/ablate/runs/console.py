@@ -1,4 +1,4 @@
-"""What a run says in the terminal beside its display: before it trains, and after."""
+"""What a run prints in addition to its display: before training, and after it."""
 
 from __future__ import annotations
 

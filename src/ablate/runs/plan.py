@@ -44,8 +44,8 @@ class Resolved:
 def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
     """Check the configuration against the environment, the device and the checkpoint it names; makes nothing.
 
-    overrides: what was given on the command line, to tell which keys were given beside resume=. here: it shall run on
-    this machine, and not on one that may have other devices. Raises ConfigError."""
+    overrides: what was given on the command line, to know which keys were given with resume=. here: the run is for this
+    machine, not for one that may have other devices. Raises ConfigError."""
     resumed, new = None, True
     if config.resume:
         folder = locate(config.resume)
@@ -104,7 +104,7 @@ CHANGEABLE_ON_RESUME = (
 
 
 def _refuse_lost_replay(checkpoint: Checkpoint, folder: Path) -> None:
-    """Raise ConfigError if the replay that was saved beside the checkpoint is not there."""
+    """Raise ConfigError if the replay that was saved with the checkpoint is missing."""
     for worker in checkpoint.state["workers"].values():
         if (name := worker.get("replay")) and not (folder / name).exists():
             raise ConfigError(
@@ -127,7 +127,7 @@ def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str])
             changed[name] = value
         elif _at(stored, key) is None or _at(stored, key) != _at(to_dict(given), key):
             raise ConfigError(
-                f"{override}: a resumed run keeps its configuration; beside resume= only "
+                f"{override}: a resumed run keeps its configuration; with resume= only "
                 f"{', '.join(CHANGEABLE_ON_RESUME[1:])} may change (load= starts a new run from saved parameters)"
             )
     config = replace(own, **{**changed, "resume": None})

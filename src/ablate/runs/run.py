@@ -1,4 +1,4 @@
-"""One planned run: trained in its folder, and how it ended."""
+"""Train one planned run in its folder, and say how it ended."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RunFailed(Exception):
 def refuse_used(folder: Path) -> None:
     """Raise ConfigError if the folder holds a run: a new one would overwrite it."""
     if (folder / MANIFEST).exists():
-        raise ConfigError(f"{folder}: it holds a run already; resume={folder} goes on with it")
+        raise ConfigError(f"{folder}: it holds a run already; resume={folder} continues it")
 
 
 def run(resolved: Resolved, folder: Path, overrides: list[str]) -> None:
@@ -62,7 +62,7 @@ def _resume(resolved: Resolved, folder: Path) -> Training | None:
         note_resume(folder, resolved.config, sys.argv, counters)
         return Training(resolved, folder)
     if read_status(folder).get("state") == "completed":
-        print(f"nothing to do: {reached}; a larger limit beside resume= trains further")
+        print(f"nothing to do: {reached}; a larger limit next to resume= trains longer")
     else:  # killed between its last checkpoint and its last status
         training = Training(resolved, folder)
         training.end("completed", reached)

@@ -1,4 +1,4 @@
-"""A3C with backend=compiled: the loop of `worker.py` in kernels, a slice at a time, with commands seen in between."""
+"""A3C with backend=compiled: the loop of `worker.py` in kernels, one slice at a time. Commands are read in between."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from ablate.parallel.supervisor import ChildFailed
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
 from ablate.types import ProcessState, SliceRecords
 
-SLICE_S = 0.02
-EPISODES_A_SLICE = 4096  # records that a slice has room for
+SLICE_S = 0.02  # seconds of one call of the kernel
+EPISODES_A_SLICE = 4096  # records that one slice has room for
 UPDATES_A_SLICE = 4096
-DRAWS = 1 << 16  # random numbers drawn beforehand, for all workers of a process together
+DRAWS = 1 << 16  # random numbers that are drawn in advance, for all workers of a process together
 
 
 def work(send: Send, job: WorkerJob) -> None:
@@ -51,7 +51,7 @@ def work(send: Send, job: WorkerJob) -> None:
 
 
 class Slice(NamedTuple):
-    """What a call of the kernel did."""
+    """What one call of the kernel did."""
 
     reason: int
     updates: int
@@ -59,7 +59,7 @@ class Slice(NamedTuple):
 
 
 class CompiledWorkers:
-    """The workers of a process as rows of arrays, with the streams behind their numbers."""
+    """The workers of a process as rows of arrays, with the random streams that fill their draws."""
 
     def __init__(self, job: WorkerJob) -> None:
         config, shared = job.config, job.shared
@@ -80,7 +80,7 @@ class CompiledWorkers:
         count, size = len(job.members), architecture.layout().size
         discrete = job.spec.action.is_discrete
         draws_a_turn = longest * (1 if discrete else len(job.spec.action.low))
-        turns = max(1, DRAWS // (count * draws_a_turn))  # of each worker, before its stream is refilled
+        turns = max(1, DRAWS // (count * draws_a_turn))  # of each worker, until its draws are refilled
         self.most_updates = turns * count
         self._workers = loop.Workers(
             theta=np.zeros((count, size), np.float32),
@@ -136,7 +136,7 @@ class CompiledWorkers:
         return Slice(reason, made, self._recorded(episodes, rows, began, pace))
 
     def _recorded(self, episodes: int, rows: int, began: float, pace: float) -> SliceRecords:
-        """The slice's records; their times are spread evenly over it."""
+        """The records of the slice. Their times are spread evenly over it."""
         ended, updates = self._records.episodes[:episodes], self._records.updates[:rows]
         workers = self._indices[ended[:, 1].astype(int)]
         times, lr = began + pace * updates[:, 0], np.full(rows, self._config.optimizer.lr)
@@ -153,7 +153,7 @@ class CompiledWorkers:
         return f"diverged: loss {loss}, gradient norm {grad_norm} at update {int(update)} (worker {worker})"
 
     def state(self) -> ProcessState:
-        """What a resume needs, as `worker.Worker` has it."""
+        """What a resume needs, in the form of `worker.Worker`."""
         workers = self._workers
         states = {}
         for row, (index, (action_rng, actions, env_rng, resets)) in enumerate(
@@ -206,7 +206,7 @@ def algorithm_of(config: Config, evaluates: bool) -> loop.Algorithm:
 
 
 def _shared_arrays(job: WorkerJob) -> loop.Shared:
-    """The shared vectors under the names of the moments that the optimizer keeps."""
+    """The shared vectors, named by the statistics that the optimizer keeps."""
     vectors = dict(zip(job.config.optimizer.statistics, job.shared.statistics_views(), strict=True))
     empty = np.zeros(0, np.float32)
     shared = loop.Shared(

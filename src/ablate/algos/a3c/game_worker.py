@@ -1,4 +1,4 @@
-"""An A3C worker that plays E games side by side, with a network of images: one forward pass for all of them."""
+"""An A3C worker that plays E games side by side with a network for images: one forward pass for all of them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ablate.types import EpisodeRecord, Rollout
 
 
 class GameWorker:
-    """What `a3c.Worker` is for vectors of numbers. A rollout of one game ends with it; several games go on.
+    """What `worker.Worker` is for vectors. With one game, a rollout ends with the game; with several, it goes on.
 
-    The running normalisation lies in shared memory, a row a worker, where evaluation finds it."""
+    The running normalisation is in shared memory, one row per worker, so that evaluation can read it."""
 
     def __init__(self, index: int, job: WorkerJob) -> None:
         config, spec, architecture = job.config, job.spec, job.architecture
@@ -44,7 +44,7 @@ class GameWorker:
         self._actions = np.zeros((t_max, E), np.int64)
         self._rewards = np.zeros((t_max, E), np.float32)
         self._discounts = np.zeros((t_max, E), np.float32)
-        self._returns, self._lengths = [0.0] * E, [0] * E  # of the games under way, raw
+        self._returns, self._lengths = [0.0] * E, [0] * E  # of the games under way, raw rewards
         self._at = 0  # the row that holds the newest observations
         self.pulled_at = 0  # updates made by all workers when this one last pulled
 
@@ -59,13 +59,13 @@ class GameWorker:
             self._observations[0] = resumed.tensors["observations"]
             self._firsts[0] = resumed.tensors["firsts"]
             self.computer.set_state(resumed.tensors["lstm"])
-        else:  # new games; after a resume from a stream of its own
+        else:  # new games; after a resume, on a stream of their own
             rng = generator(config.seed, Role.environment, index, *([job.starts] if job.starts else []))
             for e, env in enumerate(self._envs):
                 self._observe(0, e, env.reset(seed=draw_seed(rng))[0], first=True)
 
     def _observe(self, t: int, e: int, observation: np.ndarray, first: bool) -> None:
-        """Put game e's newest observation into row t, normalised as the worker has seen them so far."""
+        """Put the newest observation of game e into row t, normalised with the statistics so far."""
         if self._normalisation is None:
             self._observations[t, e] = observation
         else:
@@ -79,14 +79,14 @@ class GameWorker:
         self.pulled_at = updates
 
     def collect(self, limit: int) -> tuple[Rollout, list[EpisodeRecord]]:
-        """Act for t_max steps in each game, or `limit` in all. The records of ended games lack step and time."""
+        """Act for t_max steps in each game, at most `limit` in all. The records of ended games lack step and time."""
         self._observations[0], self._firsts[0] = self._observations[self._at], self._firsts[self._at]
         self.computer.start()
         ended: list[EpisodeRecord] = []
         T = min(self._algo.t_max, -(-limit // self._games))
         for t in range(T):
             logits, _ = self.computer.step(t, self._observations[t], self._firsts[t])
-            cut = []  # games with an episode that the time limit ended, and its last observation
+            cut = []  # games whose episode the time limit cut, with the last observation
             for e, env in enumerate(self._envs):
                 beat()
                 action = draw_categorical(logits[e], self._action_rng)
@@ -108,15 +108,15 @@ class GameWorker:
                 self._observe(t + 1, e, observation, first=terminated or truncated)
             if cut:
                 self._bootstrap(t, cut)
-            if self._games == 1 and self._firsts[t + 1, 0]:  # as the report's rollouts do
+            if self._games == 1 and self._firsts[t + 1, 0]:  # as in the source reports
                 T = t + 1
                 break
         self._at = T
-        self.computer.step(T, self._observations[T], self._firsts[T])  # the values to bootstrap from
+        self.computer.step(T, self._observations[T], self._firsts[T])  # for the values to bootstrap from
         return self._rollout(T), ended
 
     def _bootstrap(self, t: int, cut: list[tuple[int, np.ndarray]]) -> None:
-        """r_t + γ V(s_t) for r_t where the time limit cut an episode: row t + 1 holds the next one's start."""
+        """Replace r_t by r_t + γ V(s_t) if the time limit cut an episode: row t + 1 holds the start of the next one."""
         last, firsts = self._observations[t + 1].copy(), self._firsts[t + 1].copy()
         for e, observation in cut:
             if self._normalisation is None:
@@ -124,7 +124,7 @@ class GameWorker:
             else:
                 self._normalisation.apply(observation, last[e])
             firsts[e] = False
-        _, values = self.computer.step(t + 1, last, firsts)  # the same row is stepped again with what it really holds
+        _, values = self.computer.step(t + 1, last, firsts)  # this row is stepped again with its real content
         for e, _ in cut:
             self._rewards[t, e] += self._algo.gamma * values[e]
 

@@ -1,4 +1,4 @@
-"""The rollout that a worker is collecting: buffers allocated once, filled row by row."""
+"""The rollout that a worker collects: buffers that are allocated once and filled row by row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ablate.types import ActionSpec, Trajectory
 
 
 class RolloutAccumulator:
-    """Collects up to `t_max` steps. `observations[t]` is where step t's observation lies until the next `start`."""
+    """Collects up to `t_max` steps. `observations[t]` holds the observation of step t until the next `start`."""
 
     def __init__(self, t_max: int, observation_size: int, action: ActionSpec, dtype: np.dtype) -> None:
         self.observations = np.zeros((t_max + 1, observation_size), dtype)
@@ -32,6 +32,6 @@ class RolloutAccumulator:
         self.length = t + 1
 
     def trajectory(self) -> Trajectory:
-        """What was collected so far, without a copy."""
+        """The steps so far, without a copy."""
         t = self.length
         return Trajectory(self.observations[: t + 1], self._actions[:t], self._rewards[:t], self._discounts[:t])

@@ -122,7 +122,7 @@ class Worker:
             self._observation = np.array(saved["observation"], np.float32)
             self._episodic_return = saved["episodic_return"]
             self._episodic_length = saved["episodic_length"]
-        else:  # a new episode; after a resume from a stream of its own
+        else:  # a new episode; after a resume, on a stream of its own
             seed = draw_seed(generator(config.seed, Role.environment, index, *([job.starts] if job.starts else [])))
             self._observation = self._env.reset(seed=seed)[0]
 
@@ -133,7 +133,7 @@ class Worker:
         self.pulled_at = updates
 
     def collect(self, limit: int) -> tuple[Trajectory, list[EpisodeRecord]]:
-        """Act for t_max steps (or `limit`) or to the episode's end. The record of an ended one lacks step and time."""
+        """Act for t_max steps, at most `limit`, or to the episode's end. The record of an ended episode lacks its time."""
         acting, rollout, gamma = self._acting, self._rollout, self._algo.gamma
         rollout.start(self._observation)
         for t in range(min(self._algo.t_max, limit)):
@@ -191,7 +191,7 @@ def shared_learner(job: WorkerJob) -> tuple[torch.Tensor, Optimizer]:
 def checked_gradient(
     worker: AnyWorker, loss: torch.Tensor, before: Counters, max_grad_norm: float | None
 ) -> tuple[torch.Tensor, float]:
-    """The worker's gradient on the CPU, clipped, and its norm before that. Nothing but finite numbers may be pushed."""
+    """The worker's gradient on the CPU, clipped, and its norm before clipping. Only finite numbers may be pushed."""
     gradient = worker.computer.gradient.cpu()
     grad_norm = float(torch.linalg.vector_norm(gradient))
     if not (math.isfinite(grad_norm) and math.isfinite(float(loss))):

@@ -1,4 +1,4 @@
-"""DQN's actor: E environments played ε-greedily, a block of steps at a time, in the learner's process or in its own."""
+"""DQN's actor: it plays E environments ε-greedily, a block of steps at a time, in the learner's or its own process."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Actor:
         E = config.envs_per_worker
         self._envs = kind_of(config.env).make_side_by_side(config.env, E)
         self._rng = generator(config.seed, Role.action, 0)
-        # after a resume new episodes begin on a stream of their own, where the old ones could not be saved
+        # If the old episodes could not be saved, new ones begin after a resume, on a stream of their own.
         self._reset_rng = generator(config.seed, Role.environment, 0, *([starts] if starts else []))
-        self.parameters = np.zeros(architecture.layout().size, np.float32)  # a copy, of the block under way
+        self.parameters = np.zeros(architecture.layout().size, np.float32)  # a copy, for the block under way
         self._network: QActing = architecture.acting(self.parameters, spec.action, E)
         assert spec.action.n is not None
         self._actions = spec.action.n
-        self.observations = np.zeros((E, *spec.observation_shape), spec.observation_dtype)  # what is acted on next
+        self.observations = np.zeros((E, *spec.observation_shape), spec.observation_dtype)  # to act on next
         self._returns, self._lengths = [0.0] * E, [0] * E  # of the episodes under way, raw
-        self._random_left = [0] * E  # steps of a noisy start that are still to come
+        self._random_left = [0] * E  # random steps of a noisy start that are left
         if resumed:
             saved = resumed.state
             restore(self._rng, saved["action_rng"])
@@ -58,23 +58,23 @@ class Actor:
             self.observations[e] = self._begin(e, new=True)
 
     def _begin(self, e: int, new: bool) -> np.ndarray:
-        """The first observation of an episode; `new`: not the same game after a lost life."""
+        """The first observation of an episode. new: a new game, not the same game after a lost life."""
         observation = self._envs.reset(e, draw_seed(self._reset_rng) if new else None)
         if self._algo.noisy_start:
             self._random_left[e] = int(self._rng.integers(self._algo.noisy_start + 1))
         return observation
 
     def act(self, out: Experience, step: int) -> None:
-        """Act with `parameters` and write it to `out`, (K, E) steps the first of which is number `step`."""
+        """Act with `parameters` for (K, E) steps, the first of which is number `step`, and write them to `out`."""
         algo, E = self._algo, len(self._returns)
         out.firsts[:] = self.observations
-        known: np.ndarray | None = None  # the values of what is acted on next, where a TD error has asked for them
+        known: np.ndarray | None = None  # Q of the next observations, if a TD error needed it already
         for k in range(len(out.actions)):
             actions, values = self._choose(algo.epsilon(step), known)
             cut_off = due(self._every_steps, step, step + E)
             for e, stepped in enumerate(self._envs.step(actions + self._action_start)):
                 beat()
-                observation, reward, terminated, truncated, raw_reward, over = stepped
+                observation, reward, terminated, truncated, raw_reward, scored_end = stepped
                 self._returns[e] += raw_reward
                 self._lengths[e] += 1
                 out.observations[k, e] = observation
@@ -83,9 +83,9 @@ class Actor:
                 out.terminated[k, e] = terminated or (truncated and not algo.bootstrap_truncated)
                 out.truncated[k, e] = (truncated or cut_off) and not out.terminated[k, e]
                 out.returns[k, e], out.lengths[k, e], out.cut[k, e] = 0.0, 0, truncated
-                if over:
+                if scored_end:
                     out.returns[k, e], out.lengths[k, e] = self._returns[e], self._lengths[e]
-                if over or cut_off:
+                if scored_end or cut_off:
                     self._returns[e], self._lengths[e] = 0.0, 0
                 self.observations[e] = observation
                 if terminated or truncated or cut_off:
@@ -97,7 +97,7 @@ class Actor:
             step += E
 
     def _choose(self, epsilon: float, known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """ε-greedy actions (E,), and the values (E, n) that they were chosen by if somebody wants them."""
+        """ε-greedy actions (E,), and the values Q (E, n) if new transitions need their TD errors."""
         E, n = len(self._returns), self._actions
         explores = self._rng.random(E) < epsilon
         random = self._rng.integers(n, size=E)
@@ -113,7 +113,7 @@ class Actor:
         return np.where(explores, random, values.argmax(1)), values if self._wants_td_errors else None
 
     def _td_errors(self, out: Experience, k: int, values: np.ndarray, following: np.ndarray) -> np.ndarray:
-        """δ of step k in each environment, (E,), by the network that acted: the report's first priorities."""
+        """δ of step k in each environment, (E,), by the network that acted: the first priorities of the source report (S3)."""
         discounts = np.where(out.terminated[k], 0.0, self._algo.gamma)
         errors = out.rewards[k] + discounts * following.max(1) - values[np.arange(len(values)), out.actions[k]]
         if not np.isfinite(errors).all():

@@ -1,8 +1,8 @@
 """Deep Q-learning (Mnih et al. 2015, Algorithm 1): an actor fills the replay, a learner draws batches from it.
 
-Every `train_freq` steps there is one update, kept exactly. schedule=interleaved: one process acts, then learns.
-schedule=async: while the learner learns from what it has, the actor's process acts the next block, so that it acts with
-parameters one block older. Both give the same result every time."""
+There is exactly one update per `train_freq` steps. schedule=interleaved: one process acts, then learns.
+schedule=async: while the learner learns, the actor's process acts the next block of steps, with parameters that are one
+block older. Both schedules give the same result every time."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def updates_ahead(device: str) -> int:
 
 
 class _Update(NamedTuple):
-    """One that may still be under way."""
+    """An update that may still be under way."""
 
     number: int
     step: int
     beta: float | None
     batch: Batch
-    buffers: BatchBuffers  # which receive its metrics
+    buffers: BatchBuffers  # they receive its metrics
 
 
 class Learner:
-    """The replay, the network and its target, and the optimizer over shared parameters. `send`: where records go."""
+    """The replay, the network and its target network, and the optimizer over the shared parameters."""
 
     def __init__(self, job: WorkerJob, send: Callable[[UpdateRecord], None]) -> None:
         config, spec, shared = job.config, job.spec, job.shared
@@ -64,7 +64,7 @@ class Learner:
         self._shared = [theta, *statistics]
         self._device = device_of(config, 0)
         if self._device != "cpu":
-            torch.cuda.set_device(cuda_index(self._device))  # which takes no `cuda` without a number
+            torch.cuda.set_device(cuda_index(self._device))  # it takes a number, not `cuda`
         self._own = self._shared if self._device == "cpu" else [tensor.to(self._device) for tensor in self._shared]
         self._optimizer = make_optimizer(config.optimizer, self._own[0], self._own[1:], alone=True)
         self._ahead = updates_ahead(self._device)
@@ -86,10 +86,10 @@ class Learner:
             )
         except (OSError, MemoryError) as error:
             raise ChildFailed(f"no room for the replay (replay.capacity={config.replay.capacity}): {error}") from error
-        if self._computer.table is not None:  # compiled now: in the first update it would be a silence like a hang's
+        if self._computer.table is not None:  # compiled now: in the first update it would look like a hang
             slots = np.zeros((config.algo.batch_size, self._replay.store.stack), np.int64)
             self._replay.store.gather(slots, self._computer.observations, self._computer.table)
-        self._lanes_open = False  # whether each lane of the store holds the beginning of what the actor goes on with
+        self._episodes_begun = False  # whether the store holds the first observation of each episode under way
         self._learn_from = config.algo.warmup_steps
         resumed = job.resumed.get(LEARNER)
         if resumed is None:
@@ -105,41 +105,40 @@ class Learner:
                 raise ChildFailed(f"the saved replay cannot be read: {error}; load= starts a new run") from error
             self._replay.restore(saved.state, saved.tensors)
             # an environment that cannot be saved begins a new episode
-            goes_on = job.exchange.begun if job.exchange else job.resumed[ACTOR].state["env"] is not None
-            self._lanes_open = resumed.state["lanes_open"] and goes_on
-        else:  # as much experience as before the first update, but of the policy
+            continues = job.exchange.begun if job.exchange else job.resumed[ACTOR].state["env"] is not None
+            self._episodes_begun = resumed.state["lanes_open"] and continues
+        else:  # fill the replay as before the first update, but with steps of the policy
             self._learn_from = max(self._learn_from, shared.counters().steps + config.algo.warmup_steps)
 
     def absorb(self, experience: Experience) -> None:
-        """Put a block into the replay."""
+        """Store a block of steps in the replay."""
         replay = self._replay
-        if not self._lanes_open:
-            for lane, observation in enumerate(experience.firsts):
-                replay.start(lane, observation)
-            self._lanes_open = True
-        for k, lane in np.ndindex(experience.actions.shape):
-            terminated, truncated = bool(experience.terminated[k, lane]), bool(experience.truncated[k, lane])
+        if not self._episodes_begun:
+            for env_index, observation in enumerate(experience.firsts):
+                replay.start(env_index, observation)
+            self._episodes_begun = True
+        for k, env_index in np.ndindex(experience.actions.shape):
+            terminated, truncated = bool(experience.terminated[k, env_index]), bool(experience.truncated[k, env_index])
             replay.add(
-                lane,
-                int(experience.actions[k, lane]),
-                float(experience.rewards[k, lane]),
+                env_index,
+                int(experience.actions[k, env_index]),
+                float(experience.rewards[k, env_index]),
                 terminated,
                 truncated,
-                experience.observations[k, lane],
-                float(experience.td_errors[k, lane]),
+                experience.observations[k, env_index],
+                float(experience.td_errors[k, env_index]),
             )
             if terminated or truncated:
-                replay.start(lane, experience.starts[k, lane])
+                replay.start(env_index, experience.starts[k, env_index])
 
     def updates_due(self, before: int, after: int) -> int:
-        """How many updates lie between two counts of steps: one every `train_freq` steps once there is enough."""
+        """The number of updates between two counts of steps: one per `train_freq` steps after the warm-up."""
         every = self._algo.train_freq
         return max(0, after // every - max(before, self._learn_from) // every)
 
     def update(self, number: int, step: int, wait_for_copy: Callable[[], None]) -> None:
-        """Update number `number`, after `step` steps. On a GPU it is under way when this returns."""
-        config, computer, replay = self._config, self._computer, self._replay
-        assert config.replay is not None
+        """Make update number `number`, after `step` steps. On a GPU it may still be under way when this returns."""
+        computer, replay = self._computer, self._replay
         if replay.learns_from_errors:
             self.settle()
         beta_now = replay.beta(step)
@@ -152,7 +151,7 @@ class Learner:
         self._optimizer.step(computer.gradient, number)
 
     def settle(self, ahead: int = 0) -> None:
-        """See what came of all updates but the last `ahead`. Raises ChildFailed if one diverged."""
+        """Read the metrics of all updates except the last `ahead`. Raises ChildFailed if one diverged."""
         while len(self._under_way) > ahead:
             number, step, beta_now, batch, buffers = self._under_way.popleft()
             errors, q_mean, loss, grad_norm = buffers.metrics()
@@ -160,12 +159,13 @@ class Learner:
                 raise ChildFailed(f"diverged: loss {loss}, gradient norm {grad_norm} at update {number}")
             self._replay.update(batch, errors)
             if number % self._config.log_interval == 0:
-                told = (loss, q_mean, grad_norm, self._algo.epsilon(step), beta_now, *self._replay.statistics(batch))
-                record = UpdateRecord(number, step, self._wall_time_s(), *told, self._config.optimizer.lr)
-                self._send(record)
+                metrics = (loss, q_mean, grad_norm, self._algo.epsilon(step), beta_now)
+                replay_metrics = self._replay.statistics(batch)
+                at = (number, step, self._wall_time_s())
+                self._send(UpdateRecord(*at, *metrics, *replay_metrics, self._config.optimizer.lr))
 
     def publish(self) -> None:
-        """Let the other processes see parameters that were changed on another device."""
+        """Copy parameters that were changed on a GPU to where the other processes see them."""
         if self._own is not self._shared:
             self._shared[0].copy_(self._own[0])
 
@@ -174,9 +174,10 @@ class Learner:
         self._computer.update_target(self._algo.target_tau)
 
     def state(self, steps: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What a resume needs. With save_replay the replay is written to a file of its own, named in the state.
+        """What a resume needs. With save_replay=true the replay is written to its own file, which the state names.
 
-        By steps, not updates: in a warm-up the file that the last checkpoint names would be written over."""
+        The file is named by the steps: in the warm-up the number of updates stays 0, and the file of the last
+        checkpoint would be overwritten."""
         name = None
         if self._config.save_replay:
             name = REPLAY_FILES.replace("*", str(steps))
@@ -193,7 +194,7 @@ class Learner:
             "rng": state_of(self._rng),
             "learn_from": self._learn_from,
             "replay": name,
-            "lanes_open": self._lanes_open,
+            "lanes_open": self._episodes_begun,
         }
         return values, {"target": self._computer.target.cpu().numpy().copy()}
 
@@ -239,7 +240,7 @@ def learn(send: Send, job: WorkerJob) -> None:
 
 
 def ended_episodes(experience: Experience, step: int) -> list[EpisodeRecord]:
-    """The episodes that ended in a block after `step` steps, without their time."""
+    """The episodes that ended in a block that began after `step` steps, without their time."""
     records = []
     for k, e in np.argwhere(experience.lengths):
         truncated = bool(experience.cut[k, e])
