@@ -58,7 +58,7 @@ class AtariThreads:
             ended = bool(over[e] or self._cut[e])
             observation = _padded(last[e] if over[e] else self._observations[e], ages[e])
             told = (float(rewards[e]), bool(terminated[e]), bool(self._cut[e]), float(points[e]))
-            yield Stepped(observation, *told, over=ended)
+            yield Stepped(observation, *told, scored_end=ended)
 
     def reset(self, e: int, seed: int | None) -> np.ndarray:
         if seed is not None or self._cut[e]:

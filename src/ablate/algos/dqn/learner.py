@@ -159,10 +159,22 @@ class Learner:
                 raise ChildFailed(f"diverged: loss {loss}, gradient norm {grad_norm} at update {number}")
             self._replay.update(batch, errors)
             if number % self._config.log_interval == 0:
-                metrics = (loss, q_mean, grad_norm, self._algo.epsilon(step), beta_now)
-                replay_metrics = self._replay.statistics(batch)
-                at = (number, step, self._wall_time_s())
-                self._send(UpdateRecord(*at, *metrics, *replay_metrics, self._config.optimizer.lr))
+                effective_sample_size, sample_age = self._replay.statistics(batch)
+                self._send(
+                    UpdateRecord(
+                        update=number,
+                        global_step=step,
+                        wall_time_s=self._wall_time_s(),
+                        td_loss=loss,
+                        q_mean=q_mean,
+                        grad_norm=grad_norm,
+                        epsilon=self._algo.epsilon(step),
+                        beta=beta_now,
+                        effective_sample_size=effective_sample_size,
+                        sample_age=sample_age,
+                        learning_rate=self._config.optimizer.lr,
+                    )
+                )
 
     def publish(self) -> None:
         """Copy parameters that were changed on a GPU to where the other processes see them."""
