@@ -1,0 +1,31 @@
+"""What the pages of docs/ show is what the program has."""
+
+import re
+import shlex
+
+import pytest
+from helpers import ROOT, config_of
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+SHOWN = re.findall(r"`(src/[\w/.]+\.py)`:\n\n```python\n(.*?)\n```", (ROOT / "docs/design.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(("file", "code"), SHOWN, ids=[file for file, _ in SHOWN])
+def test_a_loop_in_the_design_page_is_the_code(file: str, code: str) -> None:
+    assert len(SHOWN) == 3
+    assert code in (ROOT / file).read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_paths_that_a_page_names_exist(page: object) -> None:
+    text = page.read_text()  # type: ignore[attr-defined]
+    names = re.findall(r"`((?:src|conf|tests|examples|benchmarks|docs)/[\w/.-]+)`", text)
+    missing = [name for name in names if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_each_source_report_has_a_preset_that_composes() -> None:
+    names = re.findall(r"experiment=(\w+)", (ROOT / "docs/reports.md").read_text())
+    assert len(set(names)) == 5
+    for name in set(names):
+        config_of(*shlex.split(f"experiment={name}"))
