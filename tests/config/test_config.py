@@ -16,6 +16,7 @@ from ablate.config.schema import SCHEMAS, AtariConfig, Config, ConfigError
 from ablate.config.serial import config_hash, from_dict, to_dict
 from ablate.config.validation import suggest
 from ablate.runs import plan as experiment
+from ablate.sweeps.study import identity, identity_of, merged
 
 
 def test_pendulum_report_is_the_report() -> None:
@@ -197,3 +198,22 @@ def test_a_mistyped_key_suggests_the_nearest() -> None:
     assert suggest("wokers", known) == "; did you mean workers?"
     assert suggest("gamma", known) == "; did you mean algo.gamma?"
     assert suggest("zzzzzz", known) == ""
+
+
+def test_the_old_name_of_a_key_stays_valid_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_of("algo=dqn", "env=cartpole", "algo.policy_update=8")
+    assert config.algo.train_freq == 8  # type: ignore[attr-defined]
+    assert capsys.readouterr().err == "note: algo.policy_update=8 is now algo.train_freq=8\n"
+    assert "algo.train_freq=8" in merged(["algo.policy_update=8"])  # an arm of a study
+
+
+def test_files_with_the_old_name_of_a_key_are_the_same_run() -> None:
+    config = config_of("algo=dqn", "env=cartpole")
+    stored = to_dict(config)
+    stored["algo"]["policy_update"] = stored["algo"].pop("train_freq")
+    assert from_dict(stored) == config
+    assert identity_of(stored) == identity(config)
+
+
+def test_a_run_without_plugins_has_the_hash_that_it_always_had() -> None:
+    assert "plugins" not in to_dict(config_of())

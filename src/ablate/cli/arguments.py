@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from ablate.config.schema import SCHEMAS, ConfigError
-from ablate.config.serial import RENAMED
+from ablate.config.serial import with_new_name
 from ablate.config.validation import suggest
 from ablate.paths import ROOT
 
@@ -76,12 +76,9 @@ def named_plugins(arguments: Sequence[str]) -> list[str]:
 
 def _with_new_name(argument: str) -> str:
     """The argument with the name that its key has today; an old name is accepted with a note."""
-    key, equals, value = argument.partition("=")
-    bare = key.lstrip("+~")
-    if bare not in RENAMED:
-        return argument
-    print(f"note: {bare} is now {RENAMED[bare]}", file=sys.stderr)
-    return f"{key.replace(bare, RENAMED[bare])}{equals}{value}"
+    if (new := with_new_name(argument)) != argument:
+        print(f"note: {argument} is now {new}", file=sys.stderr)
+    return new
 
 
 def _refuse_no_option(group: str, argument: str) -> None:

@@ -26,6 +26,13 @@ def to_dict(config: Config) -> dict[str, Any]:
     return values
 
 
+def with_new_name(override: str) -> str:
+    """The override key=value with the name that its key has today."""
+    key, equals, value = override.partition("=")
+    bare = key.lstrip("+~")
+    return f"{key.removesuffix(bare)}{RENAMED[bare]}{equals}{value}" if bare in RENAMED else override
+
+
 def with_new_names(values: dict[str, Any]) -> dict[str, Any]:
     """Stored values with the names that keys have today."""
     for old, new in RENAMED.items():

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 
 from ablate.config.derived import evaluation_horizon
 from ablate.config.schema import Config, ConfigError, SweepConfig
-from ablate.config.serial import to_dict, with_new_names
+from ablate.config.serial import to_dict, with_new_name, with_new_names
 from ablate.config.validation import suggest
 
 # What every cell has unless the study or the command line says otherwise: evaluations at fixed steps, as seconds differ
@@ -111,7 +111,7 @@ def study_name(arguments: list[str]) -> str:
 def merged(*overrides: list[str] | tuple[str, ...]) -> list[str]:
     """The overrides one after the other; of those with the same key the last stays."""
     by_key: dict[str, str] = {}
-    for override in itertools.chain(CELL_DEFAULTS, *overrides):
+    for override in map(with_new_name, itertools.chain(CELL_DEFAULTS, *overrides)):
         key = override.partition("=")[0].lstrip("+~")
         by_key.pop(key, None)
         by_key[key] = override
