@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ablate.algos.a3c.compiled import algorithm_of
+from ablate.algos.a3c.compiled import constants_of
 from ablate.compiled import dynamics, loop
 from ablate.compiled import head as policy
 from ablate.compiled.arguments import environment_of, policy_of
@@ -130,14 +130,14 @@ class Study:
         )
         config, size = plan.config, len(plan.parameters)
         rng = np.random.default_rng(0)
-        self.env, state_size = environment_of(config.env)
+        module, self.env = environment_of(config.env)
         architecture = architecture_of(config.model, plan.spec)
         assert isinstance(architecture, MlpArchitecture)
         self.head, self.network, self.scratch = policy_of(architecture, plan.spec.action, 10)
-        self.algorithm, self.optimizer = algorithm_of(config, False), optimizer_of(config.optimizer)
+        self.algorithm, self.optimizer = constants_of(config, False), optimizer_of(config.optimizer)
         theta = plan.parameters.copy()
         integers = np.zeros(workers, np.int64)
-        self.shared = loop.Shared(
+        self.shared = loop.SharedArrays(
             theta=theta,
             first=np.zeros(size, np.float32),
             second=np.zeros(size, np.float32),
@@ -145,25 +145,25 @@ class Study:
             counters=np.zeros(3, np.int64),
             lock=np.zeros(1, np.int64),
         )
-        self.workers = loop.Workers(
+        self.workers = loop.WorkerArrays(
             theta=np.tile(theta, (workers, 1)),
-            state=rng.uniform(-1, 1, (workers, state_size)),
+            state=rng.uniform(-1, 1, (workers, module.STATE_SIZE)),
             episodic_return=np.zeros(workers),
             episodic_length=integers.copy(),
             pulled_at=integers.copy(),
             draws=rng.standard_normal((workers, rollouts * 10)),
-            drawn=integers.copy(),
-            resets=rng.random((workers, rollouts * 2)),
-            reset=integers.copy(),
+            draws_used=integers.copy(),
+            reset_draws=rng.random((workers, rollouts * 2)),
+            reset_draws_used=integers.copy(),
         )
-        self.records = loop.Records(np.zeros((4096, 7)), np.zeros((4096, 8)), np.zeros(4))
+        self.records = loop.record_arrays(4096, 4096)
         self.updates = workers * rollouts
         self.steps = 10 * self.updates
 
     def advance(self) -> None:
         """Compute one slice, on the same random numbers as the slice before."""
-        self.workers.drawn[:] = 0
-        self.workers.reset[:] = 0
+        self.workers.draws_used[:] = 0
+        self.workers.reset_draws_used[:] = 0
         loop.advance(
             self.env, self.head, self.network, self.algorithm, self.optimizer, self.shared, self.workers, self.scratch,
             self.records, 0, self.updates,
@@ -183,7 +183,7 @@ class S1Study:
         shared, workers = self._general.shared, self._general.workers
         pendulum_kernel.train(
             self._plain, shared.theta, shared.first, shared.second, workers.theta, workers.state, self._length,
-            workers.draws, workers.resets, self._scratch, self._made, self._general.updates,
+            workers.draws, workers.reset_draws, self._scratch, self._made, self._general.updates,
         )  # fmt: skip
         self._made += self._general.updates
 
@@ -244,8 +244,8 @@ def _drawing(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scrat
     for _ in range(n):
         for t in range(10):
             z = s_network.z + 2 * t
-            policy.describe(s_head, s_scratch.activations[z : z + 2], s_scratch.described[t])
-            policy.draw(s_head, s_scratch.described[t], s_workers.draws[0, t : t + 1], s_scratch.actions[t])
+            policy.compute_dist_params(s_head, s_scratch.activations[z : z + 2], s_scratch.dist_params[t])
+            policy.draw(s_head, s_scratch.dist_params[t], s_workers.draws[0, t : t + 1], s_scratch.actions[t])
             policy.to_env(s_head, s_scratch.actions[t], s_scratch.taken)
 
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from helpers import config_of
 
-from ablate.algos.a3c.compiled import algorithm_of
+from ablate.algos.a3c.compiled import constants_of
 from ablate.algos.a3c.gradients import BACKENDS, GradientComputer, LossSettings
 from ablate.algos.a3c.spec import A3CConfig
 from ablate.compiled import dynamics
-from ablate.compiled.arguments import Policy, policy_of
+from ablate.compiled.arguments import PolicyArguments, policy_of
 from ablate.compiled.jit import implements, kernel
-from ablate.compiled.loop import Algorithm, Workers, clip, collect, compute_gradient, compute_loss
+from ablate.compiled.loop import Constants, WorkerArrays, clip, collect, compute_gradient, compute_loss
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
 from ablate.config.schema import Config
 from ablate.nn.distributions import make_distribution
@@ -133,36 +133,36 @@ class Player:
 
     def __init__(self, architecture: MlpArchitecture, action: ActionSpec, theta: np.ndarray) -> None:
         self.action = action
-        self._policy: Policy = policy_of(architecture, action, T_MAX, theta.dtype.type)
+        self._policy: PolicyArguments = policy_of(architecture, action, T_MAX, theta.dtype.type)
         self.scratch = self._policy.scratch
-        self._workers = Workers(
+        self._workers = WorkerArrays(
             theta=np.array([np.full_like(theta, np.nan), theta]),
             state=np.zeros((2, 1)),
             episodic_return=np.zeros(2),
             episodic_length=np.zeros(2, np.int64),
             pulled_at=np.zeros(2, np.int64),
             draws=np.full((2, T_MAX * max(1, len(action.low))), np.nan),
-            drawn=np.zeros(2, np.int64),
-            resets=np.zeros((2, 0)),
-            reset=np.zeros(2, np.int64),
+            draws_used=np.zeros(2, np.int64),
+            reset_draws=np.zeros((2, 0)),
+            reset_draws_used=np.zeros(2, np.int64),
         )
         self.theta = self._workers.theta[1]  # a view
 
-    def play(self, env: Recorded, algorithm: Algorithm, draws: np.ndarray) -> tuple[Trajectory, tuple, float]:
+    def play(self, env: Recorded, constants: Constants, draws: np.ndarray) -> tuple[Trajectory, tuple, float]:
         """The rollout as training sees it, its loss and the parts of that, and the gradient's norm; the gradient is in
         `scratch`. draws: the first of the stream of actions."""
         workers, scratch, steps = self._workers, self.scratch, len(env.rewards)
         for array in (*(array for array in scratch if array is not scratch.activations), workers.state[0]):
             array.fill(np.nan)  # to be written before it is read
-        for array in (workers.state[1], workers.drawn, workers.episodic_return, workers.episodic_length):
+        for array in (workers.state[1], workers.draws_used, workers.episodic_return, workers.episodic_length):
             array.fill(0)
         workers.draws[1, : len(draws)] = draws
         made, ended, loss, norm = play(
-            env, self._policy.head, self._policy.network, algorithm, workers, scratch, 1, steps + 3 * env.terminates
+            env, self._policy.head, self._policy.network, constants, workers, scratch, 1, steps + 3 * env.terminates
         )
         assert (made, ended) == (steps, (env.terminates, False))
         assert workers.episodic_return.tolist() == pytest.approx([0.0, env.rewards.sum()])
-        assert (workers.episodic_length.tolist(), workers.drawn.tolist()) == ([0, steps], [0, len(draws)])
+        assert (workers.episodic_length.tolist(), workers.draws_used.tolist()) == ([0, steps], [0, len(draws)])
         actions = scratch.actions[:steps]
         if self.action.is_discrete:
             actions = actions[:, 0].astype(np.int64)
@@ -195,7 +195,7 @@ def test_a_rollout_and_its_gradient(network: str, action: str, activation: str, 
         reference = reference_of(architecture, spec, config, np.float64, flat)
         for steps in (T_MAX, 1, 2, 3, 7):
             env = random_record(rng, architecture.torso_sizes[0], steps, steps in (2, T_MAX))
-            rollout, ours, norm = player.play(env, algorithm_of(config, False), draws_of(spec, steps, steps))
+            rollout, ours, norm = player.play(env, constants_of(config, False), draws_of(spec, steps, steps))
             stream = np.random.default_rng(steps)
             actions = [acting.sample(observation, stream) for observation in env.observations[:-1]]
             np.testing.assert_allclose(rollout.actions, actions, TOLERANCE[dtype], TOLERANCE[dtype])
@@ -213,7 +213,7 @@ def test_a_rollout_and_its_gradient(network: str, action: str, activation: str, 
 
 
 def moments_of(config: Config, size: int, dtype: type) -> list[np.ndarray]:
-    """First, second and largest second, as loop.Shared has them: those that the optimizer has not are empty."""
+    """First, second and largest second, as in loop.SharedArrays: those that the optimizer does not use are empty."""
     names = config.optimizer.statistics
     kept = ["exp_avg" in names, True, "max_exp_avg_sq" in names]
     return [np.zeros(size if keeps else 0, dtype) for keeps in kept]
@@ -233,7 +233,7 @@ def moments_of(config: Config, size: int, dtype: type) -> list[np.ndarray]:
 )
 def test_200_updates_on_the_same_rollouts(overrides: tuple[str, ...], action: str, dtype: type) -> None:
     config, rng = cached_config_of("optimizer.lr=3e-4", *overrides), np.random.default_rng(2)
-    algorithm, optimizer = algorithm_of(config, False), optimizer_of(config.optimizer)
+    algorithm, optimizer = constants_of(config, False), optimizer_of(config.optimizer)
     architecture = architecture_of("S1", ACTIONS[action])
     theta = np.zeros(architecture.layout().size, dtype)
     architecture.layout().initialise(theta, rng, 0.1)

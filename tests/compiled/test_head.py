@@ -25,26 +25,26 @@ class Acted(NamedTuple):
     """What each of N rows of z gives."""
 
     are_numbers: np.ndarray  # (N,) bool
-    described: np.ndarray  # (N, D)
+    dist_params: np.ndarray  # (N, D)
     drawn: np.ndarray  # (N, A)
     mode: np.ndarray  # (N, A)
-    taken: np.ndarray  # (N, A), by the environment for what was drawn
+    env_actions: np.ndarray  # (N, A), what the environment gets for the drawn actions
 
 
 @kernel
 def act_on(head, z, draws, acted):
     for i in range(len(z)):
-        acted.are_numbers[i] = policy.describe(head, z[i], acted.described[i])
-        policy.draw(head, acted.described[i], draws[i], acted.drawn[i])
-        policy.mode(head, acted.described[i], acted.mode[i])
-        policy.to_env(head, acted.drawn[i], acted.taken[i])
+        acted.are_numbers[i] = policy.compute_dist_params(head, z[i], acted.dist_params[i])
+        policy.draw(head, acted.dist_params[i], draws[i], acted.drawn[i])
+        policy.mode(head, acted.dist_params[i], acted.mode[i])
+        policy.to_env(head, acted.drawn[i], acted.env_actions[i])
 
 
 @kernel
-def backward(head, described, actions, d_log_prob, d_entropy, d_z, log_prob, entropy):
-    for i in range(len(described)):
-        policy.policy_backward(head, described[i], actions[i], d_log_prob[i], d_entropy, d_z[i])
-        log_prob[i], entropy[i] = policy.log_prob(head, described[i], actions[i])
+def backward(head, dist_params, actions, d_log_prob, d_entropy, d_z, log_prob, entropy):
+    for i in range(len(dist_params)):
+        policy.policy_backward(head, dist_params[i], actions[i], d_log_prob[i], d_entropy, d_z[i])
+        log_prob[i], entropy[i] = policy.log_prob(head, dist_params[i], actions[i])
 
 
 def identity(action: ActionSpec) -> MlpArchitecture:
@@ -83,7 +83,11 @@ def test_actions_are_the_numpy_actors_on_the_same_stream(action: ActionSpec) -> 
     stream.standard_normal((2000, size))
     for i, row in enumerate(z):
         drawn = acting.sample(row, stream)
-        for ours, theirs in ((acted.drawn, drawn), (acted.mode, acting.mode(row)), (acted.taken, acting.to_env(drawn))):
+        for ours, theirs in (
+            (acted.drawn, drawn),
+            (acted.mode, acting.mode(row)),
+            (acted.env_actions, acting.to_env(drawn)),
+        ):
             np.testing.assert_allclose(ours[i], theirs, 1e-5, 1e-6)
 
 
@@ -145,7 +149,7 @@ def test_log_probability_entropy_and_gradient(action: ActionSpec, spread: float)
     head, acted = act(action, z, draws)
     d_log_prob, d_entropy = rng.standard_normal(n), 0.7
     d_z, log_prob, entropy = np.full_like(z, np.nan), np.zeros(n), np.zeros(n)
-    backward(head, acted.described, acted.drawn, d_log_prob, d_entropy, d_z, log_prob, entropy)
+    backward(head, acted.dist_params, acted.drawn, d_log_prob, d_entropy, d_z, log_prob, entropy)
 
     leaf = torch.from_numpy(z).requires_grad_()
     distribution = reference(action, leaf)

@@ -14,13 +14,13 @@ import numba
 import numpy as np
 import pytest
 
-from ablate.compiled import jit
+from ablate.compiled import jit, kernel_cache
 from ablate.compiled.loop import clip
 
 COMPILED = Path(jit.__file__).parent
 PROGRAM = """
 import numpy as np
-from ablate.compiled import dynamics, jit
+from ablate.compiled import dynamics, jit, kernel_cache
 from ablate.compiled.envs.pendulum import Parameters
 
 @jit.kernel
@@ -28,7 +28,7 @@ def play(env, state, action):
     return dynamics.step(env, state, action)
 
 play(Parameters(), np.zeros(2), np.ones(1))
-print(jit.CACHE is not None, sum(play.stats.cache_hits.values()))
+print(kernel_cache.CACHE is not None, sum(play.stats.cache_hits.values()))
 """
 
 
@@ -43,7 +43,7 @@ def run_program(folder: Path, cache: str, checkout: Path = COMPILED.parents[1]) 
 
 def test_cache_lies_in_the_folder_that_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "asked"))
-    folder = jit.cache_folder()
+    folder = kernel_cache.cache_folder()
     assert folder is not None
     assert folder.parent == tmp_path / "asked"
     assert list(folder.iterdir()) == []
@@ -54,7 +54,7 @@ def test_cache_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv(variable, str(tmp_path))
-    folder = jit.cache_folder()
+    folder = kernel_cache.cache_folder()
     assert folder is not None
     assert folder.parent == tmp_path / {"XDG_CACHE_HOME": "ablate", "HOME": ".cache/ablate"}[variable]
 
@@ -62,27 +62,27 @@ def test_cache_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_no_cache_where_none_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file/below"))
-    assert jit.cache_folder() is None
+    assert kernel_cache.cache_folder() is None
 
 
 def test_no_cache_for_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
-    assert jit.cache_folder() is None
+    assert kernel_cache.cache_folder() is None
 
 
 @pytest.mark.parametrize("source", ["compiled/envs/pendulum.py", "replay/fenwick.py"])
 def test_another_cache_when_a_source_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
-    original = jit.cache_folder()
+    original = kernel_cache.cache_folder()
     for room in ("compiled", "replay"):
         shutil.copytree(COMPILED.parent / room, tmp_path / room)
-    monkeypatch.setattr(jit, "__file__", str(tmp_path / "compiled/jit.py"))
-    assert jit.cache_folder() == original
+    monkeypatch.setattr(kernel_cache, "PACKAGE", tmp_path)
+    assert kernel_cache.cache_folder() == original
     with (tmp_path / source).open("a") as file:
         file.write("\n")
-    assert jit.cache_folder() not in (original, None)
+    assert kernel_cache.cache_folder() not in (original, None)
 
 
 def test_a_kernel_is_compiled_once(tmp_path: Path) -> None:

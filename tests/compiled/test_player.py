@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import config_of
 
-from ablate.compiled.player import STEPS_A_CALL, CompiledPlayer
+from ablate.compiled.player import STEPS_PER_CALL, CompiledPlayer
 from ablate.config.schema import Config
 from ablate.envs.make import spec_of
 from ablate.nn.architecture import architecture_of
@@ -49,7 +49,7 @@ def test_the_same_episodes(env: str, action: str) -> None:
     assert min(lengths) == 250 if env == "pendulum" else min(lengths) < 250
 
 
-@pytest.mark.parametrize("horizon", [30, STEPS_A_CALL + 50])
+@pytest.mark.parametrize("horizon", [30, STEPS_PER_CALL + 50])
 @pytest.mark.parametrize("action", ["mode", "sample"])
 def test_the_horizon_ends_an_episode_of_several_kernel_calls(action: str, horizon: int) -> None:
     config = config_of("env=mountain_car", f"evaluation.action={action}", f"evaluation.horizon={horizon}")

@@ -14,7 +14,7 @@ from ablate.compiled.jit import leaf
 CLAMP, TANH, ELU = range(3)
 
 
-class Activation(NamedTuple):
+class ActivationConstants(NamedTuple):
     """min(max(x, low), high), and then the function of `kind`, if it is not CLAMP."""
 
     kind: int
@@ -23,12 +23,12 @@ class Activation(NamedTuple):
 
 
 ACTIVATIONS = {
-    "relu": Activation(CLAMP, 0.0, math.inf),
-    "relu6": Activation(CLAMP, 0.0, 6.0),
-    "tanh": Activation(TANH, -math.inf, math.inf),
-    "elu": Activation(ELU, -math.inf, math.inf),
+    "relu": ActivationConstants(CLAMP, 0.0, math.inf),
+    "relu6": ActivationConstants(CLAMP, 0.0, 6.0),
+    "tanh": ActivationConstants(TANH, -math.inf, math.inf),
+    "elu": ActivationConstants(ELU, -math.inf, math.inf),
 }
-IDENTITY = Activation(CLAMP, -math.inf, math.inf)
+IDENTITY = ActivationConstants(CLAMP, -math.inf, math.inf)
 
 
 @leaf
@@ -49,7 +49,7 @@ def activate(kind: int, y: np.ndarray) -> None:
 
 
 @leaf
-def activate_backward(activation: Activation, d_y: np.ndarray, y: np.ndarray) -> None:
+def activate_backward(activation: ActivationConstants, d_y: np.ndarray, y: np.ndarray) -> None:
     """∂ ← ∂ · activation', from the activation's output y."""
     zero, one = y.dtype.type(0), y.dtype.type(1)
     low, high = y.dtype.type(activation.low), y.dtype.type(activation.high)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from ablate.compiled.jit import helper
+from ablate.compiled.numba_internals import cgutils, types
 
 _yield = types.ExternalFunction("sched_yield", types.int32())
 PATIENCE = 5_000_000  # turns given away before a holder of the lock counts as dead: seconds, on an idle machine

@@ -1,6 +1,6 @@
 """What a policy makes of the actor's outputs z inside kernels: a distribution, an action, and its part of the loss.
 
-Which kind of policy is chosen by the type, Gaussian or Categorical, when a kernel is compiled."""
+Which kind of policy is chosen by the type, GaussianHead or CategoricalHead, when a kernel is compiled."""
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -18,7 +18,7 @@ from ablate.types import ActionSpec
 HALF_LOG_2_PI = 0.5 * math.log(2.0 * math.pi)
 
 
-class Gaussian(NamedTuple):
+class GaussianHead(NamedTuple):
     """(mu, sigma) = (centre + scale · tanh(z[:A]), softplus(z[A:]) + sigma_min)."""
 
     centre: np.ndarray  # (A,)
@@ -28,19 +28,19 @@ class Gaussian(NamedTuple):
     sigma_min: float
 
 
-class Categorical(NamedTuple):
+class CategoricalHead(NamedTuple):
     """softmax(z) over n actions."""
 
     n: int
 
 
-Head = Gaussian | Categorical
+Head = GaussianHead | CategoricalHead
 
 
 def head_of(architecture: MlpArchitecture, action: ActionSpec, dtype: type) -> Head:
     if action.n is not None:
-        return Categorical(action.n)
-    return Gaussian(
+        return CategoricalHead(action.n)
+    return GaussianHead(
         np.asarray(architecture.mu_centre, dtype),
         np.asarray(architecture.mu_scale, dtype),
         np.asarray(action.low, dtype),
@@ -54,67 +54,67 @@ def draws(head: Any) -> int:
     raise NotImplementedError
 
 
-def describe(head: Any, z: np.ndarray, described: np.ndarray) -> bool:
+def compute_dist_params(head: Any, z: np.ndarray, dist_params: np.ndarray) -> bool:
     """From z to the distribution, as the other functions read it. False if z holds what is no number.
 
-    described: mu, sigma, ∂mu/∂z, ∂sigma/∂z, each (A,), in one row; or log p (n,)."""
+    dist_params: mu, sigma, ∂mu/∂z, ∂sigma/∂z, each (A,), in one row; or log p (n,)."""
     raise NotImplementedError
 
 
-def draw(head: Any, described: np.ndarray, draws: np.ndarray, action: np.ndarray) -> None:
+def draw(head: Any, dist_params: np.ndarray, draws: np.ndarray, action: np.ndarray) -> None:
     """An action (A,) from standard normal draws (A,), or its index, as a float, from one uniform draw (1,)."""
     raise NotImplementedError
 
 
-def mode(head: Any, described: np.ndarray, action: np.ndarray) -> None:
+def mode(head: Any, dist_params: np.ndarray, action: np.ndarray) -> None:
     """The most likely action."""
     raise NotImplementedError
 
 
-def to_env(head: Any, action: np.ndarray, taken: np.ndarray) -> None:
+def to_env(head: Any, action: np.ndarray, env_action: np.ndarray) -> None:
     """The action as the environment takes it: clipped to its bounds."""
     raise NotImplementedError
 
 
-def log_prob(head: Any, described: np.ndarray, action: np.ndarray) -> tuple[float, float]:
+def log_prob(head: Any, dist_params: np.ndarray, action: np.ndarray) -> tuple[float, float]:
     """log π(a|s), and the entropy."""
     raise NotImplementedError
 
 
 def policy_backward(
-    head: Any, described: np.ndarray, action: np.ndarray, d_log_prob: float, d_entropy: float, d_z: np.ndarray
+    head: Any, dist_params: np.ndarray, action: np.ndarray, d_log_prob: float, d_entropy: float, d_z: np.ndarray
 ) -> None:
     """Write ∂L/∂z (outputs,)."""
     raise NotImplementedError
 
 
-@implements(draws, Gaussian)
+@implements(draws, GaussianHead)
 def _(head):
     return len(head.centre)
 
 
-@implements(draws, Categorical)
+@implements(draws, CategoricalHead)
 def _(head):
     return 1
 
 
-@implements(describe, Gaussian)
-def _(head, z, described):
+@implements(compute_dist_params, GaussianHead)
+def _(head, z, dist_params):
     n = len(head.centre)
     one, zero = z.dtype.type(1), z.dtype.type(0)
     for i in range(n):
         tanh = np.tanh(z[i])
         x = z[n + i]
         e = np.exp(-abs(x))  # never overflows
-        described[i] = head.centre[i] + head.scale[i] * tanh
-        described[n + i] = max(x, zero) + np.log1p(e) + z.dtype.type(head.sigma_min)
-        described[2 * n + i] = head.scale[i] * (one - tanh * tanh)
-        described[3 * n + i] = (one if x >= zero else e) / (one + e)
+        dist_params[i] = head.centre[i] + head.scale[i] * tanh
+        dist_params[n + i] = max(x, zero) + np.log1p(e) + z.dtype.type(head.sigma_min)
+        dist_params[2 * n + i] = head.scale[i] * (one - tanh * tanh)
+        dist_params[3 * n + i] = (one if x >= zero else e) / (one + e)
     return True  # what is no number shows in the loss
 
 
-@implements(describe, Categorical)
-def _(head, z, described):
+@implements(compute_dist_params, CategoricalHead)
+def _(head, z, dist_params):
     """log p_j = z_j - max - log Σ exp(z - max)."""
     largest = z[0]
     for j in range(head.n):
@@ -124,97 +124,97 @@ def _(head, z, described):
         total += np.exp(z[j] - largest)
     log_total = np.log(total)
     for j in range(head.n):
-        described[j] = z[j] - largest - log_total
+        dist_params[j] = z[j] - largest - log_total
     return math.isfinite(log_total)
 
 
-@implements(draw, Gaussian)
-def _(head, described, draws, action):
+@implements(draw, GaussianHead)
+def _(head, dist_params, draws, action):
     n = len(head.centre)
     for i in range(n):
-        action[i] = described[i] + described[n + i] * draws[i]
+        action[i] = dist_params[i] + dist_params[n + i] * draws[i]
 
 
-@implements(draw, Categorical)
-def _(head, described, draws, action):
+@implements(draw, CategoricalHead)
+def _(head, dist_params, draws, action):
     """The inverse of the cumulative distribution."""
     total = 0.0
     for j in range(head.n):
-        total += math.exp(described[j])
+        total += math.exp(dist_params[j])
     threshold, cumulative, j = draws[0] * total, 0.0, 0
     while j < head.n - 1:
-        cumulative += math.exp(described[j])
+        cumulative += math.exp(dist_params[j])
         if cumulative > threshold:
             break
         j += 1
     action[0] = j
 
 
-@implements(mode, Gaussian)
-def _(head, described, action):
+@implements(mode, GaussianHead)
+def _(head, dist_params, action):
     for i in range(len(head.centre)):
-        action[i] = described[i]
+        action[i] = dist_params[i]
 
 
-@implements(mode, Categorical)
-def _(head, described, action):
+@implements(mode, CategoricalHead)
+def _(head, dist_params, action):
     best = 0
     for j in range(head.n):
-        if described[j] > described[best]:
+        if dist_params[j] > dist_params[best]:
             best = j
     action[0] = best
 
 
-@implements(to_env, Gaussian)
-def _(head, action, taken):
+@implements(to_env, GaussianHead)
+def _(head, action, env_action):
     for i in range(len(head.centre)):
-        taken[i] = min(max(action[i], head.low[i]), head.high[i])
+        env_action[i] = min(max(action[i], head.low[i]), head.high[i])
 
 
-@implements(to_env, Categorical)
-def _(head, action, taken):
-    taken[0] = action[0]
+@implements(to_env, CategoricalHead)
+def _(head, action, env_action):
+    env_action[0] = action[0]
 
 
-@implements(log_prob, Gaussian)
-def _(head, described, action):
+@implements(log_prob, GaussianHead)
+def _(head, dist_params, action):
     n = len(head.centre)
     log_prob, entropy = 0.0, 0.0
     for i in range(n):
-        x = (action[i] - described[i]) / described[n + i]
-        log_sigma = np.log(described[n + i])
+        x = (action[i] - dist_params[i]) / dist_params[n + i]
+        log_sigma = np.log(dist_params[n + i])
         log_prob -= 0.5 * x * x + log_sigma + HALF_LOG_2_PI
         entropy += 0.5 + HALF_LOG_2_PI + log_sigma
     return log_prob, entropy
 
 
-@implements(log_prob, Categorical)
-def _(head, described, action):
+@implements(log_prob, CategoricalHead)
+def _(head, dist_params, action):
     entropy = 0.0
     for j in range(head.n):
-        entropy -= np.exp(described[j]) * described[j]
-    return float(described[int(action[0])]), entropy
+        entropy -= np.exp(dist_params[j]) * dist_params[j]
+    return float(dist_params[int(action[0])]), entropy
 
 
-@implements(policy_backward, Gaussian)
-def _(head, described, action, d_log_prob, d_entropy, d_z):
+@implements(policy_backward, GaussianHead)
+def _(head, dist_params, action, d_log_prob, d_entropy, d_z):
     """x = (a - mu) / sigma: ∂mu = ∂log π · x / sigma, ∂sigma = (∂log π (x² - 1) + ∂H) / sigma."""
     n = len(head.centre)
     one = d_z.dtype.type(1)
     for i in range(n):
-        inverse = one / described[n + i]
-        x = (action[i] - described[i]) * inverse
-        d_z[i] = described[2 * n + i] * d_log_prob * x * inverse
-        d_z[n + i] = described[3 * n + i] * inverse * (d_log_prob * (x * x - one) + d_entropy)
+        inverse = one / dist_params[n + i]
+        x = (action[i] - dist_params[i]) * inverse
+        d_z[i] = dist_params[2 * n + i] * d_log_prob * x * inverse
+        d_z[n + i] = dist_params[3 * n + i] * inverse * (d_log_prob * (x * x - one) + d_entropy)
 
 
-@implements(policy_backward, Categorical)
-def _(head, described, action, d_log_prob, d_entropy, d_z):
+@implements(policy_backward, CategoricalHead)
+def _(head, dist_params, action, d_log_prob, d_entropy, d_z):
     """∂z_j = ([j = a] - p_j) ∂log π - p_j (log p_j + H) ∂H."""
     entropy = d_z.dtype.type(0)
     for j in range(head.n):
-        entropy -= np.exp(described[j]) * described[j]
+        entropy -= np.exp(dist_params[j]) * dist_params[j]
     for j in range(head.n):
-        p = np.exp(described[j])
-        d_z[j] = -p * (d_log_prob + (described[j] + entropy) * d_entropy)
+        p = np.exp(dist_params[j])
+        d_z[j] = -p * (d_log_prob + (dist_params[j] + entropy) * d_entropy)
     d_z[int(action[0])] += d_log_prob

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ablate.compiled.activation import Activation, activate, clamp
+from ablate.compiled.activation import ActivationConstants, activate, clamp
 from ablate.compiled.jit import inlined, leaf
 
 
@@ -44,7 +44,7 @@ def row(m: Matrix, i: int, n: int) -> np.ndarray:
 
 
 @leaf
-def affine(activation: Activation, y: np.ndarray, x: np.ndarray, w: Matrix, b: np.ndarray) -> None:
+def affine(activation: ActivationConstants, y: np.ndarray, x: np.ndarray, w: Matrix, b: np.ndarray) -> None:
     """y = activation(b + x W), with x (k,), W (k, n), y and b (n,); the rows or the columns of W are contiguous."""
     k, n = len(x), len(y)
     low, high, inf = y.dtype.type(activation.low), y.dtype.type(activation.high), y.dtype.type(np.inf)
@@ -98,7 +98,9 @@ def product(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
 
 
 @leaf
-def clamped_product(c: Matrix, a: Matrix, b: Matrix, y: Matrix, activation: Activation, m: int, k: int, n: int) -> None:
+def clamped_product(
+    c: Matrix, a: Matrix, b: Matrix, y: Matrix, activation: ActivationConstants, m: int, k: int, n: int
+) -> None:
     """C = A B ⊙ activation'(Y) for a clamp, k ≤ 2 and m ≥ 2: what a head sends back, in one pass. Rows contiguous."""
     low, high = activation.low, activation.high
     for pair in range(0, m, 2):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ablate.compiled.activation import ACTIVATIONS, CLAMP, IDENTITY, Activation, activate_backward
+from ablate.compiled.activation import ACTIVATIONS, CLAMP, IDENTITY, ActivationConstants, activate_backward
 from ablate.compiled.jit import helper, leaf
 from ablate.compiled.matrix import Matrix, affine, clamped_product, product, row, transposed
 from ablate.nn.mlp_architecture import MlpArchitecture
@@ -27,7 +27,7 @@ class Network(NamedTuple):
     torso: np.ndarray
     actor: np.ndarray
     critic: np.ndarray
-    activation: Activation
+    activation: ActivationConstants
     observation: int  # its size
     outputs: int  # of the actor
     z: int  # where the actor's outputs start
@@ -74,7 +74,12 @@ def network_of(architecture: MlpArchitecture, t_max: int, dtype: type) -> tuple[
 
 @leaf
 def forward(
-    layers: np.ndarray, activation: Activation, theta: np.ndarray, activations: np.ndarray, start: int, stop: int
+    layers: np.ndarray,
+    activation: ActivationConstants,
+    theta: np.ndarray,
+    activations: np.ndarray,
+    start: int,
+    stop: int,
 ) -> None:
     """The outputs of some layers for the rows `start` to `stop` of the rollout."""
     for i in range(len(layers)):
@@ -109,7 +114,7 @@ def backward(
 @helper
 def layers_backward(
     layers: np.ndarray,
-    activation: Activation,
+    activation: ActivationConstants,
     theta: np.ndarray,
     gradient: np.ndarray,
     activations: np.ndarray,

@@ -17,7 +17,7 @@ ADAM, AMSGRAD, RMSPROP = range(3)
 TINY = 1e-34
 
 
-class Optimizer(NamedTuple):
+class OptimizerConstants(NamedTuple):
     """Constants. decay_1, decay_2: of the first and second moment (RMSprop has the second only)."""
 
     kind: int
@@ -29,18 +29,20 @@ class Optimizer(NamedTuple):
     largest: float  # what |quotient| cannot exceed without races
 
 
-def optimizer_of(config: OptimizerConfig) -> Optimizer:
+def optimizer_of(config: OptimizerConfig) -> OptimizerConstants:
     if isinstance(config, AdamConfig):
         kind = AMSGRAD if config.amsgrad else ADAM
-        return Optimizer(kind, config.lr, *config.betas, config.eps, config.weight_decay, adam_bound(*config.betas))
+        return OptimizerConstants(
+            kind, config.lr, *config.betas, config.eps, config.weight_decay, adam_bound(*config.betas)
+        )
     assert isinstance(config, RMSpropConfig)
     largest = rmsprop_bound(config.alpha)
-    return Optimizer(RMSPROP, config.lr, 0.0, config.alpha, config.eps, config.weight_decay, largest)
+    return OptimizerConstants(RMSPROP, config.lr, 0.0, config.alpha, config.eps, config.weight_decay, largest)
 
 
 @helper
 def step_and_pull(
-    optimizer: Optimizer,
+    optimizer: OptimizerConstants,
     theta: np.ndarray,
     first: np.ndarray,
     second: np.ndarray,

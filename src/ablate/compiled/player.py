@@ -1,4 +1,4 @@
-"""Playing a frozen policy inside kernels: the same episodes as evaluation.GymnasiumPlayer, from the same stream."""
+"""Play a frozen policy inside kernels: the same episodes from the same random stream as play.episodes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy as np
 from ablate.compiled import dynamics
 from ablate.compiled import head as policy
 from ablate.compiled.arguments import environment_of, policy_of
-from ablate.compiled.draws import Draws
-from ablate.compiled.envs import ENVIRONMENTS
+from ablate.compiled.draw_buffer import DrawBuffer
 from ablate.compiled.head import Head
 from ablate.compiled.jit import kernel
 from ablate.compiled.loop import Scratch
@@ -24,24 +23,23 @@ from ablate.parallel.heartbeat import beat
 from ablate.seeding import draw_seed
 from ablate.types import EnvSpec, Score
 
-STEPS_A_CALL = 10_000  # a few milliseconds
+STEPS_PER_CALL = 10_000  # a few milliseconds
 
 
 class CompiledPlayer:
     """Plays whole episodes with parameters (P,). The process beats every few milliseconds."""
 
     def __init__(self, config: Config, spec: EnvSpec, architecture: Architecture) -> None:
-        self._env, state_size = environment_of(config.env)
-        self._module = ENVIRONMENTS[config.env.id]
+        self._module, self._env = environment_of(config.env)
         assert isinstance(architecture, MlpArchitecture)
         self._policy = policy_of(architecture, spec.action, 1)
         self._horizon = evaluation_horizon(config) or 0
         self._sample = config.evaluation.action == "sample"
         self._discrete = spec.action.is_discrete
-        self._state = np.zeros(state_size)
-        draws_a_step = 1 if self._discrete else len(spec.action.low)
-        self._draws = np.zeros(STEPS_A_CALL * draws_a_step if self._sample else 0)
-        # compiled now, before the process's first sign of life: later it would count as training, or as a hang
+        self._state = np.zeros(self._module.STATE_SIZE)
+        draws_per_step = 1 if self._discrete else len(spec.action.low)
+        self._draws = np.zeros(STEPS_PER_CALL * draws_per_step if self._sample else 0)
+        # compile now, before the process's first heartbeat: later it would count as training time, or as a hang
         self._play(np.zeros(architecture.layout().size, np.float32), np.zeros(1, np.int64), 0, 1)
 
     def play(
@@ -52,12 +50,12 @@ class CompiledPlayer:
         for _ in range(episodes):
             env_rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(draw_seed(rng))))
             self._module.reset(self._env, self._state, env_rng.random(self._module.RESET_DRAWS))
-            stream = Draws(rng, rng.random if self._discrete else rng.standard_normal, self._draws, used)
-            episodic_return, length, over = 0.0, 0, False
-            while not over:
+            stream = DrawBuffer(rng, rng.random if self._discrete else rng.standard_normal, self._draws, used)
+            episodic_return, length, episode_over = 0.0, 0, False
+            while not episode_over:
                 beat()
                 stream.refill()
-                rewards, steps, over = self._play(parameters, used, length, self._horizon)
+                rewards, steps, episode_over = self._play(parameters, used, length, self._horizon)
                 episodic_return += rewards
                 length += steps
             stream.settle()
@@ -84,22 +82,22 @@ def play(
     length: int,
     horizon: int,
 ) -> tuple[float, int, bool]:
-    """Go on with an episode of `length` steps so far. Returns its further reward and steps, and whether it is over."""
+    """Continue an episode that has `length` steps. Returns (sum of rewards, steps, whether the episode is over)."""
     rewards, steps = 0.0, 0
     n_draws = policy.draws(head)
-    while steps < STEPS_A_CALL:
+    while steps < STEPS_PER_CALL:
         dynamics.observe(env, state, scratch.activations[: network.observation])
         forward(network.torso, network.activation, theta, scratch.activations, 0, 1)
         forward(network.actor, network.activation, theta, scratch.activations, 0, 1)
-        described, action = scratch.described[0], scratch.actions[0]
-        policy.describe(head, scratch.activations[network.z : network.z + network.outputs], described)
+        dist_params, action = scratch.dist_params[0], scratch.actions[0]
+        policy.compute_dist_params(head, scratch.activations[network.z : network.z + network.outputs], dist_params)
         if sample:
-            policy.draw(head, described, draws[used[0] : used[0] + n_draws], action)
+            policy.draw(head, dist_params, draws[used[0] : used[0] + n_draws], action)
             used[0] += n_draws
         else:
-            policy.mode(head, described, action)
-        policy.to_env(head, action, scratch.taken)
-        reward, terminated = dynamics.step(env, state, scratch.taken)
+            policy.mode(head, dist_params, action)
+        policy.to_env(head, action, scratch.env_action)
+        reward, terminated = dynamics.step(env, state, scratch.env_action)
         rewards += reward
         steps += 1
         if terminated or (horizon > 0 and length + steps >= horizon):

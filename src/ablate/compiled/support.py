@@ -1,20 +1,20 @@
-"""Whether the kernels can do what a configuration asks for. No import of Numba: the parent process looks here."""
+"""Whether there are kernels for a configuration. No import of Numba: the parent process uses this module."""
 
 from __future__ import annotations
 
 import math
 
-from ablate.compiled.envs import ENVIRONMENTS
+from ablate.compiled.envs import ENVIRONMENTS, find_environment
 from ablate.config.schema import Config, ConfigError, EnvConfig
 
 
 def why_not(config: Config) -> str:
-    """What of the configuration has no kernel, in words; empty if everything has."""
+    """Which part of the configuration (network, device, environment) has no kernel; empty if all parts have one."""
     if config.model.name != "mlp":
         return f"model={config.model.name} has no kernel"
     if config.device not in ("cpu", ["cpu"]):
         return f"device={config.device}: kernels run on the CPU"
-    module = ENVIRONMENTS.get(config.env.id)
+    module = find_environment(config.env.id)
     if module is None:
         return f"{config.env.id} has no kernel (there are: {', '.join(sorted(ENVIRONMENTS))})"
     unknown = [key for key in config.env.kwargs if key not in module.Parameters._fields]
@@ -22,8 +22,10 @@ def why_not(config: Config) -> str:
 
 
 def check_arguments(env: EnvConfig) -> None:
-    """Raise ConfigError for what gymnasium's constructor would take as it is, to fail in the first step."""
-    module = ENVIRONMENTS.get(env.id)
+    """Raise ConfigError for a wrong type in env.kwargs: gymnasium's constructor would accept it, and a step fail.
+
+    Call it after the environment was made once: that imports the module of an id like `my_module:MyEnv-v0`."""
+    module = find_environment(env.id)
     defaults = module.Parameters._field_defaults if module else {}
     for key in env.kwargs.keys() & defaults.keys():
         value = env.kwargs[key]

@@ -71,9 +71,9 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
     if here:
         for device in devices(config):
             _check_device(device)
-    check_arguments(config.env)
     config = replace(config, env=kind_of(config.env).fitted(config.env, config.model.image_shape))
     spec = spec_of(config.env)
+    check_arguments(config.env)
     # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
     config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))
     config, backend_note = _resolve_backend(config, algorithm)

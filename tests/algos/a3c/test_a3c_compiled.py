@@ -144,8 +144,8 @@ def work_with_pauses(job: WorkerJob) -> list[Any]:
     [
         {"SLICE_S": 0.0},
         {"SLICE_S": 1e9},
-        {"SLICE_S": 1e9, "EPISODES_A_SLICE": 1},
-        {"SLICE_S": 1e9, "UPDATES_A_SLICE": 3},
+        {"SLICE_S": 1e9, "EPISODES_PER_SLICE": 1},
+        {"SLICE_S": 1e9, "UPDATES_PER_SLICE": 3},
         {"SLICE_S": 1e9, "DRAWS": 1},
         {"SLICE_S": 1e9, "DRAWS": 100},
         {"SLICE_S": 0.0, "pauses": True},

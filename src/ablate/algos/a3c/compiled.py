@@ -13,8 +13,7 @@ from ablate.algos.job import WorkerJob, process_state
 from ablate.algos.rounds import Send, rounds
 from ablate.compiled import loop
 from ablate.compiled.arguments import environment_of, policy_of
-from ablate.compiled.draws import Draws
-from ablate.compiled.envs import ENVIRONMENTS
+from ablate.compiled.draw_buffer import DrawBuffer
 from ablate.compiled.jit import announcing
 from ablate.compiled.optimizer import optimizer_of
 from ablate.config.choices import LossReduction
@@ -22,11 +21,14 @@ from ablate.config.schema import Config
 from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.parallel.supervisor import ChildFailed
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
-from ablate.types import ProcessState, SliceRecords
+from ablate.types import EpisodeRecord, ProcessState, SliceRecords
 
+# The kernel writes records by the names of their columns.
+assert loop.EpisodeColumns._fields == EpisodeRecord._fields
+assert loop.UpdateColumns._fields == UpdateRecord._fields
 SLICE_S = 0.02  # seconds of one call of the kernel
-EPISODES_A_SLICE = 4096  # records that one slice has room for
-UPDATES_A_SLICE = 4096
+EPISODES_PER_SLICE = 4096  # records that one slice has room for
+UPDATES_PER_SLICE = 4096
 DRAWS = 1 << 16  # random numbers that are drawn in advance, for all workers of a process together
 
 
@@ -66,36 +68,35 @@ class CompiledWorkers:
         assert isinstance(config.algo, A3CConfig)
         self._config, self._shared, self._indices = config, shared, np.array(job.members)
         self._turn = job.turn
-        self._module = ENVIRONMENTS[config.env.id]
-        self._env, state_size = environment_of(config.env)
+        self._module, self._env = environment_of(config.env)
         architecture = job.architecture
         longest = min(config.algo.t_max, config.env.max_ep_step or config.algo.t_max)  # rollout
         assert isinstance(architecture, MlpArchitecture)
         policy = policy_of(architecture, job.spec.action, longest)
         self._head, self._network, self._scratch = policy
-        self._algorithm = algorithm_of(config, job.evaluates)
+        self._constants = constants_of(config, job.evaluates)
         self._optimizer = optimizer_of(config.optimizer)
         self._observation = np.zeros(job.spec.observation_size, np.float32)
 
         count, size = len(job.members), architecture.layout().size
         discrete = job.spec.action.is_discrete
-        draws_a_turn = longest * (1 if discrete else len(job.spec.action.low))
-        turns = max(1, DRAWS // (count * draws_a_turn))  # of each worker, until its draws are refilled
+        draws_per_turn = longest * (1 if discrete else len(job.spec.action.low))
+        turns = max(1, DRAWS // (count * draws_per_turn))  # of each worker, until its draws are refilled
         self.most_updates = turns * count
-        self._workers = loop.Workers(
+        self._workers = loop.WorkerArrays(
             theta=np.zeros((count, size), np.float32),
-            state=np.zeros((count, state_size)),
+            state=np.zeros((count, self._module.STATE_SIZE)),
             episodic_return=np.zeros(count),
             episodic_length=np.zeros(count, np.int64),
             pulled_at=np.zeros(count, np.int64),
-            draws=np.zeros((count, turns * draws_a_turn)),
-            drawn=np.zeros(count, np.int64),
-            resets=np.zeros((count, (turns + 1) * self._module.RESET_DRAWS)),
-            reset=np.zeros(count, np.int64),
+            draws=np.zeros((count, turns * draws_per_turn)),
+            draws_used=np.zeros(count, np.int64),
+            reset_draws=np.zeros((count, (turns + 1) * self._module.RESET_DRAWS)),
+            reset_draws_used=np.zeros(count, np.int64),
         )
-        self._records = loop.Records(np.zeros((EPISODES_A_SLICE, 7)), np.zeros((UPDATES_A_SLICE, 8)), np.zeros(4))
+        self._records = loop.record_arrays(EPISODES_PER_SLICE, UPDATES_PER_SLICE)
         self._shared_arrays = _shared_arrays(job)
-        self._streams: list[tuple[np.random.Generator, Draws, np.random.Generator, Draws]] = []
+        self._streams: list[tuple[np.random.Generator, DrawBuffer, np.random.Generator, DrawBuffer]] = []
         for row, index in enumerate(job.members):
             self._start(row, index, job.resumed.get(index), job.starts, discrete)
 
@@ -118,8 +119,8 @@ class CompiledWorkers:
             workers.pulled_at[row] = self._shared.counters().updates
             workers.theta[row] = self._shared.parameters_view()
         draw = action_rng.random if discrete else action_rng.standard_normal
-        actions = Draws(action_rng, draw, workers.draws[row], workers.drawn[row : row + 1])
-        resets = Draws(env_rng, env_rng.random, workers.resets[row], workers.reset[row : row + 1])
+        actions = DrawBuffer(action_rng, draw, workers.draws[row], workers.draws_used[row : row + 1])
+        resets = DrawBuffer(env_rng, env_rng.random, workers.reset_draws[row], workers.reset_draws_used[row : row + 1])
         self._streams.append((action_rng, actions, env_rng, resets))
 
     def advance(self, updates: int) -> Slice:
@@ -129,7 +130,7 @@ class CompiledWorkers:
             resets.refill()
         began = self._shared.wall_time_s()
         reason, self._turn, made, episodes, rows = loop.advance(
-            self._env, self._head, self._network, self._algorithm, self._optimizer,
+            self._env, self._head, self._network, self._constants, self._optimizer,
             self._shared_arrays, self._workers, self._scratch, self._records, self._turn, updates,
         )  # fmt: skip
         pace = (self._shared.wall_time_s() - began) / max(1, made)
@@ -137,15 +138,12 @@ class CompiledWorkers:
 
     def _recorded(self, episodes: int, rows: int, began: float, pace: float) -> SliceRecords:
         """The records of the slice. Their times are spread evenly over it."""
-        ended, updates = self._records.episodes[:episodes], self._records.updates[:rows]
-        workers = self._indices[ended[:, 1].astype(int)]
-        times, lr = began + pace * updates[:, 0], np.full(rows, self._config.optimizer.lr)
-        return SliceRecords(
-            np.column_stack((workers, ended[:, 2], began + pace * ended[:, 0], ended[:, 3:])),
-            np.column_stack((updates[:, 1:3], times, updates[:, 3:], lr)),
-            UpdateRecord,
-            self._shared.counters().steps,
-        )
+        ended, updates = self._records.episodes[:episodes].copy(), self._records.updates[:rows].copy()
+        ended[:, loop.EPISODE.worker] = self._indices[ended[:, loop.EPISODE.worker].astype(int)]
+        ended[:, loop.EPISODE.wall_time_s] = began + pace * ended[:, loop.EPISODE.wall_time_s]
+        updates[:, loop.UPDATE.wall_time_s] = began + pace * updates[:, loop.UPDATE.wall_time_s]
+        updates[:, loop.UPDATE.learning_rate] = self._config.optimizer.lr
+        return SliceRecords(ended, updates, UpdateRecord, self._shared.counters().steps)
 
     def diverged(self) -> str:
         update, worker, loss, grad_norm = self._records.failure
@@ -181,11 +179,11 @@ class CompiledWorkers:
         return process_state(states, self._turn)
 
 
-def algorithm_of(config: Config, evaluates: bool) -> loop.Algorithm:
+def constants_of(config: Config, evaluates: bool) -> loop.Constants:
     """The constants of the kernel's loop."""
     algo = config.algo
     assert isinstance(algo, A3CConfig)
-    return loop.Algorithm(
+    return loop.Constants(
         t_max=algo.t_max,
         gamma=algo.gamma,
         gae_lambda=algo.gae_lambda,
@@ -205,11 +203,11 @@ def algorithm_of(config: Config, evaluates: bool) -> loop.Algorithm:
     )
 
 
-def _shared_arrays(job: WorkerJob) -> loop.Shared:
+def _shared_arrays(job: WorkerJob) -> loop.SharedArrays:
     """The shared vectors, named by the statistics that the optimizer keeps."""
     vectors = dict(zip(job.config.optimizer.statistics, job.shared.statistics_views(), strict=True))
     empty = np.zeros(0, np.float32)
-    shared = loop.Shared(
+    shared = loop.SharedArrays(
         theta=job.shared.parameters_view(),
         first=vectors.get("exp_avg", empty),
         second=vectors.get("exp_avg_sq", vectors.get("square_avg", empty)),

@@ -1,16 +1,51 @@
-"""Environments with compiled dynamics: each module here is one, plain functions that Numba can compile.
+"""Kernel environments: one module per environment, with plain functions that Numba can compile.
 
-IDS: gymnasium's names for it. STATE_SIZE: numbers in its state. RESET_DRAWS: uniform numbers that a reset consumes, in
-gymnasium's order. Parameters: what it knows of gymnasium.make's arguments. `reset`, `step`, `observe`: see dynamics.py.
-No import of Numba: the parent looks here too."""
+Such a module defines:
+- IDS: its ids in gymnasium's registry. gymnasium's class keeps the same numbers in its attribute `state`, and nothing
+  else between two steps but its random generator: so a run can be saved in mid-episode.
+- STATE_SIZE: numbers in the state.
+- RESET_DRAWS: uniform random numbers that a reset uses, in the order in which gymnasium draws them.
+- Parameters: a NamedTuple of the arguments of gymnasium.make that it supports, with their defaults.
+- reset(env, state, uniforms), step(env, state, action), observe(env, state, observation): see dynamics.py. The
+  arguments must have these names.
+
+Modules in this folder are found by themselves. A module elsewhere ends with the line
+`register_environment(sys.modules[__name__])`. No import of Numba here: the parent process uses this module."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 
-_MODULES = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
-for _module in _MODULES:  # Numba's dispatcher tells named tuples apart by the names of class and fields, nothing else
-    _module.Parameters.__name__ = f"{_module.__name__}.Parameters"
-ENVIRONMENTS: dict[str, ModuleType] = {env_id: module for module in _MODULES for env_id in module.IDS}
+ENVIRONMENTS: dict[str, ModuleType] = {}  # by gymnasium's id
+
+
+def register_environment(module: ModuleType) -> None:
+    """Let kernels simulate the environments of `module.IDS`.
+
+    If the module is outside this package, its kernels are compiled again when its file changes. Only this one file is
+    watched: functions that it imports from other files of the user are not."""
+    # Numba tells NamedTuples apart by the names of class and fields only.
+    module.Parameters.__name__ = f"{module.__name__}.Parameters"
+    if not module.__name__.startswith(f"{__name__}."):
+        assert module.__file__ is not None
+        source = module.__name__.encode() + Path(module.__file__).read_bytes()
+        module.Parameters.source_digest = hashlib.sha256(source).hexdigest()[:12]  # see kernel_cache.py
+    ENVIRONMENTS.update(dict.fromkeys(module.IDS, module))
+
+
+def find_environment(env_id: str) -> ModuleType | None:
+    """The kernel environment of an id, or None if there is none.
+
+    For an id with a module (`my_module:MyEnv-v0`), this imports the module, as gymnasium.make does."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    return ENVIRONMENTS.get(name)
+
+
+for _module in pkgutil.iter_modules(__path__):
+    register_environment(importlib.import_module(f"{__name__}.{_module.name}"))

@@ -11,7 +11,7 @@ import numpy as np
 from ablate.seeding import restore, state_of
 
 
-class Draws:
+class DrawBuffer:
     """The stream of one worker behind a row of a buffer.
 
     buffer: (N,) float64, a row that kernels read. used: (1,) int64, how many of them a kernel has used. draw(n): the

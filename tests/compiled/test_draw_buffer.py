@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablate.compiled.draws import Draws
+from ablate.compiled.draw_buffer import DrawBuffer
 from ablate.seeding import draw_seed, state_of
 
 # A kernel uses up to so many numbers; the stream is refilled; it is settled; somebody else draws from its generator, as
@@ -23,7 +23,7 @@ def test_each_number_is_what_would_have_been_drawn_then(method: str, size: int, 
     rng, one_by_one = np.random.default_rng(0), np.random.default_rng(0)
     rows, all_used = np.full((3, size), np.nan), np.zeros(3, np.int64)
     buffer, used = rows[1], all_used[1:2]
-    stream = Draws(rng, getattr(rng, method), buffer, used)
+    stream = DrawBuffer(rng, getattr(rng, method), buffer, used)
     for event, number in (*events, ("settle", 0)):
         if event == "use":
             taken = buffer[used[0] : used[0] + number]
@@ -37,6 +37,6 @@ def test_each_number_is_what_would_have_been_drawn_then(method: str, size: int, 
             assert state_of(rng) == state_of(one_by_one)
         if event == "draw a seed":
             assert draw_seed(rng) == draw_seed(one_by_one)
-            stream = Draws(rng, getattr(rng, method), buffer, used)
+            stream = DrawBuffer(rng, getattr(rng, method), buffer, used)
     assert np.isnan(rows[[0, 2]]).all()
     assert all_used[[0, 2]].tolist() == [0, 0]
