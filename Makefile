@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine: make run, make test.
+# On a fresh machine, `make run` and `make test` install what they need.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,18 +6,17 @@ EXTRAS ?= dev,video,box2d
 
 .PHONY: run test test-slow test-distributed check install benchmark clean
 
-run: install  ## train A3C on Pendulum; prints where the CSVs, the checkpoint and the figure are
+run: install  ## train A3C on Pendulum; print where the CSV files, the checkpoint and the figure are
 	$(BIN)/python src/run.py algo=a3c env=pendulum workers=4
 
 test: check  ## ruff, mypy and the quick tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-slow: install  ## the tests that train or kill for minutes
+test-slow: install  ## the tests that train, or kill processes, for minutes
 	$(BIN)/python -m pytest -m 'slow and not distributed' -n 2 --dist worksteal
 
-test-distributed: install  ## sweeps over a Slurm and a Ray on this machine (Debian, as root: it installs Slurm)
+test-distributed: install  ## sweeps with Slurm and Ray on this machine (needs Debian and root: it installs Slurm)
 	apt-get update --quiet
-	apt-get update
 	apt-get install --yes --no-install-recommends slurmctld slurmd slurmdbd slurm-client munge mariadb-server
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),slurm,ray]'
 	$(BIN)/python -m pytest -m distributed
@@ -27,7 +26,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-benchmark: install  ## speed, next to a plain loop
+benchmark: install  ## speed of A3C, compared with a plain loop
 	$(BIN)/python src/benchmark.py
 
 install: $(VENV)/.installed

@@ -1,9 +1,9 @@
-"""The Pendulum report's A3C as one kernel written for it alone: what the benchmark holds the general kernels against.
+"""A3C of the Pendulum report as one kernel for this report alone, with which the general kernels are compared.
 
-The same arithmetic in the same order of updates as ablate/compiled/loop.py, but every size and constant is a literal,
-and there are no records, limits or options. Sizes: 3 → 200 → mu, sigma; 3 → 100 → V; 10 steps a rollout. Once as the
-equations stand (`plain`), and once tuned by hand for these sizes: the loops over three inputs and two outputs written
-out, and the backward pass of each network one loop over its hidden units."""
+It has the same arithmetic and the same order of updates as ablate/compiled/loop.py, but every size and constant is a
+literal, and there are no records, limits or options. Sizes: 3 → 200 → mu, sigma; 3 → 100 → V; 10 steps per rollout.
+There are two versions. `plain` follows the equations. The other one is tuned by hand for these sizes: loops over three
+inputs and two outputs are unrolled, and the backward pass of each network is one loop over its hidden units."""
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -15,15 +15,15 @@ from typing import Any
 import numba
 import numpy as np
 
-# Any: Numba's own type of its options lacks _nrt.
+# Any: the type that Numba has for its options lacks _nrt.
 OPTIONS: Any = {
     "nogil": True,
     "error_model": "numpy",
     "fastmath": {"reassoc", "nsz", "arcp", "contract"},
     "_nrt": False,
 }
-T, H, C = 10, 200, 100  # steps, the actor's and the critic's hidden units
-# Where the parameters lie, as in nn/params.py
+T, H, C = 10, 200, 100  # steps of a rollout, hidden units of the actor and of the critic
+# The places of the parameters in the flat vector, as in nn/params.py.
 A_B1, A_W2, A_B2, C_W1, C_B1, C_W2, C_B2, SIZE = 600, 800, 1200, 1202, 1502, 1602, 1702, 1703
 GAMMA, BETA, EPISODE = 0.9, 0.005, 200
 LR, BETA_1, BETA_2, EPS = 1e-4, 0.96, 0.999, 1e-8
@@ -34,7 +34,7 @@ f32 = np.float32
 
 @numba.njit(**OPTIONS, cache=True)
 def train(plain, theta, m, v, local, state, length, draws, resets, scratch, update, updates):
-    """Make `updates` updates after `update` of them, the W workers in turn. Returns the sum of all rewards.
+    """Make `updates` updates after the first `update`; the W workers take turns. Returns the sum of all rewards.
 
     theta, m, v (P,); local (W, P); state (W, 2); length (W,) of the episodes under way; draws (W, N), resets (W, M):
     random numbers, used from the front; scratch: see `scratch_of`."""
@@ -65,7 +65,7 @@ def train(plain, theta, m, v, local, state, length, draws, resets, scratch, upda
 
 @numba.njit(**OPTIONS)
 def rollout(plain, p, h, s, x, state, draws, used):
-    """Ten steps. s rows: x0 x1 x2 | tanh sigma sigmoid | action | reward (scaled) | d_z0 d_z1 d_v."""
+    """Act for ten steps. Rows of s: x0 x1 x2 | tanh sigma sigmoid | action | reward (scaled) | d_z0 d_z1 d_v."""
     total = 0.0
     for t in range(T + 1):
         x0, x1, x2 = f32(math.cos(state[0])), f32(math.sin(state[0])), f32(state[1])
@@ -114,7 +114,7 @@ def rollout(plain, p, h, s, x, state, draws, used):
 
 @numba.njit(**OPTIONS)
 def loss_backward(s):
-    """∂L/∂z and ∂L/∂V of the report's loss, with a bootstrap at the time limit, in columns 8 to 10."""
+    """Put ∂L/∂z and ∂L/∂V into columns 8 to 10 of s. The loss is the report's, but bootstrapped at the time limit."""
     target = float(s[T, 10])
     for t in range(T - 1, -1, -1):
         target = s[t, 7] + GAMMA * target
@@ -226,7 +226,7 @@ def adam(theta, m, v, g, local, update):
 
 
 def scratch_of() -> tuple[np.ndarray, ...]:
-    """Hidden units of actor and critic, what else a rollout leaves, an observation, and the gradient."""
+    """Room for a rollout: hidden units h and c of actor and critic, rows s, an observation x, and the gradient g."""
     return (
         np.zeros((T + 1, H), np.float32),
         np.zeros((T + 1, C), np.float32),

@@ -1,4 +1,4 @@
-"""A headless Chromium that tests drive through its DevTools protocol (https://chromedevtools.github.io/devtools-protocol)."""
+"""A headless Chromium, driven by its DevTools protocol (https://chromedevtools.github.io/devtools-protocol)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE_S = 60
 
 
 class Browser:
-    """One page. `events` holds all that it reported: requests, console messages, exceptions."""
+    """One page. `events`: everything that it reported (requests, console messages, exceptions)."""
 
     def __init__(self, folder: Path, width: int = 1280, height: int = 900) -> None:
         assert CHROMIUM is not None
@@ -29,7 +29,7 @@ class Browser:
              "--disable-background-networking", "--remote-debugging-port=0", f"--window-size={width},{height}",
              f"--user-data-dir={folder}", "about:blank"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, "TMPDIR": str(folder)},  # a killed browser leaves files there
+            env={**os.environ, "TMPDIR": str(folder)},  # where a killed browser leaves files
         )  # fmt: skip
         self.events: list[dict[str, Any]] = []
         self._number = 0
@@ -71,7 +71,7 @@ class Browser:
             self.events.append(json.loads(self.socket.recv()))
 
     def of(self, method: str) -> list[dict[str, Any]]:
-        """What was reported by events of this name."""
+        """The parameters of all events with this name."""
         return [event["params"] for event in self.events if event.get("method") == method]
 
     def evaluate(self, expression: str) -> Any:
@@ -80,7 +80,7 @@ class Browser:
         return result["result"].get("value")
 
     def click(self, selector: str) -> None:
-        """A real click of the mouse in the middle of the element."""
+        """Click with the mouse in the middle of the element."""
         x, y = self.evaluate(
             f"(() => {{ const e = document.querySelector({selector!r}); e.scrollIntoView({{block: 'center'}});"
             "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
@@ -93,7 +93,7 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
     def emulate(self, **features: str) -> None:
-        """Media features, as prefers_color_scheme="dark"."""
+        """Set media features, for example prefers_color_scheme="dark"."""
         named = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         self.call("Emulation.setEmulatedMedia", features=named)
 

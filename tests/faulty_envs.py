@@ -1,12 +1,13 @@
-"""Environments that go wrong after a number of steps, each in its own way: `env.id=faulty_envs:Raises-v0`.
+"""Environments with a fault after a number of steps, each of another kind: `env.id=faulty_envs:Raises-v0`.
 
-With tests/ on PYTHONPATH, gymnasium imports this module by the part of the id before the colon. Arguments, as
+With tests/ on PYTHONPATH, gymnasium imports this module by the part of the id before the colon. Arguments, for example
 `+env.kwargs.after=300`:
-  after         steps of one environment, over all its episodes, before the fault (from then on at every step)
-  process       only in processes whose name contains it: "worker-1", "test process"; "" is any
+  after         steps of one environment, over all its episodes, before the fault; then every step has it
+  process       the fault is only in processes whose name contains this: "worker-1", "test process"; "": in all
   episode_steps length of an episode, which ends by termination
   step_s        seconds that the Slow environment sleeps in a step
-With FAULTY_ENVS_DISARMED in the environment of the process, all behave: the fault was mended, the run can be resumed.
+With FAULTY_ENVS_DISARMED in the environment variables, no environment has its fault: it is mended, and the run can be
+resumed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ DISARMED = "FAULTY_ENVS_DISARMED"
 
 
 class Faulty(gymnasium.Env[np.ndarray, Any]):
-    """A point on a line is pushed about, and pays for its distance from 0. Observation (3,): position, speed, time."""
+    """A point on a line; each step costs its distance from 0. Observation (3,): position, speed, time."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
     action_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -59,7 +60,7 @@ class Faulty(gymnasium.Env[np.ndarray, Any]):
         return self._observation(), reward, self._time >= self._episode_steps, False, {}
 
     def fault(self, reward: float) -> float:
-        """What goes wrong in a step; the reward that it gives if it comes back."""
+        """The fault of a step. Returns the reward of the step, if it returns."""
         return reward
 
     def _observation(self) -> np.ndarray:
@@ -78,7 +79,7 @@ class Hangs(Faulty):
 
 
 class HangsInC(Faulty):
-    """Holding the interpreter's lock, so that no thread of Python's runs."""
+    """It holds the interpreter's lock, so that no Python thread runs."""
 
     def fault(self, reward: float) -> float:
         ctypes.PyDLL(None).sleep(60)
@@ -101,7 +102,7 @@ class OsExit3(Faulty):
 
 
 class NanReward(Faulty):
-    """With two discrete actions, so that a categorical policy meets the fault as well."""
+    """It has two discrete actions, so that categorical policies are tested with the fault too."""
 
     action_space = spaces.Discrete(2)
 
@@ -110,7 +111,7 @@ class NanReward(Faulty):
 
 
 class Slow(Faulty):
-    """No fault of the program's: each step takes long, so that a run takes long to come to a stop."""
+    """Not a fault: each step takes long, so that a run takes long to stop."""
 
     def fault(self, reward: float) -> float:
         time.sleep(self.step_s)
@@ -118,28 +119,28 @@ class Slow(Faulty):
 
 
 class Takes(Faulty):
-    """No fault either: an argument of any kind."""
+    """Not a fault: it takes an argument of any kind."""
 
     def __init__(self, value: Any = None, **arguments: Any) -> None:
         super().__init__(**arguments)
 
 
 class Hoards(Faulty):
-    """Takes 50 MB more of memory in each step, as far as 4 GB."""
+    """It takes 50 MB more memory in each step, up to 4 GB."""
 
     def fault(self, reward: float) -> float:
         if self._steps < self._after + 80:
             self._hoard = [*getattr(self, "_hoard", []), np.ones(50_000_000 // 8)]
-        time.sleep(0.05)  # a cluster looks at a job's memory every second or so
+        time.sleep(0.05)  # a cluster checks the memory of a job about once per second
         return reward
 
 
-class Told(Faulty):
-    """What the class does that the command line of the run names by its algo.gamma: so that the arms of a sweep may
-    fail in different ways and have one task, or their results could not be compared. Besides:
+class ChosenByGamma(Faulty):
+    """It has the fault of the class that BY_GAMMA gives for the run's algo.gamma.
 
-    RaisesOnce: until the file `flag` is there, which it makes.
-    ExitsInCell: with code 0 where a sweep's cell looks at its environment, before it trains."""
+    So the arms of a sweep can fail in different ways, but have the same environment, as comparisons need. Two more
+    faults: RaisesOnce makes the file `flag` and raises, if that file is not there. ExitsInCell exits with code 0 when a
+    cell of a sweep makes its environment, before it trains."""
 
     BY_GAMMA: ClassVar = {
         "algo.gamma=0.61": "OsExit0", "algo.gamma=0.62": "OsExit3", "algo.gamma=0.63": "Raises",
@@ -150,31 +151,34 @@ class Told(Faulty):
     def __init__(self, flag: str = "", **arguments: Any) -> None:
         super().__init__(**arguments)
         self._flag = Path(flag)
-        self._told = next((self.BY_GAMMA[argument] for argument in sys.argv if argument in self.BY_GAMMA), "Faulty")
+        self._fault_name = next(
+            (self.BY_GAMMA[argument] for argument in sys.argv if argument in self.BY_GAMMA), "Faulty"
+        )
         main = getattr(sys.modules["__main__"].__spec__, "name", "")
         in_cell = main == "ablate.sweeps.cell" and multiprocessing.parent_process() is None
-        if self._told == "ExitsInCell" and self._armed and in_cell:
+        if self._fault_name == "ExitsInCell" and self._armed and in_cell:
             os._exit(0)
 
     def fault(self, reward: float) -> float:
-        if self._told == "RaisesOnce":
+        if self._fault_name == "RaisesOnce":
             if not self._flag.exists():
                 self._flag.touch()
                 raise ValueError("the environment is broken")
             return reward
-        if self._told == "ExitsInCell":
+        if self._fault_name == "ExitsInCell":
             return reward
-        return globals()[self._told].fault(self, reward)
+        return globals()[self._fault_name].fault(self, reward)
 
 
 class Unbounded(Faulty):
-    """No fault either: an action without bounds."""
+    """Not a fault: its action has no bounds."""
 
     action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
 
 ENVIRONMENTS = (
-    Faulty, Raises, Hangs, SysExit0, OsExit0, OsExit3, NanReward, Slow, Hoards, Unbounded, HangsInC, Takes, Told,
+    Faulty, Raises, Hangs, SysExit0, OsExit0, OsExit3, NanReward, Slow, Hoards, Unbounded, HangsInC, Takes,
+    ChosenByGamma,
 )  # fmt: skip
 for environment in ENVIRONMENTS:
     gymnasium.register(id=f"{environment.__name__}-v0", entry_point=environment)

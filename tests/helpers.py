@@ -1,5 +1,5 @@
-"""What several tests need: configurations from conf/, random rollouts, both backends over the same parameters, a
-worker's loop in this process."""
+"""Shared by tests: configurations from conf/, random rollouts, both backends with the same parameters, a worker's loop
+in this process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ablate.seeding import Role, generator
 from ablate.types import ActionSpec, SliceRecords, Trajectory
 
 ROOT = Path(__file__).resolve().parents[1]
-torch.set_num_threads(1)  # as workers do: at these sizes threads only wait for each other
+torch.set_num_threads(1)  # as workers do; with networks this small, more threads only wait for each other
 
 
 def config_of(*overrides: str) -> Config:
@@ -65,7 +65,7 @@ def computers(
 
 
 def job_of(config: Config, folder: Path, evaluates: bool = False) -> WorkerJob:
-    """All workers in one process, at the start of a run."""
+    """The job of one process with all workers, at the start of a run."""
     spec = spec_of(config.env)
     architecture = architecture_of(config.model, spec)
     parameters = initial_parameters(architecture, generator(config.seed, Role.parameters))
@@ -76,7 +76,7 @@ def job_of(config: Config, folder: Path, evaluates: bool = False) -> WorkerJob:
 
 
 def work(job: WorkerJob) -> list[Any]:
-    """Run the loop of the configuration's backend to its end: its messages, records one by one."""
+    """Run the loop of the configuration's backend to its end. Returns its messages; records are single ones."""
     loop = "compiled" if job.config.backend == "compiled" else "worker"
     messages: list[Any] = []
 
@@ -86,11 +86,11 @@ def work(job: WorkerJob) -> list[Any]:
     try:
         importlib.import_module(f"ablate.algos.a3c.{loop}").work(send, job)
     finally:
-        torch.set_flush_denormal(False)  # what a worker sets for its process
+        torch.set_flush_denormal(False)  # a worker sets it for its whole process
     return messages
 
 
 def train(config: Config, folder: Path, evaluates: bool = False) -> tuple[list[Any], np.ndarray, SharedState]:
-    """`work` on a new run: messages, final parameters, shared state."""
+    """Run `work` from the start. Returns messages, final parameters and shared state."""
     job = job_of(config, folder, evaluates)
     return work(job), job.shared.parameters_view().copy(), job.shared

@@ -1,4 +1,4 @@
-"""A reference replay: it keeps whole observations in lists and computes everything in plain loops."""
+"""A reference replay: it keeps whole observations in lists and computes everything with plain loops."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class NaiveReplay:
         self.stored[env_index] += end != "terminated"
 
     def transitions(self) -> dict[int, NaiveTransition]:
-        """All drawable transitions by the number of their step."""
-        found = {}
+        """All transitions that may be drawn, by the number of their step."""
+        transitions = {}
         for env_index, episodes in enumerate(self.episodes):
             oldest = self.stored[env_index] - self.ring_length
             for episode in episodes:
@@ -64,8 +64,8 @@ class NaiveReplay:
                     newest = episode.first_frame + episode.fillers + t
                     whole = max(newest - self.stack + 1, episode.first_frame) >= oldest
                     if whole and (transition := self._transition(episode, t)):
-                        found[time] = transition
-        return found
+                        transitions[time] = transition
+        return transitions
 
     def _transition(self, episode: Episode, t: int) -> NaiveTransition | None:
         steps = len(episode.actions)

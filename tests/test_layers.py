@@ -15,7 +15,7 @@ ORDER = (
     *GROUND, "config",
     "rl", "parallel", "records", "nn", "envs", "compiled", "replay",
     "play", "algos",
-    "analysis",  # beside the stairs
+    "analysis",  # next to the stairs: `test_analysis_reads_only_files`
     "runs", "sweeps", "cli",
 )  # fmt: skip
 

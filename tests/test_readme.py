@@ -1,4 +1,4 @@
-"""The README: its commands compose, its files exist, its table has every group and option."""
+"""The README: its commands compose, its links lead to files, its table has every group and option."""
 
 import re
 import shlex
@@ -18,9 +18,9 @@ COMMANDS = [
 
 
 def tracked(folder: str) -> list[str]:
-    """Names of the options in a folder that git knows: a user's own, beside them, are the user's affair."""
+    """Names of the options in a folder that git tracks. A user may have added more of their own."""
     listed = subprocess.run(["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:  # no repository: unpacked from an archive
+    if listed.returncode:  # not a repository, but unpacked from an archive
         return sorted(path.stem for path in (ROOT / folder).glob("*.yaml"))
     return sorted(Path(line).stem for line in listed.stdout.splitlines())
 
@@ -41,7 +41,7 @@ def test_a_link_leads_somewhere(path: str) -> None:
 
 @pytest.mark.parametrize("group", sorted(p.name for p in (ROOT / "conf").iterdir() if p.is_dir() and p.name != "hydra"))
 def test_the_table_names_every_option(group: str) -> None:
-    table = README.partition("## Configuration")[2]  # a study may bear a group's name
+    table = README.partition("## Configuration")[2]  # a study may have the same name as a group
     row = next(line for line in table.splitlines() if line.startswith(f"| `{group}` |"))
     options = tracked(f"conf/{group}")
     assert options
@@ -58,7 +58,7 @@ def test_the_study_shown_there_runs(tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep/entropy.yaml").write_text(re.findall(r"```yaml\n(.+?)```", README, re.DOTALL)[0])
     command = [sys.executable, "src/run.py", f"--config-dir={tmp_path}", "sweep=entropy", "sweep.dry_run=true"]
-    command.append("hydra/launcher=slurm")  # which is not probed
+    command.append("hydra/launcher=slurm")  # a cluster is not probed
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "60 = 2 arms x 30 seeds" in done.stdout

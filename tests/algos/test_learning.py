@@ -1,4 +1,6 @@
-"""Does it learn? Real runs, read from their CSVs. A random policy earns about -6 a step on Pendulum, 22 on CartPole."""
+"""Does it learn? Real runs, read from their CSV files.
+
+A random policy has about -6 per step on Pendulum and a return of 22 on CartPole."""
 
 import subprocess
 import sys
@@ -32,7 +34,7 @@ def last_100(folder: Path, column: str, *overrides: str) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["manual", "autograd", "compiled"])
 def test_a3c_learns_pendulum(backend: str, tmp_path: Path) -> None:
-    """Better than -3 a step after 2000 episodes on 2 of 3 seeds: a seed may collapse late, as A3C does."""
+    """Better than -3 per step after 2000 episodes for 2 of 3 seeds: with A3C a seed may collapse late."""
     settings = ("workers=4", "max_episodes=2000", f"backend={backend}")
     rewards = [last_100(tmp_path / str(seed), "mean_step_reward", *settings, f"seed={seed}") for seed in (1, 2, 3)]
     assert sorted(rewards)[1] > -3.0, rewards
@@ -48,10 +50,11 @@ def test_a3c_learns_cartpole(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_compiled_learns_as_manual_does(tmp_path: Path) -> None:
-    """Over 60 seeds, the 90% confidence interval of the difference in AUC lies within ±0.15 reward a step.
+    """Over 60 seeds, the 90% confidence interval of the difference in AUC is within ±0.15 reward per step.
 
-    The pairs share all random streams, but rounding has long parted them when learning sets in. A pair's difference has
-    a standard deviation of 0.2 to 0.26: 20 seeds left the interval as wide as the margin, and it failed by chance."""
+    The runs of a pair share all random streams, but rounding makes them differ long before learning begins. The
+    difference of a pair has a standard deviation of 0.2 to 0.26. With 20 seeds the interval was as wide as the margin,
+    and the test failed by chance."""
 
     def auc(cell: tuple[int, str]) -> float:
         seed, backend = cell

@@ -1,4 +1,4 @@
-"""The benchmark's plain loop is a correct A3C, and the benchmark measures every row."""
+"""The plain loop of the benchmark is a correct A3C, and the benchmarks measure all rows of their tables."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ from benchmarks.common import Mark, steps_per_second
 
 
 def test_each_push_of_the_plain_loop_is_this_rollouts_gradient() -> None:
-    """Over many updates in a row: gradients that are not cleared are right at the first one."""
+    """Over many updates in a row: without clearing, gradients are right only at the first one."""
     torch.manual_seed(0)
     gnet = plain_a3c.ActorCritic()
     optimizer = plain_a3c.SharedAdam(gnet)
@@ -48,7 +48,7 @@ def test_each_push_of_the_plain_loop_is_this_rollouts_gradient() -> None:
 def gradient_of_the_report(
     net: plain_a3c.ActorCritic, done: bool, s_next: np.ndarray, s: np.ndarray, a: np.ndarray, r: list[float]
 ) -> tuple[torch.Tensor, ...]:
-    """∂/∂θ mean_t (R - V)² - [log π(a|s) (R - V) + 0.005 H(π)], with γ = 0.9, written out without torch's Normal."""
+    """∂/∂θ mean_t (R - V)² - [log π(a|s) (R - V) + 0.005 H(π)] with γ = 0.9, without torch's Normal."""
     mu, sigma, value = (output.squeeze(-1) for output in net(torch.from_numpy(s)))
     last = 0.0 if done else net(torch.from_numpy(s_next)[None])[2].item()
     returns = torch.tensor(
@@ -110,7 +110,7 @@ def test_a3c_shows_all_rows_with_positive_numbers() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("plain", [True, False])
 def test_the_kernel_for_s1_alone_does_the_same_work(plain: bool) -> None:
-    """Else its speed would be no comparison: the same parameters after 60 updates of 3 workers, an episode ended."""
+    """The same parameters after 60 updates of 3 workers and the end of an episode: the speeds are comparable."""
     general, s1 = compiled.Study(3, rollouts=20), compiled.S1Study(3, plain, rollouts=20)
     start = general.shared.theta.copy()
     general.advance()
@@ -137,9 +137,9 @@ def test_atari_measures_emulator_environments_training_and_parts() -> None:
             assert trained
             assert float(trained[1]) > 0
             assert 50 < float(trained[2]) < 2000  # MB
-            found = re.search(rf"{row}{games}((?: +{number}){{6}}) *$", done.stdout, re.M)
-            assert found
-            *parts, total = map(float, found[1].split())
+            split = re.search(rf"{row}{games}((?: +{number}){{6}}) *$", done.stdout, re.M)
+            assert split
+            *parts, total = map(float, split[1].split())
             assert sum(parts) == pytest.approx(total, abs=5)
     assert "again: python src/benchmark.py atari --seconds 0.3 --repeats 1 --workers 1" in done.stdout
 

@@ -1,8 +1,8 @@
 """A Slurm cluster on loopback, as root and without systemd: munged, MariaDB, slurmdbd, slurmctld and two slurmd.
 
-The daemons are Debian's (munge, mariadb-server, slurmdbd, slurmctld, slurmd, slurm-client). Each listens on a free port
-of 127.0.0.1 and keeps all its files under one folder. By hand, `python tests/distributed/slurm_cluster.py` holds a
-cluster until Ctrl-C and prints the SLURM_CONF that squeue, sacct and sbatch need."""
+The daemons come from Debian (munge, mariadb-server, slurmdbd, slurmctld, slurmd, slurm-client). Each listens on a free
+port of 127.0.0.1 and keeps all its files in one folder. `python tests/distributed/slurm_cluster.py` starts a cluster
+that runs until Ctrl-C, and prints the SLURM_CONF that squeue, sacct and sbatch need."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ AccountingStoragePort={database_daemon_port}
 {nodes}
 PartitionName=main Nodes={names} Default=YES MaxTime=INFINITE OverTimeLimit=0 State=UP
 """
-# CPUs are what Slurm is told, not what the machine has: two cells of two cores fit on a node.
+# CPUs is configured, not what the machine has: two cells with two cores each fit on a node.
 NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=4000 State=UNKNOWN"
 SLURMDBD_CONF = """
 AuthType=auth/munge
@@ -91,7 +91,7 @@ StorageLoc=slurm_acct_db
 
 
 def missing_programs() -> list[str]:
-    """What Debian's packages would bring and this machine lacks."""
+    """Programs of Debian's packages that this machine lacks."""
     return [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
 
 
@@ -100,7 +100,7 @@ def _path() -> str:
 
 
 class SlurmCluster:
-    """The cluster's daemons while it runs; `environment` is what its clients need."""
+    """The daemons of a cluster. `environment`: the variables that its clients need."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -129,10 +129,10 @@ class SlurmCluster:
         self._daemon(node, "slurmd", "-D", "-N", node, folder=self.folder / node)
 
     def kill_node(self, node: str) -> None:
-        """What a power cut does: the node's daemon and every process of its jobs are gone at once."""
+        """Like a power cut: the node's daemon and all processes of its jobs are killed at once."""
         self._daemons[node].kill()
         self._daemons.pop(node).wait()
-        for find in (self._stewards, self._jobs_processes):  # who would report the jobs' end first
+        for find in (self._stewards, self._jobs_processes):  # the stewards first: they would report the end of the jobs
             while left := find(node):
                 for pid in left:
                     with contextlib.suppress(ProcessLookupError):
@@ -140,7 +140,7 @@ class SlurmCluster:
                 time.sleep(0.05)
 
     def _stewards(self, node: str) -> list[int]:
-        """The slurmstepd of the node's jobs. They hide their environment, but are where their slurmd was started."""
+        """The slurmstepd of the node's jobs. They hide their environment, but run in the folder of their slurmd."""
         return [pid for pid in _processes() if _link(pid, "cwd") == str(self.folder / node)]
 
     def _jobs_processes(self, node: str) -> list[int]:
@@ -228,7 +228,7 @@ class SlurmCluster:
 
 
 def _processes() -> list[int]:
-    """All that live: the killed ones may stay as zombies, which have no memory and so no environment and no folder."""
+    """All process ids. Killed ones may stay as zombies, which have neither an environment nor a folder."""
     return list(map(int, filter(str.isdigit, os.listdir("/proc"))))
 
 
@@ -254,9 +254,11 @@ def _free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def slurm_cluster() -> Iterator[SlurmCluster]:
-    """A cluster under a temporary folder; nothing of it is left afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # a short path: sockets' may have 107 characters
-    folder.chmod(0o755)  # munged wants its socket to be within everybody's reach
+    """A cluster in a temporary folder. Nothing of it is left afterwards."""
+    folder = Path(
+        tempfile.mkdtemp(prefix="slurm-", dir="/tmp")
+    )  # a short path: that of a socket may have 107 characters
+    folder.chmod(0o755)  # munged requires that every user can reach its socket
     cluster = SlurmCluster(folder)
     try:
         cluster.start()

@@ -1,4 +1,4 @@
-"""Sweeps over faulty environments, started as a user starts them, for the tests of launchers."""
+"""Sweeps with faulty environments, started like a user starts them, for the tests of launchers."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ sweep:
 
 
 class Sweep(Run):
-    """`python src/run.py sweep=study` in a process group of its own. arms: {name: its overrides}."""
+    """`python src/run.py sweep=study` in its own process group. arms: {name: its overrides}."""
 
     def __init__(self, folder: Path, arms: dict[str, list[str]], *arguments: str, seeds: str = "0", **env: str) -> None:
         studies = folder.parent / "conf"
         (studies / "sweep").mkdir(parents=True, exist_ok=True)
-        described = "".join(f"    {arm}: {json.dumps({'overrides': own})}\n" for arm, own in arms.items())
-        (studies / "sweep/study.yaml").write_text(STUDY.format(seeds=seeds) + described)
+        yaml_of_arms = "".join(f"    {arm}: {json.dumps({'overrides': own})}\n" for arm, own in arms.items())
+        (studies / "sweep/study.yaml").write_text(STUDY.format(seeds=seeds) + yaml_of_arms)
         self.sweep = folder
         settings = (f"--config-dir={studies}", "sweep=study", f"hydra.sweep.dir={folder}")
         super().__init__(folder, *settings, *arguments, **env)
@@ -62,7 +62,7 @@ class Sweep(Run):
         return read_checkpoint(self.cell(arm) / LAST_CHECKPOINT).state["counters"]["episodes"]
 
     def cell_processes(self, arm: str) -> list[int]:
-        """The process of the arm's cell, on whatever node of this machine."""
+        """The processes of the arm's cell, on any node of this machine."""
         wanted = [b"ablate.sweeps.cell", str(self.cell(arm)).encode()]
         return [pid for pid in all_processes() if command_of(pid)[-2:] == wanted]
 
@@ -72,7 +72,7 @@ class Sweep(Run):
 
 
 def env(name: str, **kwargs: Any) -> list[str]:
-    """Overrides of an arm whose environment is one of faulty_envs."""
+    """Overrides of an arm with an environment of faulty_envs."""
     return [f"env.id=faulty_envs:{name}-v0", *(f"+env.kwargs.{key}={value}" for key, value in kwargs.items())]
 
 
@@ -83,5 +83,5 @@ def five_good_and_four_bad() -> dict[str, list[str]]:
 
 
 def resumed_from(sweep: Sweep, arm: str) -> int:
-    """Episodes that the cell's last attempt went on from."""
+    """The number of episodes from which the cell's last attempt continued."""
     return read_manifest(sweep.cell(arm))["resumes"][-1]["from"]["episodes"]

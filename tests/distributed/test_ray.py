@@ -1,5 +1,4 @@
-"""hydra/launcher=ray, on a Ray of its own and on a cluster of two nodes: whatever becomes of a cell, the others'
-results are there and it is told."""
+"""hydra/launcher=ray, with its own Ray and on two nodes: a failed cell is reported and affects no other."""
 
 from __future__ import annotations
 
@@ -18,14 +17,14 @@ from started_sweep import Sweep, env, five_good_and_four_bad, resumed_from
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]
 pytest.importorskip("ray", reason="needs pip install -e '.[ray]'")
-WAIT_S = 400.0  # a sweep ends with its report, which a busy machine takes minutes to draw
+WAIT_S = 400.0  # a sweep ends with its report, which takes minutes on a busy machine
 SLOW = env("Slow", after=100, step_s=0.05)
 NODE = {"num_cpus": 2, "object_store_memory": 100_000_000, "include_dashboard": False}
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
-    """Start a sweep over Ray; whatever a failed test leaves is ended."""
+    """Start a sweep over Ray. All processes that a failed test leaves are killed."""
     started: list[Sweep] = []
 
     def start(arms: dict[str, list[str]], *arguments: str, **environment: str) -> Sweep:
@@ -50,14 +49,14 @@ def cluster() -> Iterator[Any]:
 
 
 def raylet_of(pid: int) -> int:
-    """The process of the Ray node that a cell's process runs on: Ray's worker has started it, and the node that."""
+    """The process of the Ray node that a cell runs on: it started Ray's worker, which started the cell."""
     for _ in range(2):
         pid = parent_of(pid)
     return pid
 
 
 def assert_gone(sweep: Sweep, within_s: float = 15.0) -> None:
-    """A local Ray's own processes, too, inherit the environment that tells them from others'."""
+    """The processes of a local Ray are included: they inherit the environment variables of the sweep."""
     deadline = time.monotonic() + within_s
     while sweep.processes() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -105,7 +104,7 @@ def test_a_dead_nodes_cells_are_run_again(cluster: Any, start: Callable[..., Swe
 
 
 def test_a_cell_whose_nodes_keep_dying_is_reported(cluster: Any, start: Callable[..., Sweep]) -> None:
-    """Ray's worker is killed each time that it has started the cell."""
+    """Ray's worker is killed each time it has started the cell."""
     sweep = start({"good": [], "doomed": SLOW}, f"hydra.launcher.address={cluster.address}",
                   "hydra.launcher.max_node_failures=1")  # fmt: skip
     for attempt in (1, 2):
@@ -123,7 +122,7 @@ def test_a_cell_whose_nodes_keep_dying_is_reported(cluster: Any, start: Callable
 def test_ctrl_c_interrupts_running_cells_with_checkpoints(
     own: bool, start: Callable[..., Sweep], request: pytest.FixtureRequest
 ) -> None:
-    """More cells than fit: some wait in Ray's queue."""
+    """There are more cells than fit; some wait in Ray's queue."""
     address = "null" if own else request.getfixturevalue("cluster").address
     arms = {f"slow-{n}": [*SLOW, f"algo.t_max={n}"] for n in range(5, 9)}
     sweep = start(arms, "hydra.launcher.num_cpus=2", f"hydra.launcher.address={address}")
@@ -161,18 +160,18 @@ def test_a_killed_sweep_leaves_nothing_and_goes_on(start: Callable[..., Sweep]) 
     assert again.outcome("slow") == ("completed", "")
     assert resumed_from(again, "slow") > 0
     assert cell not in sweep.processes()
-    assert_gone(sweep, within_s=150)  # two agents of Ray's try for more than a minute to tell their dead head
+    assert_gone(sweep, within_s=150)  # two agents of Ray try for more than a minute to reach their dead head node
     assert_gone(again)
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("hydra.launcher.address=127.0.0.1:1", "hydra.launcher.address=127.0.0.1:1: Ray: "),
         ("hydra.launcher.num_gpus=4096", "hydra/launcher=ray: a cell asks for num_gpus=4096, no node has more than "),
     ],
 )
-def test_unavailable_resources_are_refused(setting: str, told: str, start: Callable[..., Sweep]) -> None:
+def test_unavailable_resources_are_refused(setting: str, message: str, start: Callable[..., Sweep]) -> None:
     sweep = start({"good": []}, setting)
     assert sweep.exit_code() == 2, sweep.errors
-    assert sweep.errors.splitlines()[-1].startswith(told), sweep.errors
+    assert sweep.errors.splitlines()[-1].startswith(message), sweep.errors

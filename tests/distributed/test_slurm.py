@@ -1,4 +1,4 @@
-"""hydra/launcher=slurm on a real Slurm: whatever becomes of a job, the others' results are there and it is told."""
+"""hydra/launcher=slurm with a real Slurm: a failed job is reported and affects no other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from started_sweep import Sweep, env, five_good_and_four_bad, resumed_from
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]
 pytest.importorskip("submitit", reason="needs pip install -e '.[slurm]'")
-WAIT_S = 400.0  # a sweep ends with its report, which a busy machine takes minutes to draw
+WAIT_S = 400.0  # a sweep ends with its report, which takes minutes on a busy machine
 SLOW = env("Slow", after=100, step_s=0.05)
 
 
@@ -31,7 +31,7 @@ def cluster() -> Iterator[SlurmCluster]:
 
 @pytest.fixture
 def start(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
-    """Start a sweep over the cluster; whatever a failed test leaves is ended."""
+    """Start a sweep over the cluster. All jobs and processes that a failed test leaves are ended."""
     started: list[Sweep] = []
 
     def start(arms: dict[str, list[str]], *arguments: str, **environment: str) -> Sweep:
@@ -46,12 +46,12 @@ def start(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Callable[..., Sweep
 
 
 def job_of(sweep: Sweep, arm: str) -> str:
-    """Slurm's id of the cell's job, as Hydra knows it."""
+    """Slurm's id of the cell's job, from Hydra's files."""
     return OmegaConf.load(sweep.cell(arm) / ".hydra/hydra.yaml").hydra.job.id
 
 
 def node_of(sweep: Sweep, arm: str) -> str:
-    """Where Slurm has put the arm's cell."""
+    """The node of the arm's cell."""
     (pid,) = sweep.cell_processes(arm)
     variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
     return next(v.partition("=")[2] for v in variables if v.startswith("SLURMD_NODENAME="))
@@ -90,7 +90,7 @@ def test_a_faulty_cell_affects_no_other_cell(cluster: SlurmCluster, start: Calla
 
 
 def test_a_job_ended_by_slurm_fails_with_the_reason(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
-    """One takes too much memory, one is cancelled, one runs into its time limit: each is told with Slurm's reason."""
+    """One job takes too much memory, one is cancelled, one reaches its time limit: each has Slurm's reason."""
     long = [*SLOW, "max_episodes=10000"]
     arms = {"good": [], "hoards": env("Hoards", after=100), "cancelled": long, "late": [*long, "algo.t_max=7"]}
     limits = ("mem_gb=1", "timeout_min=1", "signal_delay_s=10")
@@ -103,7 +103,7 @@ def test_a_job_ended_by_slurm_fails_with_the_reason(cluster: SlurmCluster, start
     failed = {arm: sweep.outcome(arm)[1] for arm in ("hoards", "late") if sweep.outcome(arm)[0] == "failed"}
     assert re.search(r"Slurm's job \S+: \w+ on n[12], .*exceeded memory limit", failed["hoards"])
     assert "hydra.launcher.timeout_min=1" in failed["late"]
-    assert sweep.checkpointed_episodes("late") == sweep.episodes("late")  # it was told early enough
+    assert sweep.checkpointed_episodes("late") == sweep.episodes("late")  # it got the signal early enough
     assert all(f"failed    {arm} seed=0: " in sweep.output for arm in ("hoards", "late"))
     assert_gone(cluster, sweep)
 
@@ -118,7 +118,7 @@ def test_a_dead_nodes_cells_are_run_again(cluster: SlurmCluster, start: Callable
     try:
         cluster.kill_node(NODES[0])
         sweep.wait_until(lambda: len(cluster.jobs("PENDING")) == 2, "queued again", WAIT_S)
-        for job in cluster.jobs("PENDING"):  # Slurm would give them two minutes first
+        for job in cluster.jobs("PENDING"):  # Slurm would wait two minutes first
             cluster.output("scontrol", "update", f"JobId={job}", "StartTime=now")
         assert sweep.exit_code(WAIT_S) == 0, f"{sweep.output} {sweep.errors}"
     finally:
@@ -131,12 +131,12 @@ def test_a_dead_nodes_cells_are_run_again(cluster: SlurmCluster, start: Callable
 
 
 def test_a_cell_longer_than_the_time_limit_continues(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
-    """Told to leave some 30 s after its start, it is queued again as often as max_num_timeout says."""
+    """It gets a signal to stop about 30 s after its start, and is queued again up to max_num_timeout times."""
     limits = ("timeout_min=1", "signal_delay_s=30", "max_num_timeout=9")
     sweep = start({"slow": SLOW}, *(f"hydra.launcher.{limit}" for limit in limits))
     while sweep.process.poll() is None:
         time.sleep(1)
-        for job in cluster.jobs("PENDING"):  # Slurm would give it two minutes first
+        for job in cluster.jobs("PENDING"):  # Slurm would wait two minutes first
             cluster.output("scontrol", "update", f"JobId={job}", "StartTime=now")
     assert sweep.exit_code() == 0, f"{sweep.output} {sweep.errors}"
     assert sweep.outcome("slow") == ("completed", "")
@@ -146,9 +146,9 @@ def test_a_cell_longer_than_the_time_limit_continues(cluster: SlurmCluster, star
 
 
 def test_ctrl_c_leaves_no_job(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
-    """More cells than fit: some wait in Slurm's queue."""
+    """There are more cells than fit; some wait in Slurm's queue."""
     arms = {f"slow-{n}": [*SLOW, f"algo.t_max={n}"] for n in range(5, 9)}
-    sweep = start(arms, "hydra.launcher.cpus_per_task=4")  # one on each node
+    sweep = start(arms, "hydra.launcher.cpus_per_task=4")  # one cell on each node
     sweep.wait_until(lambda: sum(map(sweep.trains, arms)) == 2, "training", WAIT_S)
     running = {arm for arm in arms if sweep.trains(arm)}
     os.killpg(sweep.process.pid, signal.SIGINT)
@@ -172,7 +172,7 @@ def test_an_impatient_ctrl_c_leaves_no_job_either(cluster: SlurmCluster, start: 
 
 
 def test_jobs_of_a_killed_sweep_are_ended_by_the_next(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
-    """Slurm runs on when whoever sent the jobs is gone; the same command takes the cells up from their checkpoints."""
+    """Slurm runs jobs on without the process that sent them. The same command continues them from their checkpoints."""
     sweep = start({"slow": SLOW})
     sweep.wait_until(lambda: sweep.trains("slow"), "training", WAIT_S)
     sweep.process.kill()

@@ -1,4 +1,4 @@
-"""What is checked, and filled in, before a run starts."""
+"""A plan checks a configuration, and fills it in, before a run starts."""
 
 from pathlib import Path
 

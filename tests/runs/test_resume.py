@@ -1,4 +1,4 @@
-"""Killed and resumed equals uninterrupted: row by row but for the clock, and parameter by parameter."""
+"""A killed and resumed run equals an uninterrupted one: in all rows but for the clock, and in all parameters."""
 
 import os
 import signal
@@ -101,11 +101,11 @@ def test_killed_and_resumed_equals_uninterrupted(overrides: tuple[str, ...], kil
     [("compiled", "manual"), pytest.param("manual", "compiled", marks=pytest.mark.slow)],
 )
 def test_a_completed_run_continues_under_a_higher_limit_or_is_loaded(backend: str, other: str, tmp_path: Path) -> None:
-    """The new one with another backend: parameters are the same to all."""
+    """The loaded run has another backend: all backends have the same parameters."""
     quick = ("workers=1", "env.max_ep_step=50", "figures=false", "logger.display=off", "schedule=interleaved",
              f"backend={backend}")  # fmt: skip
     run_folder(tmp_path / "run", *quick, "max_episodes=3")
-    same_as_it_was = ("workers=1", "env.max_ep_step=50")  # the old command with resume= in front is fine
+    same_as_it_was = ("workers=1", "env.max_ep_step=50")  # the old command with resume= before it is accepted
     subprocess.run(command(f"resume={tmp_path / 'run'}", *same_as_it_was, "max_episodes=5"), check=True, timeout=120)
     manifest = read_json(tmp_path / "run" / MANIFEST)
     assert manifest["config"]["max_episodes"] == 5
@@ -121,7 +121,7 @@ def test_a_completed_run_continues_under_a_higher_limit_or_is_loaded(backend: st
 
 
 def test_a_run_without_its_replay_continues_and_says_what_differs(tmp_path: Path) -> None:
-    """No update until as many steps were taken again as before the first."""
+    """There is no update until it has taken algo.warmup_steps again."""
     options = ("algo=dqn", "env=cartpole", "algo.train_freq=4", "algo.warmup_steps=200", "log_interval=1",
                "evaluation.every_steps=null", "figures=false", "logger.display=plain")  # fmt: skip
     run_folder(tmp_path / "run", *options, "total_steps=1000")

@@ -1,8 +1,8 @@
-"""The table of faults: whatever happens to a run, it ends as it should, says why, leaves nothing behind, can go on.
+"""The table of faults: with any fault, a run ends as it should, says why, leaves nothing behind and can be resumed.
 
-Each row starts a run, waits until it has a checkpoint and some rows, lets the fault happen (the environments' faults
-are in faulty_envs.py), looks at what is left, and resumes the run with the fault mended. The backend is what
-backend=auto takes: compiled for Pendulum, manual for the environments of faulty_envs.py, which have no kernels."""
+Each test starts a run, waits until it has a checkpoint and some rows, lets the fault happen (faults of environments are
+in faulty_envs.py), checks what is left, and resumes the run with the fault mended. The backend is the choice of
+backend=auto: compiled for Pendulum, manual for the environments of faulty_envs.py, which have no kernels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SETTINGS = (
     "checkpoint_every_seconds=0.5", "evaluation.every_seconds=0.5",
     "evaluation.episodes=1", "logger.display=plain",
 )  # fmt: skip
-SOUND = {  # an environment without faults, by the backend that backend=auto takes
+SOUND = {  # an environment without faults, by the backend that backend=auto chooses
     "compiled": ("env.id=Pendulum-v1", "env.max_ep_step=200", "max_episodes=100000000", "log_interval=100"),
     "manual": ("env.id=faulty_envs:Faulty-v0",),
 }
@@ -48,7 +48,7 @@ def shared_memory_files() -> set[str]:
 
 
 def left_in_shared_memory(before: set[str], run: Run) -> set[str]:
-    """Files that are new in /dev/shm and that no process of somebody else holds: other programs run here too."""
+    """New files in /dev/shm that no foreign process holds: other programs run on this machine too."""
     new = shared_memory_files() - before
     mine = set(run.processes())
     for pid in all_processes() if new else ():
@@ -60,7 +60,7 @@ def left_in_shared_memory(before: set[str], run: Run) -> set[str]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    """Start runs in tmp_path/run; none outlives the test."""
+    """Start runs in tmp_path/run. All are killed at the end of the test."""
     runs: list[Run] = []
 
     def started(*arguments: str, **options: Any) -> Run:
@@ -84,7 +84,7 @@ def wait_until_it_trains(run: Run, evaluations: int = 1, rows: int = 5) -> None:
 
 
 def wait_until_stuck(run: Run) -> None:
-    """All workers hang or are slow. Their last rows may not have reached episodes.csv, but the status counts them."""
+    """Wait until all workers hang or are slow. The status counts rows that may not be in episodes.csv yet."""
     stuck = lambda: (run.folder / STATUS).exists() and run.status()["episodes"] >= STUCK_EPISODES  # noqa: E731
     run.wait_until(stuck, "stuck")
 
@@ -106,7 +106,7 @@ def kill_parent_of_hung(run: Run) -> None:
 
 
 def kill_between_two_writes(run: Run, pid: int) -> None:
-    """kill -9 while no temporary file is there: one that dies with the pen in its hand is another test's matter."""
+    """kill -9 while there is no temporary file: another test kills a process while it writes."""
     while True:
         os.kill(pid, signal.SIGSTOP)
         if not run.temporary_files():
@@ -124,7 +124,7 @@ def signal_to_parent(number: signal.Signals) -> Callable[[Run], None]:
 
 
 def two_interrupts(run: Run) -> None:
-    """The second while the workers, in the middle of slow steps, have not come to a stop."""
+    """The second comes while the workers, in the middle of slow steps, have not stopped yet."""
     wait_until_stuck(run)
     os.killpg(run.process.pid, signal.SIGINT)
     run.wait_until(lambda: "stopping" in run.output, "stopping")
@@ -132,7 +132,7 @@ def two_interrupts(run: Run) -> None:
 
 
 def stop_child(index: int) -> Callable[[Run], None]:
-    """What a worker in a kernel looks like that hangs: it does not run at all."""
+    """Like a worker that hangs in a kernel: it does not run at all."""
     return lambda run: os.kill(run.child(index), signal.SIGSTOP)
 
 
@@ -154,19 +154,19 @@ def interrupt_without_test_process(run: Run) -> None:
 
 
 def fill_the_disk(run: Run) -> None:
-    """The parent can make files, as long as nearly nothing is in them: status.json fits."""
+    """The parent can write only tiny files: status.json fits."""
     resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (1024, 1024))
 
 
 def wait_for_it(run: Run) -> None:
-    """The fault is in the environment: it comes by itself."""
+    """The fault is in the environment and comes by itself."""
 
 
 @dataclass(frozen=True)
 class Fault:
     """A row of the table. reason: a regular expression, in which WORKER is the name of a worker process.
 
-    env: where the fault is; None for one that comes from outside, whatever the backend is."""
+    env: the environment with the fault; None if the fault comes from outside, with any backend."""
 
     name: str
     happen: Callable[[Run], None]
@@ -177,8 +177,8 @@ class Fault:
     settings: tuple[str, ...] = ()
     schedules: tuple[str, ...] = ("async", "interleaved")
     backends: tuple[str, ...] = ("compiled", "manual")
-    quick: tuple[str, ...] = ()  # "<backend> <schedule>": what is tested in every run of the tests
-    finishes: bool = False  # with a checkpoint of its last state
+    quick: tuple[str, ...] = ()  # "<backend> <schedule>" for which it is a quick test
+    finishes: bool = False  # the run writes a checkpoint of its last state
 
 
 ALONE = "evaluation.every_seconds=null"  # schedule=async without a test process
@@ -316,14 +316,14 @@ def test_a_run_with_a_fault_ends_properly_and_can_be_resumed(
 def assert_nothing_is_left(run: Run, shared_memory: set[str]) -> None:
     assert eventually(lambda: not run.processes()), [command_of(pid) for pid in run.processes()]
     assert eventually(lambda: not left_in_shared_memory(shared_memory, run)), left_in_shared_memory(shared_memory, run)
-    # a process that is killed as it writes cannot tidy up: that is left to the resume
+    # a process that is killed while it writes cannot tidy up; the resume does
     assert run.process.returncode == -signal.SIGKILL or run.temporary_files() == []
 
 
 def assert_it_can_go_on(run: Run, start: Callable[..., Run], whole: bool = False) -> None:
-    """Its tables and its checkpoint can be read, and resume= brings it to its end with every episode recorded once.
+    """Its tables and checkpoint can be read, and resume= completes it with every episode recorded once.
 
-    whole: its last checkpoint is of its last state, all its episodes counted."""
+    whole: its last checkpoint is of its last state and counts all its episodes."""
     tables = load_run(run.folder)
     episodes = len(tables.episodes)
     assert tables.episodes["episode"].tolist() == list(range(1, episodes + 1))
@@ -357,7 +357,7 @@ def assert_it_can_go_on(run: Run, start: Callable[..., Run], whole: bool = False
     assert resumed.temporary_files() == []
 
 
-# What is no row of the table.
+# Faults that are not in the table.
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def assert_it_can_go_on(run: Run, start: Callable[..., Run], whole: bool = False
 def test_a_run_that_diverges_says_where(
     backend: str, schedule: str, env: str, start: Callable[..., Run], tmp_path: Path
 ) -> None:
-    """And what could not be computed with is not in its files."""
+    """Also, its files hold no numbers that are not finite."""
     chosen = (f"env.id={env}", f"backend={backend}", f"schedule={schedule}", "evaluation.every_steps=100000", ALONE)
     run = new_run(start, tmp_path, *chosen, "optimizer.lr=1e30", "log_interval=1")
     assert run.exit_code() == 1, run.output
@@ -400,7 +400,7 @@ def test_a_run_that_diverges_says_where(
 def test_a_signal_while_kernels_are_compiled_ends_the_run(
     number: signal.Signals, schedule: str, start: Callable[..., Run], tmp_path: Path
 ) -> None:
-    """For many seconds then no worker looks at a command."""
+    """For many seconds no worker reads a command."""
     shared_memory = shared_memory_files()
     chosen = (f"schedule={schedule}", *SOUND["compiled"])
     run = new_run(start, tmp_path, *chosen, NUMBA_CACHE_DIR=str(tmp_path / "cold"))
@@ -421,7 +421,7 @@ sys.path.insert(0, "src")
 from ablate.records import checkpoint
 write = checkpoint.write_checkpoint
 def write_and_signal(path, content):
-    if not multiprocessing.active_children():  # the last checkpoint: the workers have ended
+    if not multiprocessing.active_children():  # this is the last checkpoint: the workers have ended
         os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
     write(path, content)
 checkpoint.write_checkpoint = write_and_signal
@@ -467,13 +467,13 @@ def test_a_signal_while_the_workers_start_ends_the_run(
 
 
 def sleeps(send: Callable[[Any], None], shared: SharedState, *_: object) -> None:
-    """A child that looks at no command."""
+    """A child that reads no command."""
     shared.beat(0)
     time.sleep(START_S)
 
 
 def test_a_signal_while_children_are_asked_to_end_kills_them() -> None:
-    """A second one reaches the parent there if the first came as the workers started."""
+    """The parent receives a second signal there if the first came while the workers started."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -494,7 +494,7 @@ def test_a_signal_while_children_are_asked_to_end_kills_them() -> None:
 
 
 class Interrupting:
-    """What a child is given; as it is, the parent has a Ctrl-C."""
+    """An argument of a child. While it is sent, the parent gets a Ctrl-C."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
@@ -504,7 +504,7 @@ class Interrupting:
 def test_a_signal_while_children_are_started_leaves_none() -> None:
     shared = SharedState(1, 0, 1)
     supervisor = Supervisor([Child("sleeper", __name__, "sleeps", (shared, Interrupting()))], shared, START_S)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which pytest's own worker processes ignore
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest's own worker processes ignore the signal
     try:
         with pytest.raises(KeyboardInterrupt), supervisor:
             pass
@@ -515,7 +515,7 @@ def test_a_signal_while_children_are_started_leaves_none() -> None:
 
 @pytest.mark.slow
 def test_a_third_interrupt_leaves_no_process(start: Callable[..., Run], tmp_path: Path) -> None:
-    """Workers hang, the user is impatient: the third Ctrl-C comes while the children are being ended."""
+    """The workers hang, and a third Ctrl-C comes while the parent ends its children."""
     shared_memory = shared_memory_files()
     settings = ("schedule=async", ALONE, "env.id=faulty_envs:Hangs-v0", "+env.kwargs.after=200")
     run = new_run(start, tmp_path, *settings)
@@ -524,7 +524,7 @@ def test_a_third_interrupt_leaves_no_process(start: Callable[..., Run], tmp_path
     run.wait_until(lambda: "stopping" in run.output, "stopping")
     for _ in range(2):
         os.killpg(run.process.pid, signal.SIGINT)
-        time.sleep(0.2)  # within the second that children are given to end by themselves
+        time.sleep(0.2)  # within the second in which children may end by themselves
     assert run.exit_code(GONE_S) == 130, run.errors
     assert run.status()["state"] == "interrupted"
     assert_nothing_is_left(run, shared_memory)
@@ -534,8 +534,7 @@ def test_a_third_interrupt_leaves_no_process(start: Callable[..., Run], tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", SOUND)
 def test_a_slow_start_is_not_a_hang(backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
-    """To import torch and make an environment takes longer than a step may, to compile (the test process too) longer
-    still."""
+    """Importing torch and making an environment takes longer than hang_timeout_s, and compiling takes even longer."""
     settings = ("schedule=async", *SOUND[backend], "max_episodes=20", "hang_timeout_s=1")
     run = new_run(start, tmp_path, *settings, NUMBA_CACHE_DIR=str(tmp_path / "cold"))
     assert run.exit_code() == 0, run.errors
@@ -563,7 +562,7 @@ def test_resume_of_a_completed_run_adds_nothing(backend: str, start: Callable[..
 
 @pytest.mark.slow
 def test_resume_removes_the_temporary_files_of_a_killed_process(start: Callable[..., Run], tmp_path: Path) -> None:
-    """kill -9 in the middle of a write leaves one behind."""
+    """kill -9 in the middle of a write leaves one."""
     run = new_run(start, tmp_path, "schedule=interleaved", "env.id=faulty_envs:Faulty-v0")
     wait_until_it_trains(run, evaluations=0)
     run.kill()
@@ -575,7 +574,7 @@ def test_resume_removes_the_temporary_files_of_a_killed_process(start: Callable[
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", SOUND)
 def test_a_run_stopped_by_ctrl_z_continues(backend: str, start: Callable[..., Run], tmp_path: Path) -> None:
-    """All of it is stopped for longer than hang_timeout_s: nothing hangs."""
+    """All processes stand still for longer than hang_timeout_s, but none of them hangs."""
     run = new_run(start, tmp_path, "schedule=async", *SOUND[backend], "hang_timeout_s=2")
     wait_until_it_trains(run, evaluations=0)
     os.killpg(run.process.pid, signal.SIGSTOP)

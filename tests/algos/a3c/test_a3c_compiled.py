@@ -1,4 +1,4 @@
-"""The loop in kernels against the loop in Python with backend=manual, and against itself in slices of other lengths."""
+"""The loop in kernels equals the loop in Python with backend=manual, for any length of its slices."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from ablate.parallel.supervisor import ChildFailed
 from ablate.types import EpisodeRecord, EvaluationSummary, ProcessState, SliceRecords
 
 ENVS = ("pendulum", "cartpole", "acrobot", "mountain_car", "mountain_car_continuous")
-# What float32 in another order may change; all other columns must be equal. Of the largest number in a column.
+# What the order of float32 operations may change, relative to the largest number of a column. All other columns are
+# equal.
 APPROXIMATE = {"episodic_return", "policy_loss", "value_loss", "entropy", "grad_norm", "mean_return"}
 TOLERANCE = 1e-3
 
 
 def configure(*overrides: str) -> Config:
-    """Short episodes and small steps: a pendulum multiplies in time what rounding differs by, and so does Adam."""
+    """Short episodes and a small learning rate: over time a pendulum, and Adam too, amplify differences of rounding."""
     return config_of(
         "schedule=interleaved", "backend=compiled", "workers=3", "log_interval=1", "max_episodes=null",
         "total_steps=1500", "optimizer.lr=3e-4", "env.max_ep_step=47", *overrides,
@@ -36,10 +37,10 @@ def arrays(job: WorkerJob) -> list[np.ndarray]:
 
 
 class Run(NamedTuple):
-    """What a run leaves."""
+    """The results of a run."""
 
     job: WorkerJob
-    rows: list[Any]  # records and summaries, in their order
+    rows: list[Any]  # records and summaries, in order
     state: ProcessState
 
 
@@ -113,7 +114,7 @@ def test_compiled_evaluations_equal_those_in_python(tmp_path: Path) -> None:
 
 
 def without_times(rows: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Episodes and updates. Their times never run backwards."""
+    """Episodes and updates without their times, which never decrease."""
     kinds = [[row for row in rows if isinstance(row, kind)] for kind in (EpisodeRecord, UpdateRecord)]
     for kind in kinds:
         assert [row.wall_time_s for row in kind] == sorted(row.wall_time_s for row in kind)
@@ -122,7 +123,7 @@ def without_times(rows: list[Any]) -> tuple[list[Any], list[Any]]:
 
 
 def work_with_pauses(job: WorkerJob) -> list[Any]:
-    """The parent asks for a state after each slice, and lets the workers go on."""
+    """Run the loop while a parent asks for a state after each slice and then releases the workers."""
     messages: list[Any] = []
 
     def send(message: Any) -> None:
@@ -209,7 +210,7 @@ def test_a_run_that_diverges_ends_where_it_does_in_python(env: str, tmp_path: Pa
     assert ends[0] == ends[1]
     steps = jobs[1].shared.counters().steps
     assert steps > 0
-    # the arrays are those of a run that ends with the update before
+    # the arrays equal those of a run that ends one update earlier
     shorter = run(configure(f"env={env}", "optimizer.lr=1e38", f"total_steps={steps}"), tmp_path)
     for array, expected in zip(arrays(jobs[1]), arrays(shorter.job), strict=True):
         np.testing.assert_array_equal(array, expected)

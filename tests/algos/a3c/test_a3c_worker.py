@@ -1,4 +1,4 @@
-"""The worker loop in this process: what is pushed, how stale it is, when it ends, and what a seed fixes."""
+"""The worker's loop, in this process: the gradients, their staleness, the end of a run, and reproducibility."""
 
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def test_evaluation_does_not_change_the_training(backend: str, tmp_path: Path) -
 
 @each_loop
 def test_another_worker_does_not_change_the_streams_of_the_others(backend: str, tmp_path: Path) -> None:
-    """With the learning rate next to 0, worker 0 plays the same first episode whoever else plays."""
+    """With a learning rate of nearly 0, worker 0 plays the same first episode with and without other workers."""
     episodes = {}
     for workers in (1, 2):
         config = interleaved(
@@ -94,8 +94,8 @@ def test_the_run_ends_exactly_at_its_limit(backend: str, overrides: tuple[str, .
 def test_each_push_is_the_gradient_of_this_rollout(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What reaches the optimizer is the gradient of the rollout just collected, at the parameters that its worker had
-    pulled, as a fresh autograd network computes it: the trap of torch 2 in well-known programs."""
+    """The optimizer gets the gradient of the last rollout at the parameters that its worker had pulled, as a new
+    autograd network computes it. In well-known programs, torch 2 adds up the gradients of all rollouts instead."""
     config = interleaved("workers=3", f"backend={backend}", "max_episodes=3", "env.max_ep_step=25")
     spec = spec_of(config.env)
     settings = LossSettings.of(config.algo)  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def test_each_push_is_the_gradient_of_this_rollout(
 
 
 def test_a_rollout_never_crosses_the_end_of_an_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """25 steps with t_max 10 are rollouts of 10, 10 and 5; the last is bootstrapped, or not, as the switch says."""
+    """25 steps with t_max 10 are rollouts of 10, 10 and 5. algo.bootstrap_truncated decides about the last."""
     for bootstrap in (True, False):
         seen: list[Trajectory] = []
         collect = a3c.Worker.collect

@@ -1,4 +1,4 @@
-"""A worker of several games, on scripted games: what its rollouts hold where episodes end."""
+"""A worker with several games, on scripted games: its rollouts at the ends of episodes."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ GAME = ("env=atari", "env.id=ALE/Pong-v5", "workers=1", "backend=manual", "sched
 
 
 class Script(gymnasium.Env):
-    """Observations are the number of the step; episodes end at given steps, by death, a lost life or the limit."""
+    """Observations are the number of the step. Episodes end at given steps: by death, a lost life or the limit."""
 
     def __init__(self, ends: dict[int, str]) -> None:
         self.action_space = gymnasium.spaces.Discrete(6)
@@ -37,7 +37,7 @@ class Script(gymnasium.Env):
         return np.full((1, 42, 42), self._step / 1000, np.float32)
 
     def reset(self, **_: Any) -> Any:
-        self._step += 500  # the number jumps: no reset observation is a step's
+        self._step += 500  # so that no observation of a reset equals one of a step
         observation = self._observation()
         self._step -= 500
         return observation, {}
@@ -45,8 +45,8 @@ class Script(gymnasium.Env):
     def step(self, action: int) -> Any:
         self._step += 1
         end = self._ends.get(self._step, "")
-        over = {"raw_reward": 2.0 * self._step, "game_over": end in ("death", "limit")}
-        return self._observation(), 1.0, end in ("death", "life"), end == "limit", over
+        info = {"raw_reward": 2.0 * self._step, "game_over": end in ("death", "limit")}
+        return self._observation(), 1.0, end in ("death", "life"), end == "limit", info
 
 
 def worker_on(monkeypatch: pytest.MonkeyPatch, scripts: list[dict[int, str]], *overrides: str) -> GameWorker:
@@ -77,7 +77,7 @@ def test_several_games_continue_when_one_ends(monkeypatch: pytest.MonkeyPatch) -
     second, ended = worker.collect(10**9)
     assert steps_of(second).T.tolist()[1] == [5, 6, 507, 8, 9, 10]
     assert second.discounts.T.tolist()[1] == [0.5, 0.0, 0.5, 0.5, 0.5]
-    assert not ended  # a lost life ends what is learned from, and no game
+    assert not ended  # a lost life ends an episode of training, but not the game
     assert not second.firsts[0].any()
 
 
@@ -96,7 +96,7 @@ def test_a_rollout_has_no_more_steps_than_are_left(monkeypatch: pytest.MonkeyPat
 def test_a_truncated_game_is_bootstrapped_from_its_last_observation(
     bootstrap: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """V(s_T) as autograd gives it, with the LSTM's state of the steps before the cut."""
+    """With V(s_T) as autograd computes it, from the state of the LSTM after the steps before the cut."""
     worker = worker_on(
         monkeypatch, [{}, {3: "limit"}], "algo.t_max=5", "algo.gamma=0.5", f"algo.bootstrap_truncated={bootstrap}"
     )
@@ -118,7 +118,7 @@ def test_a_truncated_game_is_bootstrapped_from_its_last_observation(
     assert np.all(np.delete(rollout.rewards[:, 1], 2) == 1.0)
     assert rollout.firsts[:, 1].tolist() == [True, False, False, True, False, False]
 
-    worker.computer.compute(rollout)  # what was stepped twice is not kept twice
+    worker.computer.compute(rollout)  # a row that was stepped twice is kept once
     again = CONV_BACKENDS["autograd"](architecture, 2, 5, settings)
     again.parameters.copy_(worker.computer.parameters)
     again.start()
@@ -130,8 +130,8 @@ def test_a_truncated_game_is_bootstrapped_from_its_last_observation(
 
 @pytest.mark.parametrize("model", ["conv_lstm_42", "conv_84"])
 def test_each_push_is_the_gradient_of_this_rollout(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the real loop on the real emulator: every gradient is what a fresh autograd network gives that is led through
-    the same rollouts, with its state carried from one to the next."""
+    """In the real loop with the real emulator: every gradient equals that of a new autograd network on the same
+    rollouts, with its LSTM state carried from one rollout to the next."""
     small = SMALL if model == "conv_lstm_42" else ("model.hidden=8",)
     config = config_of(
         "env=atari", "env.id=ALE/Pong-v5", f"model={model}", *small, "workers=1", "backend=manual", "total_steps=90",

@@ -1,4 +1,4 @@
-"""DQN's loop in this process and as a program: what is learned, when, by which parameters, and what a seed fixes."""
+"""DQN's loop, in this process and as a program: its updates, when they come, its actions, and reproducibility."""
 
 import time
 from collections.abc import Callable
@@ -40,15 +40,15 @@ def quick(*overrides: str) -> Config:
 
 
 def learn(send: Callable[[Any], None], job: WorkerJob) -> None:
-    """The learner's loop, in this process."""
+    """Run the learner's loop in this process."""
     try:
         dqn.learn(send, job)
     finally:
-        torch.set_flush_denormal(False)  # what a learner sets for its process
+        torch.set_flush_denormal(False)  # a learner sets it for its whole process
 
 
 def learned(config: Config, folder: Path) -> tuple[list[Any], np.ndarray]:
-    """The messages of an interleaved run and the parameters at its end."""
+    """The messages of an interleaved run and its final parameters."""
     folder.mkdir(parents=True, exist_ok=True)
     messages: list[Any] = []
     job = job_of(config, folder)._replace(members=(0, 1))
@@ -76,8 +76,8 @@ def test_updates_come_every_train_freq_steps(envs: int, every: int, tmp_path: Pa
 def test_epsilon_is_1_in_the_warm_up_and_then_decays_linearly() -> None:
     algo = quick("algo.epsilon_end=0.2", "algo.epsilon_decay_steps=100").algo
     assert isinstance(algo, DQNConfig)
-    found = [algo.epsilon(step) for step in (0, 39, 40, 90, 140, 10**6)]
-    np.testing.assert_allclose(found, [1, 1, 1, 0.6, 0.2, 0.2])
+    actual = [algo.epsilon(step) for step in (0, 39, 40, 90, 140, 10**6)]
+    np.testing.assert_allclose(actual, [1, 1, 1, 0.6, 0.2, 0.2])
 
 
 @pytest.mark.parametrize("step", [0, 65, 1000])
@@ -114,7 +114,7 @@ def plain_q(config: Config, size: int, actions: int) -> torch.nn.Sequential:
 def test_an_update_follows_the_equations_of_q_learning(
     overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its parameters after 90 updates are those of torch.nn and torch.optim on the same batches, by the equations."""
+    """After 90 updates its parameters equal those of torch.nn and torch.optim on the same batches, by the equations."""
     config = quick(*overrides, "algo.max_grad_value=0.01")
     algo = config.algo
     assert isinstance(algo, DQNConfig)
@@ -185,7 +185,7 @@ def test_an_update_follows_the_equations_of_q_learning(
 def test_reading_an_updates_metrics_later_changes_nothing(
     replay: str, envs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a GPU's learner does, on the CPU: the next batch is drawn before it looks at what came of the last."""
+    """On the CPU, what a learner on a GPU does: it draws the next batch before it reads the last metrics."""
     config = quick(f"replay={replay}", f"envs_per_worker={envs}", "algo.warmup_steps=64", "algo.train_freq=1")
     at_once = learned(config, tmp_path / "at_once")
     monkeypatch.setattr(dqn, "updates_ahead", lambda device: 1)
@@ -205,7 +205,7 @@ def test_games_in_threads_learn_the_same_every_time(tmp_path: Path) -> None:
     assert rows_of(first[0], EpisodeRecord) == rows_of(again[0], EpisodeRecord)
     assert rows_of(first[0], UpdateRecord) == rows_of(again[0], UpdateRecord) != []
     (sent,) = [message for message in first[0] if isinstance(message, ProcessState)]
-    assert sent.state["workers"]["1"]["env"] is None  # a resume begins new games, and says so
+    assert sent.state["workers"]["1"]["env"] is None  # a resume starts new games, and says so
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -216,7 +216,7 @@ def test_a_gpu_learns_as_a_processor_does(backend: str, graph: str, tmp_path: Pa
     on_cpu, cpu_parameters = learned(config, tmp_path / "cpu")
     algo = replace(config.algo, cuda_graph=graph == "true")  # type: ignore[type-var]
     on_gpu, gpu_parameters = learned(replace(config, device="cuda", algo=algo), tmp_path / "gpu")
-    losses, expected = ([u.td_loss for u in rows_of(told, UpdateRecord)] for told in (on_gpu, on_cpu))
+    losses, expected = ([u.td_loss for u in rows_of(messages, UpdateRecord)] for messages in (on_gpu, on_cpu))
     np.testing.assert_allclose(losses, expected, rtol=1e-2)
     np.testing.assert_allclose(gpu_parameters, cpu_parameters, atol=1e-3)
 
@@ -250,7 +250,7 @@ def test_a_run_that_ends_in_its_warm_up_says_so(tmp_path: Path, capsys: pytest.C
 
 
 def run(folder: Path, *overrides: str) -> Path:
-    """The program's whole run, all its processes."""
+    """A whole run of the program, with all its processes."""
     config = config_of(*QUICK, "figures=false", "logger.display=off", *overrides)
     train(experiment.plan(config, []), folder, [])
     return folder
@@ -261,7 +261,7 @@ def tables(folder: Path) -> list[pd.DataFrame]:
 
 
 def test_two_processes_give_the_same_result_every_time(tmp_path: Path) -> None:
-    """schedule=async acts with parameters one block older: its first block is that of schedule=interleaved."""
+    """schedule=async acts with parameters one block older, so its first block equals that of schedule=interleaved."""
     first, again, turns = (
         run(tmp_path / name, f"schedule={schedule}", "algo.epsilon_start=0.1", "optimizer.lr=0.05")
         for name, schedule in (("a", "async"), ("b", "async"), ("c", "interleaved"))
@@ -271,7 +271,7 @@ def test_two_processes_give_the_same_result_every_time(tmp_path: Path) -> None:
     ours, theirs = tables(first)[1], tables(turns)[1]
     assert list(pd.read_csv(first / UPDATES)) == list(UpdateRecord._fields)
     assert len(ours) == len(theirs) == 90
-    pd.testing.assert_frame_equal(ours[:1], theirs[:1], check_exact=True)  # what it learns from is the same
+    pd.testing.assert_frame_equal(ours[:1], theirs[:1], check_exact=True)  # it learns from the same data
     assert not ours.equals(theirs)
 
 
@@ -293,7 +293,7 @@ def test_evaluations_do_not_change_the_training(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_test_process_can_evaluate_at_the_start(tmp_path: Path) -> None:
-    """Beside the one at the end, which it always makes."""
+    """In addition to the evaluation at the end."""
     folder = run(
         tmp_path, "schedule=async", "evaluation.at_start=true", "evaluation.every_steps=100000", "total_steps=8000"
     )
@@ -305,21 +305,21 @@ def test_a_test_process_can_evaluate_at_the_start(tmp_path: Path) -> None:
 def test_a_test_process_does_not_count_the_time_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the learner is imported or compiled, the network that was drawn is not tested again and again."""
+    """While the learner is imported or compiled, the initial network is not evaluated again and again."""
     config = quick("evaluation.every_seconds=1e-9", "evaluation.episodes=1", "evaluation.horizon=5")
     job = job_of(config, tmp_path)
-    told: list[Any] = []
+    messages: list[Any] = []
     before: list[int] = []  # evaluations at each pause
 
     def pause(seconds: float) -> None:
-        before.append(len(told))
+        before.append(len(messages))
         if len(before) == 5:
             job.shared.begin()
         if len(before) == 9:
             job.shared.command = Command.abandon
 
     monkeypatch.setattr("ablate.play.evaluator.time.sleep", pause)
-    evaluating_process(told.append, config, job.spec, job.architecture, tmp_path, job.shared, 0)
+    evaluating_process(messages.append, config, job.spec, job.architecture, tmp_path, job.shared, 0)
     assert before == [0, 0, 0, 0, 0, 1, 2, 3, 4]
 
 
@@ -330,7 +330,7 @@ def test_an_episode_is_given_up_at_an_evaluation(tmp_path: Path) -> None:
     out = make_exchange(config, spec).experience()
     actor.act(out, 0)
     assert list(np.flatnonzero(out.truncated[:, 0])) == [3, 7, 11]
-    assert not out.lengths.any()  # no episode was played to its end
+    assert not out.lengths.any()  # no episode ended
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_the_state_of_a_run_holds_no_replay_unless_asked(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("saved", [True, False])
 def test_no_transition_leads_from_before_a_resume_into_a_new_episode(tmp_path: Path, saved: bool) -> None:
-    """What an environment that cannot be saved would do: the first step after the resume starts where its actor did."""
+    """As with an environment that cannot be saved: the first transition after a resume starts with a new episode."""
     config = quick("save_replay=true", "total_steps=200")
     messages, _ = learned(config, tmp_path)
     (sent,) = [message for message in messages if isinstance(message, ProcessState)]
@@ -412,7 +412,7 @@ def test_no_transition_leads_from_before_a_resume_into_a_new_episode(tmp_path: P
 
 
 def test_each_checkpoints_replay_has_a_file_of_its_own(tmp_path: Path) -> None:
-    """Also in the warm-up, where no update tells one from the next: the last checkpoint's must stay whole."""
+    """Also in the warm-up, which has no updates to number them by: the file of the last checkpoint must stay whole."""
     config = quick("save_replay=true", "algo.warmup_steps=300")
     (tmp_path / "checkpoints").mkdir()
     learner = dqn.Learner(job_of(config, tmp_path), [].append)
@@ -436,7 +436,7 @@ def test_writing_a_replay_to_a_slow_disk_is_not_a_hang(tmp_path: Path, monkeypat
     dqn.Learner(job, [].append).state(100)
     before = len(beats)
     time.sleep(0.02)
-    assert len(beats) == before  # and no longer than it takes
+    assert len(beats) == before  # it stops when the work ends
 
 
 def test_a_replay_that_cannot_be_written_or_read_is_named_in_one_line(tmp_path: Path) -> None:
@@ -473,7 +473,7 @@ def test_the_memory_to_save_a_replay_is_checked_before_the_run(
 
 
 def test_a_reward_that_is_not_finite_is_reported(tmp_path: Path) -> None:
-    """Also where it would be a priority."""
+    """Also if it would become a priority."""
     config = quick("replay=prioritized", "replay.new_priority=td_error", "env.reward_scale=1e-300")
     with pytest.raises(ChildFailed, match="diverged: TD errors"), np.errstate(over="ignore", invalid="ignore"):
         learned(config, tmp_path)
