@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -28,12 +29,13 @@ from ablate.algos.a3c.spec import A3CConfig
 from ablate.algos.a3c.worker import checked_gradient, make_worker, push, shared_learner
 from ablate.algos.job import WorkerJob
 from ablate.cli import arguments, hydra_app
-from ablate.config.validation import validate
+from ablate.cli.compose import plan_run
+from ablate.parallel import heartbeat
 from ablate.parallel.machine import cpu_description, usable_cpus
 from ablate.parallel.shared import SharedState
 from ablate.paths import ROOT
 from ablate.records.schema import EPISODES
-from ablate.runs.plan import Resolved, plan
+from ablate.runs.plan import Resolved
 
 Row = TypeVar("Row")
 # Overrides for a run that only trains, as the programs that it is compared with do.
@@ -254,7 +256,7 @@ def plan_of(*overrides: str) -> Resolved:
     """The plan of the run that `python src/run.py <overrides>` would start."""
     hydra_app.register()
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return plan(validate(hydra.compose("config", arguments.complete_arguments(list(overrides)))), [])
+        return plan_run(hydra.compose("config", arguments.complete_arguments(list(overrides))), overrides)
 
 
 class WorkerLoop:
@@ -269,6 +271,7 @@ class WorkerLoop:
         self._shared = SharedState(plan.parameters.size, len(config.optimizer.statistics), 1)
         self._shared.parameters_view()[:] = plan.parameters
         job = WorkerJob(config, plan.spec, plan.architecture, Path(), self._shared, (0,), False, {}, 0, 0, 0)
+        heartbeat.install(partial(self._shared.beat, 0))  # as in a process of a run
         self._theta, self._optimizer = shared_learner(job)
         self.worker: Any = make_worker(0, job, self._theta)
         self._timed_gradient = clock.timed(gradient, self._gradient)

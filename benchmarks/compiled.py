@@ -25,7 +25,6 @@ from ablate.compiled.arguments import environment_of, policy_of
 from ablate.compiled.jit import kernel
 from ablate.compiled.network import backward, forward
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
-from ablate.nn.architecture import architecture_of
 from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.parallel.machine import usable_cpus
 from ablate.parallel.supervisor import ONE_THREAD
@@ -131,9 +130,8 @@ class Study:
         config, size = plan.config, len(plan.parameters)
         rng = np.random.default_rng(0)
         module, self.env = environment_of(config.env)
-        architecture = architecture_of(config.model, plan.spec)
-        assert isinstance(architecture, MlpArchitecture)
-        self.head, self.network, self.scratch = policy_of(architecture, plan.spec.action, 10)
+        assert isinstance(plan.architecture, MlpArchitecture)
+        self.head, self.network, self.scratch = policy_of(plan.architecture, plan.spec.action, 10)
         self.algorithm, self.optimizer = constants_of(config, False), optimizer_of(config.optimizer)
         theta = plan.parameters.copy()
         integers = np.zeros(workers, np.int64)
@@ -225,57 +223,57 @@ def kernels_table(console: Console, options: Options) -> Table:
 
 
 @kernel
-def _dynamics(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scratch, algorithm, n):
+def _dynamics(env, head, network, optimizer, shared, workers, scratch, algorithm, n):
     for _ in range(n):
         for t in range(10):
-            dynamics.step(s_env, s_workers.state[0], s_scratch.taken)
-            dynamics.observe(s_env, s_workers.state[0], s_scratch.activations[4 * t : 4 * t + 3])
+            dynamics.step(env, workers.state[0], scratch.taken)
+            dynamics.observe(env, workers.state[0], scratch.activations[4 * t : 4 * t + 3])
 
 
 @kernel
-def _actor(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scratch, algorithm, n):
+def _actor(env, head, network, optimizer, shared, workers, scratch, algorithm, n):
     for _ in range(n):
         for t in range(10):
-            forward(s_network.actor, s_network.activation, s_workers.theta[0], s_scratch.activations, t, t + 1)
+            forward(network.actor, network.activation, workers.theta[0], scratch.activations, t, t + 1)
 
 
 @kernel
-def _drawing(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scratch, algorithm, n):
+def _drawing(env, head, network, optimizer, shared, workers, scratch, algorithm, n):
     for _ in range(n):
         for t in range(10):
-            z = s_network.z + 2 * t
-            policy.compute_dist_params(s_head, s_scratch.activations[z : z + 2], s_scratch.dist_params[t])
-            policy.draw(s_head, s_scratch.dist_params[t], s_workers.draws[0, t : t + 1], s_scratch.actions[t])
-            policy.to_env(s_head, s_scratch.actions[t], s_scratch.taken)
+            z = network.z + 2 * t
+            policy.compute_dist_params(head, scratch.activations[z : z + 2], scratch.dist_params[t])
+            policy.draw(head, scratch.dist_params[t], workers.draws[0, t : t + 1], scratch.actions[t])
+            policy.to_env(head, scratch.actions[t], scratch.taken)
 
 
 @kernel
-def _critic(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scratch, algorithm, n):
+def _critic(env, head, network, optimizer, shared, workers, scratch, algorithm, n):
     for _ in range(n):
-        forward(s_network.critic, s_network.activation, s_workers.theta[0], s_scratch.activations, 0, 11)
+        forward(network.critic, network.activation, workers.theta[0], scratch.activations, 0, 11)
 
 
 @kernel
-def _gradient(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scratch, algorithm, n):
+def _gradient(env, head, network, optimizer, shared, workers, scratch, algorithm, n):
     for _ in range(n):
-        loop.compute_gradient(s_head, s_network, algorithm, s_workers.theta[0], s_scratch, 10)
+        loop.compute_gradient(head, network, algorithm, workers.theta[0], scratch, 10)
 
 
 @kernel
-def _backward(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scratch, algorithm, n):
+def _backward(env, head, network, optimizer, shared, workers, scratch, algorithm, n):
     for _ in range(n):
         backward(
-            s_network, s_workers.theta[0], s_scratch.gradient, s_scratch.activations, s_scratch.deltas,
-            s_scratch.other_deltas, 10,
+            network, workers.theta[0], scratch.gradient, scratch.activations, scratch.deltas,
+            scratch.other_deltas, 10,
         )  # fmt: skip
 
 
 @kernel
-def _optimizer(s_env, s_head, s_network, s_optimizer, s_shared, s_workers, s_scratch, algorithm, n):
+def _optimizer(env, head, network, optimizer, shared, workers, scratch, algorithm, n):
     for i in range(n):
         step_and_pull(
-            s_optimizer, s_shared.theta, s_shared.first, s_shared.second, s_shared.largest_second, s_scratch.gradient,
-            i + 1000, s_workers.theta[0],
+            optimizer, shared.theta, shared.first, shared.second, shared.largest_second, scratch.gradient,
+            i + 1000, workers.theta[0],
         )  # fmt: skip
 
 

@@ -22,15 +22,14 @@ from rich.table import Table
 
 from ablate.algos.dqn.gradients import Q_BACKENDS, QSettings
 from ablate.algos.dqn.spec import DQNConfig
-from ablate.config.schema import Config
-from ablate.envs.make import spec_of
-from ablate.nn.architecture import architecture_of, initial_parameters
+from ablate.nn.architecture import Architecture
 from ablate.nn.optimizers import make_optimizer
 from ablate.nn.q_architecture import QArchitecture
 from ablate.parallel.supervisor import ONE_THREAD
 from ablate.records.schema import UPDATES
 from ablate.replay.fenwick import FenwickTree
 from ablate.replay.make import make_replay
+from ablate.runs.plan import Resolved
 from ablate.seeding import Role, generator
 from benchmarks.common import (
     TRAINING_ONLY,
@@ -177,32 +176,31 @@ def parts_table(repeats: int) -> Table:
     )
     for backend, precision, name in PARTS_OF:
         overrides = (f"backend={backend}", f"precision={precision}", f"replay={name}")
-        config = plan_of("algo=dqn", "env=breakout", *overrides).config
-        samples = [update_parts(config) for _ in range(repeats)]
+        plan = plan_of("algo=dqn", "env=breakout", *overrides)
+        samples = [update_parts(plan) for _ in range(repeats)]
         columns = [median(column) for column in zip(*samples, strict=True)]
-        floor = update_flops(config) / flops_per_second(precision)
+        floor = update_flops(plan.architecture) / flops_per_second(precision)
         table.add_row(backend, precision, name, *(f"{1e3 * s:.2f}" for s in (*columns, sum(columns), floor)))
     return table
 
 
-def update_parts(config: Config) -> list[float]:
+def update_parts(plan: Resolved) -> list[float]:
     """Seconds to draw, gather, compute the gradient and step the optimizer; medians over updates on random frames."""
+    config, spec = plan.config, plan.spec
     assert isinstance(config.algo, DQNConfig)
-    rng = generator(config.seed, Role.replay)
-    spec = spec_of(config.env)
     assert config.replay is not None
+    rng = generator(config.seed, Role.replay)
     settings = replace(config.replay, capacity=FRAMES)
     replay = make_replay(settings, spec, config.envs_per_worker, config.algo.n_step, config.algo.gamma, rng, Path())
     replay.start(0, rng.integers(256, size=spec.observation_shape, dtype=np.uint8))
     for _ in range(FRAMES):
         observation = rng.integers(256, size=spec.observation_shape, dtype=np.uint8)
         replay.add(0, int(rng.integers(4)), 0.0, False, False, observation, 0.0)
-    architecture = architecture_of(config.model, spec)
-    theta = torch.from_numpy(initial_parameters(architecture, rng))
+    theta = torch.from_numpy(plan.parameters.copy())
     statistics = [torch.zeros_like(theta) for _ in config.optimizer.statistics]
     optimizer = make_optimizer(config.optimizer, theta, statistics, alone=True)
     computer = Q_BACKENDS[str(config.backend)](
-        architecture, BATCH, QSettings.of(config.algo), theta, str(config.precision)
+        plan.architecture, BATCH, QSettings.of(config.algo), theta, str(config.precision)
     )
     rows = []
     for update in range(1, UPDATES_TIMED + 1):
@@ -222,9 +220,8 @@ def update_parts(config: Config) -> list[float]:
     return [median(column) for column in zip(*rows[UPDATES_TIMED // 5 :], strict=True)]
 
 
-def update_flops(config: Config) -> float:
+def update_flops(architecture: Architecture) -> float:
     """Operations of both forward passes and the backward pass; a multiplication with its addition counts as two."""
-    architecture = architecture_of(config.model, spec_of(config.env))
     assert isinstance(architecture, QArchitecture)
     sizes = architecture.sizes()
     layers = [

@@ -20,6 +20,7 @@ from ablate.algos.dqn.spec import DQNConfig, UpdateRecord, make_exchange
 from ablate.algos.job import WorkerJob
 from ablate.config.schema import Config, ConfigError, QConfig
 from ablate.envs.make import spec_of
+from ablate.parallel import heartbeat
 from ablate.parallel.shared import Command
 from ablate.parallel.supervisor import ChildFailed
 from ablate.play.evaluator import test_process as evaluating_process
@@ -424,7 +425,7 @@ def test_each_checkpoints_replay_has_a_file_of_its_own(tmp_path: Path) -> None:
 def test_writing_a_replay_to_a_slow_disk_is_not_a_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_of(quick("save_replay=true"), tmp_path)
     beats: list[int] = []
-    monkeypatch.setattr(type(job.shared), "beat", lambda shared, process: beats.append(process))
+    heartbeat.install(lambda: beats.append(1))
     monkeypatch.setattr(ablate.algos.job, "BEAT_S", 0.001)
 
     def write_checkpoint(path: Path, checkpoint: Any) -> None:
