@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src/ablate"
 GROUND = ("paths", "types", "seeding", "schedules")
 ORDER = (
     *GROUND, "config",
-    "rl", "parallel", "records", "nn", "envs", "compiled", "replay",
+    "rl", "parallel", "records", "nn", "compiled", "envs", "replay",
     "play", "algos",
     "analysis",  # next to the stairs: `test_analysis_reads_only_files`
     "runs", "sweeps", "cli",

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -170,3 +171,11 @@ def test_a_kernel_calls_only_code_of_its_own() -> None:
 
 def test_a_kernel_runs_without_a_cache(tmp_path: Path) -> None:
     assert run_program(tmp_path, "/dev/null/x") == "False 0\n"
+
+
+@pytest.mark.parametrize("decorator", [jit.kernel, jit.helper, jit.leaf, jit.inlined])
+def test_code_whose_changes_would_go_unnoticed_is_refused(decorator: Callable[..., Any]) -> None:
+    names: dict[str, Any] = {}
+    exec(compile("def twice(x): return 2 * x", str(kernel_cache.PACKAGE / "nn/kernels.py"), "exec"), names)
+    with pytest.raises(AssertionError, match=r"nn/kernels\.py: twice .* move it to one of compiled, replay"):
+        decorator(names["twice"])

@@ -1,50 +1,60 @@
-"""Saving and restoring gymnasium's classic control environments in mid-episode: a run can be resumed exactly."""
+"""Save and restore environments of gymnasium's registry in mid-episode, so that a run can be resumed exactly.
+
+This works for every environment with a kernel: all that it keeps between two steps is its attribute `state`, its random
+generator and the time limit's count of steps (see compiled/envs). Other environments may keep more, out of sight."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pkgutil import resolve_name
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.envs.classic_control import (
-    AcrobotEnv,
-    CartPoleEnv,
-    Continuous_MountainCarEnv,
-    MountainCarEnv,
-    PendulumEnv,
-)
 from gymnasium.wrappers import FlattenObservation, OrderEnforcing, TimeLimit
 
 from ablate import seeding
+from ablate.compiled.envs import ENVIRONMENTS
 
-# All that these keep between two steps is `state`, the random stream and the time limit's count.
-STATELESS = (TimeLimit, OrderEnforcing, FlattenObservation)  # TimeLimit's count is saved
-SAVEABLE = (PendulumEnv, CartPoleEnv, AcrobotEnv, MountainCarEnv, Continuous_MountainCarEnv)
+WRAPPERS = (TimeLimit, OrderEnforcing, FlattenObservation)  # only TimeLimit has a state
 
 
 def save(env: gymnasium.Env) -> dict[str, Any] | None:
-    """The environment's state as JSON values, or None for an environment whose state cannot be saved."""
+    """The environment's state as JSON values, or None if it may keep more than can be saved."""
     inner = env.unwrapped
-    if type(inner) not in SAVEABLE or any(type(wrapper) not in STATELESS for wrapper in _wrappers(env)):
+    state = getattr(inner, "state", None)
+    if state is None or not _has_kernel(inner) or any(type(wrapper) not in WRAPPERS for wrapper in _wrappers(env)):
         return None
-    state = np.asarray(inner.state)  # type: ignore[attr-defined]
+    elapsed_steps = [wrapper._elapsed_steps for wrapper in _time_limits(env)]
+    return saved_state(state, inner.np_random, elapsed_steps)
+
+
+def saved_state(state: Any, rng: np.random.Generator, elapsed_steps: list[Any]) -> dict[str, Any]:
+    """What `save` returns. elapsed_steps: of the current episode, per TimeLimit."""
+    state = np.asarray(state)
     return {
         "state": state.tolist(),
         "dtype": str(state.dtype),
-        "random": seeding.state_of(inner.np_random),
-        "elapsed_steps": [w._elapsed_steps for w in _time_limits(env)],
+        "random": seeding.state_of(rng),
+        "elapsed_steps": elapsed_steps,
     }
 
 
 def restore(env: gymnasium.Env, saved: dict[str, Any]) -> None:
-    """Put the environment back to where `save` found it."""
+    """Return the environment to the state that `save` gave."""
     env.reset()
     inner = env.unwrapped
     inner.state = np.array(saved["state"], saved["dtype"])  # type: ignore[attr-defined]
     seeding.restore(inner.np_random, saved["random"])
     for wrapper, elapsed in zip(_time_limits(env), saved["elapsed_steps"], strict=True):
         wrapper._elapsed_steps = elapsed
+
+
+def _has_kernel(inner: gymnasium.Env) -> bool:
+    """Whether the environment is of the class that an id with a kernel is registered with, and not of a subclass."""
+    specs = [gymnasium.registry[env_id] for env_id in ENVIRONMENTS if env_id in gymnasium.registry]
+    points = [spec.entry_point for spec in specs if spec.entry_point is not None]
+    return type(inner) in [resolve_name(point) if isinstance(point, str) else point for point in points]
 
 
 def _time_limits(env: gymnasium.Env) -> list[TimeLimit]:

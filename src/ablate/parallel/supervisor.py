@@ -12,13 +12,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
+from ablate.config.plugins import import_plugins
 from ablate.parallel import heartbeat
 from ablate.parallel.shared import Command, SharedState
 
@@ -46,6 +47,7 @@ class Child(NamedTuple):
     module: str
     function: str
     arguments: tuple[Any, ...]
+    plugins: Sequence[str] = ()  # modules of the user's own, imported first
 
 
 class _Done(NamedTuple):
@@ -174,6 +176,7 @@ def _run_child(child: Child, shared: SharedState, index: int, sending: Connectio
             os._exit(1)  # the parent is gone
 
     try:
+        import_plugins(child.plugins)
         getattr(importlib.import_module(child.module), child.function)(send, *child.arguments)
         send(_Done())
         sys.stdout.flush()

@@ -66,7 +66,9 @@ class Training:
         self._children = [self._trainer(i, process) for i, process in enumerate(processes)]
         if has_test_process:
             arguments = (config, run.spec, run.architecture, folder, self.shared, self._evaluations_done)
-            self._children.append(Child("test process", "ablate.play.evaluator", "test_process", arguments))
+            self._children.append(
+                Child("test process", "ablate.play.evaluator", "test_process", arguments, config.plugins)
+            )
         names = [process.name for process in processes]
         self._checkpoints = Checkpoints(run, folder, self.shared, names, self._starts)
         self._order = RecordOrder()
@@ -96,7 +98,7 @@ class Training:
             starts=self._starts,
             exchange=self._exchange,
         )
-        return Child(process.name, process.module, process.function, (job,))
+        return Child(process.name, process.module, process.function, (job,), job.config.plugins)
 
     def run(self, signals: Signals) -> None:
         """Train until a limit, a signal or a failure, and say so in status.json. No process of the run is left then."""

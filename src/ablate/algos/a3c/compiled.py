@@ -18,6 +18,7 @@ from ablate.compiled.jit import announcing
 from ablate.compiled.optimizer import optimizer_of
 from ablate.config.choices import LossReduction
 from ablate.config.schema import Config
+from ablate.envs.saving import saved_state
 from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.parallel.supervisor import ChildFailed
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
@@ -167,12 +168,7 @@ class CompiledWorkers:
                 "episodic_return": float(workers.episodic_return[row]),
                 "episodic_length": length,
                 "action_rng": state_of(action_rng),
-                "env": {
-                    "state": state.tolist(),
-                    "dtype": str(state.dtype),
-                    "random": state_of(env_rng),
-                    "elapsed_steps": [length],
-                },
+                "env": saved_state(state, env_rng, [length]),
                 "observation": self._observation.tolist(),
             }
             states[index] = (values, {"parameters": workers.theta[row].copy()})
