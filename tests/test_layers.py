@@ -1,6 +1,7 @@
 """The layers of the code (CONTRIBUTING.md): each module imports only from its own folder and from folders below it."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,15 @@ ORDER = (
     "analysis",  # next to the stairs: `test_analysis_reads_only_files`
     "runs", "sweeps", "cli",
 )  # fmt: skip
+
+# Code that asks which algorithm a run has: by its class, by its name in quotes, or by a comparison of its name.
+WHICH_ALGORITHM = re.compile(
+    r"""\b(A3CConfig|DQNConfig)\b|["'](a3c|dqn)["']|\balgo\.name\s*(==|!=|in\b)|isinstance\([^)]*\balgo\b"""
+)
+# Code that asks which kind of network or environment a run has.
+WHICH_KIND = re.compile(
+    r"isinstance\([^)]*\b(\w*Architecture|MlpConfig|ConvConfig|QConfig|AtariConfig|GymnasiumConfig)\b"
+)
 
 
 def module_of(path: Path) -> str:
@@ -102,6 +112,24 @@ def test_analysis_reads_only_files(module: str) -> None:
     folders = {i if i in files else i.split(".")[0] for i in imports_of(MODULES[module])}
     assert folders <= {*GROUND, "config", "analysis"} | files
     assert "torch" not in packages_imported_by(MODULES[module])
+
+
+def found_outside(pattern: re.Pattern[str], folders: set[str]) -> list[str]:
+    """What the pattern matches in src/, except in these folders of the package."""
+    return [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in (ROOT / "src").rglob("*.py")
+        if not (path.is_relative_to(PACKAGE) and path.relative_to(PACKAGE).parts[0] in folders)
+        for match in pattern.finditer(path.read_text())
+    ]
+
+
+def test_only_an_algorithms_own_folder_asks_which_algorithm_it_is() -> None:
+    assert found_outside(WHICH_ALGORITHM, {"algos"}) == []
+
+
+def test_network_and_environment_kinds_answer_for_themselves() -> None:
+    assert found_outside(WHICH_KIND, {"nn", "envs", "compiled", "algos", "config"}) == []
 
 
 def test_only_parallel_imports_multiprocessing() -> None:
