@@ -46,7 +46,7 @@ class DqnLoss(StrEnum):
 
 
 class Precision(StrEnum):
-    """The precision of a network's forward and backward pass. Parameters and their updates are always float32."""
+    """The precision of a network's forward and backward pass. Parameters and their updates are float32."""
 
     auto = "auto"
     float32 = "float32"

@@ -44,7 +44,7 @@ def with_new_names(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The checked configuration from the result of `to_dict`, as manifests and checkpoints store it. Raises ConfigError."""
+    """The checked configuration from the result of `to_dict`, as files store it. Raises ConfigError."""
     values = with_new_names(values)
     refuse_unknown_plugins(values)
     schema = OmegaConf.structured(Config)

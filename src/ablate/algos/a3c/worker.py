@@ -133,7 +133,7 @@ class Worker:
         self.pulled_at = updates
 
     def collect(self, limit: int) -> tuple[Trajectory, list[EpisodeRecord]]:
-        """Act for t_max steps, at most `limit`, or to the episode's end. The record of an ended episode lacks its time."""
+        """Act for t_max steps, at most `limit`, or to the episode's end. The record of an episode lacks its time."""
         acting, rollout, gamma = self._acting, self._rollout, self._algo.gamma
         rollout.start(self._observation)
         for t in range(min(self._algo.t_max, limit)):

@@ -113,7 +113,7 @@ class Actor:
         return np.where(explores, random, values.argmax(1)), values if self._wants_td_errors else None
 
     def _td_errors(self, out: Experience, k: int, values: np.ndarray, following: np.ndarray) -> np.ndarray:
-        """δ of step k in each environment, (E,), by the network that acted: the first priorities of the source report (S3)."""
+        """δ of step k in each environment, (E,), by the network that acted: the first priorities in S3."""
         discounts = np.where(out.terminated[k], 0.0, self._algo.gamma)
         errors = out.rewards[k] + discounts * following.max(1) - values[np.arange(len(values)), out.actions[k]]
         if not np.isfinite(errors).all():
