@@ -61,7 +61,7 @@ class Storage(StrEnum):
 
 
 class DrawKind(StrEnum):
-    """How a batch is drawn from the priorities' distribution: one from each of B equal parts, or each from the whole."""
+    """How a batch is drawn from the priorities' distribution: one from each of B equal parts, or each from all."""
 
     stratified = "stratified"
     independent = "independent"
