@@ -25,13 +25,14 @@ from ablate.analysis.load import load_sweep
 from ablate.analysis.summary import summarise
 from ablate.cli import hydra_app
 from ablate.cli.arguments import complete_arguments, quoted
+from ablate.cli.compose import compose_and_plan
+from ablate.cli.resolvers import register
 from ablate.config.choices import Source, Statistic
 from ablate.config.schema import ConfigError, MetricConfig, SweepConfig
 from ablate.config.serial import to_dict
 from ablate.records.files import write_json
 from ablate.records.manifest import write_status
 from ablate.records.schema import CELL, COLUMNS, MANIFEST, STATUS, STUDY
-from ablate.runs import plan as experiment
 from ablate.runs.run import RunFailed
 from ablate.sweeps.plan import SweepPlan, estimate, make_plan, share_done
 from ablate.sweeps.run import run
@@ -99,7 +100,7 @@ class Planner:
         self._monkeypatch.setattr("sys.argv", ["src/run.py", *arguments])
         self._monkeypatch.setattr("ablate.sweeps.plan.estimate", lambda plan: None)  # it would train
         self._monkeypatch.setattr("ablate.sweeps.run.run", instead_of_run)
-        hydra_app.register()
+        register()
         entries = ",".join(quoted(f"file://{entry}") for entry in search)
         overrides = complete_arguments(list(arguments))
         overrides += ["hydra.mode=MULTIRUN", f"hydra.searchpath=[{entries}]"]
@@ -313,7 +314,7 @@ def test_arms_that_share_a_composition_are_as_if_composed_alone(planned: Planner
     }  # fmt: skip
     plan = planned(study=changed("arms", {name: {"overrides": own} for name, own in arms.items()}))
     for arm in plan.study.arms:
-        assert plan.configs[arm.name] == experiment.plan(config_of(*arm.overrides), []).config, arm
+        assert plan.configs[arm.name] == compose_and_plan(arm.overrides).config, arm
 
 
 @pytest.mark.parametrize("name", ["with a space", "it's", 'a "quoted" one', "a=b,c", "[x]", "Ünï"])

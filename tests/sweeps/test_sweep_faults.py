@@ -19,10 +19,10 @@ import pandas as pd
 import pytest
 import yaml
 from faulty_envs import DISARMED
-from helpers import config_of
 from processes import GONE_S, Run, command_of, eventually, is_spawned, parent_of
 
 from ablate.analysis.load import load_run, load_sweep, read_cell
+from ablate.cli.compose import compose_and_plan
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.schema import (
     CELL,
@@ -34,7 +34,6 @@ from ablate.records.schema import (
     UPDATES,
     WALL_CLOCK_COLUMNS,
 )
-from ablate.runs import plan as experiment
 from ablate.sweeps.cell import attempts_of
 from ablate.sweeps.plan import estimate, make_plan
 from ablate.sweeps.study import Arm, Study
@@ -532,7 +531,7 @@ def test_a_failing_probe_does_not_stop_the_sweep(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     (tmp_path / "ablate-probe-4194305-x").mkdir()  # no process has so high a number
     raising = [*BASE, "env.id=faulty_envs:Raises-v0", "evaluation.every_seconds=null"]
-    config = experiment.plan(config_of(*raising), []).config
+    config = compose_and_plan(raising).config
     study = Study("invented", config.sweep, (Arm("raises", "", ()),), (0,))
     assert estimate(make_plan(study, {"raises": config}, tmp_path / "sweep")) is None
     assert os.listdir(tmp_path) == []
