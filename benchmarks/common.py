@@ -84,8 +84,9 @@ def steps_per_second(marks: Iterable[Mark], workers: int = 1) -> float:
     seen: set[int] = set()
     start = None
     for mark in ordered:
+        all_seen_before = len(seen) == workers
         seen.add(mark.worker)
-        if start is None and mark.step >= middle and len(seen) == workers:
+        if len(seen) == workers and (mark.step <= middle or not all_seen_before):
             start = mark
     if start is None or mark.time_s <= start.time_s:
         raise RuntimeError(f"{len(ordered)} rows of {workers} workers are too few to measure: give more --seconds")
