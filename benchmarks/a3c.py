@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ablate.cli.compose import compose_and_plan
 from benchmarks import plain_a3c
 from benchmarks.common import (
     PENDULUM,
@@ -22,7 +23,6 @@ from benchmarks.common import (
     Options,
     WorkerLoop,
     in_turn,
-    plan_of,
     ratio,
     seconds_per_call,
     spread,
@@ -129,7 +129,7 @@ def plain_loop(clock: Clock) -> Callable[[], int]:
 
 def ablate_loop(backend: str, clock: Clock) -> Callable[[], int]:
     """The same for a worker of the program."""
-    plan = plan_of(*PENDULUM, f"backend={backend}", "workers=1", "total_steps=1")  # nothing here looks at the limit
+    plan = compose_and_plan([*PENDULUM, f"backend={backend}", "workers=1", "total_steps=1"])  # no limit is used here
     loop = WorkerLoop(plan, clock, gradient="update", push="update")
     clock.wrap("environment", loop.worker._env, "step", "reset")
     clock.wrap("network", loop.worker._acting, "sample")

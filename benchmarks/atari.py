@@ -18,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ablate.cli.compose import compose_and_plan
 from ablate.envs.games import emulator
 from ablate.envs.make import make_env
 from ablate.parallel.machine import usable_cpus
@@ -30,7 +31,6 @@ from benchmarks.common import (
     Options,
     WorkerLoop,
     in_turn,
-    plan_of,
     ratio,
     spread,
     table_of,
@@ -166,7 +166,8 @@ def environment(kind: str) -> Callable[[], None]:
         game = gymnasium.make("ALE/Breakout-v5", frameskip=1)
         env: gymnasium.Env = gymnasium.wrappers.AtariPreprocessing(game, frame_skip=FRAME_SKIP)
     else:
-        env = make_env(plan_of(*Variant(kind, "manual", 1, 1).overrides, "total_steps=1").config.env, training=True)
+        plan = compose_and_plan([*Variant(kind, "manual", 1, 1).overrides, "total_steps=1"])
+        env = make_env(plan.config.env, training=True)
     env.reset(seed=0)
     rng = np.random.default_rng(0)
     n = int(env.action_space.n)  # type: ignore[attr-defined]
@@ -246,7 +247,7 @@ def training_table(runs: dict[Variant, list[Run]], ceilings: Ceilings, cores: in
 
 def worker_loop(variant: Variant, clock: Clock) -> Callable[[], int]:
     """A function that makes one update of one worker and returns its steps."""
-    loop = WorkerLoop(plan_of(*variant.overrides, "total_steps=1"), clock, gradient="gradient", push="push")
+    loop = WorkerLoop(compose_and_plan([*variant.overrides, "total_steps=1"]), clock, gradient="gradient", push="push")
     for env in loop.worker._envs:
         clock.wrap("game", env, "step", "reset")
     clock.wrap("acting", loop.worker.computer, "start", "step")

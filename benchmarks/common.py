@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
-import hydra
 import torch
 from rich import box
 from rich.console import Console
@@ -28,8 +27,6 @@ from rich.table import Table
 from ablate.algos.a3c.spec import A3CConfig
 from ablate.algos.a3c.worker import checked_gradient, make_worker, push, shared_learner
 from ablate.algos.job import WorkerJob
-from ablate.cli import arguments, hydra_app
-from ablate.cli.compose import plan_run
 from ablate.parallel import heartbeat
 from ablate.parallel.machine import cpu_description, usable_cpus
 from ablate.parallel.shared import SharedState
@@ -87,8 +84,9 @@ def steps_per_second(marks: Iterable[Mark], workers: int = 1) -> float:
     seen: set[int] = set()
     start = None
     for mark in ordered:
+        all_seen_before = len(seen) == workers
         seen.add(mark.worker)
-        if start is None and mark.step >= middle and len(seen) == workers:
+        if len(seen) == workers and (mark.step <= middle or not all_seen_before):
             start = mark
     if start is None or mark.time_s <= start.time_s:
         raise RuntimeError(f"{len(ordered)} rows of {workers} workers are too few to measure: give more --seconds")
@@ -250,13 +248,6 @@ def time_parts(make_loop: MakeLoop, seconds: float, parts: tuple[str, ...], warm
 
 
 # The program's own objects, in this process.
-
-
-def plan_of(*overrides: str) -> Resolved:
-    """The plan of the run that `python src/run.py <overrides>` would start."""
-    hydra_app.register()
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return plan_run(hydra.compose("config", arguments.complete_arguments(list(overrides))), overrides)
 
 
 class WorkerLoop:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ablate.algos.a3c.compiled import constants_of
+from ablate.cli.compose import compose_and_plan
 from ablate.compiled import dynamics, loop
 from ablate.compiled import head as policy
 from ablate.compiled.arguments import environment_of, policy_of
@@ -39,7 +40,6 @@ from benchmarks.common import (
     execute,
     in_turn,
     median_seconds,
-    plan_of,
     ratio,
     side_by_side,
     spread,
@@ -124,8 +124,8 @@ class Study:
     """The kernel's arguments for the Pendulum report's network and W workers, as algos/a3c/compiled.py makes them."""
 
     def __init__(self, workers: int, rollouts: int = 400) -> None:
-        plan = plan_of(
-            *COMPILED, f"workers={workers}", "schedule=interleaved", "total_steps=null", "max_episodes=1000000000"
+        plan = compose_and_plan(
+            [*COMPILED, f"workers={workers}", "schedule=interleaved", "total_steps=null", "max_episodes=1000000000"]
         )
         config, size = plan.config, len(plan.parameters)
         rng = np.random.default_rng(0)

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from ablate.algos.dqn.gradients import Q_BACKENDS, QSettings
 from ablate.algos.dqn.spec import DQNConfig
+from ablate.cli.compose import compose_and_plan
 from ablate.nn.architecture import Architecture
 from ablate.nn.optimizers import make_optimizer
 from ablate.nn.q_architecture import QArchitecture
@@ -39,7 +40,6 @@ from benchmarks.common import (
     execute,
     in_turn,
     median_seconds,
-    plan_of,
     ratio,
     side_by_side,
     spread,
@@ -176,7 +176,7 @@ def parts_table(repeats: int) -> Table:
     )
     for backend, precision, name in PARTS_OF:
         overrides = (f"backend={backend}", f"precision={precision}", f"replay={name}")
-        plan = plan_of("algo=dqn", "env=breakout", *overrides)
+        plan = compose_and_plan(["algo=dqn", "env=breakout", *overrides])
         samples = [update_parts(plan) for _ in range(repeats)]
         columns = [median(column) for column in zip(*samples, strict=True)]
         floor = update_flops(plan.architecture) / flops_per_second(precision)

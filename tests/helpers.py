@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 
 from ablate.algos.a3c.gradients import BACKENDS, GradientComputer, LossSettings
 from ablate.algos.job import WorkerJob
-from ablate.cli import arguments, hydra_app
+from ablate.cli.compose import compose_config
 from ablate.config.schema import Config
-from ablate.config.validation import validate
 from ablate.envs.make import spec_of
 from ablate.nn.architecture import architecture_of, initial_parameters
 from ablate.nn.distributions import make_distribution
@@ -29,10 +27,8 @@ torch.set_num_threads(1)  # as workers do; with networks this small, more thread
 
 
 def config_of(*overrides: str) -> Config:
-    """The configuration that `python src/run.py <overrides>` would compose."""
-    hydra_app.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return validate(compose("config", arguments.complete_arguments(list(overrides))))
+    """The configuration of `python src/run.py <overrides>`."""
+    return compose_config(overrides)
 
 
 def random_rollout(

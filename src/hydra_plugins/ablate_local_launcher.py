@@ -1,4 +1,4 @@
-"""hydra/launcher=local, the default: cells side by side on this machine, as many as its cores and memory hold."""
+"""hydra/launcher=local, the default: run as many cells at once on this machine as its cores and memory allow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, JobStatus, _save_config
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
@@ -25,13 +25,14 @@ ConfigStore.instance().store(group="hydra/launcher", name="local", node=TARGET, 
 
 
 class LocalLauncher(Launcher):
-    """A thread for each cell, which is a process; no job function is pickled or run in a pool's process."""
+    """Each cell is a process, watched by a thread of this process. No job function is pickled."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from ablate.cli.compose import plan_job
+        from ablate.cli.hydra_private import failed_job
         from ablate.runs.run import RunFailed
         from ablate.sweeps.cell import NOT_STARTED, STOP
         from ablate.sweeps.resources import MachineCapacity
@@ -44,12 +45,11 @@ class LocalLauncher(Launcher):
         running = 0
         stop = Path(self._config.hydra.sweep.dir) / STOP
         while waiting or prepared or running:
-            if waiting and stop.exists():  # composing takes a tenth of a second each
+            if waiting and stop.exists():  # do not compose them: that takes 0.1 s each
                 for index, overrides in waiting:
-                    failed = RunFailed(NOT_STARTED.reason)
-                    returns[index] = JobReturn(overrides, status=JobStatus.FAILED, _return_value=failed)
+                    returns[index] = failed_job(overrides, RunFailed(NOT_STARTED.reason))
                 waiting.clear()
-            if prepared is None and waiting:  # composed while others run
+            if prepared is None and waiting:  # compose the next cell while others run
                 index, overrides = waiting.popleft()
                 composed, job = self._compose(list(overrides), initial_job_idx + index)
                 config = plan_job(composed, list(job.overrides or [])).config
@@ -65,7 +65,7 @@ class LocalLauncher(Launcher):
         return [returns[index] for index in sorted(returns)]
 
     def _compose(self, overrides: list[str], number: int) -> tuple[DictConfig, JobReturn]:
-        """The job's configuration, and its Hydra files, as Hydra's run_job makes them."""
+        """The job's configuration, and what Hydra's run_job would note of the job."""
         composed = self._context.config_loader.load_sweep_config(self._config, overrides)
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = number
@@ -78,6 +78,7 @@ class LocalLauncher(Launcher):
         return composed, job
 
     def _run(self, index: int, config: Config, job: JobReturn, ended: queue.SimpleQueue[int]) -> None:
+        from ablate.cli.hydra_private import save_config
         from ablate.sweeps.cell import run_as_job
 
         try:
@@ -85,7 +86,7 @@ class LocalLauncher(Launcher):
             folder = Path(hydra.runtime.output_dir)
             parts: dict[str, Any] = {"config": job.cfg, "hydra": job.hydra_cfg, "overrides": hydra.overrides.task}
             for name, part in parts.items():
-                _save_config(part, f"{name}.yaml", folder / hydra.output_subdir)
+                save_config(part, f"{name}.yaml", folder / hydra.output_subdir)
             job.return_value = run_as_job(config, list(job.overrides or []), folder, Path(hydra.sweep.dir))
             job.status = JobStatus.COMPLETED
         except Exception as error:

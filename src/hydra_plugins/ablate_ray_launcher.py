@@ -1,8 +1,8 @@
-"""hydra/launcher=ray: each cell a task of Ray's, which puts it where there are cores, GPUs and memory for it.
+"""hydra/launcher=ray: each cell is a Ray task. Ray chooses a node with enough cores, GPUs and memory for it.
 
-Ray's own retries are off: a task that takes its worker down would be retried for ever, and nobody told."""
+Ray's own retries are off: it would retry a task that crashes its worker process for ever, without a message."""
 
-# no `from __future__ import annotations`: Hydra imports plugins in a way that dataclasses then do not survive
+# No `from __future__ import annotations`: with it, dataclasses fail in the way that Hydra imports plugins.
 import contextlib
 import os
 import signal
@@ -26,13 +26,13 @@ POLL_S = 1.0
 CONNECT_S = 10.0
 GRACE_S = 70.0  # for cancelled cells to write their checkpoints
 RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}  # a task's options, and a node's names for them
-# A Ray that is started here would set 30% of the memory aside for objects: cells send next to nothing.
+# By default Ray reserves 30% of the memory for objects, but cells send almost none.
 OWN_RAY = {"address": "local", "object_store_memory": 100_000_000, "include_dashboard": False}
 
 
 @dataclass
 class RayLauncherConfig:
-    """Types of conf/hydra/launcher/ray.yaml, where each key is explained."""
+    """The types of conf/hydra/launcher/ray.yaml, which explains each key."""
 
     _target_: str = "hydra_plugins.ablate_ray_launcher.RayLauncher"
     address: str | None = None
@@ -55,9 +55,9 @@ class RayLauncher(Launcher):
         self._context, self._task_function, self._config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Returns when every job has ended; those that Ray lost as failed, with the reason.
+        """Run all jobs. Returns when every job has ended; a job that Ray lost is failed, with the reason.
 
-        Interrupted, it cancels what is queued or runs and waits until it is gone. Raises ConfigError."""
+        On Ctrl-C it cancels all queued and running jobs and waits for their end. Raises ConfigError."""
         from ablate.cli.cluster import Jobs
 
         jobs = Jobs.of(self._context, self._task_function, self._config)
@@ -67,9 +67,9 @@ class RayLauncher(Launcher):
             return self._until_all_ended(ray, jobs, job_overrides, initial_job_idx, options)
 
     def _options(self, ray: Any, needs: "Sequence[Needs]") -> list[dict[str, float]]:
-        """What each task asks for. As with hydra/launcher=local, a cell that no node holds gets a whole one.
+        """The resources that each task requests. A cell that needs more than any node has gets a whole node.
 
-        Raises ConfigError for what no node has: Ray would wait for such a node for ever."""
+        Raises ConfigError if the user requests more than any node has: Ray would wait for ever."""
         from ablate.config.schema import ConfigError
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -78,13 +78,13 @@ class RayLauncher(Launcher):
         options = []
         for need in needs:
             own = {"num_cpus": need.cpus, "memory": need.memory_mb * 2**20}
-            asked = {option: min(value, largest[option] or value) for option, value in own.items()}
-            asked = {**asked, "num_gpus": need.gpus, **given}
-            for option, value in asked.items():
+            request = {option: min(value, largest[option] or value) for option, value in own.items()}
+            request = {**request, "num_gpus": need.gpus, **given}
+            for option, value in request.items():
                 if not 0 <= value <= largest[option]:
-                    most = f"no node has more than {largest[option]:g}"
-                    raise ConfigError(f"hydra/launcher=ray: a cell asks for {option}={value:g}, {most}")
-            options.append(asked)
+                    limit = f"no node has more than {largest[option]:g}"
+                    raise ConfigError(f"hydra/launcher=ray: a cell asks for {option}={value:g}, but {limit}")
+            options.append(request)
         return options
 
     def _until_all_ended(
@@ -97,7 +97,7 @@ class RayLauncher(Launcher):
     ) -> list[JobReturn]:
         from ablate.cli.cluster import lost
 
-        # What Ray raises for a task whose node or worker is gone
+        # Ray raises these for a task whose node or worker process is gone.
         gone = (ray.exceptions.NodeDiedError, ray.exceptions.WorkerCrashedError, ray.exceptions.LocalRayletDiedError,
                 ray.exceptions.ObjectLostError)  # fmt: skip
         run, common = ray.remote(max_retries=0)(_run), ray.put(jobs)
@@ -124,20 +124,20 @@ class RayLauncher(Launcher):
                             returns[index] = lost(job_overrides[index], _in_a_line(error))
         except KeyboardInterrupt:
             for reference in running:
-                ray.cancel(reference)  # a KeyboardInterrupt in whatever watches the cell
+                ray.cancel(reference)  # raises KeyboardInterrupt in the task, which stops its cell
             ray.wait(list(running), num_returns=len(running), timeout=GRACE_S)
             raise
         return [returns[index] for index in range(len(job_overrides))]
 
 
 def _run(jobs: "Jobs", overrides: list[str], number: int) -> JobReturn:
-    """A task, on whatever node."""
+    """A Ray task: run one job on the node that Ray chose."""
     import ray
 
     from ablate.cli.cluster import lost
     from ablate.sweeps.cell import NOT_STARTED
 
-    if jobs.stopped:  # a thousand queued cells need not be composed to be told
+    if jobs.stopped:  # without composing the job: a thousand may be queued
         return lost(overrides, NOT_STARTED.reason)
     return jobs.run(overrides, number, ray.get_runtime_context().get_task_id())
 
@@ -149,7 +149,7 @@ def _in_a_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _connected(address: str | None) -> Iterator[Any]:
-    """Ray, for as long as the context lasts. address: None starts one here. Raises ConfigError."""
+    """Connect to Ray while the context lasts. address: None starts Ray on this machine. Raises ConfigError."""
     from ablate.config.schema import ConfigError
     from ablate.sweeps.cell import python_path
 
@@ -158,11 +158,11 @@ def _connected(address: str | None) -> Iterator[Any]:
         try:
             import ray
         except ImportError as error:
-            raise ConfigError("hydra/launcher=ray: needs Ray; pip install -e '.[ray]'") from error
+            raise ConfigError("hydra/launcher=ray: needs Ray; run pip install -e '.[ray]'") from error
         environment = {"env_vars": {"PYTHONPATH": python_path()}}
         where = {"address": address} if address else OWN_RAY
         try:
-            if address and address.count(":") == 1:  # Ray would knock for minutes
+            if address and address.count(":") == 1:  # Ray itself would try for minutes
                 host, port = address.split(":")
                 socket.create_connection((host, int(port)), CONNECT_S).close()
             ray.init(**where, runtime_env=environment, log_to_driver=False, logging_level="error")
@@ -176,7 +176,7 @@ def _connected(address: str | None) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _signal_handlers_kept() -> Iterator[None]:
-    """Ray, imported or started, makes SIGTERM end the program: the sweep has its own idea of what it means."""
+    """Restore the sweep's signal handlers: importing or starting Ray makes SIGTERM end the program."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

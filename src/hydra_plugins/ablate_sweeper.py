@@ -1,4 +1,4 @@
-"""Hydra's door to `ablate.sweep`: hydra/sweeper=ablate, the default."""
+"""hydra/sweeper=ablate, the default: plan a study and run its missing cells."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ ConfigStore.instance().store(group="hydra/sweeper", name="ablate", node=TARGET, 
 
 
 class AblateSweeper(Sweeper):
-    """Arms x seeds into cells; completed ones are skipped, so that repeating the command is the resume."""
+    """Train one cell per arm and seed. Completed cells are skipped: to resume a sweep, repeat its command."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._task_function, self._config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> None:
-        # Hydra imports every plugin, also for --help: what is heavy is imported here.
+        # Hydra imports every plugin, also for --help, so heavy modules are imported here.
         from ablate.cli.arguments import quoted
-        from ablate.cli.compose import resolve, validated_sweep
+        from ablate.cli.compose import plan_arms
+        from ablate.config.validation import sweep_settings
         from ablate.sweeps import plan as planning
         from ablate.sweeps import run as sweep
         from ablate.sweeps.resources import MachineCapacity
         from ablate.sweeps.study import expand
 
-        study = expand(arguments, validated_sweep(self._config), self._config.seed)
+        study = expand(arguments, sweep_settings(self._config), self._config.seed)
         launcher = self._config.hydra.runtime.choices["hydra/launcher"]
         local = launcher in ("local", "basic")
-        configs = resolve(study, self._context.config_loader, self._config, here=local)
+        configs = plan_arms(study, self._context.config_loader, self._config, here=local)
         plan = planning.make_plan(study, configs, Path(self._config.hydra.sweep.dir).absolute())
         if not study.settings.dry_run:
-            sweep.refuse_a_second(plan.folder)  # before its probes disturb the first
+            sweep.refuse_a_second(plan.folder)  # before the probes of `estimate` slow down the first sweep
         todo = [plan.configs[cell.arm] for cell in plan.to_run]
         parallel = None
         if launcher == "local" and todo:

@@ -64,6 +64,7 @@ def test_a_rate_is_of_the_second_half_of_the_steps() -> None:
     """The order of the rows does not matter."""
     marks = [Mark(step, time_s) for step, time_s in ((1000, 5.0), (0, 1.0), (100, 2.0), (500, 3.0), (900, 4.8))]
     assert steps_per_second(marks) == 250.0
+    assert steps_per_second(marks[:2]) == 250.0  # of two rows, all
     with pytest.raises(RuntimeError, match="give more --seconds"):
         steps_per_second(marks[:1])
 

@@ -16,9 +16,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 
 from ablate.algos.algorithm import algorithm_of, number_of_workers
-from ablate.cli import compose as composing
-from ablate.cli import hydra_app
 from ablate.cli.cluster import JOB_MB, Jobs
+from ablate.cli.resolvers import register
+from ablate.config.validation import validate
 
 SHORT = ("max_episodes=10", "evaluation.every_steps=1000")
 
@@ -26,7 +26,7 @@ SHORT = ("max_episodes=10", "evaluation.every_steps=1000")
 @pytest.fixture
 def jobs() -> Iterator[Callable[..., Jobs]]:
     """Jobs of a sweep that was given these overrides."""
-    hydra_app.register()
+    register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
@@ -62,7 +62,7 @@ def test_a_cell_requests_its_cores_and_memory(
 def test_memory_is_the_cells_and_its_watchers(jobs: Callable[..., Jobs]) -> None:
     two, eight = jobs().needs([job(0, "schedule=async", f"workers={n}") for n in (2, 8)])
     composed = jobs(*SHORT, "schedule=async", "workers=2", "backend=compiled")
-    config = composing.validated(composed.config)
+    config = validate(composed.config)
     assert number_of_workers(config) == 2
     assert two.memory_mb == algorithm_of(config).memory_mb(config) + JOB_MB < eight.memory_mb
 

@@ -17,8 +17,9 @@ PROCESSES, TIMES = 3, 300_000
 
 @kernel
 def count(counters, lock, times):
-    """Add 2 to the second counter indivisibly, and to the third, under the lock, in two steps. Returns the sum of what
-    was in the second before each addition."""
+    """Add 2 to the second counter atomically, and 1 + 1 to the third under the lock.
+
+    Returns the sum of the second counter's values before each addition."""
     before = 0
     for _ in range(times):
         before += atomic.add(counters, 1, 2)
@@ -32,7 +33,7 @@ def count(counters, lock, times):
 
 def child(shared: SharedState, ready: Any, sums: Any) -> None:
     counters, lock = shared.counters_view(), shared.spin_lock_view()
-    count(counters, lock, 0)  # compiled or loaded
+    count(counters, lock, 0)  # compile or load
     ready.wait(60)
     sums.put(count(counters, lock, TIMES))
 
@@ -40,7 +41,7 @@ def child(shared: SharedState, ready: Any, sums: Any) -> None:
 def test_processes_lose_no_addition_and_exclude_each_other() -> None:
     context = multiprocessing.get_context("spawn")
     shared, ready, sums = SharedState(1, 0, 1), context.Barrier(PROCESSES), context.Queue()
-    count(shared.counters_view(), shared.spin_lock_view(), 0)  # compiled once
+    count(shared.counters_view(), shared.spin_lock_view(), 0)  # compile once
     processes = [context.Process(target=child, args=(shared, ready, sums), daemon=True) for _ in range(PROCESSES)]
     for process in processes:
         process.start()
@@ -56,7 +57,7 @@ def test_processes_lose_no_addition_and_exclude_each_other() -> None:
 @pytest.mark.parametrize("holder", [0, 1])
 def test_a_lock_that_nobody_lets_go(holder: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(atomic, "PATIENCE", 1000)
-    acquire = helper(atomic.acquire.py_func)  # compiled anew: the number is part of the machine code
+    acquire = helper(atomic.acquire.py_func)  # compiled again, because PATIENCE is part of the machine code
     lock = np.array([7, holder, 7])
     assert acquire(lock[1:2]) == (holder == 0)
     assert lock.tolist() == [7, 1, 7]

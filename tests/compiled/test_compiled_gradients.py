@@ -1,5 +1,5 @@
-"""A rollout through the kernels: what is acted, its loss and gradient against backend=autograd in float64, and many
-updates with it against nn/adam.py."""
+"""Rollouts of the kernels: actions, loss and gradient are compared with backend=autograd in float64, and many updates
+with nn/optimizers.py."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ablate.types import ActionSpec, Trajectory
 T_MAX = 10
 TORCH = {np.float32: torch.float32, np.float64: torch.float64}
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-9}  # relative
-ROUNDING = {np.float32: 1e-5, np.float64: 1e-13}  # of the largest number, where numbers cancel
+ROUNDING = {np.float32: 1e-5, np.float64: 1e-13}  # relative to the largest number, where numbers cancel
 ACTIONS = {
     "box": ActionSpec(low=(-2.0,), high=(2.0,)),
     "box of 3": ActionSpec(low=(-1.0, -2.0, 0.0), high=(1.0, 2.0, 3.0)),
@@ -59,7 +59,7 @@ each_dtype = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 
 
 class Recorded(NamedTuple):
-    """An environment that gives back what was recorded, whatever the action. Its state (1,) is the step."""
+    """An environment that replays a record, whatever the action. Its state (1,) is the step."""
 
     observations: np.ndarray  # (T+1, O)
     rewards: np.ndarray  # (T,)
@@ -81,12 +81,12 @@ def _(env, state, observation):
 
 
 @kernel
-def play(env, head, network, algorithm, workers, scratch, w, limit):
-    """A rollout of worker w. Returns its steps, how it ended, its loss, and its gradient's norm before the clipping."""
-    steps, terminated, truncated = collect(env, head, network, algorithm, workers, scratch, w, limit)
-    compute_gradient(head, network, algorithm, workers.theta[w], scratch, steps)
-    loss = compute_loss(head, network, algorithm, scratch, steps)
-    return steps, (terminated, truncated), loss, clip(scratch.gradient, algorithm.max_grad_norm)
+def play(env, head, network, constants, workers, scratch, w, limit):
+    """A rollout of worker w. Returns its steps, how it ended, its loss, and its gradient's norm before clipping."""
+    steps, terminated, truncated = collect(env, head, network, constants, workers, scratch, w, limit)
+    compute_gradient(head, network, constants, workers.theta[w], scratch, steps)
+    loss = compute_loss(head, network, constants, scratch, steps)
+    return steps, (terminated, truncated), loss, clip(scratch.gradient, constants.max_grad_norm)
 
 
 @kernel
@@ -106,7 +106,7 @@ def architecture_of(network: str, action: ActionSpec, activation: str = "relu6")
 
 
 def random_parameters(architecture: MlpArchitecture, rng: np.random.Generator) -> np.ndarray:
-    """(P,) float64. Hidden units reach both ends of relu6; the outputs stay moderate."""
+    """(P,) float64. Hidden units reach both ends of relu6, and the outputs stay moderate."""
     layout = architecture.layout()
     flat = rng.standard_normal(layout.size)
     last = {f"{part}.{len(getattr(architecture, f'{part}_sizes')) - 2}" for part in ("actor", "critic")}
@@ -117,19 +117,19 @@ def random_parameters(architecture: MlpArchitecture, rng: np.random.Generator) -
 
 
 def random_record(rng: np.random.Generator, size: int, steps: int, terminates: bool) -> Recorded:
-    """All numbers are numbers of float32 too."""
+    """A random record, whose numbers are exact in float32."""
     observations, rewards = rng.standard_normal((steps + 1, size)), rng.standard_normal(steps)
     return Recorded(observations.astype(np.float32).astype(float), rewards.astype(np.float32).astype(float), terminates)
 
 
 def draws_of(action: ActionSpec, steps: int, seed: int) -> np.ndarray:
-    """The first numbers of a stream of actions, beforehand."""
+    """The first numbers of the random stream for actions."""
     rng = np.random.default_rng(seed)
     return rng.random(steps) if action.is_discrete else rng.standard_normal(steps * len(action.low))
 
 
 class Player:
-    """Worker 1 of two in an environment of records, with parameters (P,)."""
+    """Worker 1 of two in a Recorded environment, with parameters (P,)."""
 
     def __init__(self, architecture: MlpArchitecture, action: ActionSpec, theta: np.ndarray) -> None:
         self.action = action
@@ -149,11 +149,10 @@ class Player:
         self.theta = self._workers.theta[1]  # a view
 
     def play(self, env: Recorded, constants: Constants, draws: np.ndarray) -> tuple[Trajectory, tuple, float]:
-        """The rollout as training sees it, its loss and the parts of that, and the gradient's norm; the gradient is in
-        `scratch`. draws: the first of the stream of actions."""
+        """Returns (rollout as training sees it, loss and its parts, gradient's norm). `scratch` holds the gradient."""
         workers, scratch, steps = self._workers, self.scratch, len(env.rewards)
         for array in (*(array for array in scratch if array is not scratch.activations), workers.state[0]):
-            array.fill(np.nan)  # to be written before it is read
+            array.fill(np.nan)  # must be written before it is read
         for array in (workers.state[1], workers.draws_used, workers.episodic_return, workers.episodic_length):
             array.fill(0)
         workers.draws[1, : len(draws)] = draws
@@ -268,8 +267,8 @@ def test_200_updates_on_the_same_rollouts(overrides: tuple[str, ...], action: st
     ],
 )
 def test_a_second_moment_lost_in_a_race_does_not_divide_by_epsilon(overrides: tuple[str, ...]) -> None:
-    """Another process's gradient stands in the first moment, its square was lost. RMSprop has no first moment: there
-    the gradient's own square is 0 in float32. nn/adam.py knows how far the step may go."""
+    """The first moment holds a gradient of another process, whose square was lost. RMSprop has no first moment: there,
+    the square of the gradient is 0 in float32. nn/optimizer_bounds.py bounds the step."""
     config = cached_config_of(*overrides)
     gradient = np.array([1e-24, -1e-24, 0.0, 0.5, -0.5], np.float32)
     moments = moments_of(config, len(gradient), np.float32)

@@ -1,4 +1,4 @@
-"""Numbers drawn beforehand against the same generator asked for one number after the other."""
+"""Numbers drawn in advance are compared with the same generator that draws one number after the other."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from ablate.compiled.draw_buffer import DrawBuffer
 from ablate.seeding import draw_seed, state_of
 
-# A kernel uses up to so many numbers; the stream is refilled; it is settled; somebody else draws from its generator, as
-# the player does between two episodes.
+# A kernel uses up to this many numbers; the buffer is refilled or settled; other code draws from the generator, as the
+# player does between two episodes.
 USES = st.tuples(st.just("use"), st.integers(0, 12))
 EVENTS = st.lists(USES | st.sampled_from([("refill", 0), ("settle", 0), ("draw a seed", 0)]), max_size=40)
 

@@ -1,4 +1,4 @@
-"""Compiled dynamics against gymnasium's own: the same state and the same action give the same step."""
+"""Compiled dynamics are compared with gymnasium's: the same state and action give the same step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("MountainCar-v0", {"goal_velocity": 0.01}),
     ("MountainCarContinuous-v0", {"goal_velocity": 0.01}),
 ]
-# Each number of the state from here to there: what episodes reach and, for angles and the cart, what lies beyond.
+# The range of each number of the state: what episodes reach and, for angles and the cart, more.
 CAR = ((-1.2, 0.6), (-0.07, 0.07))
 RANGES = {
     "pendulum": ((-1000.0, 1000.0), (-8.0, 8.0)),
@@ -45,7 +45,7 @@ RANGES = {
 
 
 class Steps(NamedTuple):
-    """What T steps give."""
+    """The results of T steps."""
 
     states: np.ndarray  # (T, S) float64
     rewards: np.ndarray  # (T,) float64
@@ -67,7 +67,7 @@ def first(env, state, uniforms, observation):
 
 
 def first_in_python(env, state, uniforms, observation):
-    """As a worker begins its first episode."""
+    """As a worker starts its first episode."""
     module = next(module for module in MODULES.values() if module.Parameters is type(env))
     module.reset(env, state, uniforms)
     module.observe(env, state, observation)
@@ -86,21 +86,21 @@ def compiled_steps(env: Any, states: np.ndarray, actions: np.ndarray, size: int,
 
 
 def gymnasium_step(env: Any, action: np.ndarray) -> tuple[np.ndarray, float, bool, np.ndarray]:
-    env.steps_beyond_terminated = None  # CartPole's: no reward for steps after the end
+    env.steps_beyond_terminated = None  # otherwise CartPole gives no reward for steps after the end
     is_discrete = isinstance(env.action_space, gymnasium.spaces.Discrete)
     observation, reward, terminated, _, _ = env.step(int(action[0]) if is_discrete else action)
     return np.array(env.state, np.float64), reward, terminated, observation
 
 
 def random_actions(env: Any, rng: np.random.Generator) -> np.ndarray:
-    """(T, 1): a third of the continuous ones within the bounds, two thirds beyond them."""
+    """(T, 1): a third of the continuous actions is within the bounds."""
     if isinstance(env.action_space, gymnasium.spaces.Discrete):
         return rng.integers(env.action_space.n, size=(STEPS, 1))
     return (3 * env.action_space.high * rng.uniform(-1, 1, (STEPS, 1))).astype(np.float32)
 
 
 def random_states(module: ModuleType, rng: np.random.Generator) -> np.ndarray:
-    """(T, S) within RANGES; a fifth of the numbers lie at an end: speeds at their limits, positions at the walls."""
+    """(T, S) within RANGES; a fifth of the numbers is at an end of its range: maximal speeds, walls."""
     low, high = np.array(RANGES[module.__name__.rpartition(".")[2]]).T
     inside = rng.uniform(low, high, (STEPS, module.STATE_SIZE))
     end = np.where(rng.random(inside.shape) < 0.5, low, high)
@@ -114,7 +114,7 @@ def assert_same(ours: Steps, theirs: Steps) -> None:
 
 @pytest.mark.parametrize(("env_id", "kwargs"), CASES)
 def test_episodes(env_id: str, kwargs: dict[str, Any]) -> None:
-    """gymnasium plays episodes of at most 500 steps; ours takes each step from gymnasium's state."""
+    """gymnasium plays episodes of at most 500 steps. The kernel takes each step from gymnasium's state."""
     env, module, rng = make(env_id, kwargs), ENVIRONMENTS[env_id], np.random.default_rng(0)
     actions = random_actions(env, rng)
     before, steps, terminated = [], [], False
@@ -133,7 +133,7 @@ def test_episodes(env_id: str, kwargs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("env_id", "kwargs"), CASES)
 def test_any_state(env_id: str, kwargs: dict[str, Any], dtype: type) -> None:
-    """Angles far beyond ±π, speeds at their limits, positions at the walls and beyond the end of an episode."""
+    """Angles far beyond ±π, maximal speeds, positions at the walls and beyond the end of an episode."""
     env, module, rng = make(env_id, kwargs), ENVIRONMENTS[env_id], np.random.default_rng(1)
     states, actions = random_states(module, rng), random_actions(env, rng)
     steps = []
@@ -149,7 +149,7 @@ def test_any_state(env_id: str, kwargs: dict[str, Any], dtype: type) -> None:
     np.testing.assert_array_equal(ours.states, ours.states.astype(kept))
     assert theirs.terminated.any() == (env_id != "Pendulum-v1")
     assert not theirs.terminated.all()
-    if kwargs:  # they make a difference
+    if kwargs:  # the arguments have an effect
         plain = compiled_steps(module.Parameters(), states, actions, size, dtype)
         assert not all(np.array_equal(a, b) for a, b in zip(ours, plain, strict=True))
 
@@ -157,7 +157,7 @@ def test_any_state(env_id: str, kwargs: dict[str, Any], dtype: type) -> None:
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
 def test_reset_is_gymnasiums_bit_for_bit(env_id: str) -> None:
     env, module = make(env_id), ENVIRONMENTS[env_id]
-    # Acrobot's first state is float32: numpy's cosine of that is not the rounded cosine of a float64, in 1 of 1000
+    # Acrobot's first state is float32. numpy's cosine of it differs from the rounded float64 cosine in 1 of 1000 cases
     ulps = 1 if env_id == "Acrobot-v1" else 0
     for seed in range(100):
         expected, _ = env.reset(seed=seed)
@@ -198,7 +198,7 @@ def test_contract(name: str) -> None:
 
 
 def test_parameters_are_told_apart_and_pass_to_other_processes() -> None:
-    """Numba's dispatcher looks at the names of a named tuple and of its fields: two that agree would share a kernel."""
+    """Numba tells named tuples apart by the names of class and fields: two with equal names would share a kernel."""
     kinds = [module.Parameters for module in MODULES.values()]
     assert len({(kind.__name__, kind._fields) for kind in kinds}) == len(kinds)
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""What a policy makes of z: against the numpy actor on the same stream, the distributions, and torch.autograd."""
+"""Policies are compared with the numpy actor on the same stream, with their distributions, and with torch.autograd."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INF, NAN = math.inf, math.nan
 
 
 class Acted(NamedTuple):
-    """What each of N rows of z gives."""
+    """The results for N rows of z."""
 
     are_numbers: np.ndarray  # (N,) bool
     dist_params: np.ndarray  # (N, D)
@@ -48,7 +48,7 @@ def backward(head, dist_params, actions, d_log_prob, d_entropy, d_z, log_prob, e
 
 
 def identity(action: ActionSpec) -> MlpArchitecture:
-    """A network whose outputs are what it observes."""
+    """A network whose outputs equal its observation."""
     size = action.n or 2 * len(action.low)
     gaussian = not action.is_discrete
     return MlpArchitecture((size,), (size, size), (size, 1), "relu", gaussian, CENTRE, SCALE, SIGMA_MIN)

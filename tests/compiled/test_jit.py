@@ -1,4 +1,4 @@
-"""Where kernels' machine code is kept, and that they run where it cannot be kept."""
+"""Where the machine code of kernels is stored, and that kernels also run if it cannot be stored."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ print(kernel_cache.CACHE is not None, sum(play.stats.cache_hits.values()))
 
 
 def run_program(folder: Path, cache: str, checkout: Path = COMPILED.parents[1]) -> str:
-    """What PROGRAM prints in a process of its own: is there a cache, and kernels found there."""
+    """What PROGRAM prints in a process of its own: whether there is a cache, and how many kernels it gave."""
     script = folder / "program.py"
     if not script.exists():
         script.write_text(PROGRAM)
@@ -115,7 +115,7 @@ def damage_index(cache: Path) -> None:
 
 @pytest.mark.parametrize("damage", [damage_data, damage_index])
 def test_a_damaged_kernel_is_compiled_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    """As a machine leaves it that loses power."""
+    """The files are damaged as after a power failure."""
     cache = tmp_path / "cache"
     run_program(tmp_path, str(cache))
     damage(cache)
@@ -123,14 +123,14 @@ def test_a_damaged_kernel_is_compiled_again(tmp_path: Path, damage: Callable[[Pa
 
 
 def test_a_kernel_runs_where_the_cache_takes_no_more(tmp_path: Path) -> None:
-    """A full disk: files can be made, not filled."""
+    """The disk is full: files can be created, but not filled."""
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
     (tmp_path / "program.py").write_text(limited + PROGRAM)
     assert [run_program(tmp_path, str(tmp_path / "cache")) for _ in range(2)] == ["True 0\n", "True 0\n"]
 
 
 def test_a_kernel_runs_without_locks(tmp_path: Path) -> None:
-    """The lock cannot be opened, as another user's."""
+    """The lock cannot be opened, as if it belonged to another user."""
     run_program(tmp_path, str(tmp_path / "cache"))
     (kernels,) = (tmp_path / "cache").iterdir()
     for path in kernels.iterdir():
@@ -140,7 +140,7 @@ def test_a_kernel_runs_without_locks(tmp_path: Path) -> None:
 
 
 def test_of_two_programs_one_compiles(tmp_path: Path) -> None:
-    """The second finds what the first has put there."""
+    """The second program loads what the first has saved."""
     with ThreadPoolExecutor() as executor:
         both = list(executor.map(lambda _: run_program(tmp_path, str(tmp_path / "cache")), range(2)))
     assert sorted(both) == ["True 0\n", "True 1\n"]
@@ -156,8 +156,8 @@ def test_a_compilation_is_announced(tmp_path: Path) -> None:
 
 
 def test_a_kernel_calls_only_code_of_its_own() -> None:
-    """A weak symbol is resolved to what the process has compiled before, if it has. That is other code than is found on
-    disk, and rounds differently: the run that compiled would not have the rows of those after it."""
+    """The linker resolves a weak symbol to code that the process compiled before. That code rounds differently from the
+    code in the cache, so the run that compiles would give other results than later runs."""
 
     def norms(x: np.ndarray) -> float:
         return clip(x, 3.0) + clip(x, 2.0) + clip(x, 1.0)

@@ -1,4 +1,4 @@
-"""The small products against numpy, for every remainder of the loops that take several rows at a time."""
+"""The small products are compared with numpy, for every remainder of the loops over several rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ablate.compiled.jit import kernel
 from ablate.compiled.matrix import Matrix, affine, product
 
 SIZES = (*range(1, 10), 16, 33)
-MARGIN = 3  # numbers on both sides that are not the matrix's
+MARGIN = 3  # numbers on both sides that do not belong to the matrix
 TOLERANCE = {np.float32: 3e-5, np.float64: 1e-12}
 FUNCTIONS = {
     "none": lambda x: x,
@@ -36,8 +36,8 @@ def product_of(c, a, b, m, k, n):
     )
 
 
-class Laid:
-    """A matrix of random numbers that lies somewhere in a flat vector, by rows or by columns."""
+class Stored:
+    """A matrix of random numbers that is stored in a flat vector, by rows or by columns."""
 
     def __init__(self, rng: np.random.Generator, m: int, n: int, by_rows: bool, dtype: type) -> None:
         self.flat = rng.standard_normal(m * n + 2 * MARGIN).astype(dtype)
@@ -55,9 +55,9 @@ class Laid:
 def test_affine(name: str, by_rows: bool, dtype: type) -> None:
     rng = np.random.default_rng(0)
     for k, n in itertools.product(SIZES, SIZES):
-        w = Laid(rng, k, n, by_rows, dtype)
+        w = Stored(rng, k, n, by_rows, dtype)
         x, b = 3 * rng.standard_normal((2, max(k, n))).astype(dtype)
-        y = Laid(rng, 1, n, True, dtype)
+        y = Stored(rng, 1, n, True, dtype)
         expected, margins = FUNCTIONS[name](b[:n] + x[:k] @ w.values), y.margins()
         affine_of(ACTIVATIONS.get(name, IDENTITY), y.values[0], x[:k], w.place, b[:n])
         np.testing.assert_allclose(y.values[0], expected, 0, TOLERANCE[dtype], err_msg=f"{k} {n}")
@@ -76,8 +76,8 @@ def test_affine(name: str, by_rows: bool, dtype: type) -> None:
 def test_product(c_by_rows: bool, a_by_rows: bool, b_by_rows: bool, dtype: type) -> None:
     rng = np.random.default_rng(0)
     for m, k, n in itertools.product(SIZES, SIZES, SIZES):
-        a, b = Laid(rng, m, k, a_by_rows, dtype), Laid(rng, k, n, b_by_rows, dtype)
-        c = Laid(rng, m, n, c_by_rows, dtype)
+        a, b = Stored(rng, m, k, a_by_rows, dtype), Stored(rng, k, n, b_by_rows, dtype)
+        c = Stored(rng, m, n, c_by_rows, dtype)
         margins = c.margins()
         c.values[...] = np.nan
         product_of(c.place, a.place, b.place, m, k, n)

@@ -1,4 +1,4 @@
-"""Playing inside kernels against playing in gymnasium through the numpy policy: the same episodes, the same stream."""
+"""Playing inside kernels gives the same episodes from the same stream as gymnasium with the numpy policy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ablate.play.evaluator import GymnasiumPlayer, Player
 from ablate.seeding import state_of
 from ablate.types import Score
 
-# For parameters that reach the environment's end where it has one: a seed, and how much they look at the speed.
+# A seed and a factor of the speed's weights, with which the parameters reach the end of the environment, if it has one.
 ENVS = {"pendulum": (0, 1), "cartpole": (1, 1), "acrobot": (4, 300), "mountain_car": (12, 300),
         "mountain_car_continuous": (1, 300)}  # fmt: skip
 
 
 def lengths_of_both(config: Config, episodes: int, seed: int, factor: int) -> list[int]:
-    """Play episodes with each player: they must be the same but for float32 in another order, and so must be what is
-    left of the stream."""
+    """Play episodes with each player. Episodes must be equal, apart from float32 rounding, and so must be the stream
+    afterwards."""
     spec = spec_of(config.env)
     layout = architecture_of(config.model, spec).layout()
     parameters = np.zeros(layout.size, np.float32)

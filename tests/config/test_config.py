@@ -15,7 +15,7 @@ from ablate.config.derived import cuda_index
 from ablate.config.schema import SCHEMAS, AtariConfig, Config, ConfigError
 from ablate.config.serial import config_hash, from_dict, to_dict
 from ablate.config.validation import suggest
-from ablate.runs import plan as experiment
+from ablate.runs.plan import plan
 from ablate.sweeps.study import identity, identity_of, merged
 
 
@@ -37,7 +37,7 @@ def test_pendulum_report_is_the_report() -> None:
 
 def test_riverraid_report_is_the_report() -> None:
     """Every constant of REFERENCE.md's S2. Value loss: 0.5 · ½ (R - V)². The test process is one of 23."""
-    config: Any = experiment.plan(config_of("experiment=riverraid_report"), []).config
+    config: Any = plan(config_of("experiment=riverraid_report"), []).config
     algo, model, optimizer, env = config.algo, config.model, config.optimizer, config.env
     assert (config.workers, config.envs_per_worker, config.backend, config.schedule) == (22, 1, "manual", "async")
     assert (env.id, env.max_ep_step, env.frame_skip, env.sticky_actions) == ("Riverraid-v0", 10**6, (2, 4), 0.25)
@@ -54,7 +54,7 @@ def test_riverraid_report_is_the_report() -> None:
 
 def test_breakout_a3c_report_is_the_report() -> None:
     """Every constant of REFERENCE.md's S4."""
-    config: Any = experiment.plan(config_of("experiment=breakout_a3c_report"), []).config
+    config: Any = plan(config_of("experiment=breakout_a3c_report"), []).config
     algo, model, optimizer, env = config.algo, config.model, config.optimizer, config.env
     assert (config.workers, config.envs_per_worker, config.schedule) == (32, 1, "async")
     assert (env.preprocessing, env.clip_rewards) == ("report_80", True)
@@ -89,7 +89,7 @@ def test_an_environment_without_values_of_its_own_gets_those_of_its_kind(
     for name, base in (("pong", "breakout"), ("tennis", "acrobot")):
         (tmp_path / f"env/{name}.yaml").write_text(f"defaults: [{base}, _self_]")
     monkeypatch.setattr(resolvers, "CONF", tmp_path)
-    resolvers._is_game.cache_clear()
+    resolvers._env_kind.cache_clear()
     try:
         chosen = [resolvers._suited("algo_env", "dqn", env) for env in ("breakout", "pong", "tennis", "gone")]
         assert chosen == ["dqn_breakout", "dqn_atari", "dqn_gymnasium", "dqn_gymnasium"]
@@ -99,7 +99,7 @@ def test_an_environment_without_values_of_its_own_gets_those_of_its_kind(
         ]
         assert models == ["dqn_84", "conv_lstm_42", "dqn_mlp"]
     finally:
-        resolvers._is_game.cache_clear()
+        resolvers._env_kind.cache_clear()
 
 
 def test_what_older_checkpoints_do_not_say_is_off() -> None:
@@ -163,8 +163,8 @@ def test_an_id_alone_does_not_inherit_pendulums_settings(plus: str) -> None:
         (["+algo.gama=0.5"], "algo.gama=0.5: no such key; did you mean algo.gamma?"),
         (["+model.dept=3"], "model.dept=3: no such key"),
         (["max_episodes=null"], "would never end"),
-        (["env=breakout", "env.protocol=nature2015"], "env.protocol=nature2015: .*protocol=nature2015 sets it all"),
-        (["algo_env_optimizer=a3c_breakout_adam"], "algo_env_optimizer=.*not to be given"),
+        (["env=breakout", "env.protocol=nature2015"], "env.protocol=nature2015: .*protocol=nature2015 sets all values"),
+        (["algo_env_optimizer=a3c_breakout_adam"], "algo_env_optimizer=.*cannot be given"),
         (["resume=a", "load=b"], "load=b: "),
         (["schedule=interleaved", "algo.lock_updates=true"], "algo.lock_updates=true: "),
         (["device=tpu"], "device=tpu: "),

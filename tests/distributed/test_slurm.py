@@ -101,7 +101,7 @@ def test_a_job_ended_by_slurm_fails_with_the_reason(cluster: SlurmCluster, start
     assert sweep.outcome("good") == ("completed", "")
     assert sweep.outcome("cancelled") == ("interrupted", "SIGTERM")
     failed = {arm: sweep.outcome(arm)[1] for arm in ("hoards", "late") if sweep.outcome(arm)[0] == "failed"}
-    assert re.search(r"Slurm's job \S+: \w+ on n[12], .*exceeded memory limit", failed["hoards"])
+    assert re.search(r"Slurm job \S+: \w+ on n[12], .*exceeded memory limit", failed["hoards"])
     assert "hydra.launcher.timeout_min=1" in failed["late"]
     assert sweep.checkpointed_episodes("late") == sweep.episodes("late")  # it got the signal early enough
     assert all(f"failed    {arm} seed=0: " in sweep.output for arm in ("hoards", "late"))
@@ -191,7 +191,7 @@ def test_missing_slurm_is_reported(tmp_path: Path, start: Callable[..., Sweep]) 
     nobody.write_text("ClusterName=none\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\nAuthType=auth/none\n")
     sweep = start({"good": []}, SLURM_CONF=str(nobody))
     assert sweep.exit_code() == 2
-    assert sweep.errors.startswith("hydra/launcher=slurm: no Slurm answers here")
+    assert sweep.errors.startswith("hydra/launcher=slurm: Slurm does not answer")
     assert sweep.errors.count("\n") == 1
 
 

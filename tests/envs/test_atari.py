@@ -1,4 +1,4 @@
-"""Games: against gymnasium's wrappers, the raw emulator, and the definitions of the switches."""
+"""Games are compared with gymnasium's wrappers, with the raw emulator, and with the definitions of their switches."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ PLAIN = replace(BREAKOUT, noop_max=0, fire_on_reset=False, clip_rewards=False, p
 
 
 class Recorder:
-    """Stands before an emulator and notes each frame's action."""
+    """Wraps an emulator and records the action of each frame."""
 
     def __init__(self, ale: Any) -> None:
         self._ale = ale
@@ -53,7 +53,7 @@ def recorded(config: AtariConfig, **kwargs: Any) -> tuple[Any, Recorder]:
 
 
 def play(env: gymnasium.Env, actions: list[int]) -> list[tuple]:
-    """Steps with resets where an episode ends: (observation, reward, terminated, truncated, info)."""
+    """Steps, with a reset after each episode: (observation, reward, terminated, truncated, info)."""
     steps = []
     for action in actions:
         steps.append(env.step(action))
@@ -75,7 +75,7 @@ def test_nature_84_is_gymnasiums_wrappers_step_by_step(env_id: str) -> None:
         got, expected = ours.step(action), theirs.step(action)
         assert got[1:4] == expected[1:4]
         assert got[4]["raw_reward"] == expected[1]
-        if got[2]:  # at a game's end theirs leaves the last frames out of the picture
+        if got[2]:  # at the end of a game, gymnasium leaves out the last frames
             games += 1
             got, expected = ours.reset(), theirs.reset()
         np.testing.assert_array_equal(got[0], expected[0])
@@ -84,7 +84,7 @@ def test_nature_84_is_gymnasiums_wrappers_step_by_step(env_id: str) -> None:
 
 @pytest.mark.parametrize("preprocessing", ["report_42", "report_80"])
 def test_reports_screens_are_the_raw_frames_pooled(preprocessing: str) -> None:
-    """report_42 looks at the last frame, report_80 at the largest of the last three, as S4's MaxAndSkip."""
+    """report_42 uses the last frame, report_80 the maximum of the last three, as S4's MaxAndSkip does."""
     env = make_env(replace(PLAIN, preprocessing=Preprocessing(preprocessing)), training=False)
     ale, rng = emulator("breakout"), np.random.default_rng(0)
     env.reset(seed=0)
@@ -103,7 +103,7 @@ def test_reports_screens_are_the_raw_frames_pooled(preprocessing: str) -> None:
 
 
 def test_a_lost_life_ends_an_episode_in_training_only_and_the_game_goes_on() -> None:
-    """Given the same actions both play the same game, and its points are the raw emulator's."""
+    """With the same actions, both play the same game, and its points are those of the raw emulator."""
     actions = np.random.default_rng(3).integers(4, size=400).tolist()
     training, emulated = recorded(BREAKOUT)
     evaluation, _ = recorded(BREAKOUT, training=False)
@@ -125,7 +125,7 @@ def test_a_lost_life_ends_an_episode_in_training_only_and_the_game_goes_on() -> 
     ale = emulator("breakout")
     ale.reset_game()
     points = sum(ale.act(action) for action in emulated.actions)
-    assert points  # else what follows proves little
+    assert points  # otherwise the next lines prove little
     assert ale.game_over()
     assert sum(step[4]["raw_reward"] for step in learned) == points
     assert sum(step[4]["raw_reward"] for step in scored) == points
@@ -133,7 +133,7 @@ def test_a_lost_life_ends_an_episode_in_training_only_and_the_game_goes_on() -> 
 
 
 def test_a_last_life_that_counts_as_none_is_played_to_its_end() -> None:
-    """Bank Heist goes on with lives() at 0: as in OpenAI baselines, only the game's end is one."""
+    """Bank Heist continues with lives() at 0: as in OpenAI baselines, only the end of the game counts."""
     env = make_env(replace(PLAIN, id="BankHeistNoFrameskip-v4"))
     rng, lives, without = np.random.default_rng(0), [], 0
     env.reset(seed=0)
@@ -151,7 +151,7 @@ def test_a_last_life_that_counts_as_none_is_played_to_its_end() -> None:
 
 
 def test_points_of_a_start_count_to_the_first_step() -> None:
-    """Skiing takes time off from the first frame on."""
+    """Skiing subtracts time from the first frame on."""
     env, emulated = recorded(replace(PLAIN, id="SkiingNoFrameskip-v4", noop_max=30))
     env.reset(seed=0)
     points_before = env.save()["points_before"]
@@ -249,7 +249,7 @@ def test_frame_skips_are_drawn_evenly() -> None:
 
 
 def test_a_sticky_action_holds_on_with_its_probability_at_each_frame() -> None:
-    """Alternating two actions, a frame that should change it keeps the old one with probability 1/4."""
+    """Two actions alternate. A frame that should change the action keeps the old one with probability 1/4."""
     env, emulated = recorded(replace(PLAIN, sticky_actions=0.25, frame_skip=(1, 1), life_loss_terminates=False))
     env.reset(seed=0)
     held, asked, kept = 0, 0, 0
@@ -278,7 +278,7 @@ def test_a_game_is_cut_after_max_ep_step_steps() -> None:
         if terminated and not truncated:
             lost += 1
             env.reset()
-    assert lost  # a new life of the same game does not start the count again
+    assert lost  # the limit's count continues after a lost life
     env.reset()
     assert env.ale.lives() == 5
 
@@ -299,7 +299,7 @@ def test_a_seed_repeats_the_game(config: AtariConfig) -> None:
 @pytest.mark.parametrize("preprocessing", list(Preprocessing))
 @pytest.mark.parametrize("config", [BREAKOUT, RIVERRAID], ids=["breakout", "riverraid"])
 def test_a_restored_game_goes_on_as_the_saved_one(config: AtariConfig, preprocessing: Preprocessing) -> None:
-    """Bit for bit, through JSON, over lost lives and ends of games, with sticky actions and drawn frame skips."""
+    """Bit for bit, through JSON, over lost lives and ends of games, with sticky actions and random frame skips."""
     config = replace(config, preprocessing=preprocessing, sticky_actions=0.25, frame_skip=(2, 4), max_ep_step=160)
     for steps_before in (0, 110):
         original, other = make_env(config), make_env(config)
@@ -431,4 +431,4 @@ def test_a_frame_can_be_shown() -> None:
     frame = env.render()
     assert (frame.shape, frame.dtype) == ((210, 160, 3), np.uint8)
     np.testing.assert_array_equal(frame, env.ale.getScreenRGB())
-    assert env.metadata["render_fps"] == 15  # 60 frames a second, 4 a step
+    assert env.metadata["render_fps"] == 15  # 60 frames per second, 4 per step

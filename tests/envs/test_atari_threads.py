@@ -1,4 +1,4 @@
-"""Games in threads of ale-py's vector environment against AtariGame, the emulator stepped by ourselves."""
+"""Threaded games of ale-py's vector environment are compared with AtariGame."""
 
 from dataclasses import replace
 from typing import Any
@@ -49,9 +49,7 @@ def test_they_play_as_the_emulator_does(game: str) -> None:
         for e, stepped in enumerate(threads.step(actions)):
             lives = ours[e].ale.lives()
             observation, points_made, over, _, _ = ours[e].step(int(actions[e]))
-            if (
-                not over
-            ):  # in its last step the emulator is left alone once the game is over; nothing is learned from that
+            if not over:  # ale-py leaves out the last frames of a game; training never uses its last screen
                 np.testing.assert_array_equal(stepped.observation, observation)
             life_lost = ours[e].ale.lives() < lives
             assert stepped.raw_reward == points_made
@@ -60,7 +58,7 @@ def test_they_play_as_the_emulator_does(game: str) -> None:
             assert stepped.terminated == (over or life_lost)
             if over:
                 np.testing.assert_array_equal(threads.reset(e, None), ours[e].reset()[0])
-            elif life_lost:  # the same game goes on
+            elif life_lost:  # the same game continues
                 np.testing.assert_array_equal(threads.reset(e, None), observation)
             ends, lost_lives, points = ends + over, lost_lives + life_lost, points + points_made
     assert points != 0
@@ -68,16 +66,16 @@ def test_they_play_as_the_emulator_does(game: str) -> None:
 
 
 def test_a_game_without_lives_goes_on_until_the_emulator_ends_it() -> None:
-    """As AtariGame has it: its last frames are no episode of their own."""
+    """As in AtariGame, its last frames are no episode of their own."""
     threads = threads_of(config(), 1)
     images, over = np.zeros((1, 4, 84, 84), np.uint8), [False, False, False, True]
 
     class Emulator:
         def __init__(self) -> None:
-            self.told = zip(over, [2, 1, 0, 0], strict=True)
+            self._steps = zip(over, [2, 1, 0, 0], strict=True)
 
         def step(self, _: np.ndarray) -> tuple[Any, ...]:
-            ends, lives = next(self.told)
+            ends, lives = next(self._steps)
             return images.copy(), np.zeros(1), np.array([ends]), np.zeros(1, bool), {"lives": np.array([lives])}
 
     threads._lives, threads._envs = np.array([2]), Emulator()  # type: ignore[assignment]
@@ -111,7 +109,7 @@ def test_a_seed_starts_one_game_and_leaves_the_others_alone() -> None:
 
 
 def test_sticky_actions_are_those_of_the_configuration() -> None:
-    """With probability 1 no action is ever taken: the ball is never served."""
+    """With probability 1, no action is ever taken, so the ball is never served."""
     threads = threads_of(config("env.sticky_actions=1.0"), 1)
     first = threads.reset(0, 0).copy()
     for _ in range(30):

@@ -53,7 +53,7 @@ def test_a_wrong_argument_of_the_environment_is_one_line() -> None:
 
 @pytest.mark.parametrize("env_id", CLASSIC)
 def test_restored_environment_goes_on_as_the_saved_one(env_id: str) -> None:
-    """Bit for bit, over ends of episodes, through JSON, from the first step after a reset and from later ones."""
+    """Bit for bit, over ends of episodes, through JSON, saved after a reset and in mid-episode."""
     for steps_before in (0, 1, 33):
         original, other = make_env(env_config(env_id, 60)), make_env(env_config(env_id, 60))
         original.action_space.seed(1)
@@ -75,5 +75,5 @@ def test_an_environment_that_cannot_be_saved_says_so() -> None:
         """A subclass may keep more than `state`."""
 
     assert saving.save(Mine()) is None
-    inside = gymnasium.wrappers.DelayObservation(gymnasium.make("Pendulum-v1"), 3)  # it keeps observations
+    inside = gymnasium.wrappers.DelayObservation(gymnasium.make("Pendulum-v1"), 3)  # its state includes observations
     assert saving.save(inside) is None

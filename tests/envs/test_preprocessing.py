@@ -1,4 +1,4 @@
-"""Pixel by pixel: against resizing written out in float64, gymnasium's wrappers, and sums with explicit weights."""
+"""Pixels are compared with explicit resizing in float64, with gymnasium's wrappers, and with weighted sums."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def frames_of(rom: str, number: int, apart: int = 7) -> list[tuple[np.ndarray, n
 
 
 def bilinear(size: int, target: int) -> np.ndarray:
-    """(target, size): output pixel i lies at (i + 1/2) size / target - 1/2 between two input pixels."""
+    """(target, size): output pixel i is at (i + 1/2) size / target - 1/2 between two input pixels."""
     at = np.clip((np.arange(target) + 0.5) * size / target - 0.5, 0, size - 1)
     below = np.floor(at).astype(int)
     weights = np.zeros((target, size))
@@ -35,7 +35,7 @@ def bilinear(size: int, target: int) -> np.ndarray:
 
 
 def area(size: int, target: int) -> np.ndarray:
-    """(target, size): output pixel i is the mean over the stretch of the input that it covers."""
+    """(target, size): output pixel i is the mean of the input that it covers."""
     edges = np.arange(target + 1) * size / target
     left, right = edges[:-1, np.newaxis], edges[1:, np.newaxis]
     pixels = np.arange(size)
@@ -56,9 +56,9 @@ def test_report_42_is_the_reports_pipeline_but_for_rounding_to_bytes(rom: str) -
         for first_row, found in ((34, deviations), (35, shifted)):
             exact = resized(resized(rgb[first_row : first_row + 160, :160], 80, 80), 42, 42).mean(2) / 255
             found.append(np.abs(got[0] - exact).max())
-    # Each resize rounds to a byte: at most 1/2 each, and the second averages the first one's.
+    # Each resize rounds to a byte, by at most 1/2, and the second averages the errors of the first.
     assert max(deviations) <= 1.01 / 255
-    assert min(shifted) > 1.01 / 255  # a crop one row lower would have been noticed
+    assert min(shifted) > 1.01 / 255  # the test would notice a crop one row lower
 
 
 def test_channel_mean_is_numpys_for_all_sums_of_three_bytes() -> None:
@@ -68,7 +68,7 @@ def test_channel_mean_is_numpys_for_all_sums_of_three_bytes() -> None:
     np.testing.assert_array_equal(channel_mean(colours), colours.mean(2).astype(np.float32) * np.float32(1 / 255))
 
 
-# First row, one past the last, height after the first resize: config.json of S4's program.
+# First row, last row + 1, height after the first resize: from config.json of S4's program.
 ROWS = {
     "breakout": (34, 194, 80),
     "riverraid": (34, 194, 80),
@@ -93,7 +93,7 @@ def test_nature_84_is_grey_averaged_over_areas_and_stacked(rom: str) -> None:
     preprocessor, images = Preprocessor(Preprocessing.nature_84, rom), []
     for rgb, grey in frames_of(rom, 10, 23):
         weighted = rgb @ np.array([0.299, 0.587, 0.114])
-        assert np.abs(weighted - grey).max() <= 0.51  # the emulator's grey is this one, rounded
+        assert np.abs(weighted - grey).max() <= 0.51  # the emulator's grey is this, rounded
         got = preprocessor.from_rgb(rgb)
         assert (got.shape, got.dtype) == ((4, 84, 84), np.uint8)
         assert np.abs(got[-1] - resized(grey, 84, 84, area)).max() <= 0.501  # rounded to a byte once
@@ -125,7 +125,7 @@ def test_what_is_no_raw_frame_is_refused(frame: np.ndarray) -> None:
 
 
 def test_running_normalisation_is_the_exponentially_weighted_mean() -> None:
-    """m̂ = Σ α^(n-i) mean(x_i) / Σ α^(n-i), written out, in shared memory's place."""
+    """m̂ = Σ α^(n-i) mean(x_i) / Σ α^(n-i), computed explicitly."""
     rng, memory = np.random.default_rng(0), np.zeros((2, 3))
     normalisation = RunningNormalisation(memory[1])
     observations = rng.uniform(0, 1, (300, 1, 42, 42)).astype(np.float32) * rng.uniform(0, 1, (300, 1, 1, 1))
@@ -157,9 +157,9 @@ def test_a_black_screen_is_normalised_to_zeros() -> None:
 
 
 def test_frozen_statistics_weigh_each_worker_by_its_steps() -> None:
-    """Workers that each saw one kind of screen: their bias-corrected values are known."""
+    """Each worker saw one kind of screen, so the bias-corrected values are known."""
     statistics = np.zeros((3, 3))
-    kinds = [(0.2, 0.1, 30), (0.6, 0.3, 10)]  # mean, std, steps; the third worker has not begun
+    kinds = [(0.2, 0.1, 30), (0.6, 0.3, 10)]  # mean, std, steps; the third worker has not started
     for (mean, std, steps), row in zip(kinds, statistics, strict=False):
         image = np.full((1, 42, 42), mean)
         image[:, ::2] += std

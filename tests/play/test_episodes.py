@@ -29,7 +29,7 @@ from ablate.play.evaluator import Evaluator, frozen_normalisation
 from ablate.play.policy import Policy
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ablate.records.schema import BEST_CHECKPOINT, EVALUATIONS
-from ablate.runs import plan as experiment
+from ablate.runs.plan import plan
 from ablate.runs.training import Training
 from ablate.seeding import Role, draw_seed, generator
 from ablate.types import Counters
@@ -342,8 +342,8 @@ def test_an_evaluation_and_its_best_checkpoint(tmp_path: Path, action: str) -> N
 def test_load_starts_from_the_parameters_and_the_normalisation(tmp_path: Path) -> None:
     """The workers' running normalisation continues from the saved one."""
     path = save(tmp_path / "x.safetensors", config_for("report_42"))
-    plan = experiment.plan(config_for("report_42", f"load={path}", "workers=3"), [])
-    shared = Training(plan, tmp_path).shared
+    resolved = plan(config_for("report_42", f"load={path}", "workers=3"), [])
+    shared = Training(resolved, tmp_path).shared
     np.testing.assert_array_equal(shared.parameters_view(), parameters_for("report_42", 2.0))
     assert frozen_normalisation(shared) == pytest.approx(NORMALISATION)
     RunningNormalisation(shared.normalisation_view()[1]).update(np.ones((1, 42, 42), np.float32))
@@ -355,4 +355,4 @@ def test_a_checkpoint_of_another_network_cannot_be_loaded(tmp_path: Path) -> Non
     with pytest.raises(
         ConfigError, match=r"^load=.*: of another network, input_shape \(1, 42, 42\) there, \(1, 80, 80\) here"
     ):
-        experiment.plan(config_for("report_80", f"load={path}"), [])
+        plan(config_for("report_80", f"load={path}"), [])

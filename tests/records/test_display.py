@@ -11,7 +11,8 @@ from contextlib import suppress
 import pytest
 
 from ablate.config.choices import Display
-from ablate.records.display import Progress, ProgressDisplay, Rate, duration, resolve_mode
+from ablate.records.display import Progress, ProgressDisplay, Rate, resolve_mode
+from ablate.records.durations import approximate, clock
 
 
 def progress(elapsed_s: float, episodes: int = 0, steps: int = 0) -> Progress:
@@ -156,11 +157,16 @@ def test_there_is_no_eta_while_nothing_moves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(None, "–"), (0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (360_000, "100:00:00")],
+    ("seconds", "exact", "rounded"),
+    [
+        (0, "0:00:00", "0 s"),
+        (59.6, "0:01:00", "60 s"),
+        (3725, "1:02:05", "62 min"),
+        (360_000, "100:00:00", "100.0 h"),
+    ],
 )
-def test_durations_are_short_texts(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
+def test_durations_are_short_texts(seconds: float, exact: str, rounded: str) -> None:
+    assert (clock(seconds), approximate(seconds)) == (exact, rounded)
 
 
 def test_auto_is_live_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The loss over several environments is the mean of each one's own."""
+"""The loss over several environments is the mean of their losses."""
 
 import pytest
 import torch

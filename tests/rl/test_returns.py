@@ -1,4 +1,4 @@
-"""Returns and advantages against their definitions as explicit sums."""
+"""Returns and advantages equal their definitions as explicit sums."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Targets and loss of Q-learning against plain loops, and the gradient by hand against autograd."""
+"""Targets and loss of Q-learning equal plain loops, and the gradient by hand equals autograd."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def random(seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
-        return 2.0 * torch.randn(*shape, dtype=torch.float64, generator=generator)  # |δ| on both sides of 1
+        return 2.0 * torch.randn(*shape, dtype=torch.float64, generator=generator)  # |δ| is on both sides of 1
 
     return {
         "q": normal(B, N), "next_q": normal(B, N), "online": normal(B, N), "returns": normal(B),
@@ -26,14 +26,14 @@ def random(seed: int = 0) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("double", [False, True])
 def test_targets_follow_the_equation(double: bool) -> None:
     x = random()
-    found = q_targets(x["returns"], x["discounts"], x["next_q"], x["online"] if double else None)
+    targets = q_targets(x["returns"], x["discounts"], x["next_q"], x["online"] if double else None)
     expected = []
     for b in range(B):
         chooser = (x["online"] if double else x["next_q"])[b].tolist()
         best = chooser.index(max(chooser))
         expected.append(float(x["returns"][b]) + float(x["discounts"][b]) * float(x["next_q"][b, best]))
-    np.testing.assert_allclose(found, expected, rtol=1e-14)
-    assert found[1] == x["returns"][1]  # nothing follows
+    np.testing.assert_allclose(targets, expected, rtol=1e-14)
+    assert targets[1] == x["returns"][1]  # the episode ends there
 
 
 def test_double_differs_where_the_networks_disagree() -> None:
@@ -45,9 +45,9 @@ def test_double_differs_where_the_networks_disagree() -> None:
 
 def test_td_errors_are_targets_minus_values() -> None:
     x = random()
-    found = td_errors(x["q"], x["actions"], x["returns"])
+    errors = td_errors(x["q"], x["actions"], x["returns"])
     expected = [float(x["returns"][b]) - float(x["q"][b, int(x["actions"][b])]) for b in range(B)]
-    np.testing.assert_allclose(found, expected, rtol=1e-14)
+    np.testing.assert_allclose(errors, expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("loss", ["smooth_l1", "squared"])

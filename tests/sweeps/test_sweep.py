@@ -25,13 +25,14 @@ from ablate.analysis.load import load_sweep
 from ablate.analysis.summary import summarise
 from ablate.cli import hydra_app
 from ablate.cli.arguments import complete_arguments, quoted
+from ablate.cli.compose import compose_and_plan
+from ablate.cli.resolvers import register
 from ablate.config.choices import Source, Statistic
 from ablate.config.schema import ConfigError, MetricConfig, SweepConfig
 from ablate.config.serial import to_dict
 from ablate.records.files import write_json
 from ablate.records.manifest import write_status
 from ablate.records.schema import CELL, COLUMNS, MANIFEST, STATUS, STUDY
-from ablate.runs import plan as experiment
 from ablate.runs.run import RunFailed
 from ablate.sweeps.plan import SweepPlan, estimate, make_plan, share_done
 from ablate.sweeps.run import run
@@ -99,7 +100,7 @@ class Planner:
         self._monkeypatch.setattr("sys.argv", ["src/run.py", *arguments])
         self._monkeypatch.setattr("ablate.sweeps.plan.estimate", lambda plan: None)  # it would train
         self._monkeypatch.setattr("ablate.sweeps.run.run", instead_of_run)
-        hydra_app.register()
+        register()
         entries = ",".join(quoted(f"file://{entry}") for entry in search)
         overrides = complete_arguments(list(arguments))
         overrides += ["hydra.mode=MULTIRUN", f"hydra.searchpath=[{entries}]"]
@@ -152,7 +153,7 @@ def states(plan: SweepPlan) -> dict[str, str]:
 REFUSED_STUDIES: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
     (changed("baseline", "w3"), (), "sweep.baseline=w3: no such arm; did you mean w4? (there are: w2, w4)"),
     (claim(inequality="w2 < w44"), (), "sweep.claims A1: inequality=w2 < w44: w44: no such arm; did you mean w4?"),
-    (claim(inequality="w2<w4"), (), "sweep.claims A1: inequality=w2<w4: written <arm> < <arm>"),
+    (claim(inequality="w2<w4"), (), "sweep.claims A1: inequality=w2<w4: write <arm> < <arm>"),
     (claim(inequality="w2 ~ w4"), (), "sweep.smallest_effect=null: a claim of equality (~) needs"),
     (claim(metric="final_scor"), (), "sweep.claims A1: metric=final_scor: no such metric; did you mean final_score?"),
     (changed("metric", "auk"), (), "sweep.metric=auk: no such metric; did you mean auc?"),
@@ -166,46 +167,46 @@ REFUSED_STUDIES: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
     ),
     (changed("seeds", "5-1"), (), "sweep.seeds=5-1: 5-1 runs backwards; give 1-5"),
     (changed("seeds", "a"), (), "sweep.seeds=a: seeds are written 0-29, or 0-4,7"),
-    (changed("seeds", "1,1"), (), "sweep.seeds=1,1: 1 is there twice"),
-    (changed("seeds", "0-4,3"), (), "sweep.seeds=0-4,3: 3 is there twice"),
+    (changed("seeds", "1,1"), (), "sweep.seeds=1,1: 1 occurs twice"),
+    (changed("seeds", "0-4,3"), (), "sweep.seeds=0-4,3: 3 occurs twice"),
     (changed("seeds", "-1"), (), "sweep.seeds=-1: seeds are written 0-29"),
     (STUDY_FILE, ("sweep.seeds=-3",), "sweep.seeds=-3: seeds are written 0-29"),
     (STUDY_FILE, ("sweep.seeds=0-999999999",), "sweep.seeds=0-999999999: 0-999999999 is more than"),
-    (STUDY_FILE, ("seed=1,1",), "seed=1,1: 1 is there twice"),
+    (STUDY_FILE, ("seed=1,1",), "seed=1,1: 1 occurs twice"),
     (STUDY_FILE, ("seed=-1",), "seed=-1: a seed is a whole number, 0 or more"),
     (STUDY_FILE, ("seed=-1,2",), "seed=-1: a seed is a whole number, 0 or more"),
-    (STUDY_FILE, ("sweep.seeds=0-3", "seed=1"), "sweep.seeds=0-3 seed=1: give one of them"),
+    (STUDY_FILE, ("sweep.seeds=0-3", "seed=1"), "sweep.seeds=0-3 seed=1: give only one of them"),
     (STUDY_FILE, ("workers=3", "total_steps=5000"), "sweep: the arms w2 and w4 are the same configuration"),
     (STUDY_FILE, ("workers=1,2",), "workers=1,2: the study has arms of its own, w2, w4; give one value"),
     (STUDY_FILE, ("+wokers=8",), "wokers=8: no such key; did you mean workers?"),
     (STUDY_FILE, ("sweep.parallel=0",), "sweep.parallel=0: input should be greater than or equal to 1"),
-    (STUDY_FILE, ("sweep.parallel=1,2",), "sweep.parallel=1,2: one sweep at a time"),
+    (STUDY_FILE, ("sweep.parallel=1,2",), "sweep.parallel=1,2: these keys cannot be swept over"),
     (STUDY_FILE, ("sweep.max_retries=-1",), "sweep.max_retries=-1: input should be greater than or equal to 0"),
     (STUDY_FILE, ("sweep.time_limit_s=0",), "sweep.time_limit_s=0.0: input should be greater than 0"),
     (STUDY_FILE, ("+sweep.paralel=2",), "sweep.paralel=2: no such key; did you mean sweep.parallel?"),
     (STUDY_FILE, ("resume=outputs/x",), "resume=outputs/x: a sweep starts new runs; resume one run at a time"),
     (
         changed("arms", "w2", "overrides", ["workers=2", "env.max_ep_step=100"]), (),
-        "evaluation.horizon: w2 would be evaluated with 100, w4 with 200, which cannot be compared; give one for all",
+        "evaluation.horizon: w2 would be evaluated with 100, w4 with 200, which cannot be compared; give all arms",
     ),
     (changed("arms", "w2", "overrides", ["wokers=2"]), (), "sweep.arms.w2: wokers=2: no such key; did you mean worker"),
     (changed("arms", "w2", "overrides", ["+wokers=2"]), (), "sweep.arms.w2: wokers=2: no such key; did you mean"),
     (changed("arms", "w2", "overrides", ["workers=two"]), (), "sweep.arms.w2: workers=two: Value 'two' of type 'str'"),
     (changed("arms", "w2", "overrides", ["workers=0"]), (), "sweep.arms.w2: workers=0: input should be greater than"),
-    (changed("arms", "w2", "overrides", ["workers"]), (), "sweep.arms.w2: workers: not of the form key=value"),
-    (changed("arms", "w2", "overrides", ["workers=2,3"]), (), "sweep.arms.w2: workers=2,3: one value an arm"),
+    (changed("arms", "w2", "overrides", ["workers"]), (), "sweep.arms.w2: workers: overrides have the form key=value"),
+    (changed("arms", "w2", "overrides", ["workers=2,3"]), (), "sweep.arms.w2: workers=2,3: an arm has one value"),
     (changed("arms", "w2", "overrides", ["env=pendulun"]), (), "env=pendulun: no such option; did you mean pendulum?"),
     (changed("arms", "w2", {"label": "no overrides"}), (), "w2.overrides: no value; it is needed"),
-    (changed("arms", "W 2", {"overrides": ["workers=3"]}), (), "sweep.arms.W 2: a folder's name; use letters"),
-    (changed("arms", "../up", {"overrides": ["workers=3"]}), (), "sweep.arms.../up: a folder's name; use letters"),
-    (changed("arms", "x" * 300, {"overrides": ["workers=3"]}), (), "xxx: a folder's name"),
+    (changed("arms", "W 2", {"overrides": ["workers=3"]}), (), "sweep.arms.W 2: it is a folder's name"),
+    (changed("arms", "../up", {"overrides": ["workers=3"]}), (), "sweep.arms.../up: it is a folder's name; use"),
+    (changed("arms", "x" * 300, {"overrides": ["workers=3"]}), (), "xxx: it is a folder's name"),
     (changed("name", "x" * 300), (), "sweep.name=xxx"),
     (changed("name", "../up"), (), "sweep.name=../up: string should match pattern"),
     (changed("paralel", 3), (), "Key 'paralel' not in 'SweepConfig'"),
     (changed("base", [*PLAIN, "hydra/launcher=basic"]), (), "sweep.base: hydra/launcher=basic: Hydra ignores it"),
     (changed("base", [*PLAIN, "hydra.sweep.dir=/tmp"]), (), "sweep.base: hydra.sweep.dir=/tmp: Hydra ignores it"),
-    (changed("base", [*PLAIN, "sweep.parallel=1"]), (), "sweep.base: sweep.parallel=1: its place is beside base"),
-    (changed("base", [*PLAIN, "seed=3"]), (), "sweep.base: seed=3: a study's seeds are sweep.seeds=0-29"),
+    (changed("base", [*PLAIN, "sweep.parallel=1"]), (), "sweep.base: sweep.parallel=1: write it next to base and arms"),
+    (changed("base", [*PLAIN, "seed=3"]), (), "sweep.base: seed=3: give the study's seeds as sweep.seeds=0-29"),
     (changed("base", [*PLAIN, "resume=x"]), (), "sweep.base: resume=x: a sweep starts new runs"),
     (changed("base", [*PLAIN, "env.max_ep_stp=3"]), (), "env.max_ep_stp=3: no such key; did you mean env.max_ep_step?"),
     (changed("base", [*PLAIN, "evaluation.every_steps=null"]), (), "evaluation.every_steps=null: cells of w2 would"),
@@ -228,11 +229,11 @@ def test_a_study_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("sweep=max_ep_step,workers",), "sweep=max_ep_step,workers: one sweep at a time"),
+        (("sweep=max_ep_step,workers",), "sweep=max_ep_step,workers: these keys cannot be swept over"),
         (("sweep=workerz",), "sweep=workerz: no such option; did you mean workers?"),
         (("optimizer.lr=interval(0,1)",), "optimizer.lr=interval(0,1): only lists can be swept over: 1,2,4 or"),
         (("env=glob(*)",), "env=glob(*): only lists can be swept over"),
-        (("workers=2,4,2",), "sweep: 2 arms are named workers-2; each value once"),
+        (("workers=2,4,2",), "sweep: 2 arms are named workers-2; give each value once"),
         (("workers=2,4", "workers=1"), "workers=2,4: workers is given twice; give it once"),
         (("figures=true,false",), "sweep: the arms figures-true and figures-false are the same configuration"),
         (("workers=2,4", "sweep.baseline=workers-3"), "sweep.baseline=workers-3: no such arm; did you mean workers-4?"),
@@ -313,7 +314,7 @@ def test_arms_that_share_a_composition_are_as_if_composed_alone(planned: Planner
     }  # fmt: skip
     plan = planned(study=changed("arms", {name: {"overrides": own} for name, own in arms.items()}))
     for arm in plan.study.arms:
-        assert plan.configs[arm.name] == experiment.plan(config_of(*arm.overrides), []).config, arm
+        assert plan.configs[arm.name] == compose_and_plan(arm.overrides).config, arm
 
 
 @pytest.mark.parametrize("name", ["with a space", "it's", 'a "quoted" one', "a=b,c", "[x]", "Ünï"])
@@ -436,7 +437,7 @@ def test_a_damaged_manifest_of_a_cell_is_reported(content: bytes, plan_of: Folde
     """The cell starts anew; but a completed one is never overwritten."""
     folder = swept(plan_of("study")).cells[0].folder
     (folder / MANIFEST).write_bytes(content)
-    with pytest.raises(ConfigError, match=r"seed=0: it holds a completed run and no readable manifest.json; move it"):
+    with pytest.raises(ConfigError, match=r"seed=0: it contains a completed run but no readable manifest.json; move"):
         plan_of("study")
     write_status(folder, "interrupted", "SIGTERM", Counters())
     assert [(cell.name, cell.state) for cell in plan_of("study").to_run] == [("w2 seed=0", "interrupted")]
@@ -455,14 +456,14 @@ def test_a_damaged_study_is_refused(content: bytes, plan_of: Folder) -> None:
 def test_another_run_in_a_cells_folder_is_refused(plan_of: Folder) -> None:
     plan = swept(plan_of("other"))
     (plan.folder / STUDY).unlink()
-    with pytest.raises(ConfigError, match=r"w2/seed=0: it holds a run of another configuration; remove that folder"):
+    with pytest.raises(ConfigError, match=r"w2/seed=0: it contains a run of another configuration; remove that folder"):
         plan_of("study")
 
 
 def test_a_cell_of_another_seed_is_refused(plan_of: Folder) -> None:
     folder = swept(plan_of("study")).folder
     (folder / "w2" / "seed=0").rename(folder / "w2" / "seed=2")
-    with pytest.raises(ConfigError, match=r"w2/seed=2: it holds a run of another configuration; remove that folder"):
+    with pytest.raises(ConfigError, match=r"w2/seed=2: it contains a run of another configuration; remove that folder"):
         plan_of("more")
 
 
@@ -516,7 +517,7 @@ def test_cells_of_which_a_launcher_says_nothing_are_lost(plan_of: Folder, capsys
     with pytest.raises(RunFailed, match="4 of 4 cells"):
         run(plan, lambda jobs: [], lambda cell: [])
     assert capsys.readouterr().out.count("failed    w") == 4
-    assert set(load_sweep(plan.folder).cells["reason"]) == {"lost: its process left no word"}
+    assert set(load_sweep(plan.folder).cells["reason"]) == {"lost: its process left no message"}
 
 
 class Clock:
@@ -571,7 +572,7 @@ def test_a_cell_that_was_ended_from_outside_is_no_success(plan_of: Folder) -> No
             write_json(cell.folder / CELL, {"attempts": [{"outcome": outcome, "reason": "SIGTERM", "seconds": 1.0}]})
         return []
 
-    with pytest.raises(RunFailed, match="2 of 4 cells were interrupted; the same command goes on with them"):
+    with pytest.raises(RunFailed, match="2 of 4 cells were interrupted; repeat the command to continue them"):
         run(plan, launch, lambda cell: [])
 
 

@@ -19,10 +19,10 @@ import pandas as pd
 import pytest
 import yaml
 from faulty_envs import DISARMED
-from helpers import config_of
 from processes import GONE_S, Run, command_of, eventually, is_spawned, parent_of
 
 from ablate.analysis.load import load_run, load_sweep, read_cell
+from ablate.cli.compose import compose_and_plan
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.schema import (
     CELL,
@@ -34,7 +34,6 @@ from ablate.records.schema import (
     UPDATES,
     WALL_CLOCK_COLUMNS,
 )
-from ablate.runs import plan as experiment
 from ablate.sweeps.cell import attempts_of
 from ablate.sweeps.plan import estimate, make_plan
 from ablate.sweeps.study import Arm, Study
@@ -159,7 +158,7 @@ IN_CELLS: Faults = {
     "killed": (SLOW, kill_cell, "killed by SIGKILL"),
     "exits": (("algo.gamma=0.68",), None, "exited with code 0"),
     "raises": (("algo.gamma=0.62",), None, "worker-0-1 exited with code 3"),
-    "hangs": (SLOW_TOO, stop_cell, "hangs: its status.json grows old"),
+    "hangs": (SLOW_TOO, stop_cell, "hangs: it no longer updates its status.json"),
 }
 
 
@@ -184,7 +183,7 @@ def test_five_good_cells_complete_next_to_four_faulty_ones(
         arm: "failed" if arm in table else "completed" for arm in arms
     }
     assert "sweep     5 of 9 cells completed, 4 failed\n" in run.output
-    assert run.errors.splitlines()[-1] == "failed: 4 of 9 cells; the same command runs them again"
+    assert run.errors.splitlines()[-1] == "failed: 4 of 9 cells; repeat the command to run them again"
     assert "Traceback" not in run.errors
     for arm, (_, _, reason) in table.items():
         assert re.search(f"^failed    {arm} seed=1: {reason}", run.output, re.M), run.output
@@ -283,7 +282,7 @@ def test_a_signal_lets_running_cells_write_checkpoints(
     assert "stopping: running cells write their checkpoints" in run.output
     counted = f"{len(running)} interrupted, {4 - len(running)} not started"
     assert f"sweep     0 of 4 cells completed, {counted}\n" in run.output
-    assert "go on with the same command\n" in run.output
+    assert "repeat the command to continue\n" in run.output
     assert "Traceback" not in run.errors
     assert_nothing_is_left(one, run)
     for name in running:
@@ -532,7 +531,7 @@ def test_a_failing_probe_does_not_stop_the_sweep(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     (tmp_path / "ablate-probe-4194305-x").mkdir()  # no process has so high a number
     raising = [*BASE, "env.id=faulty_envs:Raises-v0", "evaluation.every_seconds=null"]
-    config = experiment.plan(config_of(*raising), []).config
+    config = compose_and_plan(raising).config
     study = Study("invented", config.sweep, (Arm("raises", "", ()),), (0,))
     assert estimate(make_plan(study, {"raises": config}, tmp_path / "sweep")) is None
     assert os.listdir(tmp_path) == []

@@ -1,4 +1,4 @@
-"""What launchers on clusters share: what a job asks for, the job where it is run, how one that was lost is told."""
+"""What the launchers for clusters share: a job's resources, running a job on a node, reporting a lost job."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.core.utils import JobReturn, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from ablate.algos.algorithm import algorithm_of
 from ablate.cli.arguments import named_plugins
 from ablate.cli.compose import plan_job
-from ablate.cli.hydra_app import register
+from ablate.cli.hydra_private import failed_job
+from ablate.cli.resolvers import register
 from ablate.config.derived import devices
 from ablate.config.plugins import import_plugins
 from ablate.sweeps.cell import STOP
 
-JOB_MB = 300  # measured: 160 to 220 for the process that watches the cell's
+JOB_MB = 300  # for the process that watches the cell's process; measured: 160 to 220
 
 
 class JobLost(Exception):
-    """A job ended without a word of its own: its machine died, or the cluster killed it."""
+    """A job ended without a result: its machine died, or the cluster killed it."""
 
 
 class Needs(NamedTuple):
-    """What a job asks the cluster for."""
+    """The resources that a job requests from the cluster."""
 
     cpus: int
     gpus: int
@@ -36,7 +37,7 @@ class Needs(NamedTuple):
 
 
 class Jobs(NamedTuple):
-    """What all jobs of a launch have in common; it travels to the machines that run them."""
+    """What all jobs of a launch share. It is pickled and sent to the machines that run them."""
 
     context: HydraContext
     task_function: TaskFunction
@@ -49,20 +50,20 @@ class Jobs(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """The sweep's."""
+        """The sweep's folder."""
         return Path(self.config.hydra.sweep.dir).absolute()
 
     @property
     def stopped(self) -> bool:
-        """Whether the sweep is being stopped: what is queued shall not start."""
+        """Whether the sweep is being stopped, so that queued jobs must not start."""
         return (self.folder / STOP).exists()
 
     def needs(self, jobs: Sequence[Sequence[str]]) -> list[Needs]:
-        """Each job's, from its resolved configuration. Raises ConfigError.
+        """The resources of each job, from its resolved configuration. Raises ConfigError.
 
-        Jobs that differ in seed and folder alone need the same: of a thousand, a few have to be composed."""
+        Jobs that differ only in seed and folder need the same, so only one job per arm is composed."""
         known: dict[tuple[str, ...], Needs] = {}
-        found = []
+        needs = []
         for overrides in jobs:
             arm = tuple(o for o in overrides if not o.startswith(("seed=", "hydra.")))
             if arm not in known:
@@ -71,14 +72,14 @@ class Jobs(NamedTuple):
                 gpus = len({device for device in devices(config) if device.startswith("cuda")})
                 algorithm = algorithm_of(config)
                 known[arm] = Needs(algorithm.cores(config), gpus, algorithm.memory_mb(config) + JOB_MB)
-            found.append(known[arm])
-        return found
+            needs.append(known[arm])
+        return needs
 
     def run(self, overrides: Sequence[str], number: int, cluster_id: str) -> JobReturn:
-        """One job where the cluster has put it, as Hydra's basic launcher would run it here."""
+        """Run one job on the node that the cluster chose, as Hydra's basic launcher does on this machine."""
         Singleton.set_state(self.singletons)
         setup_globals()
-        os.chdir(self.config.hydra.runtime.cwd)  # where the command was given: its modules may be there
+        os.chdir(self.config.hydra.runtime.cwd)  # the user's own modules may be there
         import_plugins(named_plugins(overrides))
         register()
         composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -87,6 +88,6 @@ class Jobs(NamedTuple):
         return run_job(self.task_function, composed, "hydra.sweep.dir", "hydra.sweep.subdir", self.context)
 
 
-def lost(overrides: Sequence[str], why: str) -> JobReturn:
-    """What a launcher returns for a job that said nothing. why: one line."""
-    return JobReturn(overrides=list(overrides), status=JobStatus.FAILED, _return_value=JobLost(why))
+def lost(overrides: Sequence[str], reason: str) -> JobReturn:
+    """What a launcher returns for a job that gave no result. reason: one line."""
+    return failed_job(overrides, JobLost(reason))

@@ -1,4 +1,4 @@
-"""Composing configurations with Hydra and planning their runs: in one place, for one run, a job, and a study's arms."""
+"""Compose configurations with Hydra and plan their runs: a single run, a job of a sweep, a study's arms."""
 
 from __future__ import annotations
 
@@ -7,71 +7,75 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ablate.cli.arguments import complete_arguments, named_plugins
+from ablate.cli.hydra_private import apply_overrides, is_group
 from ablate.cli.messages import REFUSALS, explain
-from ablate.config.schema import Config, ConfigError, SweepConfig
-from ablate.config.validation import sweep_settings, validate
+from ablate.cli.resolvers import register
+from ablate.config.plugins import import_plugins
+from ablate.config.schema import Config, ConfigError
+from ablate.config.validation import validate
+from ablate.paths import CONF
 from ablate.runs.plan import Resolved, plan
 from ablate.sweeps.study import Study
 
 WORTH_SHARING = 4  # arms
 
 
-def validated(composed: DictConfig) -> Config:
-    """The checked configuration of what Hydra composed. Raises ConfigError."""
-    return validate(_without_hydra(composed))
+def compose_config(overrides: Sequence[str]) -> Config:
+    """The configuration of `python src/run.py <overrides>`, for programs outside Hydra. Raises ConfigError."""
+    import_plugins(named_plugins(overrides))
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return validate(compose("config", complete_arguments(list(overrides))))
 
 
-def validated_sweep(composed: DictConfig) -> SweepConfig:
-    """The checked settings of a sweep in what Hydra composed, without what its arms will add. Raises ConfigError."""
-    return sweep_settings(_without_hydra(composed))
+def compose_and_plan(overrides: Sequence[str]) -> Resolved:
+    """The plan of `python src/run.py <overrides>`, for programs outside Hydra. Raises ConfigError."""
+    return plan(compose_config(overrides), list(overrides))
 
 
 def plan_run(composed: DictConfig, overrides: Sequence[str]) -> Resolved:
-    """The plan of the one run that Hydra composed from these overrides. Raises ConfigError."""
-    return plan(validated(composed), list(overrides))
+    """The plan of the single run that Hydra composed from these overrides. Raises ConfigError."""
+    return plan(validate(composed), list(overrides))
 
 
 def plan_job(composed: DictConfig, overrides: Sequence[str], here: bool = True) -> Resolved:
-    """The plan of a job of a sweep. here: it shall run on this machine. Raises ConfigError, also for resume=."""
-    config = validated(composed)
+    """The plan of a sweep's job that Hydra composed from these overrides.
+
+    here: whether the job will run on this machine. Raises ConfigError, also for resume=."""
+    config = validate(composed)
     if config.resume:
         raise ConfigError(f"resume={config.resume}: a sweep starts new runs; resume one run at a time")
     return plan(config, list(overrides), here)
 
 
-def _without_hydra(composed: DictConfig) -> DictConfig:
-    """The configuration as the program sees it: as composed, without Hydra's own node."""
-    task = composed.copy()
-    OmegaConf.set_struct(task, False)
-    task.pop("hydra", None)
-    return task
+def plan_arms(study: Study, loader: Any, master: DictConfig, here: bool) -> dict[str, Config]:
+    """The resolved configuration of each arm, by the arm's name.
 
-
-def resolve(study: Study, loader: Any, master: DictConfig, here: bool) -> dict[str, Config]:
-    """Each arm's resolved configuration. loader: Hydra's. here: the cells will run on this machine.
-
-    Raises ConfigError."""
+    loader: Hydra's configuration loader. master: the sweep's configuration. here: whether the cells will run on this
+    machine. Raises ConfigError."""
     configs = {}
     composer = _Composer(loader, master, [list(arm.overrides) for arm in study.arms])
     for arm in study.arms:
         try:
             configs[arm.name] = plan_job(composer.compose(list(arm.overrides)), arm.overrides, here).config
         except REFUSALS as error:
-            where = f"sweep.arms.{arm.name}: " if study.settings.arms else ""
-            raise ConfigError(where + explain(error, arm.overrides)) from error
+            prefix = f"sweep.arms.{arm.name}: " if study.settings.arms else ""
+            raise ConfigError(prefix + explain(error, arm.overrides)) from error
     return configs
 
 
 class _Composer:
-    """`load_sweep_config` for many arms: it takes 0.2 s, nearly all of it to read the files of the chosen options.
+    """Compose many arms in less time than `load_sweep_config` for each.
 
-    Arms with the same options share that, and Hydra's own function puts their values in. The first of them is also
-    composed as a whole: should the two differ, none is composed in this way."""
+    It takes 0.2 s, mostly to read the files of the chosen options. Arms with the same options share that; a function of
+    Hydra then applies their values. The first of these arms is also composed by `load_sweep_config`. If the two results
+    differ, all arms with these options are composed by `load_sweep_config`."""
 
     def __init__(self, loader: Any, master: DictConfig, arms: list[list[str]]) -> None:
         self._loader, self._master = loader, master
@@ -79,28 +83,28 @@ class _Composer:
         self._shared: dict[tuple[str, ...], DictConfig | None] = {}
 
     def compose(self, overrides: list[str]) -> DictConfig:
-        """The arm's configuration, perhaps without Hydra's own node."""
+        """The arm's configuration, possibly without Hydra's own node."""
         choices, values = self._parts(overrides)
         if self._times[choices] < WORTH_SHARING:
             return self._loader.load_sweep_config(self._master, overrides)
         if choices not in self._shared:
-            whole = _task(self._loader.load_sweep_config(self._master, overrides))
-            shared = _task(self._loader.load_sweep_config(self._master, list(choices)))
+            whole = _without_hydra(self._loader.load_sweep_config(self._master, overrides))
+            shared = _without_hydra(self._loader.load_sweep_config(self._master, list(choices)))
             same = OmegaConf.to_container(_with(shared, values)) == OmegaConf.to_container(whole)
             self._shared[choices] = shared if same else None
-        if (found := self._shared[choices]) is None:
+        if (shared_part := self._shared[choices]) is None:
             return self._loader.load_sweep_config(self._master, overrides)
-        return _with(found, values)
+        return _with(shared_part, values)
 
     def _parts(self, overrides: list[str]) -> tuple[tuple[str, ...], list[Override]]:
-        """What may choose an option of a group, and what can only be the value of a key."""
+        """Split the overrides into those that may choose an option of a group, and those that only set a value."""
         parsed = OverridesParser.create().parse_overrides(overrides)
-        keys = [key for key in self._master if not OmegaConf.is_config(self._master._get_node(key))]
+        keys = [key for key in self._master if not is_group(self._master, str(key))]
         values = [o for o in parsed if o.package is None and ("." in o.key_or_group or o.key_or_group in keys)]
         return tuple(o.input_line or "" for o in parsed if o not in values), values
 
 
-def _task(composed: DictConfig) -> DictConfig:
+def _without_hydra(composed: DictConfig) -> DictConfig:
     with open_dict(composed):
         del composed["hydra"]
     return composed
@@ -108,5 +112,5 @@ def _task(composed: DictConfig) -> DictConfig:
 
 def _with(composed: DictConfig, values: list[Override]) -> DictConfig:
     arm = copy.deepcopy(composed)
-    ConfigLoaderImpl._apply_overrides_to_config(values, arm)
+    apply_overrides(values, arm)
     return arm

@@ -1,4 +1,4 @@
-"""One line for the user: what is wrong with which key and value, and the nearest right one."""
+"""Turn an error of Hydra, OmegaConf or YAML into one line for the user."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ from yaml import YAMLError
 from ablate.config.schema import SCHEMAS, Config, ConfigError
 from ablate.config.validation import known_keys, suggest
 
-REFUSALS = (ConfigError, HydraException, OmegaConfBaseException, YAMLError)  # what the user can mend, told in a line
+REFUSALS = (ConfigError, HydraException, OmegaConfBaseException, YAMLError)  # errors that the user can correct
 
 
 def explain(error: BaseException, given: Sequence[str] = ()) -> str:
-    """One line for the user: what is wrong with which key and value, and the nearest right one.
+    """One line for the user: which key and value are wrong, why, and the nearest right one.
 
-    given: the overrides that the error is about, where they are not the command line's."""
-    text = str(error).removeprefix(
-        "ConfigError raised while resolving interpolation: "
-    )  # refused by a resolver of ours
+    given: the overrides that the error is about, if they are not those of the command line."""
+    text = str(error).removeprefix("ConfigError raised while resolving interpolation: ")  # raised by our resolvers
     cause = str(error.__cause__ or "")
     overrides = {a.lstrip("+~").partition("=")[0]: a for a in given or sys.argv[1:] if "=" in a}
     resumed = "a resumed run keeps its configuration (load= starts a new run from saved parameters)"
-    if found := re.match(r"(?:Could not override|Could not delete from config\.|Key) '([^']+)'", text):
-        key = found[1].rpartition("@")[0] or found[1]
-        if key in _all_keys() and "resume" in overrides:  # composed without the run's own options: no matter which key
+    if match := re.match(r"(?:Could not override|Could not delete from config\.|Key) '([^']+)'", text):
+        key = match[1].rpartition("@")[0] or match[1]
+        if key in _all_keys() and "resume" in overrides:  # a right key, but not for the default options
             return f"{overrides.get(key, key)}: {resumed}"
         if key.startswith("env.kwargs."):
             return f"{overrides.get(key, key)}: a new argument of the environment is written +{overrides.get(key, key)}"
@@ -38,35 +36,35 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
         if key in _all_keys() and group in SCHEMAS:
             name = name.partition(".")[0]
             schemas = SCHEMAS[group].items()
-            having = [option for option, schema in schemas if name in {item.name for item in fields(schema)}]
-            return f"{overrides.get(key, key)}: a key of {group}.name={' or '.join(having)}, and another one was chosen"
+            owners = [option for option, schema in schemas if name in {item.name for item in fields(schema)}]
+            return f"{overrides.get(key, key)}: only {group}.name={' or '.join(owners)} has this key"
         return f"{overrides.get(key, key)}: no such key{suggest(key, _all_keys())}"
-    if found := re.match(r"In '(protocol|preprocessing)/([^']+)': .*not in 'GymnasiumConfig'", text, re.DOTALL):
+    if match := re.match(r"In '(protocol|preprocessing)/([^']+)': .*not in 'GymnasiumConfig'", text, re.DOTALL):
         if "resume" in overrides:
-            return f"{found[1]}={found[2]}: {resumed}"
-        return f"{found[1]}={found[2]}: of games only; choose one with env=breakout, env=riverraid or env=atari"
-    if found := re.match(r"Error merging override (.+)", text):
-        key, _, value = found[1].partition("=")
+            return f"{match[1]}={match[2]}: {resumed}"
+        return f"{match[1]}={match[2]}: only games have one; use env=breakout, env=riverraid or env=atari"
+    if match := re.match(r"Error merging override (.+)", text):
+        key, _, value = match[1].partition("=")
         if "is not a ListConfig" in cause + text:
-            return f"{found[1]}: a list is needed, as in {key}=[{value},{value}]"
-        hint = '; several seeds are "seed=range(5)", or sweep.seeds=0-4' if key == "seed" else ""
+            return f"{match[1]}: a list is needed, as in {key}=[{value},{value}]"
+        hint = '; for several seeds write -m "seed=range(5)", or sweep.seeds=0-4 with a study' if key == "seed" else ""
         exponent = re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d+", value)
         if exponent and "to Integer" in cause + text and float(value).is_integer():  # 5e6 is a float
             hint = f"; write {key}={float(value):.0f}"
-        return f"{found[1]}: {_sentence(cause or text.partition(chr(10))[2])}{hint}"
-    if found := re.match(r"In '(sweep/[^']+)': .*?(Key .+|Cannot .+|Value .+)", text, re.DOTALL):
-        hint = "; does it begin with # @package _global_ ?" if "'hydra' not in" in found[2] else ""
-        return f"sweeps/{found[1]}.yaml: {_sentence(found[2])}{hint}"
-    if found := re.search(r"Could not find '([^']+)'\n\nAvailable options in '([^']+)':\n((?:\t.+\n?)+)", text):
-        group, options = found[2], found[3].split()
-        option = found[1].removeprefix(f"{group}/")
-        others = "; any other is env.id=<gymnasium's id>, as env.id=ALE/Pong-v5" if group == "env" else ""
+        return f"{match[1]}: {_sentence(cause or text.partition(chr(10))[2])}{hint}"
+    if match := re.match(r"In '(sweep/[^']+)': .*?(Key .+|Cannot .+|Value .+)", text, re.DOTALL):
+        hint = "; its first line must be # @package _global_" if "'hydra' not in" in match[2] else ""
+        return f"sweeps/{match[1]}.yaml: {_sentence(match[2])}{hint}"
+    if match := re.search(r"Could not find '([^']+)'\n\nAvailable options in '([^']+)':\n((?:\t.+\n?)+)", text):
+        group, options = match[2], match[3].split()
+        option = match[1].removeprefix(f"{group}/")
+        others = "; for any other environment give its id, as in env.id=ALE/Pong-v5" if group == "env" else ""
         return f"{group}={option}: no such option{suggest(option, options)} (there are: {', '.join(options)}{others})"
     return _sentence(text)
 
 
 def _sentence(text: str) -> str:
-    """Hydra's message without its lines of internals."""
+    """Hydra's message in one line, without its internal details."""
     lines = [line.strip() for line in text.splitlines()]
     return " ".join(
         line for line in lines if line and not line.startswith(("full_key:", "reference_type=", "object_type="))
@@ -74,7 +72,7 @@ def _sentence(text: str) -> str:
 
 
 def _all_keys() -> list[str]:
-    """Every key of every schema, and the groups: what a typo is compared with."""
+    """Every key of every schema, and the groups. A wrong key is compared with them."""
     keys: set[str] = {"experiment"}
     alternatives = max(len(options) for options in SCHEMAS.values())
     for i in range(alternatives):

@@ -1,4 +1,4 @@
-"""The `ablate.*` resolvers of conf/: what an option of one group depends on in another."""
+"""The schema and the `ablate.*` resolvers of conf/: how the default option of a group depends on other options."""
 
 from __future__ import annotations
 
@@ -9,43 +9,55 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from ablate.algos.algorithm import algorithm_named
-from ablate.cli.compose import validated
 from ablate.config.plugins import plugin_configurations
+from ablate.config.schema import SCHEMAS, Config, EnvConfig
 from ablate.config.serial import config_hash
+from ablate.config.validation import validate
 from ablate.paths import CONF, OUTPUTS, ROOT, locate
 from ablate.sweeps.study import study_name
 
 
+def _option_file(group: str, option: str) -> Path | None:
+    """The YAML file of an option, in conf/ or in a plugin's conf/; None if there is none."""
+    paths = (folder / group / f"{option}.yaml" for folder in (CONF, *plugin_configurations()))
+    return next((path for path in paths if path.exists()), None)
+
+
 @cache
-def _is_game(env: str) -> bool:
-    """Whether an option of the group `env` is a game: by what its file says it is made of."""
-    path = CONF / f"env/{env}.yaml"
-    made_of = OmegaConf.select(OmegaConf.load(path), "defaults", default=[]) if path.exists() else []
-    return "/schema/env/atari@_here_" in made_of or any(isinstance(o, str) and _is_game(o) for o in made_of)
+def _env_kind(env: str) -> str:
+    """The schema of an option of the group `env`: gymnasium or atari. A file may take it from another option."""
+    path = _option_file("env", env)
+    defaults = OmegaConf.select(OmegaConf.load(path), "defaults", default=[]) if path else []
+    for entry in defaults:
+        if schema := re.fullmatch(r"/schema/env/(\w+)@_here_", str(entry)):
+            return schema[1]
+    bases = [entry for entry in defaults if isinstance(entry, str) and entry != "_self_"]
+    return _env_kind(bases[0]) if bases else "gymnasium"
 
 
 def _default_model(algo: str, env: str) -> str:
-    """The option of the group `model` that suits this pair of options."""
-    return algorithm_named(algo).default_model(env, _is_game(env))
-
-
-def _suited(group: str, algo: str, env: str, *more: str) -> str:
-    """The option of `group` with values for this pair: its own, or else that of games, or of all others."""
-    own = "_".join((algo, env, *more))
-    kind = "atari" if _is_game(env) else "gymnasium"
-    return own if (CONF / group / f"{own}.yaml").exists() else "_".join((algo, kind, *more))
+    """The option of the group `model` for this algorithm and environment."""
+    env_class: type[EnvConfig] = SCHEMAS["env"][_env_kind(env)]
+    return algorithm_named(algo).default_model(env, env_class.has_images)
 
 
 def _default_replay(algo: str) -> str:
-    """The option of the group `replay`; for an algorithm without a replay, a name that is no option."""
+    """The option of the group `replay`; `none`, which is no option, for an algorithm without a replay."""
     return algorithm_named(algo).default_replay()
 
 
+def _suited(group: str, algo: str, env: str, *more: str) -> str:
+    """The option of `group` with values for this algorithm and environment, or else for this kind of environment."""
+    own = "_".join((algo, env, *more))
+    return own if _option_file(group, own) else "_".join((algo, _env_kind(env), *more))
+
+
 def _registered_with(env_id: str, switch: str) -> Any:
-    """What a game's id is registered with: its frame_skip, sticky_actions or full_action_space. Raises ConfigError."""
+    """The value of frame_skip, sticky_actions or full_action_space in a game's registration. Raises ConfigError."""
     from ablate.envs.games import registered  # imports ale-py, which only games need
 
     value = getattr(registered(env_id), switch)
@@ -59,19 +71,21 @@ def _run_dir(*, _root_: DictConfig) -> str:
     choices = _root_.hydra.runtime.choices
     env = choices.env if choices.env not in ("gymnasium", "atari") else _root_.env.id
     pair = re.sub(r"[^\w.-]+", "-", f"{_root_.algo.name}-{env}").lower()
-    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config_hash(validated(_root_))}"
+    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config_hash(validate(_root_))}"
     return str(_unused(OUTPUTS / "runs" / pair / name))
 
 
 def _sweep_dir(now: str, *, _root_: DictConfig) -> str:
-    """The folder of a sweep: outputs/sweeps/<name>, the same for the same command; other sweepers' by the time."""
+    """The folder of a sweep: outputs/sweeps/<name>, the same for the same command.
+
+    now: the folder's name with another sweeper than ours."""
     if _root_.hydra.runtime.choices["hydra/sweeper"] != "ablate":
         return str(OUTPUTS / "sweeps" / now)
     return str(OUTPUTS / "sweeps" / (_root_.sweep.name or study_name(list(_root_.hydra.overrides.task))))
 
 
 def _unused(folder: Path) -> Path:
-    """The folder, or with a number behind it if the same configuration was started in the same second."""
+    """The folder, with a number appended if the same configuration was started in the same second."""
     candidate, number = folder, 2
     while candidate.exists():
         candidate, number = folder.with_name(f"{folder.name}_{number}"), number + 1
@@ -79,12 +93,12 @@ def _unused(folder: Path) -> Path:
 
 
 def _output_subdir(*, _root_: DictConfig) -> str:
-    """Where Hydra writes its files: a resumed run keeps the first ones."""
+    """Where Hydra writes its files: a resumed run keeps those of its first start."""
     return f".hydra/resumed_{time.strftime('%Y-%m-%d_%H-%M-%S')}" if _root_.resume else ".hydra"
 
 
 def _search_path() -> list[str]:
-    """Where Hydra looks for configuration besides conf/: the studies, and the folders of plugins."""
+    """The folders that Hydra searches next to conf/: sweeps/ for studies, and the plugins' conf/."""
     return [f"file://{folder}" for folder in (ROOT / "sweeps", *plugin_configurations())]
 
 
@@ -102,6 +116,12 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def register_resolvers() -> None:
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra. Algorithms of plugins must be imported before."""
+    store = ConfigStore.instance()
+    store.store("config_schema", Config)
+    for group, options in SCHEMAS.items():
+        for name, schema in options.items():
+            store.store(name, schema, group=f"schema/{group}")
     for name, resolver in RESOLVERS.items():
         OmegaConf.register_new_resolver(f"ablate.{name}", resolver, replace=True)

@@ -1,4 +1,4 @@
-"""The program behind src/run.py: one run, or as a job of a sweep one cell."""
+"""The program behind src/run.py: train one run, or one cell as a job of a sweep."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ablate.cli.compose import plan_job
 from ablate.cli.hydra_app import ValidateFirst, main
 from ablate.paths import CONF
 from ablate.runs.run import RunFailed, run
-from ablate.sweeps import cell
+from ablate.sweeps.cell import run_as_job
 
 
 def program() -> int:
@@ -24,18 +24,18 @@ def program() -> int:
     def job(composed: DictConfig) -> float | None:
         context = HydraConfig.get()
         overrides, folder = list(context.overrides.task), Path(context.runtime.output_dir)
-        if context.mode == RunMode.MULTIRUN:  # under a launcher, perhaps on another machine
-            return cell.run_as_job(plan_job(composed, overrides).config, overrides, folder, Path(context.sweep.dir))
-        assert ValidateFirst.planned is not None  # before Hydra made the folder
+        if context.mode == RunMode.MULTIRUN:  # started by a launcher, possibly on another machine
+            return run_as_job(plan_job(composed, overrides).config, overrides, folder, Path(context.sweep.dir))
+        assert ValidateFirst.planned is not None  # Hydra called it before it made the folder
         try:
             run(ValidateFirst.planned, folder, overrides)
         except RunFailed as failure:
-            failures.append(failure)  # printed once, and not by Hydra too
+            failures.append(failure)  # raised below, because Hydra would print it too
         return None
 
-    def program() -> None:
+    def train() -> None:
         job()
         if failures:
             raise failures[0]
 
-    return main(program)
+    return main(train)

@@ -1,6 +1,6 @@
-"""Activations inside kernels. Identity, ReLU and ReLU6 are clamps, without a branch; tanh and ELU follow one.
+"""Activation functions inside kernels. Identity, ReLU and ReLU6 are clamps; tanh and ELU are applied after one.
 
-A clamp keeps what is no number: the guard against divergence must see it."""
+A clamp keeps NaN, because the check for divergence must see it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLAMP, TANH, ELU = range(3)
 
 
 class ActivationConstants(NamedTuple):
-    """min(max(x, low), high), and then the function of `kind`, if it is not CLAMP."""
+    """min(max(x, low), high), followed by the function of `kind` if it is not CLAMP."""
 
     kind: int
     low: float
@@ -39,7 +39,7 @@ def clamp(x: float, low: float, high: float) -> float:
 
 @leaf
 def activate(kind: int, y: np.ndarray) -> None:
-    """y ← activation(y), for what a clamp has not done."""
+    """y ← activation(y) for TANH and ELU, in place."""
     if kind == TANH:
         for i in range(len(y)):
             y[i] = np.tanh(y[i])
@@ -50,7 +50,7 @@ def activate(kind: int, y: np.ndarray) -> None:
 
 @leaf
 def activate_backward(activation: ActivationConstants, d_y: np.ndarray, y: np.ndarray) -> None:
-    """∂ ← ∂ · activation', from the activation's output y."""
+    """d_y ← d_y · activation', in place, computed from the activation's output y."""
     zero, one = y.dtype.type(0), y.dtype.type(1)
     low, high = y.dtype.type(activation.low), y.dtype.type(activation.high)
     if activation.kind == TANH:

@@ -1,4 +1,4 @@
-"""What kernels of several processes need to share memory: indivisible counting, and a lock."""
+"""Atomic operations for kernels of several processes that share memory: counting, and a lock."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ablate.compiled.jit import helper
 from ablate.compiled.numba_internals import cgutils, types
 
 _yield = types.ExternalFunction("sched_yield", types.int32())
-PATIENCE = 5_000_000  # turns given away before a holder of the lock counts as dead: seconds, on an idle machine
+PATIENCE = 5_000_000  # attempts before the holder of the lock counts as dead: some seconds on an idle machine
 
 
 def _read_modify_write(operation: str) -> Any:
-    """A function of (int64 array, index, value) that does `operation` indivisibly and returns what was there before."""
+    """A function (int64 array, index, value) that does `operation` atomically and returns the old value."""
 
     def typed(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -34,7 +34,7 @@ exchange = _read_modify_write("xchg")
 
 @helper
 def acquire(lock: np.ndarray) -> bool:
-    """Wait until the lock (1,) int64 is ours; False if nobody lets it go."""
+    """Wait for the lock (1,) int64. Returns False if it is not released in time."""
     for _ in range(PATIENCE):
         if exchange(lock, 0, 1) == 0:
             return True

@@ -1,6 +1,6 @@
-"""Random numbers drawn beforehand: a kernel reads from the buffer what Python would have drawn one by one.
+"""Random numbers that are drawn in advance: a kernel reads from a buffer what Python would have drawn one by one.
 
-So every backend sees the same numbers from the same stream, and a stream can be saved at the number it has come to."""
+So all backends use the same numbers from the same stream, and a stream can be saved at its current position."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ablate.seeding import restore, state_of
 
 
 class DrawBuffer:
-    """The stream of one worker behind a row of a buffer.
+    """The random stream of one worker, with a buffer.
 
-    buffer: (N,) float64, a row that kernels read. used: (1,) int64, how many of them a kernel has used. draw(n): the
+    buffer: (N,) float64, which kernels read. used: (1,) int64, how many numbers kernels have used. draw(n) returns the
     next n numbers of `rng`."""
 
     def __init__(
@@ -22,26 +22,27 @@ class DrawBuffer:
     ) -> None:
         self._rng, self._draw, self._buffer, self._used = rng, draw, buffer, used
         used[0] = len(buffer)
-        self._states = [(len(buffer), state_of(rng))]  # (place, the generator's state before the number there)
+        # (index in the buffer, state of the generator before the number at that index)
+        self._states = [(len(buffer), state_of(rng))]
 
     def refill(self) -> None:
-        """Move what is unused to the front and fill the rest."""
+        """Move unused numbers to the front and draw new ones for the rest of the buffer."""
         used, size = int(self._used[0]), len(self._buffer)
         if used == 0:
             return
-        kept = [(place, state) for place, state in self._states if place > used]
+        kept = [(index, state) for index, state in self._states if index > used]
         before = [item for item in self._states if item[0] <= used][-1]
-        self._states = [(place - used, state) for place, state in [before, *kept]]
+        self._states = [(index - used, state) for index, state in [before, *kept]]
         self._buffer[: size - used] = self._buffer[used:].copy()
         self._states.append((size - used, state_of(self._rng)))
         self._buffer[size - used :] = self._draw(used)
         self._used[0] = 0
 
     def settle(self) -> None:
-        """Put the generator where it would be, had each number been drawn when it was used."""
+        """Return the generator to the state after the last used number, as if numbers were drawn one by one."""
         used = int(self._used[0])
-        place, state = [item for item in self._states if item[0] <= used][-1]
+        index, state = [item for item in self._states if item[0] <= used][-1]
         restore(self._rng, state)
-        self._draw(used - place)
+        self._draw(used - index)
         self._used[0] = len(self._buffer)
         self._states = [(len(self._buffer), state_of(self._rng))]

@@ -1,6 +1,6 @@
-"""What a policy makes of the actor's outputs z inside kernels: a distribution, an action, and its part of the loss.
+"""Policies inside kernels: from the actor's outputs z to a distribution, an action, and the policy's part of the loss.
 
-Which kind of policy is chosen by the type, GaussianHead or CategoricalHead, when a kernel is compiled."""
+The type of the head, GaussianHead or CategoricalHead, decides which functions a kernel calls when it is compiled."""
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -23,7 +23,7 @@ class GaussianHead(NamedTuple):
 
     centre: np.ndarray  # (A,)
     scale: np.ndarray  # (A,)
-    low: np.ndarray  # (A,) what the environment takes
+    low: np.ndarray  # (A,) bounds of the environment's actions
     high: np.ndarray  # (A,)
     sigma_min: float
 
@@ -38,6 +38,7 @@ Head = GaussianHead | CategoricalHead
 
 
 def head_of(architecture: MlpArchitecture, action: ActionSpec, dtype: type) -> Head:
+    """The head for these actions."""
     if action.n is not None:
         return CategoricalHead(action.n)
     return GaussianHead(
@@ -50,34 +51,34 @@ def head_of(architecture: MlpArchitecture, action: ActionSpec, dtype: type) -> H
 
 
 def draws(head: Any) -> int:
-    """How many random numbers an action takes."""
+    """How many random numbers the draw of one action uses."""
     raise NotImplementedError
 
 
 def compute_dist_params(head: Any, z: np.ndarray, dist_params: np.ndarray) -> bool:
-    """From z to the distribution, as the other functions read it. False if z holds what is no number.
+    """Write the parameters of the distribution, which the other functions read. Returns False if z is not finite.
 
     dist_params: mu, sigma, ∂mu/∂z, ∂sigma/∂z, each (A,), in one row; or log p (n,)."""
     raise NotImplementedError
 
 
 def draw(head: Any, dist_params: np.ndarray, draws: np.ndarray, action: np.ndarray) -> None:
-    """An action (A,) from standard normal draws (A,), or its index, as a float, from one uniform draw (1,)."""
+    """Write an action: (A,) from standard normal draws (A,), or its index as a float from one uniform draw (1,)."""
     raise NotImplementedError
 
 
 def mode(head: Any, dist_params: np.ndarray, action: np.ndarray) -> None:
-    """The most likely action."""
+    """Write the most likely action."""
     raise NotImplementedError
 
 
 def to_env(head: Any, action: np.ndarray, env_action: np.ndarray) -> None:
-    """The action as the environment takes it: clipped to its bounds."""
+    """Write the action as the environment takes it, clipped to the bounds."""
     raise NotImplementedError
 
 
 def log_prob(head: Any, dist_params: np.ndarray, action: np.ndarray) -> tuple[float, float]:
-    """log π(a|s), and the entropy."""
+    """Returns (log π(a|s), entropy)."""
     raise NotImplementedError
 
 
@@ -110,7 +111,7 @@ def _(head, z, dist_params):
         dist_params[n + i] = max(x, zero) + np.log1p(e) + z.dtype.type(head.sigma_min)
         dist_params[2 * n + i] = head.scale[i] * (one - tanh * tanh)
         dist_params[3 * n + i] = (one if x >= zero else e) / (one + e)
-    return True  # what is no number shows in the loss
+    return True  # NaN shows in the loss
 
 
 @implements(compute_dist_params, CategoricalHead)
@@ -137,7 +138,7 @@ def _(head, dist_params, draws, action):
 
 @implements(draw, CategoricalHead)
 def _(head, dist_params, draws, action):
-    """The inverse of the cumulative distribution."""
+    """Inverse transform sampling."""
     total = 0.0
     for j in range(head.n):
         total += math.exp(dist_params[j])

@@ -1,8 +1,8 @@
 """Small matrix products inside kernels, over parts of flat vectors.
 
-BLAS is made for large matrices: at a rollout's sizes its calls cost more than the arithmetic, and it may start threads.
-Each loop below runs along numbers that lie side by side and takes several rows at a time, so that every number that is
-loaded is used often and LLVM can turn the loop into vector instructions."""
+BLAS is made for large matrices: for a rollout, its calls cost more than the arithmetic, and it may start threads. Each
+loop below runs along contiguous numbers and uses several rows at a time, so that each loaded number is used often and
+LLVM can generate vector instructions."""
 
 # ruff: noqa: E741 (l is the index that a product sums over)
 # mypy: disable-error-code="no-untyped-def"
@@ -38,7 +38,7 @@ def at(m: Matrix, i: int, j: int) -> float:
 
 @inlined
 def row(m: Matrix, i: int, n: int) -> np.ndarray:
-    """The n numbers of row i, which must lie side by side."""
+    """The n numbers of row i, which must be contiguous (column = 1)."""
     start = m.start + i * m.row
     return m.flat[start : start + n]
 
@@ -88,7 +88,7 @@ def affine(activation: ActivationConstants, y: np.ndarray, x: np.ndarray, w: Mat
 def product(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
     """C = A B, with C (m, n), A (m, k), B (k, n), k ≥ 1.
 
-    C's rows or its columns are contiguous; so are B's (in the first case), or else A's."""
+    The rows or the columns of C are contiguous. With contiguous rows of C, the same holds for B; otherwise for A."""
     if c.column != 1:
         c, a, b, m, n = transposed(c), transposed(b), transposed(a), n, m
     if b.column == 1:
@@ -101,10 +101,10 @@ def product(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
 def clamped_product(
     c: Matrix, a: Matrix, b: Matrix, y: Matrix, activation: ActivationConstants, m: int, k: int, n: int
 ) -> None:
-    """C = A B ⊙ activation'(Y) for a clamp, k ≤ 2 and m ≥ 2: what a head sends back, in one pass. Rows contiguous."""
+    """C = A B ⊙ activation'(Y) for a clamp, k ≤ 2 and m ≥ 2: the backward pass of a head. All rows are contiguous."""
     low, high = activation.low, activation.high
     for pair in range(0, m, 2):
-        i = min(pair, m - 2)  # an odd last row is computed with the one before, again
+        i = min(pair, m - 2)  # the last of an odd number of rows is computed together with the row before
         c0, c1, y0, y1 = row(c, i, n), row(c, i + 1, n), row(y, i, n), row(y, i + 1, n)
         if k == 1:
             _clamped_1_to_2(c0, c1, y0, y1, low, high, at(a, i, 0), at(a, i + 1, 0), row(b, 0, n))
@@ -117,7 +117,7 @@ def clamped_product(
 
 @leaf
 def _rows(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
-    """C[i] = Σ_l A[i, l] B[l], two rows of C and five of B at a time (a rollout has often 5, 10 or 20 steps)."""
+    """C[i] = Σ_l A[i, l] B[l], two rows of C and five of B at a time (rollouts often have 5, 10 or 20 steps)."""
     i = 0
     while i + 2 <= m:
         y, z = row(c, i, n), row(c, i + 1, n)

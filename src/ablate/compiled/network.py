@@ -1,7 +1,7 @@
-"""The actor-critic of MlpArchitecture inside kernels: forward by rows, backward over a rollout, by the chain rule.
+"""The actor-critic of MlpArchitecture inside kernels: forward per row, backward over a rollout, by the chain rule.
 
-Activations lie in one flat vector, in blocks of (t_max + 1, n): first the observations, with a 1 behind each, then each
-layer's output. `deltas` holds the gradients of the loss with respect to them, in the same places."""
+Activations are stored in one flat vector, in blocks of (t_max + 1, n): first the observations, each followed by a 1,
+then the output of each layer. `deltas` holds the gradients of the loss with respect to them, at the same indices."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from ablate.compiled.jit import helper, leaf
 from ablate.compiled.matrix import Matrix, affine, clamped_product, product, row, transposed
 from ablate.nn.mlp_architecture import MlpArchitecture
 
-# The columns of a table of layers: sizes; where the input starts and how long its rows are; where output, weight and
-# bias start; the weight as a Matrix (in, out); whether the bias is one more row of it, for an input that is always 1;
-# whether an activation follows; whether the input's gradient is wanted, and adds to what is there already.
+# The columns of a table of layers: sizes; start of the input and length of its rows; start of output and weight;
+# row and column stride of the weight as a Matrix (in, out); start of the bias; whether the bias is one more row of the
+# weight, for an input that is always 1; whether an activation follows; whether the gradient of the input is needed, and
+# is added to what is stored there.
 N_IN, N_OUT, X, X_ROW, Y, WEIGHT, ROW, COLUMN, BIAS, JOINED, ACTIVATES, WANTS_DX, ADDS_DX = range(13)
 
 
 class Network(NamedTuple):
-    """Tables of layers, each (depth, 13) int64, and what their sizes add up to."""
+    """Tables of layers, each (depth, 13) int64, and indices that follow from them."""
 
     torso: np.ndarray
     actor: np.ndarray
     critic: np.ndarray
     activation: ActivationConstants
-    observation: int  # its size
-    outputs: int  # of the actor
-    z: int  # where the actor's outputs start
-    v: int  # where the critic's output starts
+    observation: int  # size of an observation
+    outputs: int  # number of the actor's outputs
+    z: int  # index of the actor's first output
+    v: int  # index of the critic's first output
 
 
 def network_of(architecture: MlpArchitecture, t_max: int, dtype: type) -> tuple[Network, np.ndarray]:
-    """The network for rollouts of up to t_max steps, and room for its activations."""
+    """The network for rollouts of up to t_max steps, and memory for its activations."""
     layout = architecture.layout()
     rows, observation = t_max + 1, architecture.torso_sizes[0]
     end = rows * (observation + 1)
@@ -81,7 +82,7 @@ def forward(
     start: int,
     stop: int,
 ) -> None:
-    """The outputs of some layers for the rows `start` to `stop` of the rollout."""
+    """Compute the outputs of some layers for rows `start` to `stop` - 1 of the rollout."""
     for i in range(len(layers)):
         layer = layers[i]
         n_in, n_out = layer[N_IN], layer[N_OUT]
@@ -102,9 +103,9 @@ def backward(
     actors: np.ndarray,
     steps: int,
 ) -> None:
-    """From ∂L/∂z and ∂L/∂v, which are in `deltas`, over `steps` rows, to the gradient of all parameters (P,).
+    """Write the gradient of all parameters (P,) from ∂L/∂z and ∂L/∂v in `deltas`, over `steps` rows.
 
-    actors: room for the actor's share of the gradient of the torso's output."""
+    actors: memory for the actor's share of the gradient of the torso's output."""
     a = network.activation
     layers_backward(network.critic, a, theta, gradient, activations, deltas, actors, steps)
     layers_backward(network.actor, a, theta, gradient, activations, deltas, actors, steps)
@@ -122,7 +123,7 @@ def layers_backward(
     actors: np.ndarray,
     steps: int,
 ) -> None:
-    derived = False  # whether the next layer has multiplied by this one's derivative already
+    derived = False  # whether the layer after this one has already multiplied by this one's derivative
     for i in range(len(layers) - 1, -1, -1):
         layer = layers[i]
         n_in, n_out = layer[N_IN], layer[N_OUT]

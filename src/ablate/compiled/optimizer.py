@@ -1,4 +1,4 @@
-"""Adam, AMSGrad and RMSprop inside kernels, as in nn/adam.py, with the same bound against races."""
+"""Adam, AMSGrad and RMSprop inside kernels, as in nn/optimizers.py, with the same bound against races."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ablate.config.schema import AdamConfig, OptimizerConfig, RMSpropConfig
 from ablate.nn.optimizer_bounds import adam_bound, rmsprop_bound
 
 ADAM, AMSGRAD, RMSPROP = range(3)
-# A moment below is 0. The moments of a unit that is never active decay; as denormal numbers they would take each
-# operation some hundred times longer.
+# Smaller moments are set to 0: those of a unit that is never active decay to denormal numbers, which make operations
+# some hundred times slower.
 TINY = 1e-34
 
 
 class OptimizerConstants(NamedTuple):
-    """Constants. decay_1, decay_2: of the first and second moment (RMSprop has the second only)."""
+    """decay_1, decay_2: decay rates of the first and second moment (RMSprop has only the second)."""
 
     kind: int
     lr: float
@@ -26,10 +26,11 @@ class OptimizerConstants(NamedTuple):
     decay_2: float
     eps: float
     weight_decay: float
-    largest: float  # what |quotient| cannot exceed without races
+    largest: float  # bound of |moment / sqrt(moment)|, which can be exceeded only in a race
 
 
 def optimizer_of(config: OptimizerConfig) -> OptimizerConstants:
+    """The constants of a configured optimizer."""
     if isinstance(config, AdamConfig):
         kind = AMSGRAD if config.amsgrad else ADAM
         return OptimizerConstants(
@@ -51,9 +52,9 @@ def step_and_pull(
     update: int,
     local: np.ndarray,
 ) -> None:
-    """Apply gradient (P,) as update number `update`, counted from 1, and copy the result: θ' ← θ.
+    """Apply the gradient (P,) as update number `update`, counted from 1, and copy the result: θ' ← θ.
 
-    first, second, largest_second: the moments (P,); RMSprop has the second only, only AMSGrad has the last."""
+    first, second, largest_second: moments (P,). RMSprop uses only the second, and only AMSGrad the largest second."""
     number = theta.dtype.type
     decay_2 = number(optimizer.decay_2)
     rest_1, rest_2 = number(1.0 - optimizer.decay_1), number(1.0 - optimizer.decay_2)

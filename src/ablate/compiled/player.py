@@ -27,7 +27,7 @@ STEPS_PER_CALL = 10_000  # a few milliseconds
 
 
 class CompiledPlayer:
-    """Plays whole episodes with parameters (P,). The process beats every few milliseconds."""
+    """Plays whole episodes with parameters (P,), with a heartbeat every few milliseconds."""
 
     def __init__(self, config: Config, spec: EnvSpec, architecture: Architecture) -> None:
         self._module, self._env = environment_of(config.env)
@@ -45,7 +45,7 @@ class CompiledPlayer:
     def play(
         self, parameters: np.ndarray, episodes: int, rng: np.random.Generator, normalisation: np.ndarray | None = None
     ) -> Iterator[Score]:
-        assert normalisation is None  # only games have one
+        assert normalisation is None  # only games are normalised
         used = np.zeros(1, np.int64)
         for _ in range(episodes):
             env_rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(draw_seed(rng))))

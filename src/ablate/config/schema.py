@@ -5,7 +5,7 @@ Values live in `conf/`; the few defaults here are "nothing" (None, empty)."""
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from omegaconf import MISSING
 from pydantic import Field
@@ -52,11 +52,7 @@ class EnvConfig:
     reward_shift: Finite = MISSING
     reward_scale: Positive = MISSING
     kwargs: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def has_images(self) -> bool:
-        """Whether observations are images."""
-        return False
+    has_images: ClassVar[bool] = False  # whether observations are images
 
 
 @dataclass
@@ -81,10 +77,7 @@ class AtariConfig(EnvConfig):
     mode: CountFromZero | None = None
     difficulty: CountFromZero | None = None
     threads: CountFromZero = 0
-
-    @property
-    def has_images(self) -> bool:
-        return True
+    has_images: ClassVar[bool] = True
 
 
 @dataclass

@@ -67,15 +67,15 @@ def _walk(node: DictConfig, prefix: str) -> Iterator[tuple[str, bool]]:
     known = {f.name for f in fields(object_type)}
     for key in map(str, node):
         yield f"{prefix}{key}", key in known
-        if key in known and not OmegaConf.is_missing(node, key):
-            child = node._get_node(key)
-            if isinstance(child, DictConfig) and not child._is_none():
+        if key in known and not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+            child = node[key]
+            if isinstance(child, DictConfig):
                 yield from _walk(child, f"{prefix}{key}.")
 
 
 def _refuse_unknown(composed: DictConfig) -> None:
     for key, known in _walk(composed, ""):
-        if not known:
+        if not known and key != "hydra":  # Hydra's own node, which is no part of our schema
             value = OmegaConf.select(composed, key)
             raise ConfigError(f"{key}={value}: no such key{suggest(key, known_keys(composed))}")
 

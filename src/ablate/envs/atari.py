@@ -1,9 +1,9 @@
-"""Atari games, straight on ale-py's emulator: a step is a handful of frames and one observation, whole games go on
-over lost lives, and everything that a game holds can be saved.
+"""Atari games on ale-py's emulator. A step is several frames with one observation, a game continues after a lost life,
+and the whole state of a game can be saved.
 
-gymnasium's AtariEnv and AtariPreprocessing make a screen and a dictionary of every frame, and their end on a lost life
-resets the game; ale-py's vector environment has the preprocessing of Mnih et al. 2015 only.
-"""
+Why not the existing environments: gymnasium's AtariEnv and AtariPreprocessing read a screen and build a dictionary for
+every frame, and their option to end an episode at a lost life resets the game; ale-py's vector environment supports
+only the preprocessing of Mnih et al. 2015."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ FRAMES_PER_SECOND = 60
 
 
 class AtariGame(gymnasium.Env):
-    """A game as training sees it, or (training=False) as it is scored: whole games, raw rewards.
+    """A game as training sees it, or with training=False as it is scored: whole games, raw rewards.
 
-    Observations: as `preprocessing` makes them, (C, H, W). `terminated`: the game is over, or in training and with
-    life_loss_terminates a life is lost; `reset` then goes on with the same game (EpisodicLife of OpenAI baselines).
+    Observations are (C, H, W), as `preprocessing` makes them. `terminated`: the game is over; or, in training with
+    life_loss_terminates, a life is lost: then `reset` continues the same game (EpisodicLife of OpenAI baselines).
     `truncated`: the game was cut after max_steps steps. info: "raw_reward" (points), "game_over" (a new game follows).
-    The resets' no-ops and FIRE are no steps; points made in them count to the next step."""
+    The no-ops and FIRE of a reset are not steps; points that they score are added to the next step."""
 
     def __init__(
         self, config: AtariConfig, max_steps: int, training: bool = True, render_mode: str | None = None
     ) -> None:
-        assert config.preprocessing is not None, "resolved before an environment is made"
+        assert config.preprocessing is not None, "see AtariKind.fitted"
         self.render_mode = render_mode
         rom = registered(config.id).rom
         self.ale = emulator(rom, config.mode, config.difficulty, display=render_mode == "human")
@@ -63,15 +63,15 @@ class AtariGame(gymnasium.Env):
         high = 255 if example.dtype == np.uint8 else 1
         self.observation_space = spaces.Box(0, high, example.shape, example.dtype.type)
 
-        self._game_over = True  # the next reset starts a game
-        self._held = NOOP  # what the emulator was last given: what a sticky action repeats
+        self._game_over = True  # the next reset starts a new game
+        self._held = NOOP  # the emulator's last action, which a sticky action repeats
         self._lives = self._steps = 0
-        self._points_before = 0  # made in a reset
+        self._points_before = 0  # points of the last reset, not yet rewarded
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start a game, or after a lost life go on with it. A seed always starts a game."""
+        """Start a new game, or continue the game after a lost life. With a seed, always start a new game."""
         super().reset(seed=seed)
         self.preprocessor.reset()
         if self._game_over or seed is not None:
@@ -80,14 +80,14 @@ class AtariGame(gymnasium.Env):
         else:
             self._points_before = self._play(FIRE if self._fires else NOOP)
         observation = self.preprocessor.from_screen(self._screen)
-        for _ in range(self._fill_steps):  # a few frames without action; no game ends in them
+        for _ in range(self._fill_steps):  # a few frames without an action; no game ends in them
             self._points_before += self._play(NOOP)
             observation = self.preprocessor.from_screen(self._screen)
         self._lives = self.ale.lives()
         return observation, {}
 
     def _start_game(self) -> int:
-        """Random no-ops, then FIRE, as gymnasium's and baselines' wrappers do. Returns the points made."""
+        """Random no-ops, then FIRE, as the wrappers of gymnasium and baselines do. Returns the points scored."""
         self.ale.reset_game()
         self._game_over, self._steps, self._held, points = False, 0, NOOP, 0
         for _ in range(self.np_random.integers(1, self._noop_max + 1) if self._noop_max else 0):
@@ -100,24 +100,24 @@ class AtariGame(gymnasium.Env):
         points = self._points_before + self._play(self._actions[action])
         self._points_before = 0
         self._steps += 1
-        lives, over = self.ale.lives(), self.ale.game_over()
-        # Some games go on for frames with no life left; they end when the emulator says so (baselines).
-        life_lost = 0 < lives < self._lives and not over
+        lives, emulator_over = self.ale.lives(), self.ale.game_over()
+        # Some games continue for some frames with no life left; they end when the emulator says so (as in baselines).
+        life_lost = 0 < lives < self._lives and not emulator_over
         self._lives = lives
-        truncated = self._steps >= self._max_steps and not over
-        terminated = over or (life_lost and self._ends_on_life_loss)
+        truncated = self._steps >= self._max_steps and not emulator_over
+        terminated = emulator_over or (life_lost and self._ends_on_life_loss)
         if life_lost and self._fires and not (terminated or truncated):
             points += self._play(FIRE)
-        self._game_over = over or truncated
-        reward = float(max(-1, min(1, points)) if self._clips else points)  # points are whole: their sign
+        self._game_over = emulator_over or truncated
+        reward = float(max(-1, min(1, points)) if self._clips else points)  # points are integers, so this is their sign
         info = {"raw_reward": float(points), "game_over": self._game_over}
         return self.preprocessor.from_screen(self._screen), reward, terminated, truncated, info
 
     def _play(self, action: int) -> int:
-        """Hold an action for a step's frames; the pooled screen of the last ones is in _screen. Returns the points.
+        """Hold an action for the frames of one step. Returns the points, and leaves the pooled screen in `_screen`.
 
-        Sticky actions (Machado et al. 2018): at each frame the emulator keeps the action before with this probability.
-        ale-py's own are not in the state that it saves, so they are drawn here."""
+        Sticky actions (Machado et al. 2018): at each frame the previous action is repeated with this probability. They
+        are drawn here, because the state that ale-py saves lacks its own."""
         frames = self._fewest
         if self._most > self._fewest:
             frames = int(self.np_random.integers(self._fewest, self._most + 1))
@@ -135,11 +135,11 @@ class AtariGame(gymnasium.Env):
         return points
 
     def render(self) -> np.ndarray | None:
-        """The screen (210, 160, 3); in a window the emulator draws it itself."""
+        """The screen (210, 160, 3). With render_mode=human, the emulator itself draws it in a window."""
         return self.ale.getScreenRGB() if self.render_mode == "rgb_array" else None
 
     def save(self) -> dict[str, Any]:
-        """The game in its midst as JSON values. The last screen is not part of it: no step looks at it."""
+        """The state of the game as JSON values, without the last screen, which no step needs."""
         stack = self.preprocessor.stack
         return {
             "emulator": _text_of(self.ale.cloneState(include_rng=True).serialize()),
@@ -153,7 +153,7 @@ class AtariGame(gymnasium.Env):
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Put the game back to where `save` found it."""
+        """Return the game to the state that `save` gave."""
         self.ale.restoreState(ALEState(_bytes_of(saved["emulator"])))
         seeding.restore(self.np_random, saved["random"])
         self.preprocessor.reset()

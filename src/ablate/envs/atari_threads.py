@@ -1,7 +1,7 @@
-"""Atari games in threads: ale-py's vector environment, which steps and preprocesses them without Python's lock.
+"""Atari games in threads: ale-py's vector environment, which steps and preprocesses games without Python's lock.
 
-It knows the preprocessing of Mnih et al. 2015 only, cannot be saved, and takes no single steps: so nothing is pressed
-after a lost life, where `AtariGame` plays one step, and stacks go on over it."""
+It supports only the preprocessing of Mnih et al. 2015, it cannot be saved, and it cannot step one game alone. So no
+action is taken after a lost life, where `AtariGame` plays one step, and stacks of images continue over it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ablate.config.schema import AtariConfig
 from ablate.envs.games import registered
 from ablate.types import Stepped
 
-NO_LIMIT = 10**9  # frames: games are cut here, by steps
+NO_LIMIT = 10**9  # frames: this class truncates games itself, after a number of steps
 
 
 class AtariThreads:
-    """E games as training sees them."""
+    """E games as training sees them; see `kind.SideBySide`."""
 
     def __init__(self, config: AtariConfig, games: int, max_steps: int) -> None:
         self._envs = AtariVectorEnv(
@@ -31,36 +31,37 @@ class AtariThreads:
             full_action_space=config.full_action_space,
             frameskip=config.frame_skip[0],
             noop_max=config.noop_max,
-            episodic_life=False,  # its own starts another game after a lost life
-            reward_clipping=False,  # its own leaves no points to be recorded
+            episodic_life=False,  # ale-py's starts another game after a lost life
+            reward_clipping=False,  # ale-py's hides the points, which records need
             use_fire_reset=False,
             autoreset_mode="SameStep",
         )
         self._ends_on_life_loss, self._clips = config.life_loss_terminates, config.clip_rewards
         self._max_steps = max_steps
-        self._steps = np.zeros(games, np.int64)  # of the games under way
+        self._steps = np.zeros(games, np.int64)  # of the current games
         self._observations, info = self._envs.reset()
         self._lives = info["lives"]
-        self._cut = np.zeros(games, np.bool_)  # by their limit: the next reset starts a game
+        self._cut = np.zeros(games, np.bool_)  # truncated by the limit: the next reset starts a new game
 
     def step(self, actions: np.ndarray) -> Iterator[Stepped]:
-        self._observations, points, over, _, info = self._envs.step(actions)
+        self._observations, points, emulator_over, _, info = self._envs.step(actions)
         last = info.get("final_obs", self._observations)
         self._steps += 1
-        life_lost = (info["lives"] > 0) & (info["lives"] < self._lives) & ~over  # as AtariGame has it
+        life_lost = (info["lives"] > 0) & (info["lives"] < self._lives) & ~emulator_over  # as in AtariGame
         self._lives = info["lives"]
-        self._cut = (self._steps >= self._max_steps) & ~over
+        self._cut = (self._steps >= self._max_steps) & ~emulator_over
         ages = self._steps.copy()
-        self._steps[over] = 0
-        terminated = over | (life_lost & self._ends_on_life_loss)
+        self._steps[emulator_over] = 0
+        terminated = emulator_over | (life_lost & self._ends_on_life_loss)
         rewards = np.sign(points) if self._clips else points
-        for e in range(len(over)):
-            ended = bool(over[e] or self._cut[e])
-            observation = _padded(last[e] if over[e] else self._observations[e], ages[e])
-            told = (float(rewards[e]), bool(terminated[e]), bool(self._cut[e]), float(points[e]))
-            yield Stepped(observation, *told, scored_end=ended)
+        for e in range(len(emulator_over)):
+            game_over = bool(emulator_over[e] or self._cut[e])
+            observation = _padded(last[e] if emulator_over[e] else self._observations[e], ages[e])
+            reward, truncated = float(rewards[e]), bool(self._cut[e])
+            yield Stepped(observation, reward, bool(terminated[e]), truncated, float(points[e]), game_over)
 
-    def reset(self, e: int, seed: int | None) -> np.ndarray:
+    def reset(self, env_index: int, seed: int | None) -> np.ndarray:
+        e = env_index
         if seed is not None or self._cut[e]:
             chosen = np.arange(len(self._cut)) == e
             seeds = None if seed is None else np.array([seed])
@@ -72,11 +73,11 @@ class AtariThreads:
         return None
 
     def restore(self, saved: list[dict[str, Any]]) -> None:
-        raise AssertionError("never saved")
+        raise AssertionError("threaded games are never saved")
 
 
 def _padded(stack: np.ndarray, steps: int) -> np.ndarray:
-    """A stack after so many steps of a game: its first image stands for what is missing, where ale-py has black."""
+    """A stack after this many steps of a game: the first image replaces missing ones, which ale-py leaves black."""
     missing = max(0, len(stack) - 1 - int(steps))
     stack[:missing] = stack[missing]
     return stack

@@ -1,4 +1,4 @@
-"""Atari games: which one a gymnasium id means, what the id is registered with, and the emulator that plays it."""
+"""Atari games: which game a gymnasium id means, with which settings it is registered, and its emulator."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ale_py import ALEInterface, LoggerMode, roms  # its import registers the id
 from ablate.config.schema import AtariConfig, ConfigError
 from ablate.config.validation import suggest
 
-NOOP, FIRE = 0, 1  # the emulator's numbers of these actions
+NOOP, FIRE = 0, 1  # the emulator's numbers for these actions
 
 
 class Registered(NamedTuple):
-    """What gymnasium registers for an id: `BreakoutNoFrameskip-v4` is Breakout with 1 frame a step."""
+    """The settings of an id in gymnasium's registry: `BreakoutNoFrameskip-v4` is Breakout with 1 frame per step."""
 
     rom: str  # ale-py's name of the game
-    frame_skip: tuple[int, int]  # fewest and most frames a step
+    frame_skip: tuple[int, int]  # fewest and most frames per step
     sticky_actions: float
     full_action_space: bool
 
 
 @cache
 def games() -> dict[str, Registered]:
-    """Every id of ale-py that gymnasium knows."""
-    found = {}
+    """All ids of ale-py in gymnasium's registry."""
+    settings = {}
     for env_id, spec in gymnasium.registry.items():
         if spec.entry_point == "ale_py.env:AtariEnv":
             kwargs = spec.kwargs
@@ -35,15 +35,15 @@ def games() -> dict[str, Registered]:
                 (skip, skip) if isinstance(skip, int) else (skip[0], skip[1] - 1)
             )  # drawn from a half-open range
             sticky = kwargs["repeat_action_probability"]
-            found[env_id] = Registered(kwargs["game"], (fewest, most), sticky, kwargs["full_action_space"])
-    return found
+            settings[env_id] = Registered(kwargs["game"], (fewest, most), sticky, kwargs["full_action_space"])
+    return settings
 
 
 def registered(env_id: str) -> Registered:
-    """What the id is registered with. Raises ConfigError for an id that ale-py does not have."""
+    """The settings of an id. Raises ConfigError for an id that ale-py does not have."""
     if env_id not in games():
-        forgotten = f"ALE/{env_id}" in games()  # -v5 lives there, -v4 and -v0 do not
-        hint = f"; did you mean ALE/{env_id}?" if forgotten else suggest(env_id, sorted(games()))
+        lacks_namespace = f"ALE/{env_id}" in games()  # -v5 ids are in the namespace ALE, -v4 and -v0 are not
+        hint = f"; did you mean ALE/{env_id}?" if lacks_namespace else suggest(env_id, sorted(games()))
         raise ConfigError(
             f"env.id={env_id}: no such game{hint or '; ids are ALE/<Game>-v5, <Game>NoFrameskip-v4, ...'}"
         )
@@ -51,17 +51,17 @@ def registered(env_id: str) -> Registered:
 
 
 def looks_like_a_game(env_id: str) -> bool:
-    """Whether the id is a game's, or was meant to be one."""
-    name = env_id.partition("-v")[0]  # Pong, Pong-v9: ale-py has Pong-v4
+    """Whether the id is that of a game, or was probably meant to be."""
+    name = env_id.partition("-v")[0]  # for Pong and Pong-v9, ale-py has Pong-v4
     return env_id.startswith("ALE/") or "NoFrameskip" in env_id or f"{name}-v4" in games()
 
 
 def emulator(rom: str, mode: int | None = None, difficulty: int | None = None, display: bool = False) -> ALEInterface:
-    """An emulator before a game's start. It draws nothing (sticky actions are ours), so that its state is all there is.
+    """An emulator before the start of a game. It draws no random numbers, because sticky actions are drawn elsewhere.
 
-    mode, difficulty: of the next reset_game on; None: the first that the game has. display: show the game in a window,
-    with sound. Raises ConfigError for a mode or a difficulty that the game does not have."""
-    ALEInterface.setLoggerMode(LoggerMode.Error)  # or each one prints a banner
+    mode, difficulty: used from the next reset_game on; None: the first that the game has. display: show the game in a
+    window, with sound. Raises ConfigError for a mode or difficulty that the game does not have."""
+    ALEInterface.setLoggerMode(LoggerMode.Error)  # otherwise each emulator prints a banner
     ale = ALEInterface()
     ale.setInt("random_seed", 0)
     ale.setFloat("repeat_action_probability", 0.0)
@@ -85,6 +85,6 @@ def _refuse_missing(key: str, value: int, available: list[int], rom: str) -> Non
 
 
 def actions_of(env: AtariConfig, ale: ALEInterface) -> list[int]:
-    """The emulator's numbers of the actions that an agent chooses among."""
+    """The emulator's numbers for the actions of the agent, in their order."""
     actions = ale.getLegalActionSet() if env.full_action_space else ale.getMinimalActionSet()
     return [action.value for action in actions if env.fire_action or action.value != FIRE]

@@ -102,8 +102,8 @@ class OneByOne:
         for env, action in zip(self._envs, actions.tolist(), strict=True):
             observation, reward, terminated, truncated, info = env.step(action)
             reward = float(reward)
-            raw_reward, episode_over = self._kind.outcome(reward, terminated, truncated, info)
-            yield Stepped(observation, reward, terminated, truncated, raw_reward, episode_over)
+            raw_reward, scored_end = self._kind.outcome(reward, terminated, truncated, info)
+            yield Stepped(observation, reward, terminated, truncated, raw_reward, scored_end)
 
     def reset(self, env_index: int, seed: int | None) -> np.ndarray:
         return np.asarray(self._envs[env_index].reset(seed=seed)[0])

@@ -1,7 +1,7 @@
-"""From an Atari screen to an observation: pipelines of small stages, and S2's running normalisation.
+"""From an Atari screen to an observation: pipelines of small stages, and the running normalisation of S2.
 
-A pipeline starts from the emulator's screen, RGB or grey, pooled over a step's last frames where its source does so.
-"""
+S2 and S4 are source reports (docs/reports.md). A pipeline starts from the emulator's screen, RGB or grey, pooled over
+the last frames of a step if its source does so."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import numpy as np
 
 from ablate.config.choices import Preprocessing
 
-cv2.setNumThreads(1)  # a worker has one core; on images as small as these, threads only wait for each other
+cv2.setNumThreads(1)  # a worker has one core, and for such small images threads only wait for each other
 
 Stage = Callable[[np.ndarray], np.ndarray]
 _ONES = np.ones((1, 3), np.float32)
-# S4's program crops some games differently: first row, one past the last row, height after the first resize.
+# S4's program crops some games differently: (first row, last row + 1, height after the first resize).
 _ROWS_80 = {
     "asteroids": (16, 194, 94),
     "beam_rider": (20, 180, 80),
@@ -32,12 +32,12 @@ _OTHER_ROWS_80 = (34, 194, 80)
 
 
 def chain(*stages: Stage) -> Stage:
-    """The stages one after the other."""
+    """Apply the stages one after the other."""
     return lambda frame: reduce(lambda data, stage: stage(data), stages, frame)
 
 
 def crop(top: int, bottom: int) -> Stage:
-    """Rows top to bottom - 1, the left 160 columns."""
+    """Keep rows top to bottom - 1 and the left 160 columns."""
     return lambda frame: frame[top:bottom, :160]
 
 
@@ -48,41 +48,41 @@ def resize(width: int, height: int, interpolation: int = cv2.INTER_LINEAR) -> St
 def channel_mean(frame: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]: the mean of the colour channels, times 1/255.
 
-    For all sums of three bytes the same float32 as frame.mean(2) in float64, ten times as fast."""
-    means = cv2.transform(frame.astype(np.float32), _ONES)  # whole numbers: exact
+    The result is the same as the mean in float64, for every sum of three bytes, and ten times as fast."""
+    means = cv2.transform(frame.astype(np.float32), _ONES)  # integers, so the sum is exact
     np.divide(means, 3, out=means)
     return np.multiply(means, 1 / 255, out=means)
 
 
 def luminance(frame: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (H, W) uint8: 0.299 R + 0.587 G + 0.114 B, as the emulator's grey screen has it."""
+    """(H, W, 3) uint8 -> (H, W) uint8: 0.299 R + 0.587 G + 0.114 B, as in the emulator's grey screen."""
     return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What makes one image of a screen, and how many of them are an observation."""
+    """How one image is made from a screen, and how many images make an observation."""
 
-    image: Stage  # from the screen, pooled
-    grey: bool = False  # the screen is the emulator's grey one, else RGB
-    pooled: int = 1  # each pixel is the largest of this many last frames of a step
-    stacked: int = 1  # images an observation
-    normalised: bool = False  # by the running normalisation below, a worker's own
+    image: Stage  # from the pooled screen
+    grey: bool = False  # use the emulator's grey screen, not RGB
+    pooled: int = 1  # each pixel is the maximum over this many last frames of a step
+    stacked: int = 1  # images per observation
+    normalised: bool = False  # by RunningNormalisation, separately for each worker
 
 
 def pipeline_of(preprocessing: Preprocessing, rom: str) -> Pipeline:
-    """The pipeline for a game, by ale-py's name of it."""
+    """The pipeline for a game. rom: ale-py's name of the game."""
     if preprocessing == Preprocessing.report_42:  # S2. (210, 160, 3) uint8
         return Pipeline(
             chain(
                 crop(34, 194),  # (160, 160, 3) uint8
-                resize(80, 80),  # (80, 80, 3) uint8; straight to 42 × 42 would leave pixels out
+                resize(80, 80),  # (80, 80, 3) uint8; a direct resize to 42 × 42 would skip pixels
                 resize(42, 42),  # (42, 42, 3) uint8
                 channel_mean,  # (42, 42) float32 in [0, 1]
             ),
             normalised=True,
         )
-    if preprocessing == Preprocessing.report_80:  # S4, ° from its program. (210, 160, 3) uint8
+    if preprocessing == Preprocessing.report_80:  # S4, with rows from its program. (210, 160, 3) uint8
         top, bottom, height = _ROWS_80.get(rom, _OTHER_ROWS_80)
         return Pipeline(
             chain(
@@ -94,9 +94,10 @@ def pipeline_of(preprocessing: Preprocessing, rom: str) -> Pipeline:
             pooled=3,
             normalised=True,
         )
-    if preprocessing == Preprocessing.report_180:  # S4's early DQN, which rows it took is not said. (210, 160) uint8
+    if preprocessing == Preprocessing.report_180:  # S4's early DQN. (210, 160) uint8
+        # The report does not say which rows it used.
         return Pipeline(crop(30, 210), grey=True, stacked=4)  # (180, 160) uint8; (4, 180, 160) uint8
-    return Pipeline(  # Mnih et al. 2015, as gymnasium's AtariPreprocessing. (210, 160) uint8
+    return Pipeline(  # Mnih et al. 2015, as in gymnasium's AtariPreprocessing. (210, 160) uint8
         resize(84, 84, cv2.INTER_AREA),  # (84, 84) uint8
         grey=True,
         pooled=2,
@@ -105,21 +106,21 @@ def pipeline_of(preprocessing: Preprocessing, rom: str) -> Pipeline:
 
 
 class Preprocessor:
-    """Observations (C, H, W) of a game's screens, one after the other. `reset()` before the first of an episode."""
+    """Makes observations (C, H, W) from consecutive screens of a game. Call `reset` before the first of an episode."""
 
     def __init__(self, preprocessing: Preprocessing, rom: str) -> None:
         self.pipeline = pipeline_of(preprocessing, rom)
-        self.stack: np.ndarray | None = None  # (4, 84, 84): the last images, oldest first; None: an episode starts
+        self.stack: np.ndarray | None = None  # e.g. (4, 84, 84): the last images, oldest first; None: an episode starts
 
     def reset(self) -> None:
         self.stack = None
 
     def from_screen(self, screen: np.ndarray) -> np.ndarray:
-        """The observation (C, H, W), an array of its own, of the pipeline's kind of screen."""
+        """The observation (C, H, W), a new array. screen: grey (H, W) or RGB (H, W, 3), as the pipeline needs it."""
         image = self.pipeline.image(screen)
         if self.pipeline.stacked == 1:
             return image[np.newaxis]
-        if self.stack is None:  # nothing came before: the first image stands for what is missing
+        if self.stack is None:  # repeat the first image in place of missing ones
             self.stack = np.repeat(image[np.newaxis], self.pipeline.stacked, axis=0)
         else:
             self.stack[:-1] = self.stack[1:]
@@ -127,21 +128,21 @@ class Preprocessor:
         return self.stack.copy()
 
     def from_rgb(self, frame: np.ndarray) -> np.ndarray:
-        """The observation of a raw frame (210, 160, 3) uint8, for programs without our environment.
+        """The observation from an RGB frame (210, 160, 3) uint8, for programs that use another environment.
 
-        Pooling over frames is the caller's: hand in the largest of them. Raises ValueError for anything else."""
+        If the pipeline pools frames, the caller passes their pixelwise maximum. Raises ValueError for another shape."""
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[0] < 210 or frame.shape[1:] != (160, 3):
             raise ValueError(f"a frame (210, 160, 3) of uint8 is needed, not {frame.shape} of {frame.dtype}")
         return self.from_screen(luminance(frame) if self.pipeline.grey else frame)
 
 
 class RunningNormalisation:
-    """S2's normalisation of a worker's observations by two running scalars.
+    """Normalisation of a worker's observations by two running scalars (S2).
 
         m ← α m + (1-α) mean(x),  s ← α s + (1-α) std(x),  n ← n + 1      α = 0.9999
         (x - m̂) / (ŝ + 1e-8)  with  m̂ = m / (1-αⁿ),  ŝ = s / (1-αⁿ)
 
-    statistics: (3,) float64 (m, s, n), zeros at first, written in place: it may lie in shared memory."""
+    statistics: (3,) float64 (m, s, n), zeros at first, written in place, so it may be in shared memory."""
 
     ALPHA = 0.9999
 
@@ -149,20 +150,20 @@ class RunningNormalisation:
         self._statistics = statistics
 
     def update(self, observation: np.ndarray) -> None:
-        mean, std = cv2.meanStdDev(observation.reshape(1, -1))  # in float64, in one pass
+        mean, std = cv2.meanStdDev(observation.reshape(1, -1))  # in float64 and in one pass
         m, s, n = self._statistics
         rest = 1 - self.ALPHA
         self._statistics[:] = self.ALPHA * m + rest * mean[0, 0], self.ALPHA * s + rest * std[0, 0], n + 1
 
     def apply(self, observation: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """The normalised observation, in `out` if given (it may be the observation). `update` comes first."""
+        """The normalised observation, written to `out` if given (which may be the observation). Call `update` first."""
         m, s, n = self._statistics.tolist()
         unbiased = 1 - self.ALPHA**n
         return normalise(observation, (m / unbiased, s / unbiased), out)
 
     @classmethod
     def frozen(cls, statistics: np.ndarray) -> np.ndarray:
-        """(m̂, ŝ) of several workers (W, 3), each weighted by its n. Before any update (0, 1): it changes nothing."""
+        """(m̂, ŝ) over several workers (W, 3), weighted by their n; before any update (0, 1), which changes nothing."""
         used = statistics[statistics[:, 2] > 0]
         if not len(used):
             return np.array([0.0, 1.0])
@@ -174,6 +175,6 @@ def normalise(
     observation: np.ndarray, frozen: Sequence[float] | np.ndarray, out: np.ndarray | None = None
 ) -> np.ndarray:
     """(x - m̂) / (ŝ + 1e-8) for frozen = (m̂, ŝ), in the observation's dtype."""
-    mean, std = map(float, frozen)  # Python's floats leave float32 what it is
+    mean, std = map(float, frozen)  # Python's floats keep the type float32
     centred = np.subtract(observation, mean, out=out)
     return np.divide(centred, std + 1e-8, out=centred)

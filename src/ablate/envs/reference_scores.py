@@ -1,7 +1,7 @@
-"""Scores of a random policy and of a human tester on 57 games: what human-normalised scores are measured with.
+"""Scores of a random policy and of a human tester in 57 games, for human-normalised scores.
 
-Wang et al. 2016 (Dueling Network Architectures), games that start with up to 30 no-ops; the numbers as dqn_zoo and
-rliable use them."""
+Source: Wang et al. 2016 (Dueling Network Architectures), for games that start with up to 30 no-ops, with the digits
+that dqn_zoo and rliable use."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ SCORES: dict[str, tuple[float, float]] = {
 
 
 def reference_scores(env_id: str) -> tuple[float, float] | None:
-    """(random, human) of a game by its id (ALE/Breakout-v5, BreakoutNoFrameskip-v4), or None where none are known."""
-    found = re.fullmatch(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?-v\d+", env_id)
-    return SCORES.get(found[1]) if found else None
+    """(random, human) of a game by its id (ALE/Breakout-v5, BreakoutNoFrameskip-v4), or None if they are not known."""
+    match = re.fullmatch(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?-v\d+", env_id)
+    return SCORES.get(match[1]) if match else None

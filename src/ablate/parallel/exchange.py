@@ -1,7 +1,7 @@
-"""What an actor process and its learner hand each other: the order for a block of steps, and what came of it.
+"""Shared memory between an actor process and its learner: requests for blocks of steps, and the resulting experience.
 
-A block is asked for, and while it is under way the learner may read its parameters but not change them before the actor
-has copied them. So the same blocks are acted with the same parameters every time, however fast either of them is."""
+After the learner requests a block, it may read its parameters, but it changes them only after the actor has copied
+them. So every run acts the same blocks with the same parameters, however fast either process is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from ablate.parallel.shared import SharedArray
 from ablate.types import EnvSpec, Experience
 
 POLL_S = 0.0001
-# What an Experience holds beside observations and starts, by field.
+# Indices of the control array. The first three count blocks.
+BLOCKS_ASKED, BLOCKS_COPIED, BLOCKS_DONE, STATES_ASKED, CLOSED, FIRST_STEP = range(6)
+N_CONTROLS = 6
+# Types of the fields of Experience, apart from observations, starts and firsts.
 _CTYPES: dict[str, Any] = {
     "actions": ctypes.c_int64,
     "rewards": ctypes.c_float,
@@ -28,7 +31,7 @@ _CTYPES: dict[str, Any] = {
 
 
 class Exchange:
-    """Travels to both processes when they are spawned. steps, envs: of a block."""
+    """Sent to both processes when they are spawned. steps, envs: the size of a block."""
 
     def __init__(self, spec: EnvSpec, steps: int, envs: int) -> None:
         self._shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_CTYPES, (steps, envs))
@@ -38,77 +41,79 @@ class Exchange:
         self._arrays = {
             name: SharedArray.allocate(_CTYPES.get(name, pixels), prod(shape)) for name, shape in self._shapes.items()
         }
-        # blocks asked for, parameters copied for, done; states asked for; whether no more will be asked for; and the
-        # step at which the block that is asked for begins
-        self._control = SharedArray.allocate(ctypes.c_int64, 6)
+        self._control = SharedArray.allocate(ctypes.c_int64, N_CONTROLS)
 
     def experience(self) -> Experience:
-        """The shared memory itself, where the last block lies."""
+        """The shared memory itself, which holds the last block."""
         arrays = {name: array.view().reshape(self._shapes[name]) for name, array in self._arrays.items()}
         return Experience(**arrays)
 
     # The learner's side.
 
     def ask(self, step: int) -> None:
-        """Have the next block acted, whose first step is number `step`."""
-        self._control.numbers[5] = step
-        self._control.numbers[0] += 1
+        """Request the next block, whose first step is number `step`."""
+        self._control.numbers[FIRST_STEP] = step
+        self._control.numbers[BLOCKS_ASKED] += 1
 
     @property
     def begun(self) -> bool:
-        """Whether a block was ever asked for."""
-        return self._control.numbers[0] > 0
+        """Whether a block was ever requested."""
+        return self._control.numbers[BLOCKS_ASKED] > 0
 
     @property
     def copied(self) -> bool:
-        """Whether the actor has its own copy of the parameters for the block that was asked for last."""
-        return self._control.numbers[1] == self._control.numbers[0]
+        """Whether the actor has its own copy of the parameters for the last block that was requested."""
+        return self._control.numbers[BLOCKS_COPIED] == self._control.numbers[BLOCKS_ASKED]
 
     @property
     def done(self) -> bool:
-        """Whether the block that was asked for last is there."""
-        return self._control.numbers[2] == self._control.numbers[0]
+        """Whether the last block that was requested is complete."""
+        return self._control.numbers[BLOCKS_DONE] == self._control.numbers[BLOCKS_ASKED]
 
     def ask_state(self) -> None:
-        """Have the actor send its state to the parent once its block is done."""
-        self._control.numbers[3] += 1
+        """Request that the actor sends its state to the parent after its block."""
+        self._control.numbers[STATES_ASKED] += 1
 
     def close(self) -> None:
-        """No more will be asked for, once what was asked for is done."""
-        self._control.numbers[4] = 1
+        """No more requests follow: the actor ends after those that it has."""
+        self._control.numbers[CLOSED] = 1
 
     # The actor's side.
 
     @property
     def asked(self) -> bool:
-        return self._control.numbers[2] < self._control.numbers[0]
+        """Whether a requested block is not done yet."""
+        return self._control.numbers[BLOCKS_DONE] < self._control.numbers[BLOCKS_ASKED]
 
     @property
     def step(self) -> int:
-        return self._control.numbers[5]
+        """The number of the first step of the requested block."""
+        return self._control.numbers[FIRST_STEP]
 
     def note_copied(self) -> None:
-        self._control.numbers[1] = self._control.numbers[0]
+        """The actor has copied the parameters for the requested block."""
+        self._control.numbers[BLOCKS_COPIED] = self._control.numbers[BLOCKS_ASKED]
 
     def note_done(self) -> None:
-        self._control.numbers[2] = self._control.numbers[0]
+        """The requested block is complete."""
+        self._control.numbers[BLOCKS_DONE] = self._control.numbers[BLOCKS_ASKED]
 
     def restore(self, block: Experience) -> None:
-        """Put a block there that was done before a resume."""
+        """Write a block that was complete before a resume."""
         for array, saved in zip(self.experience(), block, strict=True):
             array[...] = saved
-        for blocks in range(3):
+        for blocks in (BLOCKS_ASKED, BLOCKS_COPIED, BLOCKS_DONE):
             self._control.numbers[blocks] = 1
 
     @property
     def states_asked(self) -> int:
-        return self._control.numbers[3]
+        return self._control.numbers[STATES_ASKED]
 
     @property
     def closed(self) -> bool:
-        return bool(self._control.numbers[4])
+        return bool(self._control.numbers[CLOSED])
 
 
 def wait() -> None:
-    """A moment, for a loop that waits for the other side."""
+    """Sleep for a moment, in a loop that waits for the other process."""
     time.sleep(POLL_S)

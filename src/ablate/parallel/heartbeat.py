@@ -1,4 +1,4 @@
-"""The sign of life of a process: whoever does work in it calls `beat`, and nobody has to hand it around."""
+"""The heartbeat of a process: any code that does work calls `beat`, without passing it from function to function."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Callable
 
 
 def _nothing() -> None:
-    """A process that nobody watches."""
+    """The heartbeat of a process that is not watched."""
 
 
 _beat: Callable[[], None] = _nothing
 
 
 def install(beat: Callable[[], None]) -> None:
-    """Make this the process's sign of life. The supervisor of a run does so in each process that it starts."""
+    """Make this the heartbeat of the process. A supervisor calls it in each process that it starts."""
     global _beat
     _beat = beat
 
 
 def also(check: Callable[[], None]) -> None:
-    """Call `check` at every further beat: it may raise to leave what the process is doing."""
+    """Call `check` at every heartbeat from now on. It may raise an exception to interrupt the work of the process."""
     first = _beat
 
     def both() -> None:
@@ -30,5 +30,5 @@ def also(check: Callable[[], None]) -> None:
 
 
 def beat() -> None:
-    """Show that the process works: at every step of an environment, and while it waits for another process."""
+    """Show that the process is alive: at every step of an environment, and while it waits for another process."""
     _beat()

@@ -1,7 +1,7 @@
 """What the processes of a run share: parameters, the optimizer's statistics, counters, commands and heartbeats.
 
-Anonymous shared memory (`RawArray`: its file is unlinked as soon as it is made, so that nothing stays in /dev/shm
-whoever is killed). Torch and numpy see it through views of the same bytes; nothing here imports torch."""
+The shared memory is anonymous (`RawArray` unlinks its file at once), so nothing is left in /dev/shm if a process is
+killed. Torch and numpy use views of the same bytes; this module does not import torch."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ import numpy as np
 from ablate.types import Counters
 
 LOCK_TIMEOUT_S = 30.0
-LINE = 128  # bytes: two cache lines, which processors fetch in pairs. No two arrays share one
+LINE = 128  # bytes: processors fetch pairs of cache lines, so no two arrays share a pair
+# Indices of SharedState's control array. Pauses are counted.
+COMMAND, PAUSES_ASKED, PAUSES_RELEASED = range(3)
 
 
 class Command(IntEnum):
-    """What the parent asks of the processes."""
+    """What the parent wants the processes to do."""
 
     run = 0
-    stop = 1  # workers: send the last state and end; the test process waits for one of the next two
+    stop = 1  # training processes: send the last state and end; the test process waits for one of the next two
     finish = 2  # test process: one last evaluation, then end
     abandon = 3  # test process: end at once
 
 
 class SharedArray:
-    """Numbers in anonymous shared memory, on cache lines of their own; it may be sent to a process that is spawned.
+    """Numbers in anonymous shared memory, on cache lines of their own. It can be sent to a process that is spawned.
 
-    numbers: a ctypes array, quick to index; `view` gives a numpy array of the same memory."""
+    numbers: a ctypes array, which is fast to index. `view` returns a numpy array of the same memory."""
 
     def __init__(self, memory: ctypes.Array, start: int, ctype: Any, count: int) -> None:
         self._arguments = memory, start, ctype, count
@@ -54,23 +56,23 @@ class SharedArray:
 
 
 class SharedState:
-    """Travels to the processes when they are spawned; the `*_view`s are made where they are used.
+    """Sent to the processes when they are spawned. Each process makes its own `*_view`s.
 
-    size: number of parameters. statistics: vectors that the optimizer keeps. processes: heartbeats to hold. workers:
-    running normalisations to hold, all zero where observations are not normalised."""
+    size: number of parameters. statistics: number of vectors that the optimizer keeps. processes: number of heartbeats.
+    workers: number of running normalisations; they stay zero if observations are not normalised."""
 
     def __init__(self, size: int, statistics: int, processes: int, workers: int = 1) -> None:
         self._parameters = SharedArray.allocate(ctypes.c_float, size)
         self._statistics = [SharedArray.allocate(ctypes.c_float, size) for _ in range(statistics)]
         self._normalisations = SharedArray.allocate(ctypes.c_double, 3 * workers)
         self._counters = SharedArray.allocate(ctypes.c_int64, len(Counters._fields))
-        self._control = SharedArray.allocate(ctypes.c_int64, 3)  # command, pauses asked for, pauses released
+        self._control = SharedArray.allocate(ctypes.c_int64, 3)
         self._heartbeats = SharedArray.allocate(ctypes.c_double, processes)
-        self._spin_lock = SharedArray.allocate(ctypes.c_int64, 1)  # the same as update_lock, for kernels
+        self._spin_lock = SharedArray.allocate(ctypes.c_int64, 1)  # the same purpose as update_lock, for kernels
         self._counter_lock = TokenLock()
-        self.update_lock = TokenLock()  # held by a worker in its update if algo.lock_updates
-        self.started = time.monotonic()  # CLOCK_MONOTONIC is the same for all processes of a machine
-        self._began = SharedArray.allocate(ctypes.c_double, 1)  # when the first rollout began; 0 before
+        self.update_lock = TokenLock()  # held by a worker during its update if algo.lock_updates=true
+        self.started = time.monotonic()  # the monotonic clock is the same for all processes of a machine
+        self._began = SharedArray.allocate(ctypes.c_double, 1)  # when the first rollout started; 0 before
         self._compilation = SharedArray.allocate(ctypes.c_int64, 1)
         self.elapsed_before = 0.0  # seconds of training before this start of the run
 
@@ -86,7 +88,7 @@ class SharedState:
         return self._normalisations.view().reshape(-1, 3)
 
     def counters_view(self) -> np.ndarray:
-        """(3,) int64, the counters themselves: kernels add to them indivisibly, without the lock."""
+        """(3,) int64, the counters themselves: kernels add to them atomically, without the lock."""
         return self._counters.view()
 
     def spin_lock_view(self) -> np.ndarray:
@@ -94,11 +96,11 @@ class SharedState:
         return self._spin_lock.view()
 
     def holds(self, address: int) -> bool:
-        """Whether this address lies in the shared parameters or statistics: asserted before it is relied on."""
+        """Whether this address is in the shared parameters or statistics, to check that a view is no copy."""
         return any(array.holds(address) for array in (self._parameters, *self._statistics))
 
     def begin(self) -> None:
-        """A rollout begins, and with the first the time of training: imports and compilation do not count."""
+        """A rollout starts. Training time is measured from the first one: imports and compilation do not count."""
         if not self._began.numbers[0]:
             self._began.numbers[0] = time.monotonic()
 
@@ -107,7 +109,7 @@ class SharedState:
         return self._began.numbers[0] > 0.0
 
     def note_compilation(self) -> None:
-        """A process compiles: its start takes longer."""
+        """A process compiles kernels, so its start takes longer."""
         self._compilation.numbers[0] = 1
 
     @property
@@ -115,10 +117,10 @@ class SharedState:
         return bool(self._compilation.numbers[0])
 
     def wall_time_s(self) -> float:
-        """Seconds of training since the run's first start, those between a kill and a resume left out."""
+        """Seconds of training since the run's first start, without those between a stop and a resume."""
         return self.elapsed_before + (time.monotonic() - self._began.numbers[0] if self.began else 0.0)
 
-    # Counters. All three change together, under a lock that is held for a microsecond.
+    # Counters: all three change together, under a lock that is held for a microsecond.
 
     def counters(self) -> Counters:
         return Counters(*self._counters.numbers)
@@ -127,62 +129,62 @@ class SharedState:
         self._counters.numbers[:] = list(counters)
 
     def count(self, steps: int, episodes: int, updates: int = 1) -> Counters:
-        """Count an update, its steps and ended episodes; the totals after it. `updates` is this update's number."""
+        """Add to the totals and return them: `updates` is the number of this update."""
         with self._counter_lock:
-            numbers = self._counters.numbers
-            counters = Counters(numbers[0] + updates, numbers[1] + steps, numbers[2] + episodes)
+            before = self.counters()
+            counters = Counters(before.updates + updates, before.steps + steps, before.episodes + episodes)
             self._counters.numbers[:] = list(counters)
         return counters
 
-    # Commands, and pauses for a consistent checkpoint: the parent asks for pause n, each worker sends its state and
-    # waits until pause n is released. Counting them keeps a slow worker from missing a release.
+    # Commands, and pauses for a consistent checkpoint: the parent requests pause n, each process sends its state and
+    # waits until pause n is released. Because pauses are counted, a slow process cannot miss a release.
 
     @property
     def command(self) -> Command:
-        return Command(self._control.numbers[0])
+        return Command(self._control.numbers[COMMAND])
 
     @command.setter
     def command(self, command: Command) -> None:
-        self._control.numbers[0] = command
+        self._control.numbers[COMMAND] = command
 
     @property
     def pauses_asked(self) -> int:
-        return self._control.numbers[1]
+        return self._control.numbers[PAUSES_ASKED]
 
     @property
     def pauses_released(self) -> int:
-        return self._control.numbers[2]
+        return self._control.numbers[PAUSES_RELEASED]
 
     def ask_pause(self) -> None:
-        self._control.numbers[1] += 1
+        self._control.numbers[PAUSES_ASKED] += 1
 
     def release_pause(self) -> None:
-        self._control.numbers[2] = self._control.numbers[1]
+        self._control.numbers[PAUSES_RELEASED] = self._control.numbers[PAUSES_ASKED]
 
     def beat(self, process: int) -> None:
-        """A sign of life, at every environment step."""
+        """Note that this process is alive."""
         self._heartbeats.numbers[process] = time.monotonic()
 
     def silent_for_s(self, process: int) -> float | None:
-        """Seconds since the process's last sign of life; None before its first."""
+        """Seconds since the last heartbeat of a process; None before its first."""
         last = self._heartbeats.numbers[process]
         return time.monotonic() - last if last else None
 
 
 class TokenLock:
-    """A lock between processes: whoever has taken the one byte out of the pipe holds it.
+    """A lock between processes: a pipe holds one byte, and the process that has read it holds the lock.
 
-    A named semaphore would stay in /dev/shm if the whole group of processes is killed."""
+    A named semaphore would stay in /dev/shm if all processes of the run were killed."""
 
     def __init__(self) -> None:
         self._reader, self._writer = multiprocessing.get_context("spawn").Pipe(duplex=False)
         self.__exit__()
 
     def __enter__(self) -> None:
-        """Raises RuntimeError after LOCK_TIMEOUT_S: a killed holder would otherwise keep it for ever."""
+        """Raises RuntimeError after LOCK_TIMEOUT_S, because a killed holder would never release the lock."""
         if not self._reader.poll(LOCK_TIMEOUT_S):
             raise RuntimeError(f"a shared lock was not free within {LOCK_TIMEOUT_S} s: its holder died or hangs")
-        os.read(self._reader.fileno(), 1)  # waits if another was quicker
+        os.read(self._reader.fileno(), 1)  # waits if another process was faster
 
     def __exit__(self, *exception: object) -> None:
         os.write(self._writer.fileno(), b"x")

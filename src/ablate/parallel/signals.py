@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first is noted, the second ends the program."""
+"""Ctrl-C and SIGTERM: the first signal is noted, the second ends the program."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """While it is entered, the first SIGINT or SIGTERM is noted in `received`; a second raises Interrupted.
+    """Within this context, the first SIGINT or SIGTERM is stored in `received`; a second one raises Interrupted.
 
-    Further ones are ignored: what the second started, ending the children, takes a second and must not be cut short."""
+    Further signals are ignored: ending the children takes about a second and must not be interrupted."""
 
     received: int | None = None
 

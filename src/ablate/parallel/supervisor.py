@@ -1,4 +1,4 @@
-"""Starting, watching and ending the processes of a run. A process that dies, raises or hangs fails the run by name."""
+"""Start, watch and end the processes of a run. If a process dies, raises or hangs, the run fails with its name."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from ablate.config.plugins import import_plugins
 from ablate.parallel import heartbeat
 from ablate.parallel.shared import Command, SharedState
 
-STARTUP_S = 120.0  # for a child to import torch and to make its environment, on a crowded machine
-COMPILATION_S = 900.0  # and where kernels are compiled, which takes some 15 s on a machine that does nothing else
-ASLEEP_S = 1.0  # a pause in watching that says nothing about the children
-GRACE_S = 5.0  # for a child whose pipe has ended to end too
+STARTUP_S = 120.0  # for a child to import torch and to make its environment, on a busy machine
+COMPILATION_S = 900.0  # if it also compiles kernels, which takes about 15 s on an idle machine
+ASLEEP_S = 1.0  # after a longer gap in watching, silence does not mean that a child hangs
+GRACE_S = 5.0  # between the end of a child's pipe and the end of the child
 ABANDON_S = 1.0  # between asking the children to end and killing them
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # for the parent to understand, for the children to ignore
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # handled by the parent, ignored by the children
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Set before torch is imported in the child: many small matrix products side by side, one thread each.
+# Environment variables for the children, set before they import torch: each uses one thread.
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
 
 class ChildFailed(Exception):
-    """A process of the run died, raised or hangs. The message says which and how."""
+    """A process of the run died, raised an exception or hangs. The message says which process and how."""
 
 
 class Child(NamedTuple):
-    """A process to start. It calls `function(send, *arguments)` of `module`, where send(message) reaches the parent.
+    """A process to start: it calls `function(send, *arguments)` of `module`. send(message) reaches the parent.
 
-    The module is imported in the child only, so that the parent never imports torch."""
+    Only the child imports the module, so that the parent never imports torch."""
 
     name: str
     module: str
@@ -51,13 +51,13 @@ class Child(NamedTuple):
 
 
 class _Done(NamedTuple):
-    """A child's last message: an exit without it is a failure, whatever its code."""
+    """The last message of a child. An exit without it is a failure, whatever the exit code."""
 
 
 class Supervisor:
-    """Runs children and hands their messages to the parent, one at a time and in each child's order.
+    """Runs children and gives their messages to the parent, in the order in which each child sent them.
 
-    Use as a context manager: whatever happens, no child is left when it exits."""
+    It is a context manager: whatever happens, no child is left when the context ends."""
 
     def __init__(self, children: list[Child], shared: SharedState, hang_timeout_s: float) -> None:
         self._children = children
@@ -70,7 +70,7 @@ class Supervisor:
 
     def __enter__(self) -> Supervisor:
         context = multiprocessing.get_context("spawn")
-        resource_tracker.ensure_running()  # spawning starts it otherwise, and then unblocks the signals
+        resource_tracker.ensure_running()  # otherwise spawning starts it, and then unblocks the signals
         try:
             with _environment(ONE_THREAD), _signals_blocked():
                 for index, child in enumerate(self._children):
@@ -78,10 +78,10 @@ class Supervisor:
                     arguments = (child, self._shared, index, sending)
                     process = context.Process(target=_run_child, args=arguments, name=child.name, daemon=True)
                     process.start()
-                    sending.close()  # the child's copy is the only one: the pipe ends when the child does
+                    sending.close()  # only the child keeps this end, so the pipe ends with the child
                     self._processes[child.name] = process
                     self._pipes[child.name] = receiving
-        except BaseException:  # also a second signal that waited for the block's end
+        except BaseException:  # also a second signal, which waited until signals were unblocked
             self.kill()
             raise
         return self
@@ -95,14 +95,14 @@ class Supervisor:
         return set(self._pipes)
 
     def messages(self, timeout_s: float) -> Iterator[tuple[str, Any]]:
-        """(child's name, message) for what arrives within the timeout; returns early when nothing runs any more.
+        """Yield (name of the child, message) as messages arrive within the timeout. Returns early if no child runs.
 
-        Raises ChildFailed as soon as a child dies by a signal or with a non-zero code, raises, or shows no sign of
-        life for hang_timeout_s."""
+        Raises ChildFailed if a child is killed by a signal, exits with a non-zero code, raises an exception, or has no
+        heartbeat for hang_timeout_s."""
         ready = wait(list(self._pipes.values()), timeout_s)
         now = time.monotonic()
         if now - self._watched > timeout_s + ASLEEP_S:
-            self._awake_since = now  # this process was stopped (Ctrl-Z), and the children with it
+            self._awake_since = now  # this process was stopped (Ctrl-Z), and its children too
         self._watched = now
         for name, pipe in [item for item in self._pipes.items() if item[1] in ready]:
             try:
@@ -140,7 +140,7 @@ class Supervisor:
             raise ChildFailed(f"{name} exited with code {process.exitcode}")
 
     def kill(self) -> None:
-        """End every child that still runs: ask, then kill. A signal meanwhile cuts the asking short."""
+        """End all children: give them a second to end, then kill them. A signal skips the wait."""
         alive = [process for process in self._processes.values() if process.is_alive()]
         self._shared.command = Command.abandon
         deadline = time.monotonic() + ABANDON_S
@@ -149,7 +149,7 @@ class Supervisor:
                 process.join(max(0.0, deadline - time.monotonic()))
         finally:
             for process in alive:
-                process.kill()  # of one that has ended: nothing
+                process.kill()  # does nothing if the process has ended
                 process.join()
             for pipe in self._pipes.values():
                 pipe.close()
@@ -157,10 +157,10 @@ class Supervisor:
 
 
 def _run_child(child: Child, shared: SharedState, index: int, sending: Connection) -> None:
-    """A child's life. It ends with its parent: by a thread, and on Linux by the kernel, where the thread cannot run.
+    """The main function of a child. It ends with its parent: a thread sees to that, and on Linux the kernel too.
 
-    Ctrl-C reaches the whole terminal group, a cluster's SIGTERM the whole job; the parent alone
-    decides what they mean."""
+    Ctrl-C reaches all processes of the terminal, and a cluster's SIGTERM all processes of the job. Only the parent
+    handles them."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -180,22 +180,22 @@ def _run_child(child: Child, shared: SharedState, index: int, sending: Connectio
         getattr(importlib.import_module(child.module), child.function)(send, *child.arguments)
         send(_Done())
         sys.stdout.flush()
-        os._exit(0)  # what torch or Numba would tear down takes a while, and nobody needs it torn down
+        os._exit(0)  # skips the slow and needless clean-up of torch and Numba
     except ChildFailed as failure:
         send(failure)
     except Exception as error:
-        # A child's exception would reach the parent as exit code 1 only: ship its traceback.
+        # Otherwise the parent would only see exit code 1.
         send(ChildFailed(f"{child.name} raised {type(error).__name__}: {error}\n{traceback.format_exc()}"))
 
 
 def die_with_parent() -> None:
-    """Let the kernel end this process when its parent, or the parent's thread that started it, is gone. On Linux."""
+    """On Linux, let the kernel end this process when its parent (or the parent's thread that started it) ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _exit_with_parent() -> None:
-    """A parent that was killed cannot end its children: each watches it."""
+    """End this process when its parent ends: a parent that is killed cannot end its children."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -204,7 +204,7 @@ def _exit_with_parent() -> None:
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """A child inherits the block: one that is still starting must not die of what it will ignore."""
+    """Children inherit the blocked signals: one that is still starting must not die of a signal that it will ignore."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -214,7 +214,7 @@ def _signals_blocked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """The variables set while children are spawned: they inherit them."""
+    """Set environment variables while children are spawned, which inherit them."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

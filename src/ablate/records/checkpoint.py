@@ -1,6 +1,6 @@
-"""Checkpoints: safetensors, with everything else that resuming needs as JSON in the header, and a checksum over both.
+"""Checkpoints: safetensors files with all other state as JSON in the header, and a checksum over both.
 
-No pickle, and no torch to write or read one. A bit flipped in the tensors would otherwise load silently."""
+No pickle, and torch is not needed. Without the checksum, a flipped bit in the tensors would load silently."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ CHECKPOINT_VERSION = 3
 
 
 class Checkpoint(NamedTuple):
-    """Tensors by name, and JSON values: `config`, `env_spec`, `counters` and what the algorithm adds."""
+    """Tensors by name, and JSON values: `config`, `env_spec`, `counters` and the algorithm's own state."""
 
     tensors: dict[str, np.ndarray]
     state: dict[str, Any]
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write it whole or not at all: the previous one stays until the new one is on the disk.
+    """Write a checkpoint atomically: the previous one is kept until the new one is on the disk.
 
     Raises OSError if it cannot be written."""
     tensors = {name: np.ascontiguousarray(array) for name, array in checkpoint.tensors.items()}
@@ -42,7 +42,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read and check one. Raises ConfigError in one line if it is missing, damaged or of another version."""
+    """Read and check a checkpoint. Raises ConfigError in one line if it is missing, damaged or of another version."""
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -52,18 +52,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{path}: not a whole checkpoint ({error})") from error
     if "state" not in metadata or _checksum(tensors, metadata["state"]) != metadata.get("sha256"):
-        raise ConfigError(f"{path}: damaged, its checksum does not fit its content")
+        raise ConfigError(f"{path}: damaged: its checksum does not match its content")
     state = json.loads(metadata["state"])
     if state["version"] != CHECKPOINT_VERSION:
         raise ConfigError(
             f"{path}: checkpoint version {state['version']}, and this program reads version {CHECKPOINT_VERSION}; "
-            "use the release that wrote it, or train anew"
+            "use the release that wrote it, or train again"
         )
     return Checkpoint(tensors, state)
 
 
 def find_checkpoint(path: Path) -> Path:
-    """A checkpoint's path from what a user gives: the file, or a run's folder (its last checkpoint)."""
+    """The path of a checkpoint, given the file or a run's folder (then its last checkpoint)."""
     path = path.expanduser().resolve()
     if not path.exists():
         hint = _nearest(path) or "; give a run's folder or a .safetensors file"
@@ -76,7 +76,7 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def _nearest(path: Path) -> str:
-    """`; did you mean X?` for the run beside the path or under outputs/, or the checkpoint beside it, most like it."""
+    """`; did you mean X?` for the most similar run or checkpoint in the same folder, or run in outputs/."""
     folders = [path.parent.glob("*"), *(ROOT.glob(f"outputs/{at}") for at in ("runs/*/*", "sweeps/*/*/*"))]
     runs = (folder for folder in chain(*folders) if (folder / MANIFEST).exists())
     found = [*path.parent.glob("*.safetensors"), *runs]
@@ -89,5 +89,5 @@ def _checksum(tensors: dict[str, np.ndarray], state: str) -> str:
     digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
-        digest.update(np.ascontiguousarray(tensors[name]).data)  # no copy: a replay may take half of the memory
+        digest.update(np.ascontiguousarray(tensors[name]).data)  # without a copy: a replay may take half of the memory
     return digest.hexdigest()

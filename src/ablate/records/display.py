@@ -1,4 +1,4 @@
-"""How a run goes, in the terminal: a live table, or a line now and then. It has no clock but `Progress`."""
+"""The progress of a run in the terminal: a live table, or regular lines. Its only clock is in `Progress`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.config.choices import Display
+from ablate.records.durations import clock
 
 REFRESH_EVERY_S = 0.25
 STEP_WINDOW_S = 10.0
@@ -27,24 +28,24 @@ UNKNOWN = "–"
 
 
 class Progress(NamedTuple):
-    """How far a run is."""
+    """How far a run has come."""
 
     episodes: int
     steps: int
     updates: int
-    elapsed_s: float  # seconds of training, with those before a resume
+    elapsed_s: float  # seconds of training, including those before a resume
     moving_average: float | None  # reward per step
-    episodic_return: float | None  # of the last episodes
+    episodic_return: float | None  # mean of the last episodes
     evaluation: float | None  # mean episodic return of the last evaluation
     figure: tuple[str, float | None, str]  # the algorithm's own number: its name, value and format
 
 
 class Rate:
-    """How fast a counter grows, over a sliding window."""
+    """The growth of a counter per second, over a sliding window."""
 
     def __init__(self, window_s: float) -> None:
         self._window_s = window_s
-        self._samples: deque[tuple[float, int]] = deque()  # (time_s, count); the first: before the window
+        self._samples: deque[tuple[float, int]] = deque()  # (time_s, count); the first is older than the window
 
     def add(self, time_s: float, count: int) -> None:
         self._samples.append((time_s, count))
@@ -53,7 +54,7 @@ class Rate:
 
     @property
     def per_second(self) -> float | None:
-        """None until two moments are known."""
+        """None until there are samples at two different times."""
         if not self._samples or self._samples[-1][0] <= self._samples[0][0]:
             return None
         (start_s, start), (end_s, end) = self._samples[0], self._samples[-1]
@@ -62,13 +63,14 @@ class Rate:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # rich would exit; ProgressDisplay knows better
+        raise BrokenPipeError  # rich would exit the program; ProgressDisplay handles it instead
 
 
 class ProgressDisplay:
-    """Shows a run's progress on stdout while it is entered; `update` may be called often.
+    """A context that shows a run's progress on stdout; `update` may be called often.
 
-    mode: live, plain, off, or auto (live on a terminal, else plain). Quiet once stdout is gone (`| head`)."""
+    mode: live, plain, off, or auto (live on a terminal, else plain). It prints nothing more once stdout is closed
+    (`| head`)."""
 
     def __init__(
         self,
@@ -91,10 +93,10 @@ class ProgressDisplay:
 
     def __enter__(self) -> Self:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # "·" and "–" on an ASCII terminal
+            sys.stdout.reconfigure(errors="replace")  # "·" and "–" cannot be shown on an ASCII terminal
         if self._mode == Display.live:
-            # Refreshed by `update`: without a thread there is nobody else to meet a broken pipe.
-            # A stderr that goes to a file must not be drawn into the terminal.
+            # `update` refreshes the table: without a thread, only this thread can meet a broken pipe.
+            # If stderr goes to a file, it must not be redirected to the terminal.
             self._live = Live(console=_Console(), auto_refresh=False, redirect_stderr=sys.stderr.isatty())
             with self._quiet_if_stdout_is_gone():
                 self._live.start()
@@ -108,25 +110,25 @@ class ProgressDisplay:
         with self._quiet_if_stdout_is_gone():
             if self._progress is not None and self._shown_s != self._progress.elapsed_s:
                 self._show(self._progress)
-        if self._live is not None:  # whatever happened: the cursor comes back
+        if self._live is not None:  # whatever happened, the cursor must be visible again
             with self._quiet_if_stdout_is_gone():
                 self._live.stop()
 
     def update(self, progress: Progress) -> None:
-        """Take note of how far the run is, and show it if it is time to."""
+        """Record the progress, and show it if the last display is old enough."""
         first = self._progress is None
         self._progress = progress
         self._step_rate.add(progress.elapsed_s, progress.steps)
         self._episode_rate.add(progress.elapsed_s, progress.episodes)
         if first and self._mode == Display.plain:
-            self._shown_s = progress.elapsed_s  # a line says something once there is a rate
+            self._shown_s = progress.elapsed_s  # without a rate a line would say nothing
         every_s = REFRESH_EVERY_S if self._mode == Display.live else self._print_every_s
         if self._shown_s is None or progress.elapsed_s - self._shown_s >= every_s:
             with self._quiet_if_stdout_is_gone():
                 self._show(progress)
 
     def line(self, text: str) -> None:
-        """Print a message: above the live table, or as a plain line; nothing if the display is off."""
+        """Print a message above the live table or as a plain line; nothing if the display is off."""
         with self._quiet_if_stdout_is_gone():
             if self._mode == Display.live and self._live is not None:
                 self._live.console.print(Text(text), soft_wrap=True)
@@ -139,7 +141,7 @@ class ProgressDisplay:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until the nearer of the two limits at the current rates; None if neither is in sight."""
+        """Seconds until the nearer of the two limits at the current rates; None if there is no limit or no rate."""
         if self._progress is None:
             return None
         seconds = [
@@ -154,12 +156,12 @@ class ProgressDisplay:
 
     @contextmanager
     def _quiet_if_stdout_is_gone(self) -> Iterator[None]:
-        """Training goes on without a reader (BrokenPipeError) or a terminal (EIO), only quieter."""
+        """Training continues without output if the reader (BrokenPipeError) or the terminal (EIO) is gone."""
         try:
             yield
         except OSError:
             self._mode = Display.off
-            # What is still in buffers must go somewhere, or Python complains of it when it exits.
+            # Buffered output must go somewhere, or Python prints an error when it exits.
             with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
@@ -172,7 +174,7 @@ class ProgressDisplay:
 
     def _plain(self, progress: Progress) -> str:
         parts = [
-            duration(progress.elapsed_s),
+            clock(progress.elapsed_s),
             f"episodes {_of(progress.episodes, self._max_episodes)}",
             f"steps {_of(progress.steps, self._total_steps)}",
             f"steps/s {_number(self.steps_per_second, ',.0f')}",
@@ -180,7 +182,7 @@ class ProgressDisplay:
             f"return {_number(progress.episodic_return)}",
             f"evaluation {_number(progress.evaluation)}",
             " ".join(_figure(progress)),
-            f"ETA {duration(self.eta_s)}",
+            f"ETA {self._eta()}",
         ]
         return "  ".join(parts)
 
@@ -194,8 +196,8 @@ class ProgressDisplay:
             ("evaluation", _number(progress.evaluation)),
             ("steps/s", _number(self.steps_per_second, ",.0f")),
             _figure(progress),
-            ("elapsed", duration(progress.elapsed_s)),
-            ("ETA", duration(self.eta_s)),
+            ("elapsed", clock(progress.elapsed_s)),
+            ("ETA", self._eta()),
         )
         numbers = Table.grid(padding=(0, 2), expand=True)
         for column in range(4):
@@ -210,27 +212,22 @@ class ProgressDisplay:
         table.add_row(ProgressBar(total=1.0, completed=self._fraction(progress)))
         return Panel(table, title=Text(self._title), width=72, border_style="dim")
 
+    def _eta(self) -> str:
+        return UNKNOWN if self.eta_s is None else clock(self.eta_s)
+
     def _fraction(self, progress: Progress) -> float:
-        """How much of the nearer limit is done."""
+        """The share of the nearer limit that is done."""
         limits = ((progress.episodes, self._max_episodes), (progress.steps, self._total_steps))
         return max((min(1.0, done / limit) for done, limit in limits if limit), default=0.0)
 
 
 def resolve_mode(mode: Display) -> Display:
-    """What `auto` means here: live on a terminal that can move its cursor, outside of CI, else plain."""
+    """The meaning of `auto`: live on a terminal that can move its cursor and outside of CI, else plain."""
     if mode != Display.auto:
         return mode
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     can_move = os.environ.get("TERM", "") not in ("dumb", "unknown")
     return Display.live if is_terminal and can_move and not os.environ.get("CI") else Display.plain
-
-
-def duration(seconds: float | None) -> str:
-    """h:mm:ss, or – for None."""
-    if seconds is None:
-        return UNKNOWN
-    minutes, second = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
 
 
 def _figure(progress: Progress) -> tuple[str, str]:

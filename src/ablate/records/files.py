@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are written atomically: a reader sees the old or the new content, never a part."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 def replace_atomically(path: Path, content: bytes) -> None:
-    """Write a temporary file beside `path`, bring it to the disk, rename it: readers see the old or the new, whole.
+    """Write a temporary file in the same folder, sync it to the disk, and rename it to `path`.
 
-    Raises OSError (a full disk, say), and then the old file is still there and the temporary one is not."""
+    Raises OSError, for example if the disk is full. The old file is then unchanged, the temporary one removed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -21,7 +21,7 @@ def replace_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # the rename itself
+            os.fsync(folder)  # makes the rename durable
         finally:
             os.close(folder)
     except BaseException:
@@ -30,7 +30,7 @@ def replace_atomically(path: Path, content: bytes) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """What a process that was killed in `replace_atomically` left in a folder that nobody else writes to."""
+    """Remove what a killed `replace_atomically` left behind, in a folder that no other process writes to."""
     for path in folder.rglob(".*.tmp"):
         path.unlink()
 

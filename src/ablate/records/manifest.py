@@ -1,4 +1,4 @@
-"""What a run is (manifest.json; a resume is added to it) and how it stands (status.json, replaced atomically)."""
+"""manifest.json says what a run is, and lists its resumes; status.json says how far it has come."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "pandas")
 
 
 def write_manifest(folder: Path, config: Config, command: list[str], overrides: list[str]) -> None:
-    """Provenance: enough to know what was run, on what, and to run it again."""
+    """Write the manifest: everything needed to know what was run, on which machine, and to run it again."""
     write_json(
         folder / MANIFEST,
         {
@@ -40,7 +40,7 @@ def write_manifest(folder: Path, config: Config, command: list[str], overrides: 
 
 
 def provenance(command: list[str]) -> dict[str, Any]:
-    """What was called, from which code, with which packages, on what, when."""
+    """The command, the code's commit, the versions of packages, the machine, and the time."""
     return {
         "command": command,
         "git": _git(),
@@ -52,7 +52,7 @@ def provenance(command: list[str]) -> dict[str, Any]:
 
 
 def note_resume(folder: Path, config: Config, command: list[str], counters: Counters) -> None:
-    """Add to the manifest that the run went on, from where, and with which configuration."""
+    """Add a resume to the manifest: from which step, and with which configuration."""
     manifest = read_manifest(folder)
     resumes = [*manifest.get("resumes", []), {"command": command, "started": _now(), "from": counters._asdict()}]
     changed = {"config": to_dict(config), "config_hash": config_hash(config), "resumes": resumes}
@@ -60,7 +60,7 @@ def note_resume(folder: Path, config: Config, command: list[str], counters: Coun
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises ConfigError if the folder does not hold a run."""
+    """Raises ConfigError if the folder is not a run's folder."""
     try:
         return read_json(folder / MANIFEST)
     except (OSError, ValueError) as error:
@@ -68,16 +68,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
-    """Hold the folder for this process, until the context ends or the process dies.
+def lock_folder(folder: Path, reason: str) -> Iterator[None]:
+    """Lock the folder for this process, until the context ends or the process dies.
 
-    Raises ConfigError, which says `otherwise`, if another process holds it."""
+    Raises ConfigError with `reason` if another process has locked it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        raise ConfigError(f"{folder}: {otherwise}") from error
+        raise ConfigError(f"{folder}: {reason}") from error
     try:
         yield
     finally:
@@ -85,13 +85,13 @@ def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
 
 
 def lock_run(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold a run's folder while training in it."""
+    """Lock a run's folder while training in it."""
     return lock_folder(folder, "another process is training in this folder")
 
 
 def write_status(folder: Path, state: str, reason: str, counters: Counters) -> None:
-    """state: running, completed, interrupted or failed. After a kill -9 of the run itself it stays `running`, with a
-    heartbeat that grows old and a pid that is gone."""
+    """state: running, completed, interrupted or failed. After kill -9 it stays `running`, with an old heartbeat and the
+    pid of a process that does not exist."""
     assert state in STATES, state
     write_json(
         folder / STATUS,
@@ -100,7 +100,7 @@ def write_status(folder: Path, state: str, reason: str, counters: Counters) -> N
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """How a run stands; empty if it left no status.json that can be read."""
+    """The status of a run; empty if it has no readable status.json."""
     try:
         status = read_json(folder / STATUS)
     except (OSError, ValueError):
@@ -113,7 +113,7 @@ def _now() -> str:
 
 
 def _git() -> dict[str, Any] | None:
-    """The commit of the code and whether it was changed since; None outside a repository."""
+    """The commit of the code, and whether there are uncommitted changes; None outside a repository."""
     command = ["git", "-C", str(ROOT), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
         lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()

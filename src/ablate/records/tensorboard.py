@@ -1,4 +1,4 @@
-"""TensorBoard events with CleanRL's tag names, beside the CSV files."""
+"""TensorBoard events with the tag names of CleanRL, in addition to the CSV files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class TensorBoard:
-    """Writes scalars under `<run>/tensorboard/`. Imports torch, so only logger=tensorboard makes one."""
+    """Writes scalars under `<run>/tensorboard/`. It imports torch, so it is created only for logger=tensorboard."""
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -14,7 +14,7 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, step: int, **scalars: float) -> None:
-        """Scalars at an environment step; a tag's slash is written as two underscores: charts__SPS."""
+        """Write scalars at an environment step. In argument names, two underscores stand for the slash: charts__SPS."""
         for tag, value in scalars.items():
             self._writer.add_scalar(tag.replace("__", "/"), value, step)
 

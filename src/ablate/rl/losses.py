@@ -1,4 +1,4 @@
-"""The actor-critic loss of A3C, and its gradient by hand right under it."""
+"""The actor-critic loss of A3C, followed by its gradient, derived by hand."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def a3c_loss(
     entropy_coef: float,
     reduction: str,
 ) -> tuple[Tensor, A3CMetrics]:
-    """L = reduce(c_v (R - V)² - log π(a|s) · A - β H(π)), reduce = mean or sum over time; a mean over environments.
+    """L = reduce(c_v (R - V)² - log π(a|s) · A - β H(π)); reduce: mean or sum over time, then mean over environments.
 
-    All inputs (T,), or (T, E) for the rollouts of E environments.
-    Advantage and return are constants to the gradient (Mnih et al. 2016, Algorithm S3)."""
+    All inputs are (T,), or (T, E) for the rollouts of E environments. The gradient treats advantage and return as
+    constants (Mnih et al. 2016, Algorithm S3)."""
     metrics = A3CMetrics(
         policy_loss=-_reduce(log_prob_t * advantage_t, reduction),
         value_loss=_reduce((return_t - v_t).square(), reduction),
@@ -48,7 +48,9 @@ def a3c_loss_backward(
     entropy_coef: float,
     reduction: str,
 ) -> tuple[Tensor, float, Tensor]:
-    """∂L/∂log π_t = -A_t w, ∂L/∂H_t = -β w (the same for all t), ∂L/∂V_t = -2 c_v (R_t - V_t) w; w = 1/(T E) or 1/E."""
+    """∂L/∂log π_t = -A_t w, ∂L/∂H_t = -β w (the same for all t), ∂L/∂V_t = -2 c_v (R_t - V_t) w.
+
+    w = 1/(T E) for the mean and 1/E for the sum."""
     w = (1.0 if reduction == "mean" else len(v_t)) / v_t.numel()
     return -w * advantage_t, -w * entropy_coef, (-2.0 * w * value_loss_coef) * (return_t - v_t)
 

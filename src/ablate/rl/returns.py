@@ -1,4 +1,4 @@
-"""Returns and advantages of one rollout. Plain loops: at a rollout's length they beat array calls."""
+"""Returns and advantages of one rollout. For such short sequences, plain loops are faster than array operations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def generalised_advantages(
 ) -> list[float]:
     """gae_tm1 = δ_t + discount_t · λ · gae_t; δ_t = r_t + discount_t · V(s_t) - V(s_tm1) (Schulman et al. 2016).
 
-    r_t, discount_t: (T,); values: (T+1,), V(s_0) ... V(s_T). λ = 1 gives the n-step return less V. Returns (T,)."""
+    r_t, discount_t: (T,); values: (T+1,), V(s_0) ... V(s_T). Returns (T,): for λ = 1, the n-step return minus V."""
     advantages = [0.0] * len(r_t)
     advantage_t = 0.0
     for t in range(len(r_t) - 1, -1, -1):

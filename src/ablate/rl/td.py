@@ -1,4 +1,4 @@
-"""The loss of Q-learning, and its gradient by hand right under it. B: transitions of a batch, n: actions."""
+"""The loss of Q-learning, followed by its gradient, derived by hand. B: transitions of a batch, n: actions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 def q_targets(
     return_t: Tensor, discount_t: Tensor, next_q_target: Tensor, next_q_online: Tensor | None = None
 ) -> Tensor:
-    """y = r + discount · max_a Q⁻(s', a) (Mnih et al. 2015), Q⁻ the target network's.
+    """y = r + discount · max_a Q⁻(s', a), with the target network Q⁻ (Mnih et al. 2015). Returns (B,).
 
-    Double (van Hasselt et al. 2016), if next_q_online is given: y = r + discount · Q⁻(s', argmax_a Q(s', a)).
-    return_t, discount_t: (B,), over n steps Σ_k γ^k r and γ^n, or 0 where nothing follows; next_q_...: (B, n). -> (B,),
-    constants to the gradient."""
+    If next_q_online is given, Double DQN (van Hasselt et al. 2016): y = r + discount · Q⁻(s', argmax_a Q(s', a)).
+    return_t: (B,) Σ_k γ^k r over n steps. discount_t: (B,) γ^n, or 0 at the end of an episode. next_q_target,
+    next_q_online: (B, n). The gradient treats targets as constants."""
     if next_q_online is None:
         bootstrap = next_q_target.amax(1)
     else:
@@ -23,21 +23,21 @@ def q_targets(
 
 
 def td_errors(q_tm1: Tensor, a_tm1: Tensor, target_t: Tensor) -> Tensor:
-    """δ = y - Q(s, a).  q_tm1 (B, n), a_tm1 (B,) int64, target_t (B,) -> (B,)."""
+    """δ = y - Q(s, a). q_tm1: (B, n); a_tm1: (B,) int64; target_t: (B,). Returns (B,)."""
     return target_t - q_tm1.gather(1, a_tm1.unsqueeze(1)).squeeze(1)
 
 
 def td_loss(delta: Tensor, weights: Tensor, loss: str) -> Tensor:
-    """L = 1/B Σ w ℓ(δ); ℓ(δ) = δ² if loss is `squared` (without ½), if `smooth_l1` ½ δ² for |δ| < 1, else |δ| - ½.
+    """L = 1/B Σ w ℓ(δ). loss=squared: ℓ(δ) = δ²; loss=smooth_l1: ℓ(δ) = ½ δ² for |δ| < 1, else |δ| - ½.
 
-    delta (B,), weights (B,): importance weights (Schaul et al. 2016), or ones."""
+    delta: (B,). weights: (B,) importance weights (Schaul et al. 2016), or ones."""
     if loss == "squared":
         return (weights * delta.square()).mean()
     return (weights * F.smooth_l1_loss(delta, torch.zeros_like(delta), reduction="none")).mean()
 
 
 def td_loss_backward(delta: Tensor, weights: Tensor, a_tm1: Tensor, actions: int, loss: str) -> Tensor:
-    """∂L/∂Q(s, a) = -w ℓ'(δ) / B, and 0 for actions not taken; ℓ'(δ) = 2 δ, or δ cut to ±1.  -> d_q (B, n)."""
+    """∂L/∂Q(s, a) = -w ℓ'(δ) / B, and 0 for all other actions; ℓ'(δ) = 2 δ, or δ clipped to ±1. Returns (B, n)."""
     slope = 2.0 * delta if loss == "squared" else torch.clamp(delta, -1.0, 1.0)
     d_taken = (weights * slope).mul_(-1.0 / len(delta))
     return delta.new_zeros(len(delta), actions).scatter_(1, a_tm1.unsqueeze(1), d_taken.unsqueeze(1))

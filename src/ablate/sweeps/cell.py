@@ -1,7 +1,7 @@
-"""One cell of a sweep, an arm with a seed, as a process of its own: a crash, an exit or a hang is this cell's alone.
+"""Run one cell of a sweep (one arm with one seed) in its own process, so a crash or hang affects no other cell.
 
-`run_cell` is called where a launcher puts it, here or elsewhere. What it starts is `python -m ablate.sweeps.cell`, the
-side below. What became of the cell is in its folder: cell.json, written here, and the run's own files."""
+A launcher calls `run_cell`, on this machine or another. It starts `python -m ablate.sweeps.cell`: the child's side, at
+the end of this file. The cell's folder has cell.json, which is written here, and the files of the run."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from ablate.runs.run import RunFailed, run
 from ablate.types import Counters
 
 POLL_S = 0.05
-STOP = ".stop"  # a file in a sweep's folder: running cells shall write their checkpoints and end
+STOP = ".stop"  # a file in a sweep's folder: running cells must write their checkpoints and end
 STOPPED = "the sweep was stopped"
-GRACE_S = 60.0  # for a cell that was asked to stop: to write its checkpoint
-SILENCE_S = 30.0  # a cell's parent writes status.json every 2 s: at least so long without it before it counts as hung
-TAIL = 8  # lines of a failed cell's log that are shown
+GRACE_S = 60.0  # a cell that must stop has so long to write its checkpoint
+SILENCE_S = 30.0  # a cell writes status.json every 2 s; it hangs only if it was silent for at least so long
+TAIL = 8  # last lines of a failed cell's log to show
 
 
 class Outcome(NamedTuple):
@@ -55,41 +55,41 @@ NOT_STARTED = Outcome("interrupted", f"not started: {STOPPED}")
 
 
 def run_cell(config: Config, overrides: list[str], folder: Path, stopped: Callable[[], bool]) -> Outcome:
-    """Train the resolved configuration in `folder`, in a session of its own, and note in cell.json how that ended.
+    """Train the resolved configuration in `folder`, in its own session, and record in cell.json how it ended.
 
-    Goes on from the folder's last checkpoint if it holds one. stopped: whether the sweep is being stopped; the cell
-    then writes a checkpoint. Raises OSError if cell.json cannot be written."""
+    Continues from the folder's last checkpoint if there is one. stopped: whether the sweep is being stopped; the cell
+    then writes a checkpoint and ends. Raises OSError if cell.json cannot be written."""
     if stopped():
         return NOT_STARTED
     folder.mkdir(parents=True, exist_ok=True)
-    # one that has no outcome was killed together with whoever watched it
-    lost = {"outcome": "interrupted", "reason": "killed together with its sweep"}
-    attempts = [{**lost, **earlier} for earlier in attempts_of(folder)]
+    # An attempt without an outcome was killed together with the process that watched it.
+    killed = {"outcome": "interrupted", "reason": "killed together with its sweep"}
+    attempts = [{**killed, **earlier} for earlier in attempts_of(folder)]
     attempt: dict[str, Any] = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
     }
     write_json(folder / CELL, {"attempts": [*attempts, attempt]})
     began = time.monotonic()
-    ended, peak_mb = _supervised(config, overrides, folder, stopped)
+    outcome, peak_mb = _supervised(config, overrides, folder, stopped)
     measured = {"seconds": round(time.monotonic() - began, 2), "max_rss_mb": peak_mb}
-    write_json(folder / CELL, {"attempts": [*attempts, {**attempt, **ended._asdict(), **measured}]})
-    return ended
+    write_json(folder / CELL, {"attempts": [*attempts, {**attempt, **outcome._asdict(), **measured}]})
+    return outcome
 
 
 def run_as_job(config: Config, overrides: list[str], folder: Path, sweep: Path) -> float:
-    """`run_cell` as a Hydra job: returns what a sweeper may maximise, the mean return of the last evaluation.
+    """`run_cell` as a Hydra job. Returns the value that a sweeper may maximise: the mean return of the last evaluation.
 
-    sweep: the folder of the sweep, where STOP is looked for. Raises RunFailed if the cell does not complete."""
+    sweep: the folder of the sweep, which may contain STOP. Raises RunFailed if the cell does not complete."""
     own = [override for override in overrides if not override.startswith("sweep.")]
-    ended = run_cell(config, own, folder, (sweep / STOP).exists)
-    if ended.outcome != "completed":
-        raise RunFailed(ended.reason)
+    outcome = run_cell(config, own, folder, (sweep / STOP).exists)
+    if outcome.outcome != "completed":
+        raise RunFailed(outcome.reason)
     return objective(folder)
 
 
 def objective(folder: Path) -> float:
-    """The mean return of the cell's last evaluation, for sweepers that look for a maximum; NaN without one."""
+    """The mean return of the cell's last evaluation, for sweepers that search a maximum; NaN without an evaluation."""
     import pandas as pd
 
     table = pd.read_csv(folder / EVALUATIONS, usecols=["evaluation", "episodic_return"])
@@ -97,7 +97,7 @@ def objective(folder: Path) -> float:
 
 
 def last_lines(folder: Path) -> list[str]:
-    """The end of the cell's log."""
+    """The last lines of the cell's log."""
     try:
         with (folder / CELL_LOG).open(errors="replace") as file:
             return [line.rstrip() for line in deque(file, TAIL)]
@@ -106,7 +106,7 @@ def last_lines(folder: Path) -> list[str]:
 
 
 def attempts_of(folder: Path) -> list[dict[str, Any]]:
-    """The attempts in a cell.json; none if it cannot be read."""
+    """The attempts in a cell.json; empty if it cannot be read."""
     try:
         return [dict(attempt) for attempt in read_json(folder / CELL)["attempts"]]
     except (OSError, ValueError, KeyError, TypeError):
@@ -114,14 +114,14 @@ def attempts_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def python_path() -> str:
-    """PYTHONPATH for a cell's process, here or elsewhere: this source tree, whatever is installed, and the caller's."""
+    """PYTHONPATH for a cell's process on any machine: this source tree first, then the caller's own path."""
     return os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _supervised(
     config: Config, overrides: list[str], folder: Path, stopped: Callable[[], bool]
 ) -> tuple[Outcome, float]:
-    """Start the cell's process and watch it to its end: (how it ended, peak memory of its largest process in MB)."""
+    """Start the cell's process and watch it until it ends. Returns the outcome and the peak memory in MB."""
     environment = {**os.environ, "PYTHONPATH": python_path()}
     request = json.dumps({"config": to_dict(config), "overrides": overrides, "parent": os.getpid()})
     with (folder / CELL_LOG).open("ab") as log:
@@ -134,7 +134,7 @@ def _supervised(
         with process.stdin as pipe:
             pipe.write(request.encode())
     except BrokenPipeError:
-        pass  # it died at once; its exit code says how
+        pass  # it died at once; its exit code tells why
     try:
         return _watched(process, config, folder, stopped)
     except Interrupted:  # a second signal: stop at once
@@ -146,7 +146,7 @@ def _supervised(
         raise
     finally:
         if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)  # the session's leader leads its group
+            os.killpg(process.pid, signal.SIGKILL)  # the session leader also leads its process group
             process.wait()
 
 
@@ -154,73 +154,75 @@ def _watched(
     process: subprocess.Popen[bytes], config: Config, folder: Path, stopped: Callable[[], bool]
 ) -> tuple[Outcome, float]:
     began, limit_s = time.monotonic(), config.sweep.time_limit_s
-    why, kill_at = "", math.inf
-    # Silence is counted in looks, not by the clock: a machine that was suspended is no cell that hangs.
-    sign, silent_s = _last_sign(folder), 0.0
+    reason, kill_at = "", math.inf
+    # Silence is the sum of the times between polls, at most 1 s each: after the machine was suspended, no cell hangs.
+    status_time, silent_s = _status_time(folder), 0.0
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
-            return _outcome(process, why, folder), round(usage.ru_maxrss / 1024, 1)
+            return _outcome(process, reason, folder), round(usage.ru_maxrss / 1024, 1)
         now = time.monotonic()
-        if not why:
+        if not reason:
             if stopped():
-                why, kill_at = STOPPED, now + GRACE_S
+                reason, kill_at = STOPPED, now + GRACE_S
             elif limit_s is not None and now - began > limit_s:
-                why, kill_at = f"stopped after {limit_s:g} s (sweep.time_limit_s)", now + GRACE_S
+                reason, kill_at = f"stopped after {limit_s:g} s (sweep.time_limit_s)", now + GRACE_S
             elif silent_s > max(SILENCE_S, 2 * config.hang_timeout_s):
-                why, kill_at = "hangs: its status.json grows old", now
-            if why:
+                reason, kill_at = "hangs: it no longer updates its status.json", now
+            if reason:
                 process.terminate()
         if now >= kill_at:
             os.killpg(process.pid, signal.SIGKILL)
         time.sleep(POLL_S)
-        last, sign = sign, _last_sign(folder)
-        silent_s = silent_s + min(time.monotonic() - now, 1.0) if sign == last else 0.0
+        previous, status_time = status_time, _status_time(folder)
+        silent_s = silent_s + min(time.monotonic() - now, 1.0) if status_time == previous else 0.0
 
 
-def _last_sign(folder: Path) -> int:
-    """When the cell last wrote its status, ns on the file system's clock."""
+def _status_time(folder: Path) -> int:
+    """When the cell last wrote its status, in ns on the file system's clock."""
     try:
         return (folder / STATUS).stat().st_mtime_ns
     except OSError:
         return 0
 
 
-def _outcome(process: subprocess.Popen[bytes], why: str, folder: Path) -> Outcome:
+def _outcome(process: subprocess.Popen[bytes], stop_reason: str, folder: Path) -> Outcome:
     code, status = process.returncode, read_status(folder)
     if code == 0 and status.get("state") == "completed":
         return Outcome("completed", "")
-    if why == STOPPED:
-        return Outcome("interrupted", why)
-    if why:
-        return Outcome("failed", why)
+    if stop_reason == STOPPED:
+        return Outcome("interrupted", stop_reason)
+    if stop_reason:
+        return Outcome("failed", stop_reason)
     if code < 0:
         return Outcome("failed", f"killed by {signal.Signals(-code).name}")
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         return Outcome("interrupted", signal.Signals(code - 128).name)
-    if status.get("state") == "failed" and status.get("pid") == process.pid:  # not an earlier attempt's
+    if status.get("state") == "failed" and status.get("pid") == process.pid:  # not from an earlier attempt
         return Outcome("failed", status["reason"])
-    told = next((line for line in reversed(last_lines(folder)) if line), "")
-    return Outcome("failed", f"exited with code {code}{': ' + told if told else ''}")
+    last_line = next((line for line in reversed(last_lines(folder)) if line), "")
+    return Outcome("failed", f"exited with code {code}{': ' + last_line if last_line else ''}")
 
 
 # The child's side.
 
 
 def main() -> int:
-    """Train the cell in the folder that is the argument; its configuration comes through standard input."""
+    """Train the cell in the folder given as argument. The configuration is read from standard input."""
     die_with_parent()
     if sys.platform == "linux":
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning to all of a job; its watcher heeds it
+        signal.signal(
+            signal.SIGUSR2, signal.SIG_IGN
+        )  # Slurm's warning to all processes of a job; the watcher handles it
     request = json.load(sys.stdin)
     if os.getppid() != request["parent"]:
-        return 1  # it died before it could be watched
+        return 1  # the parent died before it could watch this process
     folder = Path(sys.argv[1])
-    sys.argv = ["src/run.py", *request["overrides"]]  # for the manifest: the command that trains this cell alone
-    sys.path.append(os.getcwd())  # env.id=<module>:<Name>-v0 of the user's own
+    sys.argv = ["src/run.py", *request["overrides"]]  # for the manifest: the command that trains only this cell
+    sys.path.append(os.getcwd())  # for the user's own environments: env.id=<module>:<Name>-v0
     try:
-        import_plugins(request["config"].get("plugins", []))  # which the user named for the sweep
+        import_plugins(request["config"].get("plugins", []))  # those that the user gave for the sweep
         _train(from_dict(request["config"]), request["overrides"], folder)
     except ConfigError as error:
         print(error)
@@ -234,15 +236,15 @@ def main() -> int:
 
 
 def _train(config: Config, overrides: list[str], folder: Path) -> None:
-    """Go on with what is in the folder, or start anew where nothing there can be gone on with."""
-    with lock_run(folder):  # an earlier attempt may still run on another machine
+    """Resume the run in the folder, or start again if it cannot be resumed."""
+    with lock_run(folder):  # raises if an earlier attempt still runs on another machine
         pass
     if (folder / MANIFEST).exists():
         try:
             resumed = plan(replace(config, resume=str(folder)), [])
             _refuse_lost_rows(resumed, folder)
         except (ConfigError, ValueError) as error:
-            print(f"starting anew: {error}")
+            print(f"starting again: {error}")
         else:
             return run(resumed, folder, overrides)
     for name in (MANIFEST, STATUS, *COLUMNS):
@@ -252,7 +254,7 @@ def _train(config: Config, overrides: list[str], folder: Path) -> None:
 
 
 def _refuse_lost_rows(resumed: Resolved, folder: Path) -> None:
-    """Raise ValueError if a table lacks rows that the checkpoint counts, which were written before it."""
+    """Raise ValueError if a table lacks rows that were written before the checkpoint, which counts them."""
     if resumed.resumed is None:
         return
     state, interval = resumed.resumed.state, resumed.config.log_interval
@@ -264,7 +266,7 @@ def _refuse_lost_rows(resumed: Resolved, folder: Path) -> None:
     }
     for name, numbers in counted.items():
         if lost := set(numbers) - {int(row[0]) for row in read_rows(folder / name).rows}:
-            raise ValueError(f"{folder / name} is damaged: {len(lost)} rows are lost, from {min(lost)} on")
+            raise ValueError(f"{folder / name} is damaged: {len(lost)} rows are missing, the first is {min(lost)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a sweep will do, before anything is made: its cells, how they stand, and what the missing ones will take."""
+"""Plan a sweep without running it: its cells, their states, and the time and disk that the missing cells need."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import flat, to_dict
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.paths import shown
+from ablate.records.durations import approximate
 from ablate.records.manifest import read_manifest, read_status
 from ablate.records.schema import EPISODES, MANIFEST, STATES, STUDY, UPDATES, cell_folder
 from ablate.records.study_file import StudyArm, StudyFile, read_study
@@ -26,14 +27,14 @@ from ablate.sweeps.cell import attempts_of, run_cell
 from ablate.sweeps.study import NOT_COMPARED, Study, identity, identity_of, refuse_incomparable
 
 PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
-PROBE = "ablate-probe-"  # <process>-<random>, a temporary folder
-PROBE_S = 30.0  # a probe is stopped then, and tells what it has
-MOST_PROBES = 4  # kinds of arms that are probed
+PROBE = "ablate-probe-"  # of a temporary folder's name, with <process>-<random>
+PROBE_S = 30.0  # a probe is stopped then, and what it has measured is used
+MOST_PROBES = 4  # at most so many kinds of arms are probed
 
 
 @dataclass(frozen=True)
 class Cell:
-    """An arm with a seed."""
+    """One arm with one seed."""
 
     arm: str
     seed: int
@@ -50,9 +51,9 @@ class SweepPlan(NamedTuple):
 
     study: Study
     folder: Path
-    configs: dict[str, Config]  # the arms', resolved
+    configs: dict[str, Config]  # by arm, resolved
     cells: list[Cell]
-    moved: str = ""  # why the folder is not the one that was asked for
+    moved: str = ""  # why the folder is not the requested one; empty if it is
 
     @property
     def to_run(self) -> list[Cell]:
@@ -60,10 +61,10 @@ class SweepPlan(NamedTuple):
 
 
 def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPlan:
-    """Which cells there are and how they stand; makes nothing.
+    """List the cells and their states; creates no file.
 
-    configs: each arm's resolved configuration. folder: where the study's cells should be; where it holds others under
-    the same names, the sweep's folder is <folder>-<hash>. Raises ConfigError."""
+    configs: the resolved configuration of each arm. folder: the requested folder. If it has arms with the same names
+    and other configurations, the sweep's folder is <folder>-<hash>. Raises ConfigError."""
     refuse_incomparable(configs)
     identities = {arm: identity(config) for arm, config in configs.items()}
     stored = stored_study(folder)
@@ -76,7 +77,7 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
         folder = folder.with_name(f"{folder.name}-{digest}")
     cells = [
         Cell(arm, seed, cell, _state(cell, identities[arm], seed))
-        for seed in study.seeds  # the arms side by side: half a sweep has as many seeds of each
+        for seed in study.seeds  # seed by seed, so that an unfinished sweep has as many seeds of each arm
         for arm in configs
         for cell in [cell_folder(folder, arm, seed)]
     ]
@@ -99,32 +100,36 @@ def stored_study(folder: Path) -> StudyFile | None:
 
 
 def _state(folder: Path, expected: str, seed: int) -> str:
-    """How a cell stands. Raises ConfigError if the folder holds another run."""
+    """The state of a cell. Raises ConfigError if another run is in its folder."""
     state = read_status(folder).get("state")
     try:
         config = read_manifest(folder)["config"]
         same = identity_of(config) == expected and config["seed"] == seed
     except (ConfigError, KeyError, TypeError, AttributeError) as error:
         if state == "completed":
-            raise ConfigError(f"{folder}: it holds a completed run and no readable {MANIFEST}; move it away") from error
+            raise ConfigError(
+                f"{folder}: it contains a completed run but no readable {MANIFEST}; move the folder away"
+            ) from error
         return "interrupted" if (folder / MANIFEST).exists() else "missing"
     if not same:
         raise ConfigError(
-            f"{folder}: it holds a run of another configuration; remove that folder to train the cell again, or give "
-            "another hydra.sweep.dir="
+            f"{folder}: it contains a run of another configuration; remove that folder to train the cell again, or "
+            "give another hydra.sweep.dir="
         )
-    return state if state in STATES else "interrupted"  # killed before it wrote its first status
+    return state if state in STATES else "interrupted"  # it was killed before it wrote its first status
 
 
 def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Estimate | None) -> str:
-    """The plan in words."""
+    """The plan as text.
+
+    parallel: how many cells run at once; None if it is not known. estimate: None if it is not known yet."""
     states = Counter(cell.state for cell in plan.cells)
     study, todo = plan.study, plan.to_run
     baseline = study.settings.baseline or study.arms[0].name
     before = ", ".join(f"{states[s]} {s} before" for s in ("failed", "interrupted", "running") if states[s])
     lines = [f"sweep     {shown(plan.folder)}"]
     if plan.moved:
-        lines.append(f"note      a folder of its own: {plan.moved}")
+        lines.append(f"note      a new folder: {plan.moved}")
     if study.settings.question:
         lines.append(f"question  {study.settings.question}")
     arms = ", ".join(arm.name + (" (baseline)" if arm.name == baseline else "") for arm in study.arms)
@@ -136,10 +141,12 @@ def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Est
     if todo:
         largest = max((plan.configs[cell.arm] for cell in todo), key=_cores)
         need = _range([_cores(plan.configs[cell.arm]) for cell in todo])
-        need = f"a cell takes {need} and {algorithm_of(largest).memory_mb(largest) / 1000:.1f} GB of memory"
-        at_once = f"{parallel} at once" if parallel else "as many at once as it has room for"
+        need = f"a cell needs {need} and {algorithm_of(largest).memory_mb(largest) / 1000:.1f} GB of memory"
+        at_once = f"{parallel} at once" if parallel else "as many at once as fit"
         lines.append(f"launcher  {launcher}, {at_once}; {need}")
-        lines.append(f"expected  {estimate.words(plan, parallel) if estimate else 'known when the first cell is done'}")
+        lines.append(
+            f"expected  {estimate.words(plan, parallel) if estimate else 'known when the first cell has completed'}"
+        )
     return "\n".join(lines)
 
 
@@ -153,11 +160,11 @@ def _range(counts: list[int]) -> str:
 
 
 class Estimate(NamedTuple):
-    """What a cell takes, by arm."""
+    """The seconds and bytes that one cell takes, by arm."""
 
     seconds: dict[str, float]
     bytes: dict[str, float]
-    source: str
+    source: str  # what the numbers come from
 
     def words(self, plan: SweepPlan, parallel: int | None) -> str:
         todo = plan.to_run
@@ -166,24 +173,22 @@ class Estimate(NamedTuple):
         existing = next(path for path in (plan.folder, *plan.folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free
         short = "; THE DISK WILL BE FULL" if size > free else ""
-        how_long = (
-            f"about {duration(work / parallel)}"
-            if parallel
-            else f"about {duration(work)} of cells, one after the other"
+        time_needed = (
+            f"about {approximate(work / parallel)}" if parallel else f"about {approximate(work)}, if run in turn"
         )
-        return f"{how_long}, {_bytes(size)} of disk ({_bytes(free)} free){short}; from {self.source}"
+        return f"{time_needed}, {_bytes(size)} of disk ({_bytes(free)} free){short}; from {self.source}"
 
 
 def estimate(plan: SweepPlan) -> Estimate | None:
-    """What the cells to run will take, from completed ones or else from a short probe of each kind of arm.
+    """Estimate the cells to run from completed cells, or else from a short probe of each kind of arm.
 
-    None if a probe comes to nothing: what is wrong with one arm keeps no other from running."""
+    None if a probe fails: an error in one arm must not keep the others from running."""
     seconds: dict[str, list[float]] = {}
     sizes: dict[str, list[float]] = {}
     for cell in plan.cells:
         if cell.state == "completed":
             took = sum(attempt.get("seconds", 0.0) for attempt in attempts_of(cell.folder))
-            if not took:  # the sweep was killed before it could note it
+            if not took:  # the sweep was killed before it could record it
                 continue
             seconds.setdefault(cell.arm, []).append(took)
             sizes.setdefault(cell.arm, []).append(_size(cell.folder))
@@ -192,39 +197,39 @@ def estimate(plan: SweepPlan) -> Estimate | None:
         done = sum(map(len, seconds.values()))
         return Estimate(_means(seconds), _means(sizes), f"{done} completed cell{'s' * (done > 1)}")
     probes: dict[tuple[Any, ...], tuple[float, float, float, float]] = {}
-    found_s, found_b = _means(seconds), _means(sizes)
+    mean_seconds, mean_bytes = _means(seconds), _means(sizes)
     for arm in sorted(arms - set(seconds)):
         config = plan.configs[arm]
-        # what a step of a game costs
+        # the settings that determine the cost of a step
         network = "" if config.model.name == "mlp" else f"{config.model} {config.precision}"
         replay = config.replay.name if config.replay else ""
         kind = (config.backend, config.schedule, config.workers, config.env.id, config.envs_per_worker, network, replay)
         if kind not in probes and len(probes) < MOST_PROBES:
-            print(f"probing {arm}: a short run, for the estimate", file=sys.stderr, flush=True)
+            print(f"probing {arm}: a short run for the estimate", file=sys.stderr, flush=True)
             if (probe := _probe(config)) is None:
                 return None
             probes[kind] = probe
         start_s, per_step_s, fixed, per_step_bytes = probes.get(kind) or next(iter(probes.values()))
-        found_s[arm] = start_s + per_step_s * most_steps(config)
-        found_b[arm] = fixed + per_step_bytes * most_steps(config)
-    return Estimate(found_s, found_b, f"{len(probes)} short probe{'s' * (len(probes) > 1)}")
+        mean_seconds[arm] = start_s + per_step_s * most_steps(config)
+        mean_bytes[arm] = fixed + per_step_bytes * most_steps(config)
+    return Estimate(mean_seconds, mean_bytes, f"{len(probes)} short probe{'s' * (len(probes) > 1)}")
 
 
 def most_steps(config: Config) -> int:
-    """Steps after which a run ends at the latest; where episodes may end early, it is fewer."""
+    """The most steps that a run can take; it may take fewer if episodes end early."""
     by_episodes = config.max_episodes * (config.env.max_ep_step or 1000) if config.max_episodes else None
     return min(limit for limit in (config.total_steps, by_episodes) if limit is not None)
 
 
 def share_done(folder: Path, config: Config) -> float:
-    """How much of its training a cell has done by its own word, from 0 to 1."""
+    """The share of its training that a cell has done according to its status, from 0 to 1."""
     status = read_status(folder)
     limits = (status.get("steps"), config.total_steps), (status.get("episodes"), config.max_episodes)
     return max((min(1.0, count / limit) for count, limit in limits if isinstance(count, int) and limit), default=0.0)
 
 
 def _probe(config: Config) -> tuple[float, float, float, float] | None:
-    """(seconds to start, seconds a step, bytes, bytes a step) of a short run; None if it fails, as cells will tell."""
+    """(seconds to start, seconds per step, bytes, bytes per step) of a short run; None if it fails."""
     most = min(PROBE_STEPS[config.backend], most_steps(config))
     _remove_stale_probes()
     with tempfile.TemporaryDirectory(prefix=f"{PROBE}{os.getpid()}-") as temporary:
@@ -247,14 +252,14 @@ def _probe(config: Config) -> tuple[float, float, float, float] | None:
 
 
 def _remove_stale_probes() -> None:
-    """Those of sweeps that were killed."""
+    """Remove the probes of killed sweeps."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PROBE}*-*"):
         if not Path("/proc", folder.name.removeprefix(PROBE).partition("-")[0]).exists():
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _last_wall_time(folder: Path) -> float:
-    """The latest wall_time_s in the run's tables: how long it trained."""
+    """The latest wall_time_s in the run's tables, which is the duration of its training."""
     latest = 0.0
     for name in (EPISODES, UPDATES):
         header, *rows = (folder / name).read_text().splitlines()
@@ -273,10 +278,3 @@ def _size(folder: Path) -> float:
 
 def _bytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words that can be taken in: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,6 +1,6 @@
-"""A sweep: missing cells handed to a Hydra launcher, what becomes of each told at once, the study judged at the end.
+"""Run a sweep: hand the missing cells to a Hydra launcher, report each cell as it ends, then judge the study.
 
-Repeating the command is the resume: completed cells are skipped, others go on from their checkpoints."""
+To resume a sweep, repeat its command: completed cells are skipped, others continue from their checkpoints."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from ablate.config.schema import ConfigError
 from ablate.config.serial import to_dict
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.paths import shown
+from ablate.records.durations import approximate
 from ablate.records.files import write_json
 from ablate.records.manifest import lock_folder, provenance
 from ablate.records.schema import CELL, CELL_LOG
 from ablate.records.study_file import Provenance, StudyArm, StudyChange, StudyFile, write_study
 from ablate.runs.run import RunFailed
 from ablate.sweeps.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines
-from ablate.sweeps.plan import Cell, SweepPlan, duration, make_plan, most_steps, share_done, stored_study
+from ablate.sweeps.plan import Cell, SweepPlan, make_plan, most_steps, share_done, stored_study
 from ablate.sweeps.study import identity
 
 POLL_S = 0.25
@@ -37,8 +38,9 @@ def run(
     launch: Callable[[Sequence[Sequence[str]]], Sequence[Any]],
     job_overrides: Callable[[Cell], list[str]],
 ) -> None:
-    """Run the missing cells and judge the study. launch: a Hydra launcher's, in the folder of the plan.
+    """Run the missing cells and judge the study.
 
+    launch: runs jobs with a Hydra launcher in the plan's folder. job_overrides: the overrides of a cell's job.
     Raises RunFailed if cells failed, Interrupted after a signal."""
     new = not plan.folder.exists()
     try:
@@ -47,9 +49,9 @@ def run(
         raise ConfigError(f"hydra.sweep.dir={plan.folder}: {error.strerror}") from error
     with _lock_sweep(plan.folder):
         now = make_plan(plan.study, plan.configs, plan.folder)
-        if now.folder != plan.folder:  # study.json is another since the plan was made
+        if now.folder != plan.folder:  # study.json has changed since the plan was made
             raise ConfigError(f"{plan.folder}: another sweep has just used it; repeat the command")
-        plan = now  # that one may have completed cells
+        plan = now  # the other sweep may have completed cells
         _tidy(plan)
         (plan.folder / STOP).unlink(missing_ok=True)
         try:
@@ -60,19 +62,19 @@ def run(
             watch = _Watch(plan, signals)
             try:
                 _rounds(plan, watch, launch, job_overrides)
-            except ConfigError:  # of the launcher, before anything ran
+            except ConfigError:  # from the launcher, before anything ran
                 if new and not any(cell.folder.exists() for cell in plan.cells):
                     shutil.rmtree(plan.folder)
                 raise
             except Interrupted:
-                print("stopped at once; what running cells did since their last checkpoints is lost")
+                print("stopped at once; the work of running cells since their last checkpoints is lost")
                 raise
         (plan.folder / STOP).unlink(missing_ok=True)
         _report(plan, watch, signals)
 
 
 def refuse_a_second(folder: Path) -> None:
-    """Raises ConfigError if a sweep runs in the folder."""
+    """Raises ConfigError if another sweep runs in the folder."""
     if folder.is_dir():
         with _lock_sweep(folder):
             pass
@@ -83,7 +85,7 @@ def _lock_sweep(folder: Path) -> AbstractContextManager[None]:
 
 
 def _tidy(plan: SweepPlan) -> None:
-    """Remove what a sweep that was killed left half-written, where no cell will."""
+    """Remove the temporary files of a killed sweep from folders in which no cell will run."""
     for folder in (plan.folder, *(cell.folder for cell in plan.cells if cell.state == "completed")):
         for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
@@ -95,39 +97,39 @@ def _rounds(
     launch: Callable[[Sequence[Sequence[str]]], Sequence[Any]],
     job_overrides: Callable[[Cell], list[str]],
 ) -> None:
-    """All cells that are not completed, and then again those that failed, as often as sweep.max_retries says."""
+    """Run all cells that are not completed, then failed cells again, at most sweep.max_retries times."""
     todo = plan.to_run
     for attempt in range(plan.study.settings.max_retries + 1):
         if not todo or watch.stopping:
             return
         if attempt:
             print(f"again     {len(todo)} failed cells (sweep.max_retries)")
-        with watch.over(todo):
+        with watch.watching(todo):
             returns = launch([job_overrides(cell) for cell in todo])
         watch.settle(todo, returns)
         todo = [cell for cell in todo if watch.outcomes[cell].outcome != "completed"]
 
 
 class _Watch:
-    """Sees cells end, on whatever machine, by their cell.json; tells of each at once; stops the sweep where it must."""
+    """Reports each cell as it ends on any machine, by its cell.json, and stops the sweep if necessary."""
 
     def __init__(self, plan: SweepPlan, signals: Signals) -> None:
         self._plan, self._signals = plan, signals
         self.outcomes: dict[Cell, Outcome] = {}
-        self.stopping = ""
+        self.stopping = ""  # the reason, once the sweep is being stopped
         self._error: Exception | None = None
         self._ended = threading.Event()
         self._began = time.monotonic()
         self._steps = {arm: most_steps(config) for arm, config in plan.configs.items()}
-        self._shares = {cell: self._share(cell) for cell in plan.to_run}  # that were done when this sweep began
+        self._shares = {cell: self._share(cell) for cell in plan.to_run}  # done when this sweep began
 
     @contextmanager
-    def over(self, cells: list[Cell]) -> Iterator[None]:
+    def watching(self, cells: list[Cell]) -> Iterator[None]:
         """Watch the cells while a launcher runs them."""
         self._pending = {cell: len(attempts_of(cell.folder)) for cell in cells}
-        self._all = len(self._plan.cells)
+        self._total = len(self._plan.cells)
         self._ended.clear()
-        thread = threading.Thread(target=self._look_on, daemon=True)
+        thread = threading.Thread(target=self._watch, daemon=True)
         thread.start()
         try:
             yield
@@ -136,40 +138,42 @@ class _Watch:
             thread.join()
         if self._error:
             raise self._error
-        self._look()
+        self._poll()
 
-    def _look_on(self) -> None:
+    def _watch(self) -> None:
         try:
             while not self._ended.wait(POLL_S):
-                self._look()
+                self._poll()
                 if self._signals.received is not None and not self.stopping:
                     self._stop("stopping: running cells write their checkpoints (a second signal stops at once)")
-        except Exception as error:  # `| head`: nobody reads what is printed. Cells shall not run unwatched
+        except Exception as error:  # for example a broken pipe (`| head`): cells must not run unwatched
             self._error = error
             (self._plan.folder / STOP).touch()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         for cell, before in list(self._pending.items()):
             attempts = attempts_of(cell.folder)
             if len(attempts) > before and "outcome" in attempts[-1]:
                 del self._pending[cell]
-                self._tell(cell, Outcome(attempts[-1]["outcome"], attempts[-1]["reason"]), attempts[-1]["seconds"])
+                self._report_cell(
+                    cell, Outcome(attempts[-1]["outcome"], attempts[-1]["reason"]), attempts[-1]["seconds"]
+                )
 
-    def _tell(self, cell: Cell, outcome: Outcome, seconds: float | None = None) -> None:
+    def _report_cell(self, cell: Cell, outcome: Outcome, seconds: float | None = None) -> None:
         self.outcomes[cell] = outcome
         completed = sum(cell.state == "completed" for cell in self._plan.cells) + sum(
             outcome.outcome == "completed" for outcome in self.outcomes.values()
         )
         took = f" in {seconds:.1f} s" if seconds is not None else ""
-        print(f"{completed:4}/{self._all} {cell.name} {outcome.outcome}{took}{self._left()}", flush=True)
+        print(f"{completed:4}/{self._total} {cell.name} {outcome.outcome}{took}{self._time_left()}", flush=True)
         if outcome.outcome == "failed":
             tail = "".join(f"\n        | {line}" for line in last_lines(cell.folder))
             print(f"      {outcome.reason}{tail}\n      {shown(cell.folder / CELL_LOG)}", flush=True)
             if self._plan.study.settings.fail_fast and not self.stopping:
                 self._stop("stopping: a cell failed (sweep.fail_fast)")
 
-    def _left(self) -> str:
-        """When it should be done, by the steps so far."""
+    def _time_left(self) -> str:
+        """The estimated time to the end, from the steps so far."""
         if not self._pending or self.stopping:
             return ""
         done = left = 0.0
@@ -177,37 +181,37 @@ class _Watch:
             now = self._share(cell) if cell in self._pending else 1.0
             done += self._steps[cell.arm] * max(0.0, now - before)
             left += self._steps[cell.arm] * (1.0 - now)
-        return f"; about {duration((time.monotonic() - self._began) * left / max(done, 1.0))} left"
+        return f"; about {approximate((time.monotonic() - self._began) * left / max(done, 1.0))} left"
 
     def _share(self, cell: Cell) -> float:
         return share_done(cell.folder, self._plan.configs[cell.arm])
 
-    def _stop(self, why: str) -> None:
-        self.stopping = why
-        print(why, flush=True)
-        (self._plan.folder / STOP).touch()  # seen by the cells, wherever they run
+    def _stop(self, reason: str) -> None:
+        self.stopping = reason
+        print(reason, flush=True)
+        (self._plan.folder / STOP).touch()  # the cells see it on any machine
 
     def settle(self, cells: list[Cell], returns: Sequence[Any]) -> None:
-        """What became of the cells that said nothing: never started, or lost with their machine."""
+        """Decide the outcome of the cells without one: they never started, or were lost with their machine."""
         for cell, job in itertools.zip_longest(cells, returns[: len(cells)]):
             if cell in self._pending:
                 if self.stopping:
                     self.outcomes[cell] = NOT_STARTED
                     continue
-                told = str(getattr(job, "_return_value", "")).splitlines()
-                outcome = Outcome("failed", f"lost: {told[0] if told else 'its process left no word'}")
-                _note_lost(cell, outcome)
-                self._tell(cell, outcome)
+                error = str(getattr(job, "_return_value", "")).splitlines()
+                outcome = Outcome("failed", f"lost: {error[0] if error else 'its process left no message'}")
+                _record_lost(cell, outcome)
+                self._report_cell(cell, outcome)
         self._pending = {}
 
 
-def _note_lost(cell: Cell, outcome: Outcome) -> None:
-    """In the place of the process that should have."""
+def _record_lost(cell: Cell, outcome: Outcome) -> None:
+    """Write the outcome to cell.json in place of the lost process."""
     attempts = attempts_of(cell.folder)
-    open_one = attempts.pop() if attempts and "outcome" not in attempts[-1] else {}
+    unfinished = attempts.pop() if attempts and "outcome" not in attempts[-1] else {}
     try:
         cell.folder.mkdir(parents=True, exist_ok=True)
-        write_json(cell.folder / CELL, {"attempts": [*attempts, {**open_one, **outcome._asdict()}]})
+        write_json(cell.folder / CELL, {"attempts": [*attempts, {**unfinished, **outcome._asdict()}]})
     except OSError as error:
         print(f"{cell.folder / CELL} could not be written: {error}", file=sys.stderr)
 
@@ -266,11 +270,11 @@ def _changes(before: StudyFile, now: StudyFile) -> Iterator[str]:
 
 
 def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
-    """Print how the sweep ended, and draw what it has."""
+    """Print how the sweep ended, and write its report."""
     states = Counter(outcome.outcome for outcome in watch.outcomes.values())
     skipped = sum(cell.state == "completed" for cell in plan.cells)
     failed = [cell for cell, outcome in watch.outcomes.items() if outcome.outcome == "failed"]
-    ended = [cell for cell, outcome in watch.outcomes.items() if outcome.outcome == "interrupted"]  # from outside
+    interrupted = [cell for cell, outcome in watch.outcomes.items() if outcome.outcome == "interrupted"]
     counts = [f"{skipped + states['completed']} of {len(plan.cells)} cells completed"]
     waiting = sum(outcome == NOT_STARTED for outcome in watch.outcomes.values())
     numbers = {"failed": states["failed"], "interrupted": states["interrupted"] - waiting, "not started": waiting}
@@ -279,21 +283,23 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
     for cell in failed:
         print(f"failed    {cell.name}: {watch.outcomes[cell].reason}")
     if signals.received is not None:
-        print("go on with the same command")
+        print("repeat the command to continue")
         raise Interrupted(signals.received)
     if skipped + states["completed"]:
         print("report    being written", flush=True)
         _judge(plan.folder)
     if failed:
-        raise RunFailed(f"{len(failed)} of {len(plan.cells)} cells; the same command runs them again")
+        raise RunFailed(f"{len(failed)} of {len(plan.cells)} cells; repeat the command to run them again")
     if watch.stopping:
         raise RunFailed(watch.stopping)
-    if ended:
-        raise RunFailed(f"{len(ended)} of {len(plan.cells)} cells were interrupted; the same command goes on with them")
+    if interrupted:
+        raise RunFailed(
+            f"{len(interrupted)} of {len(plan.cells)} cells were interrupted; repeat the command to continue them"
+        )
 
 
 def _judge(folder: Path) -> None:
-    """Write tables, figures and report, and print the verdicts."""
+    """Write tables, figures and report; print the verdicts."""
     from ablate.analysis.load import load_sweep
     from ablate.analysis.report import write_report
     from ablate.analysis.summary import summarise

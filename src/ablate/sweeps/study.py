@@ -1,4 +1,4 @@
-"""What a sweep compares, as arms and seeds: a study's file, or plain Hydra arguments (-m workers=2,4 seed=range(5))."""
+"""The arms and seeds of a sweep, from a study file or from plain Hydra arguments (-m workers=2,4 seed=range(5))."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ from ablate.config.schema import Config, ConfigError, SweepConfig
 from ablate.config.serial import to_dict, with_new_name, with_new_names
 from ablate.config.validation import suggest
 
-# What every cell has unless the study or the command line says otherwise: evaluations at fixed steps, as seconds differ
-# from arm to arm, and no figure of its own, which would take longer to draw than a short cell to train.
+# Defaults of every cell. Evaluations are at fixed steps, because seconds differ from arm to arm. A cell draws no
+# figure, which could take longer than its training.
 CELL_DEFAULTS = ("evaluation.every_seconds=null", "figures=false")
-# Keys that do not change what a cell's records say.
+# Keys that do not change the records of a cell.
 NOT_COMPARED = ("seed", "resume", "figures", "logger", "checkpoint_every_seconds", "hang_timeout_s")
-# What makes another game of one, in evaluation too. What only training sees (lost lives, clipping) may be an axis.
+# Keys that change the game itself, also in evaluations. Keys that change only training (lost lives, clipping) may
+# differ between arms.
 GAME_SWITCHES = (
     "frame_skip", "sticky_actions", "noop_max", "fire_on_reset", "fill_steps", "fire_action", "full_action_space",
     "mode", "difficulty",
 )  # fmt: skip
 LONGEST_NAME = 80  # characters; a folder's name may have 255
-MOST_SEEDS = 100_000  # more is a slip of the finger
-# What a study's overrides may not hold, as it would be ignored or has its own place.
+MOST_SEEDS = 100_000  # more must be a typing error
+# Keys that a study's overrides must not contain: they would be ignored, or belong elsewhere.
 ELSEWHERE = {
     "hydra": "Hydra ignores it in a study's overrides; give it on the command line",
-    "sweep": "its place is beside base and arms",
-    "seed": "a study's seeds are sweep.seeds=0-29",
+    "sweep": "write it next to base and arms, not in overrides",
+    "seed": "give the study's seeds as sweep.seeds=0-29",
     "resume": "a sweep starts new runs; resume one run at a time",
 }
 
 
 class Arm(NamedTuple):
-    """One setting under comparison; `overrides` are all that its cells have in common."""
+    """One setting under comparison. overrides: everything that its cells have in common."""
 
     name: str
     label: str
@@ -59,16 +60,16 @@ class Study:
 
 
 def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
-    """The arms and seeds that a command asks for.
+    """The arms and seeds of a command.
 
-    arguments: the command line's overrides, without Hydra's own. seed: what `seed` is if nothing else says.
-    Raises ConfigError for what cannot be swept over, names that do not exist, and arms that are the same."""
+    arguments: the overrides of the command line, without Hydra's own. seed: used if neither study nor command has one.
+    Raises ConfigError for keys that cannot be swept over, unknown names, and arms that are the same."""
     overrides = OverridesParser.create().parse_overrides(arguments)
     for override in overrides:
         if override.is_sweep_override() and (not override.is_discrete_sweep() or isinstance(override.value(), Glob)):
             raise ConfigError(f"{override.input_line}: only lists can be swept over: 1,2,4 or range(1,5)")
         if override.is_sweep_override() and _group(override) == "sweep" and override.get_key_element() != "sweep.seeds":
-            raise ConfigError(f"{override.input_line}: one sweep at a time")
+            raise ConfigError(f"{override.input_line}: these keys cannot be swept over")
     command = [override for override in overrides if _group(override) not in ("sweep", "seed")]
     seeds = _seeds(overrides, settings, seed)
     swept = [o for o in command if o.is_sweep_override()]
@@ -80,7 +81,9 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
     if settings.arms:
         for name, arm in settings.arms.items():
             if name != (right := slug(name)[:LONGEST_NAME]):
-                raise ConfigError(f"sweep.arms.{name}: a folder's name; use letters, digits, dots and dashes: {right}")
+                raise ConfigError(
+                    f"sweep.arms.{name}: it is a folder's name; use letters, digits, dots and dashes: {right}"
+                )
             _refuse_misplaced(f"sweep.arms.{name}", arm.overrides)
         if swept:
             raise ConfigError(
@@ -97,9 +100,9 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
 
 
 def study_name(arguments: list[str]) -> str:
-    """The folder's name of a sweep without a study file: what varies, and a hash of what does not.
+    """The name of the folder of a sweep without a study file: the swept keys, and a hash of the fixed settings.
 
-    The same command, with more seeds or values, means the same folder."""
+    The same command with more seeds or values has the same folder."""
     overrides = OverridesParser.create().parse_overrides(arguments)
     compared = [override for override in overrides if _group(override) not in ("sweep", *NOT_COMPARED)]
     fixed = sorted(o.input_line or "" for o in compared if not o.is_sweep_override())
@@ -109,7 +112,7 @@ def study_name(arguments: list[str]) -> str:
 
 
 def merged(*overrides: list[str] | tuple[str, ...]) -> list[str]:
-    """The overrides one after the other; of those with the same key the last stays."""
+    """All overrides in order; if a key occurs twice, the last one counts."""
     by_key: dict[str, str] = {}
     for override in map(with_new_name, itertools.chain(CELL_DEFAULTS, *overrides)):
         key = override.partition("=")[0].lstrip("+~")
@@ -119,19 +122,19 @@ def merged(*overrides: list[str] | tuple[str, ...]) -> list[str]:
 
 
 def identity(config: Config) -> str:
-    """Eight hexadecimal digits that name what a cell does, its seed aside: those of its resolved configuration,
-    without what is only shown or kept."""
+    """Eight hexadecimal digits that identify a cell's resolved configuration without its seed, and without keys that
+    change only what is shown or stored."""
     return identity_of(to_dict(config))
 
 
 def identity_of(values: dict[str, Any]) -> str:
-    """`identity` of a configuration as a manifest has it."""
+    """`identity` of a configuration from a manifest."""
     compared = {key: value for key, value in with_new_names(values).items() if key not in NOT_COMPARED}
     return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def refuse_incomparable(configs: dict[str, Config]) -> None:
-    """Raise ConfigError for resolved arms that are the same, or whose last evaluations could not be compared."""
+    """Raise ConfigError for resolved arms that are the same, or whose last evaluations cannot be compared."""
     seen: dict[str, str] = {}
     for arm, config in configs.items():
         if (same := seen.setdefault(identity(config), arm)) != arm:
@@ -144,7 +147,7 @@ def refuse_incomparable(configs: dict[str, Config]) -> None:
         **{f"env.{switch}": partial(_switch, switch) for switch in GAME_SWITCHES},
         "evaluation.horizon": evaluation_horizon,
         "evaluation.action": lambda c: str(c.evaluation.action),
-        "env.kwargs": lambda c: c.env.kwargs,  # another task under the same name
+        "env.kwargs": lambda c: c.env.kwargs,  # they make another task under the same name
     }
     for key, value in compared.items():
         by_env: dict[str, tuple[str, Any]] = {}
@@ -153,36 +156,36 @@ def refuse_incomparable(configs: dict[str, Config]) -> None:
             if value(config) != expected:
                 raise ConfigError(
                     f"{key}: {other} would be evaluated with {expected}, {arm} with {value(config)}, "
-                    f"which cannot be compared; give one for all, {key}={expected}"
+                    f"which cannot be compared; give all arms the same, {key}={expected}"
                 )
 
 
 def _switch(name: str, config: Config) -> Any:
-    """A switch of a game; None for other environments."""
+    """The value of a game's key; None for other environments."""
     value = getattr(config.env, name, None)
     return list(value) if isinstance(value, tuple) else value
 
 
 def parse_seeds(text: str, key: str = "sweep.seeds") -> tuple[int, ...]:
-    """`0-4,7` as 0, 1, 2, 3, 4, 7. Raises ConfigError, which names the key."""
+    """Parse `0-4,7` as 0, 1, 2, 3, 4, 7. Raises ConfigError, which names the key."""
     seeds: list[int] = []
     for part in text.strip("[]").split(","):
-        found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not found:
+        numbers = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not numbers:
             raise ConfigError(f"{key}={text}: seeds are written 0-29, or 0-4,7")
-        first, last = int(found[1]), int(found[2] or found[1])
+        first, last = int(numbers[1]), int(numbers[2] or numbers[1])
         if last < first:
             raise ConfigError(f"{key}={text}: {part} runs backwards; give {last}-{first}")
         if last - first >= MOST_SEEDS:
             raise ConfigError(f"{key}={text}: {part} is more than {MOST_SEEDS} seeds")
         seeds += range(first, last + 1)
     if len(set(seeds)) < len(seeds):
-        raise ConfigError(f"{key}={text}: {Counter(seeds).most_common(1)[0][0]} is there twice")
+        raise ConfigError(f"{key}={text}: {Counter(seeds).most_common(1)[0][0]} occurs twice")
     return tuple(sorted(seeds))
 
 
 def slug(text: str) -> str:
-    """The text as a folder's name: letters, digits, dots, dashes and underscores."""
+    """The text as a folder's name, of letters, digits, dots, dashes and underscores."""
     return re.sub(r"[^\w.]+", "-", text).strip("-.").lower() or "arm"
 
 
@@ -192,10 +195,10 @@ def _group(override: Override) -> str:
 
 
 def _seeds(overrides: list[Override], settings: SweepConfig, seed: int) -> tuple[int, ...]:
-    """`seed=...` or `sweep.seeds=...` on the command line, else the study's, else the configuration's one."""
+    """The seeds of the command line (`seed=` or `sweep.seeds=`), else of the study, else the configuration's seed."""
     given = {key: o for o in overrides if (key := o.get_key_element()) in ("seed", "sweep.seeds")}
     if len(given) == 2:
-        raise ConfigError(f"{' '.join(str(o.input_line) for o in given.values())}: give one of them")
+        raise ConfigError(f"{' '.join(str(o.input_line) for o in given.values())}: give only one of them")
     for key, override in given.items():
         swept = override.is_sweep_override()
         values = list(override.sweep_string_iterator()) if swept else [override.get_value_element_as_str()]
@@ -210,12 +213,12 @@ def _seeds(overrides: list[Override], settings: SweepConfig, seed: int) -> tuple
 
 
 def _values(swept: Override) -> list[tuple[str, str]]:
-    """(key with its +, value) for each value of a swept override."""
+    """(key with its + or ~, value) for each value of a swept override."""
     return [(f"{(swept.input_line or '').partition('=')[0]}", value) for value in swept.sweep_string_iterator()]
 
 
 def _arm(base: list[str], values: tuple[tuple[str, str], ...], fixed: list[str]) -> Arm:
-    """An arm of a plain sweep: workers-2_t_max-5."""
+    """The arm of a plain sweep, with a name like workers-2_t_max-5."""
     short = [(key.lstrip("+~").split(".")[-1], value) for key, value in values]
     name = _shortened("_".join(f"{slug(key)}-{_value_slug(value)}" for key, value in short) or "all")
     label = ", ".join(f"{key}={value}" for key, value in short) or "all"
@@ -223,26 +226,26 @@ def _arm(base: list[str], values: tuple[tuple[str, str], ...], fixed: list[str])
 
 
 def _value_slug(value: str) -> str:
-    """A value as part of a folder's name: [64,-1] as 64--1."""
+    """A value as part of a folder's name: 64--1 for [64,-1]."""
     return re.sub(r"[^\w.-]", "-", value.strip("[]{}'\"")).lower()
 
 
 def _shortened(name: str) -> str:
-    """A long name cut, and told apart by a hash."""
+    """A long name is cut, and a hash makes it unique."""
     if len(name) <= LONGEST_NAME:
         return name
     return f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _refuse_misplaced(where: str, overrides: list[str]) -> None:
-    """Overrides of a study's file that Hydra would take for something else, or not at all."""
+    """Raise ConfigError for overrides of a study file that Hydra would ignore or interpret differently."""
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:
-            raise ConfigError(f"{where}: {text}: not of the form key=value") from error
+            raise ConfigError(f"{where}: {text}: overrides have the form key=value") from error
         if override.is_sweep_override():
-            raise ConfigError(f"{where}: {text}: one value an arm; each further one is an arm of its own")
+            raise ConfigError(f"{where}: {text}: an arm has one value; write one more arm per further value")
         if instead := ELSEWHERE.get(re.split("[./@]", override.get_key_element().lstrip("+~"))[0]):
             raise ConfigError(f"{where}: {text}: {instead}")
 
@@ -256,17 +259,17 @@ def _refuse_same(arms: list[Arm]) -> None:
             )
     if len(labels) < len(arms):
         name, times = Counter(arm.name for arm in arms).most_common(1)[0]
-        raise ConfigError(f"sweep: {times} arms are named {name}; each value once")
+        raise ConfigError(f"sweep: {times} arms are named {name}; give each value once")
 
 
 def _refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
-    """Names in the study's judgement that are none of its arms' or metrics'."""
+    """Raise ConfigError for claims, baseline or metrics of the study that name no arm or metric, or make no sense."""
     arms_named = [(f"sweep.baseline={settings.baseline}", settings.baseline)] if settings.baseline else []
     metrics_named = [(f"sweep.metric={settings.metric}", settings.metric)]
     for claim in settings.claims:
         if not re.fullmatch(r"\S+ [<>~] \S+", claim.inequality):
             raise ConfigError(
-                f"sweep.claims {claim.id}: inequality={claim.inequality}: written <arm> < <arm>, with <, > or ~ (alike)"
+                f"sweep.claims {claim.id}: inequality={claim.inequality}: write <arm> < <arm>, with <, > or ~ (equal)"
             )
         first, _, second = claim.inequality.split(" ")
         arms_named += [

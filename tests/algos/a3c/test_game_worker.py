@@ -137,9 +137,9 @@ def test_each_push_is_the_gradient_of_this_rollout(model: str, tmp_path: Path, m
         "env=atari", "env.id=ALE/Pong-v5", f"model={model}", *small, "workers=1", "backend=manual", "total_steps=90",
         "schedule=interleaved", "envs_per_worker=3", "algo.t_max=5", "log_interval=1", "evaluation.every_steps=null",
     )  # fmt: skip
-    from ablate.runs import plan as experiment
+    from ablate.runs.plan import plan
 
-    config = experiment.plan(config, []).config
+    config = plan(config, []).config
     architecture: Any = architecture_of(config.model, spec_of(config.env))
     fresh = CONV_BACKENDS["autograd"](architecture, 3, 5, LossSettings.of(config.algo))  # type: ignore[arg-type]
     compared = []

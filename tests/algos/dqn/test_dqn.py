@@ -25,7 +25,7 @@ from ablate.parallel.shared import Command
 from ablate.parallel.supervisor import ChildFailed
 from ablate.play.evaluator import test_process as evaluating_process
 from ablate.records.schema import EPISODES, EVALUATIONS, UPDATES
-from ablate.runs import plan as experiment
+from ablate.runs.plan import plan
 from ablate.runs.run import run as train
 from ablate.types import EpisodeRecord, ProcessState
 
@@ -253,7 +253,7 @@ def test_a_run_that_ends_in_its_warm_up_says_so(tmp_path: Path, capsys: pytest.C
 def run(folder: Path, *overrides: str) -> Path:
     """A whole run of the program, with all its processes."""
     config = config_of(*QUICK, "figures=false", "logger.display=off", *overrides)
-    train(experiment.plan(config, []), folder, [])
+    train(plan(config, []), folder, [])
     return folder
 
 
@@ -357,7 +357,7 @@ def test_an_episode_is_given_up_at_an_evaluation(tmp_path: Path) -> None:
 def test_what_dqn_cannot_do_is_refused_in_one_line(overrides: tuple[str, ...], named: str) -> None:
     options = [o for o in QUICK if not (o.startswith("model.hidden") and "model=mlp" in overrides)]
     with pytest.raises(ConfigError) as caught:
-        experiment.plan(config_of(*options, *overrides), [])
+        plan(config_of(*options, *overrides), [])
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -366,10 +366,10 @@ def test_bf16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPa
     options = ("algo=dqn", "env=breakout", "replay.capacity=1000", "algo.warmup_steps=100")
     for has in ("bf16", "float32"):
         monkeypatch.setattr(dqn_spec, "resolve_precision", lambda precision, device, has=has: has)
-        assert experiment.plan(config_of(*options), []).config.precision == has
-        assert experiment.plan(config_of(*options, "precision=float32"), []).config.precision == "float32"
+        assert plan(config_of(*options), []).config.precision == has
+        assert plan(config_of(*options, "precision=float32"), []).config.precision == "float32"
     with pytest.raises(ConfigError, match=r"^precision=bf16: this machine .* use float32$"):
-        experiment.plan(config_of(*options, "precision=bf16"), [])
+        plan(config_of(*options, "precision=bf16"), [])
 
 
 def test_the_state_of_a_run_holds_no_replay_unless_asked(tmp_path: Path) -> None:

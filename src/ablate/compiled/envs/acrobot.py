@@ -1,5 +1,9 @@
 """gymnasium's Acrobot: state (θ₁, θ₂, θ̇₁, θ̇₂), action 0, 1 or 2: a torque of -1, 0 or 1 on the joint between the links,
-observation (cos θ₁, sin θ₁, cos θ₂, sin θ₂, θ̇₁, θ̇₂)."""
+observation (cos θ₁, sin θ₁, cos θ₂, sin θ₂, θ̇₁, θ̇₂).
+
+The dynamics are those of gymnasium/envs/classic_control/acrobot.py with book_or_nips="book": Sutton 1996,
+"Generalization in reinforcement learning: successful examples using sparse coarse coding", as corrected in Sutton and
+Barto, "Reinforcement learning: an introduction"."""
 
 from __future__ import annotations
 
@@ -12,16 +16,17 @@ IDS = ("Acrobot-v1",)
 STATE_SIZE = RESET_DRAWS = 4
 GRAVITY, DT = 9.8, 0.2
 MAX_SPEED_1, MAX_SPEED_2 = 4.0 * math.pi, 9.0 * math.pi
-RK4 = ((0.0, DT / 6.0), (DT / 2.0, DT / 3.0), (DT / 2.0, DT / 3.0), (DT, DT / 6.0))  # each stage's offset and weight
+# (offset, weight) of each stage of the Runge-Kutta method
+RK4 = ((0.0, DT / 6.0), (DT / 2.0, DT / 3.0), (DT / 2.0, DT / 3.0), (DT, DT / 6.0))
 
 
 class Parameters(NamedTuple):
-    """Arguments of gymnasium.make: none."""
+    """There are no arguments of gymnasium.make."""
 
 
 def reset(env: Parameters, state: np.ndarray, uniforms: np.ndarray) -> None:
     for i in range(STATE_SIZE):
-        state[i] = np.float32(-0.1 + 0.2 * uniforms[i])  # gymnasium's first state is float32, all others float64
+        state[i] = np.float32(-0.1 + 0.2 * uniforms[i])  # in gymnasium, only the first state is float32
 
 
 def step(env: Parameters, state: np.ndarray, action: np.ndarray) -> tuple[float, bool]:

@@ -1,4 +1,7 @@
-"""gymnasium's CartPole: state and observation (x, ẋ, θ, θ̇), action 0 or 1: push to the left or to the right."""
+"""gymnasium's CartPole: state and observation (x, ẋ, θ, θ̇), action 0 or 1: push to the left or to the right.
+
+The dynamics are those of gymnasium/envs/classic_control/cartpole.py with its Euler integrator: Barto, Sutton and
+Anderson 1983, with the equations of Florian 2007, "Correct equations for the dynamics of the cart-pole system"."""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def step(env: Parameters, state: np.ndarray, action: np.ndarray) -> tuple[float,
     x, x_dot, theta, theta_dot = state[0], state[1], state[2], state[3]
     force = FORCE if action[0] == 1.0 else -FORCE
     cos, sin = math.cos(theta), math.sin(theta)
-    # (F + m l θ̇² sin θ) / M: ẍ but for its term in θ̈
+    # (F + m l θ̇² sin θ) / M: ẍ without its term in θ̈
     push = (force + POLE_MASS * HALF_LENGTH * theta_dot**2 * sin) / TOTAL_MASS
     theta_acc = (GRAVITY * sin - cos * push) / (HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cos**2 / TOTAL_MASS))
     x_acc = push - POLE_MASS * HALF_LENGTH * theta_acc * cos / TOTAL_MASS

@@ -1,4 +1,7 @@
-"""gymnasium's MountainCar: state and observation (position, velocity), action 0, 1 or 2: a push of -1, 0 or 1."""
+"""gymnasium's MountainCar: state and observation (position, velocity), action 0, 1 or 2: a push of -1, 0 or 1.
+
+The dynamics are those of gymnasium/envs/classic_control/mountain_car.py: Moore 1990, "Efficient memory-based learning
+for robot control" (PhD thesis)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""gymnasium's MountainCarContinuous: state and observation (position, velocity), action (force,)."""
+"""gymnasium's MountainCarContinuous: state and observation (position, velocity), action (force,).
+
+The dynamics are those of gymnasium/envs/classic_control/continuous_mountain_car.py: Moore 1990,
+"Efficient memory-based learning for robot control" (PhD thesis)."""
 
 from __future__ import annotations
 
@@ -33,10 +36,10 @@ def step(env: Parameters, state: np.ndarray, action: np.ndarray) -> tuple[float,
     position = min(max(position + velocity, MIN_POSITION), MAX_POSITION)
     if position == MIN_POSITION and velocity < 0.0:
         velocity = 0.0
-    state[0] = np.float32(position)  # as gymnasium keeps it from the first step on
+    state[0] = np.float32(position)  # gymnasium keeps float32 from the first step on
     state[1] = np.float32(velocity)
     terminated = position >= GOAL_POSITION and velocity >= env.goal_velocity
-    # The cost is of the force that was asked for, beyond the bounds too
+    # As in gymnasium, the cost uses the force before it is clipped
     return (100.0 if terminated else 0.0) - 0.1 * action[0] * action[0], terminated
 
 

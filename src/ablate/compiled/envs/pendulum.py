@@ -1,4 +1,6 @@
-"""gymnasium's Pendulum: state (θ, θ̇), action (torque,), observation (cos θ, sin θ, θ̇)."""
+"""gymnasium's Pendulum: state (θ, θ̇), action (torque,), observation (cos θ, sin θ, θ̇).
+
+The dynamics and the cost are those of gymnasium/envs/classic_control/pendulum.py."""
 
 from __future__ import annotations
 

@@ -1,0 +1,43 @@
+"""The private parts of Hydra and OmegaConf that this program uses. A new version of either may change them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn, JobStatus, _save_config
+from omegaconf import DictConfig, OmegaConf
+
+
+def apply_overrides(overrides: list[Override], composed: DictConfig) -> None:
+    """Set values in a composed configuration as Hydra does, without reading the files of conf/ again."""
+    ConfigLoaderImpl._apply_overrides_to_config(overrides, composed)
+
+
+def is_group(config: DictConfig, key: str) -> bool:
+    """Whether the key holds a dictionary or a list, also if it is null: `config[key]` would then be None."""
+    return OmegaConf.is_config(config._get_node(key))
+
+
+def jobs_of_basic_sweeper(overrides: list[Override]) -> list[list[str]]:
+    """The overrides of each job that hydra/sweeper=basic will start, to check all of them before the first starts."""
+    return [list(job) for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None) for job in batch]
+
+
+def failed_job(overrides: Sequence[str], error: Exception) -> JobReturn:
+    """What a launcher returns for a job that failed before Hydra could run it."""
+    return JobReturn(overrides=list(overrides), status=JobStatus.FAILED, _return_value=error)
+
+
+def result_of(job: JobReturn) -> Any:
+    """What a job returned, or the exception that it raised: the public property `return_value` would raise it again."""
+    return job._return_value
+
+
+def save_config(config: DictConfig, filename: str, folder: Path) -> None:
+    """Write one of the files of a job's folder .hydra, as Hydra's run_job does."""
+    _save_config(config, filename, folder)
