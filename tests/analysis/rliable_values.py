@@ -1,6 +1,6 @@
-"""Makes rliable_values.json: what rliable 1.2.0 says of fixed scores, which ablate.analysis.statistics must match.
+"""Makes rliable_values.json: the results of rliable 1.2.0 for fixed scores, which ablate.analysis.statistics must give.
 
-rliable does not import with pandas 3, so it runs in an environment of its own, and the values are kept:
+rliable does not import with pandas 3, so it runs in its own environment, and the values are stored:
 
     python3.11 -m venv /tmp/rliable-venv
     /tmp/rliable-venv/bin/pip install rliable==1.2.0 'pandas<3' 'numpy<2'

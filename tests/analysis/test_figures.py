@@ -1,4 +1,4 @@
-"""The learning curve shows what the files say, at any length, and plot.py draws it without torch."""
+"""The learning curve shows the content of the files at any length, and plot.py draws it without torch."""
 
 import json
 import os
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 
 def make_run(rewards: np.ndarray, evaluations: list[list[float]] | None = None, **settings: object) -> Run:
-    """A run with these rewards per step of its episodes (n,), and of each evaluation's episodes."""
+    """A run with these rewards per step, of its episodes (n,) and of each evaluation's episodes."""
     n = len(rewards)
     rewards = np.asarray(rewards, dtype=float)
     average = pd.Series(rewards).ewm(alpha=1 - MOVING_AVERAGE_DECAY, adjust=False).mean()
@@ -74,7 +74,7 @@ def legend(figure: Figure) -> list[str]:
 
 
 def noisy_curve(n: int) -> np.ndarray:
-    """(n,) from about -6 to about -1."""
+    """A curve (n,) from about -6 to about -1."""
     return -1 - 5 * np.exp(-np.arange(n) / (0.2 * n)) + 0.3 * np.random.default_rng(0).normal(size=n)
 
 

@@ -1,4 +1,4 @@
-"""A run's or a sweep's folder is read whatever state a killed or a living process left it in."""
+"""The folder of a run or sweep can be read in any state that a killed or running process leaves it in."""
 
 import json
 from pathlib import Path
@@ -155,7 +155,7 @@ CELLS = [(arm, seed) for arm in ("a", "b") for seed in range(3)]
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """Two arms of three seeds: one cell failed, one is missing."""
+    """Two arms with three seeds: one cell has failed, one is missing."""
     return write_sweep(tmp_path, {"a": {}, "b": {}}, range(3), 20, failed=(("a", 1),), missing=(("b", 2),))
 
 

@@ -1,4 +1,4 @@
-"""A cell's curve as one number: windows, budgets, censoring, divergence, and what is no comparison."""
+"""A cell's curve as one number: windows, budgets, censoring, divergence, and what cannot be compared."""
 
 import copy
 from pathlib import Path
@@ -30,7 +30,7 @@ Points = dict[tuple[str, int], list[tuple[float, float]]]  # by cell: global_ste
 
 
 def sweep_of(evaluations: Points, episodes: Points | None = None, **metric: Any) -> Sweep:
-    """A sweep of these curves whose metric is `m`; an episode or evaluation takes 2 s a step of its x."""
+    """A sweep with these curves and the metric `m`. Each step takes 2 s."""
     episodes = episodes or {cell: [(x, y) for x, y in rows] for cell, rows in evaluations.items()}
     arms = list(dict.fromkeys(arm for arm, _ in [*evaluations, *episodes]))
     config = {"env": {"id": "Pendulum-v1", "kwargs": {}, "max_ep_step": HORIZON}}
@@ -102,14 +102,14 @@ def test_the_equal_budget_is_the_shortest_cells_end() -> None:
 
 
 def test_a_cell_without_a_row_up_to_the_windows_end_has_no_value() -> None:
-    found = values_of(sweep_of({("a", 1): [(100, 1)], ("b", 1): [(150, 5), (200, 6)]}))
-    assert found["a", 1] == 1
-    assert np.isnan(found["b", 1])
+    values = values_of(sweep_of({("a", 1): [(100, 1)], ("b", 1): [(150, 5), (200, 6)]}))
+    assert values["a", 1] == 1
+    assert np.isnan(values["b", 1])
 
 
 def test_standard_deviation_over_the_window() -> None:
-    found = values_of(sweep_of(TWO, statistic="std", budget="own"))
-    assert found == pytest.approx({("a", 1): np.std([1, 2, 3, 4], ddof=1), ("b", 1): np.std([10, 20], ddof=1)})
+    values = values_of(sweep_of(TWO, statistic="std", budget="own"))
+    assert values == pytest.approx({("a", 1): np.std([1, 2, 3, 4], ddof=1), ("b", 1): np.std([10, 20], ddof=1)})
 
 
 def test_auc_ends_where_the_window_does_between_two_rows() -> None:
@@ -126,10 +126,10 @@ def test_a_cell_whose_window_is_not_finite_diverged_and_is_the_worst() -> None:
         **{("b", 1): TWO["b", 1]},
     }
     for statistic in ("mean", "auc", "std"):
-        found = values_of(sweep_of(points, statistic=statistic))
-        assert found["a", 1] == found["a", 2] == -np.inf
-        found = values_of(sweep_of(points, statistic=statistic, smaller_is_better=True))
-        assert found["a", 1] == np.inf
+        values = values_of(sweep_of(points, statistic=statistic))
+        assert values["a", 1] == values["a", 2] == -np.inf
+        values = values_of(sweep_of(points, statistic=statistic, smaller_is_better=True))
+        assert values["a", 1] == np.inf
     assert values_of(sweep_of(points, window=(0.0, 0.5)))["a", 1] == 1  # not yet
 
 
@@ -163,8 +163,8 @@ def test_training_episodes_reach_a_score_by_their_moving_average() -> None:
         average.append(0.99 * average[-1] + 0.01 * score)
     np.testing.assert_allclose(moving_average(scores), average)
     first = next(i for i, y in enumerate(average) if y >= -3)
-    found = values_of(sweep_of(points, points, source="episodes", x="episode", statistic="first_reach", score=-3.0))
-    assert found["a", 1] == first + 1 > 150
+    values = values_of(sweep_of(points, points, source="episodes", x="episode", statistic="first_reach", score=-3.0))
+    assert values["a", 1] == first + 1 > 150
     assert (scores[:100] > -3).any()  # by single episodes it would have been sooner
 
 
@@ -180,14 +180,14 @@ def test_duration_is_x_when_the_budget_is_done() -> None:
 
 def test_evaluations_are_placed_among_the_training_episodes_by_their_step() -> None:
     episodes: Points = {("a", 1): [(30, 0), (90, 0), (60, 0), (120, 0)]}  # two workers, rows out of order
-    found = cell_curves(sweep_of({("a", 1): [(20, 1), (60, 2), (100, 3)]}, episodes), Source.evaluations, Axis.episode)
-    x, score = found["a", 1]
+    drawn = cell_curves(sweep_of({("a", 1): [(20, 1), (60, 2), (100, 3)]}, episodes), Source.evaluations, Axis.episode)
+    x, score = drawn["a", 1]
     assert x.tolist() == [0, 2, 3]
     assert score == pytest.approx([1, 2, 3])
 
 
 def test_training_episodes_are_placed_among_the_updates_by_their_step(tmp_path: Path) -> None:
-    sweep = load_sweep(write_sweep(tmp_path, {"a": {}}, range(2)))  # where an update is ten steps
+    sweep = load_sweep(write_sweep(tmp_path, {"a": {}}, range(2)))  # in which an update is ten steps
     for (_, seed), (x, _) in cell_curves(sweep, Source.episodes, Axis.update).items():
         steps = sweep.episodes.loc[sweep.episodes["seed"] == seed, "global_step"]
         np.testing.assert_allclose(x, steps / 10)

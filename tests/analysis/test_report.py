@@ -1,4 +1,4 @@
-"""The report says what summary and files say, escapes what others wrote, and works in a real browser."""
+"""The report shows the summary and the files, escapes all text, and works in a real browser."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page(html.parser.HTMLParser):
-    """The text between tags, the elements with their attributes, and whether all that were opened were closed."""
+    """Collects the text, the elements with their attributes, and elements that are not closed."""
 
     VOID = frozenset({"meta", "link", "img", "br", "line", "circle", "rect"})
 
@@ -93,7 +93,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    """The report with the first figures; the browser gets all."""
+    """The report with only the first figures; the browser test has all."""
     summary = summarise(load_sweep(folder))
     pngs = tmp_path_factory.mktemp("figures")
     return Page(render(summary, [(d, save(d.draw(), pngs / d.name)) for d in drawings(summary)[:3]]))
@@ -196,10 +196,10 @@ def test_the_intervals_marks_keep_their_order_and_distances(folder: Path) -> Non
 def test_the_logs_of_the_first_failures_only_are_shown(tmp_path: Path) -> None:
     failed = tuple((arm, seed) for arm in ARMS for seed in range(10))
     sweep = load_sweep(write_sweep(tmp_path / "many", ARMS, seeds=range(10), episodes=2, failed=failed))
-    found = failures(sweep)
-    assert len(found) == 30
-    assert [bool(cell["log"]) for cell in found] == [True] * LOGS + [False] * 10
-    assert all(cell["path"].is_file() for cell in found)
+    rows = failures(sweep)
+    assert len(rows) == 30
+    assert [bool(cell["log"]) for cell in rows] == [True] * LOGS + [False] * 10
+    assert all(cell["path"].is_file() for cell in rows)
 
 
 def test_a_log_without_lines_or_end_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:

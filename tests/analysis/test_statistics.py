@@ -1,4 +1,4 @@
-"""Statistics over seeds, against rliable, scipy, definitions written out, and simulations whose truth is known."""
+"""Statistics over seeds, compared with rliable, scipy, written-out definitions, and simulations with known truth."""
 
 import functools
 import itertools
@@ -106,7 +106,7 @@ def test_resampled_trimmed_means_are_those_of_the_resamples() -> None:
 def coverage(
     estimate: Callable[..., Interval], truth: float, *arms: tuple[float, float], n: int, times: int = 1000
 ) -> float:
-    """How often the intervals of simulated arms, n seeds of each normal (mean, spread), hold the truth."""
+    """How often the intervals of simulated arms contain the truth; n seeds of each normal (mean, spread)."""
     rng = np.random.default_rng(n)
     intervals = [estimate(*(rng.normal(*arm, n) for arm in arms)) for _ in range(times)]
     return float(np.mean([i.low <= truth <= i.high for i in intervals]))
@@ -138,13 +138,13 @@ def test_bootstrapped_intervals_of_thirty_seeds_nearly_have_it() -> None:
 @pytest.mark.parametrize("n", [0, 1, 4])
 def test_under_five_seeds_there_is_no_interval(n: int) -> None:
     few, many = np.arange(1.0, n + 1), np.arange(2.0, 9.0)
-    for found in (
+    for interval in (
         statistics.interval(few, statistics.mean), statistics.interval(few, statistics.iqm),
         statistics.difference(few, many), statistics.ratio(many, few),
         statistics.probability_of_improvement(few, many), statistics.cliffs_delta(many, few),
     ):  # fmt: skip
-        assert np.isnan([found.low, found.high]).all()
-        assert np.isnan(found.value) == (n == 0)
+        assert np.isnan([interval.low, interval.high]).all()
+        assert np.isnan(interval.value) == (n == 0)
     assert np.isnan(statistics.welch_p(few, many))
     assert np.isnan(statistics.permutation_p(few, many))
 
@@ -163,9 +163,9 @@ def test_probability_of_improvement_and_cliffs_delta_are_counts_of_pairs(a: np.n
 
 
 def test_an_arm_that_wins_every_pair_of_five_is_not_certain_to_win() -> None:
-    found = statistics.probability_of_improvement(np.arange(5.0) + 10, np.arange(5.0))
-    assert (found.value, found.high) == (1, 1)
-    assert 0.5 < found.low < 0.8
+    interval = statistics.probability_of_improvement(np.arange(5.0) + 10, np.arange(5.0))
+    assert (interval.value, interval.high) == (1, 1)
+    assert 0.5 < interval.low < 0.8
 
 
 @given(some_scores, st.floats(0.1, 10), st.floats(-5, 5))
@@ -193,18 +193,18 @@ def test_a_ratio_to_what_may_be_zero_has_no_interval() -> None:
     rng = np.random.default_rng(0)
     for n in (10, 40):
         a, b = rng.normal(5, 1, n), rng.normal(0.1, 1, n)
-        found = statistics.ratio(a, b)
-        assert found.value == a.mean() / b.mean()
-        assert np.isnan([found.low, found.high]).all()
+        interval = statistics.ratio(a, b)
+        assert interval.value == a.mean() / b.mean()
+        assert np.isnan([interval.low, interval.high]).all()
     assert np.isnan(statistics.ratio(np.ones(6), np.zeros(6)).value)
 
 
 def test_fiellers_interval_inverts_the_test_of_a_scaled_difference() -> None:
     rng = np.random.default_rng(5)
     a, b = rng.normal(-3, 1, 9), rng.normal(-5, 0.5, 9)
-    found = statistics.ratio(a, b)
-    assert found.low < a.mean() / b.mean() < found.high
-    for end in (found.low, found.high):
+    interval = statistics.ratio(a, b)
+    assert interval.low < a.mean() / b.mean() < interval.high
+    for end in (interval.low, interval.high):
         assert stats.ttest_ind(a, end * b, equal_var=False).pvalue == pytest.approx(0.05, abs=0.005)
 
 
@@ -295,7 +295,7 @@ def test_the_mean_of_censored_steps_is_the_area_under_kaplan_meier() -> None:
 )
 def test_a_curve_collapses_when_it_ends_below_half_of_its_gain(curve: list[float], expected: bool) -> None:
     assert statistics.collapsed(np.array(curve)) is expected
-    assert statistics.collapsed(7 * np.array(curve) - 30) is expected  # whatever the unit, and where its zero is
+    assert statistics.collapsed(7 * np.array(curve) - 30) is expected  # independent of the unit and its zero
 
 
 def test_a_gain_too_small_to_matter_is_no_height_to_fall_from() -> None:
@@ -310,7 +310,7 @@ def test_seeds_needed_is_the_least_number_whose_interval_is_narrow_enough(half_w
     a, b = rng.normal(0, 1, 12), rng.normal(1, 2, 12)
 
     def half_width_of(n: int) -> float:
-        """Of Welch's interval of n seeds an arm with the standard deviations of these."""
+        """The half-width of Welch's interval with n seeds per arm and the standard deviations of these arms."""
         means, spreads = (0.0, 0.0), (a.std(ddof=1), b.std(ddof=1))
         test = stats.ttest_ind_from_stats(means[0], spreads[0], n, means[1], spreads[1], n, equal_var=False)
         freedom = (spreads[0] ** 2 + spreads[1] ** 2) ** 2 * (n - 1) / (spreads[0] ** 4 + spreads[1] ** 4)

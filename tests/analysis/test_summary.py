@@ -1,4 +1,4 @@
-"""A sweep's tables and verdicts, on sweeps of invented numbers whose differences are known."""
+"""A sweep's tables and verdicts, on invented sweeps with known differences."""
 
 import functools
 import json
@@ -39,7 +39,7 @@ CLAIMS = tuple(
 
 @pytest.fixture(scope="module", autouse=True)
 def _composed_once() -> Iterator[None]:
-    """Composing a configuration takes longer than all else here, and the same few are needed again and again."""
+    """Composing a configuration takes longer than everything else here, and few different ones are needed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic, "config_of", functools.cache(synthetic.config_of))
         yield
@@ -47,7 +47,7 @@ def _composed_once() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 planned seeds of three arms; of the bad one, a cell failed and two are missing."""
+    """24 planned seeds of three arms; one cell of the bad arm has failed and two are missing."""
     return write_sweep(
         tmp_path_factory.mktemp("sweep"), ARMS, range(24), episodes=40, claims=CLAIMS,
         failed=(("bad", 3),), missing=(("bad", 4), ("bad", 5)), smallest_effect=0.35, baseline="good",
@@ -86,14 +86,14 @@ def change_study(folder: Path, change: Callable[[dict[str, Any]], None]) -> None
 
 
 def finals(folder: Path, arm: str) -> np.ndarray:
-    """The arm's final scores, straight from the files."""
-    found = []
+    """The arm's final scores, read directly from the files."""
+    scores = []
     for path in sorted((folder / arm).glob("seed=*")):
         if json.loads((path / "status.json").read_text())["state"] == "completed":
             table = pd.read_csv(path / EVALUATIONS)
             last = table[table["evaluation"] == table["evaluation"].max()]
-            found.append((last["episodic_return"] / last["episodic_length"]).mean())
-    return np.array(found)
+            scores.append((last["episodic_return"] / last["episodic_length"]).mean())
+    return np.array(scores)
 
 
 def test_arms_are_counted_and_summarised(folder: Path, summary: Summary) -> None:
@@ -143,8 +143,8 @@ def test_improvement_follows_the_metric_and_cliffs_delta_the_numbers(summary: Su
 
 
 def test_each_kind_of_claim_gets_its_verdict(summary: Summary) -> None:
-    found = {v.inequality + " " + v.metric: v.verdict for v in summary.verdicts}
-    assert found == {
+    by_claim = {v.inequality + " " + v.metric: v.verdict for v in summary.verdicts}
+    assert by_claim == {
         "bad < good final_score": "supported",
         "bad > good final_score": "contradicted",
         "good ~ bad final_score": "contradicted",

@@ -1,4 +1,4 @@
-"""A sweep's figures show what its CSVs say: read back from the artists, and compared with the tables."""
+"""A sweep's figures show the content of its CSV files: the drawn artists are compared with the tables."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sweep(folder: Path) -> Sweep:
 
 
 def evaluations(folder: Path, arm: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and mean score a step of a cell's evaluations, read by hand."""
+    """Steps and mean score per step of a cell's evaluations, read directly from the file."""
     table = pd.read_csv(folder / arm / f"seed={seed}" / "evaluations.csv")
     rows = [
         (own["global_step"].iloc[0], np.mean(own["episodic_return"] / own["episodic_length"]))
@@ -65,7 +65,7 @@ def evaluations(folder: Path, arm: str, seed: int) -> tuple[np.ndarray, np.ndarr
 
 
 def lines(figure: Figure, panel: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Label to x and y."""
+    """x and y of the lines by label."""
     return {
         str(line.get_label()): (np.asarray(line.get_xdata()), np.asarray(line.get_ydata()))
         for line in figure.axes[panel].lines
@@ -312,9 +312,9 @@ def test_an_arm_without_a_cell_yet_has_its_place_and_n_0(tmp_path: Path) -> None
     summary = summarise(load_sweep(write_sweep(tmp_path / "half", ARMS, seeds=range(2), episodes=8, missing=missing)))
     for drawing in drawings(summary):
         figure = drawing.draw()
-        said = [t.get_text() for ax in figure.axes for t in [*ax.get_yticklabels(), ax.title, ax._left_title]]
-        said += legend(figure) if figure.legends else []
-        assert any("two" in text and "n = 0" in text for text in said), drawing.name
+        texts = [t.get_text() for ax in figure.axes for t in [*ax.get_yticklabels(), ax.title, ax._left_title]]
+        texts += legend(figure) if figure.legends else []
+        assert any("two" in text and "n = 0" in text for text in texts), drawing.name
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])

@@ -1,4 +1,4 @@
-"""What the display prints, when, and that it never stands in the way of a training."""
+"""What the display prints and when; it never stops a training."""
 
 import io
 import os
@@ -34,7 +34,7 @@ class Terminal(io.StringIO):
 
 
 def make_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """From here on stdout is a recorded terminal. (What a fixture sets, pytest's capturing undoes.)"""
+    """Replace stdout by a recorded terminal. (pytest's capturing would undo this in a fixture.)"""
     stream = Terminal()
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -225,7 +225,7 @@ def test_live_gives_the_terminal_back_whatever_happens(monkeypatch: pytest.Monke
     assert sys.stdout is terminal
 
 
-# A training that goes on after its reader has left: 2000 lines are more than a pipe's buffer holds.
+# A training that continues after its reader has left: 2000 lines do not fit into a pipe's buffer.
 TRAINING = """
 import sys
 from ablate.records.display import Progress, ProgressDisplay
@@ -250,7 +250,7 @@ def test_a_reader_that_leaves_does_not_stop_a_training() -> None:
 
 
 def test_a_terminal_that_goes_away_does_not_stop_a_training() -> None:
-    """Writing to a terminal whose window was closed gives EIO."""
+    """Writing to a terminal after its window was closed gives EIO."""
     window, terminal = pty.openpty()
     os.close(window)
     done = subprocess.run(

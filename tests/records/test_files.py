@@ -1,4 +1,4 @@
-"""Files that survive: checkpoints, CSVs, status."""
+"""Files that survive a crash: checkpoints, CSV files, status."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ from ablate.records.checkpoint import (
 from ablate.records.csv_writer import CsvWriter, read_rows, trim
 from ablate.records.files import read_json, replace_atomically
 from ablate.records.manifest import lock_run, write_manifest, write_status
-from ablate.records.schema import COLUMNS, EPISODES, STATUS
+from ablate.records.schema import COLUMNS, EPISODES, STATUS, UPDATES
 from ablate.types import Counters
 
 TENSORS = {"parameters": np.arange(5, dtype=np.float32), "exp_avg": np.zeros((2, 3), np.float32)}
@@ -132,6 +132,27 @@ def test_another_header_is_refused(tmp_path: Path) -> None:
     (tmp_path / EPISODES).write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="header"):
         read_rows(tmp_path / EPISODES)
+
+
+def test_columns_of_the_algorithm_follow_the_common_ones(tmp_path: Path) -> None:
+    path = tmp_path / UPDATES
+    writer = CsvWriter(path, (*COLUMNS[UPDATES], "loss"))
+    for update in (1, 2):
+        writer.write((update, 10 * update, "0.1", 0.5))
+    writer.close()
+    assert trim(path, lambda row: row[0] == "1") == 1
+    assert path.read_text() == "update,global_step,wall_time_s,loss\n1,10,0.1,0.5\n"
+    path.write_text("update,loss\n1,0.5\n")
+    with pytest.raises(ValueError, match="its header is 'update,loss'; 'update,global_step,wall_time_s' is needed"):
+        read_rows(path)
+
+
+def test_a_file_without_a_whole_header_is_removed(tmp_path: Path) -> None:
+    """The writer creates it again, with the header."""
+    path = tmp_path / UPDATES
+    path.write_text("update,glo")
+    assert trim(path, lambda row: True) == 1
+    assert not path.exists()
 
 
 def test_a_folder_has_a_status_and_a_lock(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the workers report, as it is written: moving average, rows beyond the limit, TensorBoard's tags."""
+"""The written records: moving average, rows beyond the limit, TensorBoard's tags."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a cell is said to take, next to what its workers were seen to take."""
+"""The estimated cores and memory of a cell, compared with measurements."""
 
 import pytest
 from helpers import config_of

@@ -1,4 +1,4 @@
-"""What a sweep plans, what it refuses, and which folder it finds: nothing is trained here."""
+"""The plan of a sweep, what it refuses, and its folder. Nothing is trained here."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ STUDY_FILE: dict[str, Any] = {
 
 
 def changed(*path_and_value: Any) -> dict[str, Any]:
-    """STUDY_FILE with one value replaced, or added: changed("arms", "w2", "overrides", [...])."""
+    """STUDY_FILE with one value replaced or added: changed("arms", "w2", "overrides", [...])."""
     study = copy.deepcopy(STUDY_FILE)
     *path, last, value = path_and_value
     node = study
@@ -71,15 +71,15 @@ def claim(**own: str) -> dict[str, Any]:
 
 
 class Planner:
-    """Plans what `python src/run.py -m <arguments>` would run, to the point where the first cell would start."""
+    """Runs `python src/run.py -m <arguments>` up to the point at which the first cell would start."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder, self._monkeypatch = folder, monkeypatch
         self.jobs: list[DictConfig] = []  # what each cell's job composes
 
     def __call__(self, *arguments: str, study: dict[str, Any] | None = None, jobs: bool = False) -> SweepPlan:
-        """study: the content of a file sweep/invented.yaml, which is chosen. Without a folder in the arguments: cells
-        in <folder>/sweeps/invented."""
+        """study: the content of a file sweep/invented.yaml, which is selected. If the arguments name no folder, the
+        cells are in <folder>/sweeps/invented."""
         search = [str(ROOT / "sweeps")]
         if study is not None:
             path = self._folder / "searched" / "sweep" / "invented.yaml"
@@ -90,10 +90,10 @@ class Planner:
         if not any(argument.startswith("hydra.sweep.dir=") for argument in arguments):
             folder = self._folder / "sweeps" / "invented"
             arguments = (*arguments, f"hydra.sweep.dir={quoted(str(folder))}")
-        found: list[SweepPlan] = []
+        plans: list[SweepPlan] = []
 
         def instead_of_run(plan: SweepPlan, launch: Any, job_overrides: Any) -> None:
-            found.append(plan)
+            plans.append(plan)
             for cell in plan.cells if jobs else []:
                 self.jobs.append(loader.load_sweep_config(master, job_overrides(cell)))
 
@@ -114,7 +114,7 @@ class Planner:
             sweeper.sweep(list(master.hydra.overrides.task))
         finally:
             GlobalHydra.instance().clear()
-        return found[0] if found else None  # type: ignore[return-value]
+        return plans[0] if plans else None  # type: ignore[return-value]
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planner:
 def refusal(
     planned: Planner, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], study: dict[str, Any] | None
 ) -> str:
-    """The one line with which a sweep is refused, with exit code 2."""
+    """The single line of the error message; the exit code must be 2."""
     code = hydra_app.exit_code(lambda: planned(*arguments, study=study))
     printed = capsys.readouterr()
     assert code == 2, printed
@@ -134,7 +134,7 @@ def refusal(
 
 
 def as_completed(plan: SweepPlan) -> SweepPlan:
-    """What a sweep leaves: study.json, and folders of completed cells with tables without a row."""
+    """Make the folders of completed cells, with tables that have no rows."""
     for cell in plan.cells:
         cell.folder.mkdir(parents=True, exist_ok=True)
         write_json(cell.folder / MANIFEST, {"config": to_dict(replace(plan.configs[cell.arm], seed=cell.seed))})
@@ -291,7 +291,7 @@ def test_the_command_need_not_name_what_only_arms_have(planned: Planner) -> None
 
 
 def test_factors_may_have_values_of_any_kind(tmp_path: Path) -> None:
-    """Each arrives in its arm as it was typed, and has a folder of its own."""
+    """Each value is unchanged in its arm, and each arm has its own folder."""
     values = {
         "-1.5": -1.5, "1.5": 1.5, "'with space'": "with space", '"it\'s"': "it's", "'Ünï'": "Ünï", "[1,-1]": [1, -1],
         "[1,1]": [1, 1], "{a:1}": {"a": 1}, "'a=b,c'": "a=b,c", "null": None, "'" + 300 * "x" + "'": 300 * "x",
@@ -327,12 +327,12 @@ def test_the_folder_may_have_any_name(name: str, planned: Planner, tmp_path: Pat
     ]
 
 
-# Which folder is found.
+# Which folder a sweep uses.
 
 
 @pytest.fixture(scope="module")
 def composed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SweepPlan]:
-    """STUDY_FILE as it is, with one more arm, and with another setting."""
+    """STUDY_FILE itself, with one more arm, and with another setting."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         planner = Planner(tmp_path_factory.mktemp("composed"), monkeypatch)
         return {
@@ -347,12 +347,12 @@ Folder = Callable[[str], SweepPlan]
 
 @pytest.fixture
 def plan_of(composed: dict[str, SweepPlan], tmp_path: Path) -> Folder:
-    """The plan of one of `composed` in the test's own folder, as it stands."""
+    """Makes the current plan of one of `composed` in the test's own folder."""
     return lambda name: make_plan(composed[name].study, composed[name].configs, tmp_path / "invented")
 
 
 def swept(plan: SweepPlan) -> SweepPlan:
-    """The plan, run by a launcher whose cells complete at once."""
+    """Run the plan with a launcher whose cells complete immediately."""
 
     def launch(jobs: Any) -> list[Any]:
         as_completed(plan)
@@ -398,7 +398,7 @@ def test_another_configuration_goes_to_a_folder_of_its_own(plan_of: Folder) -> N
 
 
 def test_a_study_changed_afterwards_is_reported(plan_of: Folder) -> None:
-    """A claim that is turned round once its cells are there must not look as if it had been made before."""
+    """A claim that is reversed after its cells have completed must not look as if it was made before."""
     plan = swept(plan_of("study"))
     assert load_sweep(plan.folder).study.changes == []
     settings = replace(plan.study.settings, smallest_effect=7.0)
@@ -434,7 +434,7 @@ def test_a_damaged_status_is_an_interruption(content: bytes, plan_of: Folder) ->
 
 @pytest.mark.parametrize("content", DAMAGE)
 def test_a_damaged_manifest_of_a_cell_is_reported(content: bytes, plan_of: Folder) -> None:
-    """The cell starts anew; but a completed one is never overwritten."""
+    """The cell starts again, but a completed cell is never overwritten."""
     folder = swept(plan_of("study")).cells[0].folder
     (folder / MANIFEST).write_bytes(content)
     with pytest.raises(ConfigError, match=r"seed=0: it contains a completed run but no readable manifest.json; move"):
@@ -495,7 +495,7 @@ def test_a_second_sweep_in_the_same_folder_is_refused(plan_of: Folder) -> None:
 
 
 def test_a_plan_is_renewed_once_the_folder_is_its_own(plan_of: Folder) -> None:
-    """Between plan and lock another sweep may have completed the cells, or used the folder for other ones."""
+    """Between plan and lock, another sweep may have completed the cells, or used the folder for other cells."""
     late, other = plan_of("study"), plan_of("other")
     swept(plan_of("study"))
     launched: list[Any] = []
@@ -530,8 +530,8 @@ class Clock:
 def test_what_is_left_counts_cells_under_way_and_not_what_was_done_before(
     plan_of: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two cells have 1000 steps to do and two have 2000, of which one had 1000 before; after 900 s it has 1800, and one
-    of 1000 is completed: 1800 steps were done, and 3200 are left."""
+    """Two cells need 1000 steps, two need 2000. One of these had 1000 before. After 900 s it has 1800, and one cell
+    of 1000 steps is completed. So 1800 steps were done, and 3200 are left."""
     clock = Clock()
     monkeypatch.setattr("ablate.sweeps.run.time", clock)
     plan = plan_of("study")
@@ -563,7 +563,7 @@ def test_a_cell_is_as_far_as_the_limit_that_it_is_nearest_to(
 
 
 def test_a_cell_that_was_ended_from_outside_is_no_success(plan_of: Folder) -> None:
-    """Its SIGTERM was not the sweep's: somebody's kill, a cluster's time limit."""
+    """The SIGTERM came from elsewhere: a user's kill, or a cluster's time limit."""
     plan = plan_of("study")
 
     def launch(jobs: Any) -> list[Any]:

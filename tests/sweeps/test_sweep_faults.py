@@ -1,5 +1,5 @@
-"""The table of faults for sweeps: whatever happens to a cell or to the sweep, the other cells get their results, the
-command says what failed, leaves nothing behind, and goes on when it is repeated."""
+"""Faults of sweeps. Whatever happens to a cell or to the sweep, the other cells get their results. The command says
+what failed, leaves no process or temporary file behind, and continues if it is repeated."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ RAISES = ("algo.gamma=0.63",)
 
 
 class Sweep:
-    """A study in tmp_path/sweep, started as often as a test likes. arms: {name: overrides}."""
+    """A study in tmp_path/sweep that a test can start several times. arms: {name: overrides}."""
 
     def __init__(self, tmp_path: Path, arms: dict[str, tuple[str, ...]], *arguments: str, **study: Any) -> None:
         self.folder, self.runs = tmp_path / "sweep", list[Run]()
@@ -92,7 +92,7 @@ class Sweep:
         return next((pid for pid in spawned if parent_of(pid) == parent), 0)
 
     def steps(self, name: str) -> int:
-        """Steps that the cell's last checkpoint has."""
+        """The steps of the cell's last checkpoint."""
         path = self.cell(name) / LAST_CHECKPOINT
         return read_checkpoint(path).state["counters"]["steps"] if path.exists() else 0
 
@@ -103,7 +103,7 @@ class Sweep:
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
-    """Make sweeps; none outlives the test."""
+    """Make sweeps that end with the test at the latest."""
     made: list[Sweep] = []
 
     def new(*arguments: Any, **study: Any) -> Sweep:
@@ -137,7 +137,7 @@ def kill_cell(one: Sweep, cell: str) -> None:
 
 
 def stop_cell(one: Sweep, cell: str) -> None:
-    """What a hang of the cell's own process looks like."""
+    """Stop the cell's own process, so that it seems to hang."""
     os.kill(one.process(cell), signal.SIGSTOP)
 
 
@@ -187,10 +187,10 @@ def test_five_good_cells_complete_next_to_four_faulty_ones(
     assert "Traceback" not in run.errors
     for arm, (_, _, reason) in table.items():
         assert re.search(f"^failed    {arm} seed=1: {reason}", run.output, re.M), run.output
-        told = re.search(f"^ .*{arm} seed=1 failed.*\n      {reason}.*\n((?:        \\| .*\n)*)", run.output, re.M)
-        assert told, run.output
+        message = re.search(f"^ .*{arm} seed=1 failed.*\n      {reason}.*\n((?:        \\| .*\n)*)", run.output, re.M)
+        assert message, run.output
         last = [line for line in (one.cell(arm) / "cell.log").read_text().splitlines() if line][-1:]
-        assert not last or last[0] in told[1], "the end of its log"
+        assert not last or last[0] in message[1], "the end of its log"
     for arm in good:
         assert load_run(one.cell(arm)).evaluations["global_step"].max() >= 1200
     assert_nothing_is_left(one, run)
@@ -246,8 +246,8 @@ def test_kill_9_of_the_sweep_twenty_times_changes_no_row(tmp_path: Path) -> None
     assert set(mended.cells["state"]) == {"completed"}
     assert len(mended.cells) == 6
     for name in ("episodes", "updates", "evaluations"):
-        expected, found = (getattr(one, name).drop(columns=list(WALL_CLOCK_COLUMNS)) for one in (whole, mended))
-        pd.testing.assert_frame_equal(found, expected, check_exact=True)
+        expected, actual = (getattr(one, name).drop(columns=list(WALL_CLOCK_COLUMNS)) for one in (whole, mended))
+        pd.testing.assert_frame_equal(actual, expected, check_exact=True)
     assert mended.torn == 0
     for cell in (last.folder / row.arm / f"seed={row.seed}" for row in mended.cells.itertuples()):
         attempts = json.loads((cell / CELL).read_text())["attempts"]
@@ -304,7 +304,7 @@ def test_a_signal_lets_running_cells_write_checkpoints(
     ("number", "launcher"), [(signal.SIGINT, "local"), (signal.SIGINT, "basic"), (signal.SIGTERM, "local")], ids=str
 )
 def test_a_second_signal_stops_at_once(number: signal.Signals, launcher: str, sweep: Callable[..., Sweep]) -> None:
-    """The cell's worker hangs, so that it writes no checkpoint."""
+    """The cell's worker hangs, so it writes no checkpoint."""
     one = sweep({"slow": SLOW}, f"hydra/launcher={launcher}", "sweep.seeds=1-2", "hang_timeout_s=200")
     run = one.start("sweep.parallel=1")
     one.wait_until_trains("slow")
@@ -323,7 +323,7 @@ def test_a_second_signal_stops_at_once(number: signal.Signals, launcher: str, sw
 
 
 def test_a_machine_that_was_suspended_is_no_hang(sweep: Callable[..., Sweep]) -> None:
-    """All of it stands still for longer than a cell may be silent, and then goes on."""
+    """The whole sweep is stopped for longer than a cell may be silent, and then continued."""
     one = sweep({"slow": SLOW})
     run = one.start()
     one.wait_until_trains("slow")
@@ -340,7 +340,7 @@ def test_a_machine_that_was_suspended_is_no_hang(sweep: Callable[..., Sweep]) ->
 
 
 def test_a_sweep_whose_reader_has_gone_stops(sweep: Callable[..., Sweep], tmp_path: Path) -> None:
-    """`python src/run.py sweep=... | head -1`: its cells do not go on unseen."""
+    """`python src/run.py sweep=... | head -1`: its cells must not run unwatched."""
     one = sweep({"good": SOUND, "slow": SLOW}, "+env.kwargs.step_s=0.3", "sweep.parallel=2")
     (tmp_path / "head.py").write_text(
         "import subprocess, sys\n"
@@ -357,7 +357,7 @@ def test_a_sweep_whose_reader_has_gone_stops(sweep: Callable[..., Sweep], tmp_pa
     assert_nothing_is_left(one, run)
 
 
-# What a sweep may be told.
+# Options of a sweep.
 
 
 def test_a_cell_over_its_time_limit_is_stopped_with_a_checkpoint(sweep: Callable[..., Sweep]) -> None:
@@ -444,7 +444,7 @@ def overwrite(path: Path) -> None:
 
 
 def test_incomplete_cells_with_damaged_files_run_again(sweep: Callable[..., Sweep]) -> None:
-    """Each cell's damage is another file's; those that cannot be gone on with start anew, and all complete."""
+    """A different file is damaged in each cell. Cells that cannot be resumed start again, and all complete."""
     files = (CELL, STATUS, MANIFEST, LAST_CHECKPOINT, EPISODES, UPDATES, EVALUATIONS)
     cells = [f"slow seed={n}" for n in range(len(files))]
     one = sweep({"slow": SLOW}, SLOWER, "sweep.parallel=7", seeds=f"0-{len(files) - 1}")
@@ -511,7 +511,7 @@ def test_hydras_own_sweeper_trains_each_job(launcher: str, tmp_path: Path) -> No
 
 
 def test_optuna_maximises_the_last_evaluation(tmp_path: Path) -> None:
-    """Where hydra-optuna-sweeper is installed, which is no dependency of ours."""
+    """Only if hydra-optuna-sweeper is installed, which Ablate does not depend on."""
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     folder = tmp_path / "sweep"
     search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2",
@@ -526,7 +526,7 @@ def test_optuna_maximises_the_last_evaluation(tmp_path: Path) -> None:
 
 
 def test_a_failing_probe_does_not_stop_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It gives no estimate, and leaves no folder; nor does one whose sweep was killed."""
+    """A failed probe gives no estimate and leaves no folder; nor does the probe of a killed sweep."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     (tmp_path / "ablate-probe-4194305-x").mkdir()  # no process has so high a number

@@ -79,8 +79,8 @@ def _nearest(path: Path) -> str:
     """`; did you mean X?` for the most similar run or checkpoint in the same folder, or run in outputs/."""
     folders = [path.parent.glob("*"), *(ROOT.glob(f"outputs/{at}") for at in ("runs/*/*", "sweeps/*/*/*"))]
     runs = (folder for folder in chain(*folders) if (folder / MANIFEST).exists())
-    found = [*path.parent.glob("*.safetensors"), *runs]
-    names = [str(p.relative_to(ROOT) if p.is_relative_to(ROOT) else p) for p in (path, *found)]
+    candidates = [*path.parent.glob("*.safetensors"), *runs]
+    names = [str(p.relative_to(ROOT) if p.is_relative_to(ROOT) else p) for p in (path, *candidates)]
     nearest = get_close_matches(names[0], names[1:], n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
