@@ -1,4 +1,4 @@
-"""Measure speed, in one invocation:  python src/benchmark.py [a3c|compiled|arms|atari|dqn|learning]"""
+"""Measure speed with one command:  python src/benchmark.py [a3c|compiled|arms|atari|dqn|learning]"""
 
 import sys
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 import sys
 
-if __name__ == "__main__":  # players are spawned, and import this file too
+if __name__ == "__main__":  # spawned processes import this file too
     from ablate.cli.evaluate import program
 
     sys.exit(program())

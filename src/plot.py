@@ -1,4 +1,4 @@
-"""Redraw figures from CSV files alone:  python src/plot.py <folder> [<folder> ...]"""
+"""Redraw figures from CSV files only:  python src/plot.py <folder> [<folder> ...]"""
 
 import sys
 

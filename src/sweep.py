@@ -1,4 +1,4 @@
-"""How a sweep stands, while it runs or after:  python src/sweep.py status outputs/sweeps/<name>"""
+"""Show the state of a sweep, during or after it:  python src/sweep.py status outputs/sweeps/<name>"""
 
 import sys
 

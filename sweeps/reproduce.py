@@ -1,6 +1,7 @@
-"""Both ablations of the Pendulum report, run and drawn:  python sweeps/reproduce.py [--quick] [override ...]
+"""Run and draw both ablations of the Pendulum report (S1):  python sweeps/reproduce.py [--quick] [override ...]
 
-Repeat the command to go on after an interruption, or to draw again. Overrides are passed on: hydra/launcher=slurm."""
+Repeat the command to go on after an interruption, or to draw again. Overrides such as hydra/launcher=slurm are passed to
+src/run.py."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ QUICK = ("sweep.seeds=0-4", "max_episodes=300")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run and draw both ablations of the Pendulum report.")
-    parser.add_argument("--quick", action="store_true", help=f"a look at it in a minute or two: {' '.join(QUICK)}")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"a shorter version, in a minute or two: {' '.join(QUICK)}"
+    )
     options, overrides = parser.parse_known_args()
     folders = []
     for study in STUDIES:
@@ -33,7 +36,7 @@ def main() -> int:
 
 
 def draw(folders: list[Path]) -> None:
-    """The report's six panels: average reward per step over the episodes, an arm a panel, a study a row."""
+    """Draw the report's six panels, average reward per step over the episodes: one row per study, one panel per arm."""
     from dataclasses import replace
 
     import pandas as pd

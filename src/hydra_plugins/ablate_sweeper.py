@@ -25,6 +25,7 @@ class AblateSweeper(Sweeper):
         # Hydra imports every plugin, also for --help, so heavy modules are imported here.
         from ablate.cli.arguments import quoted
         from ablate.cli.compose import plan_arms
+        from ablate.cli.hydra_private import result_of
         from ablate.config.validation import sweep_settings
         from ablate.sweeps import plan as planning
         from ablate.sweeps import run as sweep
@@ -54,12 +55,12 @@ class AblateSweeper(Sweeper):
         with open_dict(master):
             master.hydra.sweep.dir = str(plan.folder)
 
-        def launch(jobs: Any) -> Any:
+        def launch(jobs: Any) -> list[Any]:
             OmegaConf.save(master, plan.folder / "multirun.yaml")
             chosen = Plugins.instance().instantiate_launcher(
                 hydra_context=self._context, task_function=self._task_function, config=master
             )
-            return chosen.launch(jobs, initial_job_idx=0)
+            return [result_of(job) for job in chosen.launch(jobs, initial_job_idx=0)]
 
         overrides = {arm.name: arm.overrides for arm in study.arms}
 

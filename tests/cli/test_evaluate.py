@@ -1,4 +1,4 @@
-"""src/evaluate.py: what it plays, counts, records and says."""
+"""src/evaluate.py: episodes, scores, videos and the summary."""
 
 from __future__ import annotations
 
@@ -59,19 +59,19 @@ def test_the_summary_equals_a_calculation_by_hand() -> None:
     half = 4.302652729911275 * 14.4 / np.sqrt(3)  # t(0.975, 2 degrees of freedom) · standard error
     assert first == f"return   mean 16.10 ± {half:.2f} (95% CI)"
     assert second.split() == ["median", "16.10", "min", "1.70", "max", "30.50"]
-    assert human.startswith(f"human    0.50 ± {half / 28.8:.2f} (95% CI), where")
-    assert note.startswith("note     from 3 episodes: the interval takes returns for normally distributed")
+    assert human.startswith(f"human    0.50 ± {half / 28.8:.2f} (95% CI); a random policy")
+    assert note.startswith("note     from 3 episodes: the interval assumes normally distributed returns")
     assert evaluate.mean_and_interval(np.arange(100.0)) == f"49.50 ± {stats.t.ppf(0.975, 99) * 2.9011:.2f} (95% CI)"
 
 
 def test_the_summary_names_no_unknown_human_score() -> None:
     for env_id in ("Pendulum-v1", "ALE/Adventure-v5", "CartPole-v1"):
         assert reference_scores(env_id) is None
-    assert [line.split()[0] for line in evaluate.summary(episodes_of(*range(100)), None)] == ["return", "median", "a"]
+    assert [line.split()[0] for line in evaluate.summary(episodes_of(*range(100)), None)] == ["return", "median", "per"]
 
 
 @pytest.mark.parametrize("variant", [(), ("env.mode=4",)])
-def test_a_humans_score_is_of_the_games_own_variant(tmp_path: Path, variant: tuple[str, ...]) -> None:
+def test_only_the_first_variant_of_a_game_has_a_human_score(tmp_path: Path, variant: tuple[str, ...]) -> None:
     run = saved_run(tmp_path / "run", config_of("env=breakout", "env.preprocessing=report_80", *variant))
     done = run_program(f"run={run}", "episodes=2", "horizon=5")
     assert done.returncode == 0, done.stderr
@@ -91,7 +91,7 @@ def test_a_mistyped_run_is_answered_with_the_nearest(tmp_path: Path) -> None:
     assert "give a run's folder" in run_program("run=qqqqqqqqqqqqqqqqqqqqqqqqqqqq").stderr
 
 
-def test_the_reference_scores_are_of_games_that_exist() -> None:
+def test_every_game_with_reference_scores_exists() -> None:
     ale_py = pytest.importorskip("ale_py")
     gymnasium.register_envs(ale_py)
     assert len(SCORES) == 57
@@ -116,11 +116,11 @@ def test_the_best_and_the_median_episode() -> None:
         (["run=x", "seed=-1"], "seed=-1: it must be at least 0"),
         (["run=x", "episodes=many"], "episodes=many: "),
         (["run=x", "action=best"], "action=best: "),
-        (["run=x", "render=rgb"], "render=rgb: only human"),
-        (["run=x", "render=human", "video=true"], "render=human video=true: give one of them"),
+        (["run=x", "render=rgb"], "render=rgb: only render=human is possible"),
+        (["run=x", "render=human", "video=true"], "render=human video=true: give only one of them"),
     ],
 )
-def test_bad_options_are_refused_in_a_line(arguments: list[str], words: str) -> None:
+def test_bad_options_are_refused_in_one_line(arguments: list[str], words: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         evaluate.read_options(arguments)
     assert str(refusal.value).startswith(words)
@@ -130,7 +130,7 @@ def test_bad_options_are_refused_in_a_line(arguments: list[str], words: str) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [("env=pendulum",), ("env=breakout", "env.preprocessing=report_80")])
 def test_it_writes_scores_and_videos(tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    """Of a vector in this process, of a game in several; the videos replay the episodes that the scores name."""
+    """For a vector in this process, for a game in several. The videos show the episodes with the scores that are named."""
     pytest.importorskip("moviepy")
     run = saved_run(tmp_path / "run", config_of(*overrides))
     done = run_program(f"run={run}", "episodes=5", "horizon=300", "action=sample", "video=true", "frames=true")
@@ -159,12 +159,12 @@ def test_it_writes_scores_and_videos(tmp_path: Path, overrides: tuple[str, ...])
     ]
 
 
-def test_the_replay_must_be_the_episode(tmp_path: Path) -> None:
-    """A video of another episode than the scores say would be a lie: nothing is left of it."""
+def test_a_video_that_does_not_match_its_score_is_refused(tmp_path: Path) -> None:
+    """No file is left of a video whose return differs from the score."""
     pytest.importorskip("moviepy")
     config = config_of("env=cartpole")
     episode = Episode(0, 3, Score(4.0, 3), [0, 1, 0])  # three steps give a return of 3
-    with pytest.raises(ConfigError, match=r"^CartPole-v1 is not the same twice under one seed .*4.* 3"):
+    with pytest.raises(ConfigError, match=r"^CartPole-v1 is not reproducible from a seed .*4.* 3"):
         evaluate.write_video(evaluate.replayed(config, 10, episode), 50.0, tmp_path / "x.mp4")
     assert not (tmp_path / "x.mp4").exists()
     right = episode._replace(score=Score(3.0, 3))

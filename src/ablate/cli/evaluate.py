@@ -42,24 +42,24 @@ from ablate.seeding import Role, generator
 HELP = """Play a saved run:  python src/evaluate.py run=<folder or checkpoint> [key=value ...]
 
   run=<path>        a run's folder (its last checkpoint), or a file: <run>/checkpoints/best.safetensors
-  episodes=20       how many to play
+  episodes=20       number of episodes to play
   horizon=null      steps after which an episode is cut; null: as in the run's own evaluations
-  action=null       mode: the most likely action; sample: a draw from the policy, of DQN ε-greedy; null: as in the run
-  seed=0            of the starts, and of the draws
-  video=false       true: mp4s of the best and of the median episode, in <run>/videos (extra [video])
-  frames=false      true: the same two as numbered images, in <run>/videos/evaluation-best/ and -median/
-  render=null       human: watch it in a window
-  plugins=[]        modules of your own that the run needs, as it was trained with
+  action=null       mode: the most likely action; sample: a draw from the policy (DQN: ε-greedy); null: as in the run
+  seed=0            seed of the episodes' starts and of the policy's draws
+  video=false       true: write mp4 videos of the best and the median episode to <run>/videos (extra [video])
+  frames=false      true: write the same two episodes as numbered images to <run>/videos/evaluation-best/ and -median/
+  render=null       human: show the episodes in a window
+  plugins=[]        your own modules with which the run was trained
 
-The scores are written to <run>/scores.csv, in place of the last ones. Games are played whole: all lives, raw scores."""
-LINE_EVERY_S = 10.0  # how far it is, where there is no terminal to draw a bar in
-ENOUGH_EPISODES = 30  # the mean of so many is about normal, where single returns are not
+The scores replace those in <run>/scores.csv. Games are played to their end, with all lives and raw scores."""
+LINE_EVERY_S = 10.0  # between two lines of progress if there is no terminal to draw a bar in
+ENOUGH_EPISODES = 30  # the mean of so many returns is about normally distributed
 LEAST_HEIGHT = 480  # pixels: smaller frames are shown enlarged
 
 
 @dataclass
 class Options:
-    """What may be given as key=value: see HELP."""
+    """The options that can be given as key=value: see HELP."""
 
     run: str = ""
     episodes: int = 20
@@ -109,21 +109,21 @@ def main() -> None:
     print(f"scores   {folder / SCORES}")
     for name, episode in best_and_median(episodes).items():
         path = folder / VIDEOS / f"evaluation-{name}"
-        told = f"(episode {episode.number + 1}: {episode.score.episodic_return:g})"
+        note = f"(episode {episode.number + 1}: {episode.score.episodic_return:g})"
         if options.video:
-            fps = float(shown_env(config, horizon, "rgb_array").metadata.get("render_fps", 30))  # steps a second
+            fps = float(shown_env(config, horizon, "rgb_array").metadata.get("render_fps", 30))  # steps per second
             write_video(replayed(config, horizon, episode), fps, path.with_suffix(".mp4"))
-            print(f"video    {path.with_suffix('.mp4')} {told}")
+            print(f"video    {path.with_suffix('.mp4')} {note}")
         if options.frames:
             write_images(replayed(config, horizon, episode), path)
-            print(f"frames   {path}/ {told}")
+            print(f"frames   {path}/ {note}")
 
 
 def read_options(arguments: list[str]) -> Options:
-    """key=value arguments as Options. Raises ConfigError for what is not one of them or out of range."""
+    """Parse key=value arguments. Raises ConfigError for an unknown option and a value out of range."""
     schema = OmegaConf.structured(Options)
     known = [field.name for field in fields(Options)]
-    if arguments and "=" not in arguments[0]:  # a bare path, as src/plot.py takes it
+    if arguments and "=" not in arguments[0]:  # a path alone, as for src/plot.py
         arguments = [f"run={arguments[0]}", *arguments[1:]]
     for argument in arguments:
         key, equals, _ = argument.partition("=")
@@ -142,18 +142,18 @@ def read_options(arguments: list[str]) -> Options:
         if value is not None and value < least:
             raise ConfigError(f"{key}={value}: it must be at least {least}")
     if options.render not in (None, "human"):
-        raise ConfigError(f"render={options.render}: only human")
+        raise ConfigError(f"render={options.render}: only render=human is possible")
     if options.render and (options.video or options.frames):
-        raise ConfigError(f"render=human {'video' if options.video else 'frames'}=true: give one of them")
+        raise ConfigError(f"render=human {'video' if options.video else 'frames'}=true: give only one of them")
     if options.video and importlib.util.find_spec("moviepy") is None:
-        raise ConfigError("video=true: needs the extra [video]: pip install -e '.[video]'")
+        raise ConfigError("video=true: needs the extra [video]; run pip install -e '.[video]'")
     return options
 
 
 def with_progress(episodes: Iterator[Episode], total: int) -> Iterator[Episode]:
-    """The same episodes, and how far it is on stderr: a bar in a terminal, elsewhere a line now and then."""
+    """Pass the episodes on and show the progress on stderr: a bar in a terminal, else a line every few seconds."""
     returns: list[float] = []
-    said = time.monotonic()
+    printed_at = time.monotonic()
     live = sys.stderr.isatty() and resolve_mode(Display.auto) == Display.live
     with Progress(console=Console(stderr=True), transient=True, disable=not live) as bar:
         task = bar.add_task(f"episode 0 of {total}", total=total)
@@ -162,36 +162,37 @@ def with_progress(episodes: Iterator[Episode], total: int) -> Iterator[Episode]:
             returns.append(episode.score.episodic_return)
             line = f"episode {len(returns)} of {total}, mean return so far {np.mean(returns):.2f}"
             bar.update(task, advance=1, description=line)
-            if not live and time.monotonic() - said > LINE_EVERY_S:
-                said = time.monotonic()
+            if not live and time.monotonic() - printed_at > LINE_EVERY_S:
+                printed_at = time.monotonic()
                 print(line, file=sys.stderr, flush=True)
 
 
 def summary(episodes: list[Episode], references: tuple[float, float] | None) -> list[str]:
-    """Mean return with its 95% confidence interval, raw and as (return - random) / (human - random).
+    """The returns in a few lines: mean with its 95% confidence interval, median, range and human-normalised score.
 
-    references: the returns of a random policy and of a human, where they are known."""
+    The human-normalised score is (return - random) / (human - random). references: the returns of a random policy and
+    of a human; None if they are unknown."""
     returns = np.array([episode.score.episodic_return for episode in episodes])
     steps = sum(episode.score.episodic_length for episode in episodes)
     lines = [
         f"return   mean {mean_and_interval(returns)}",
         f"         median {np.median(returns):.2f}   min {returns.min():.2f}   max {returns.max():.2f}",
-        f"a step   mean {returns.sum() / steps:.4f}",
+        f"per step mean {returns.sum() / steps:.4f}",
     ]
     if references is not None:
         random, human = references
         normalised = mean_and_interval((returns - random) / (human - random))
-        lines.append(f"human    {normalised}, where a random policy ({random:g}) is 0 and a human ({human:g}) is 1")
+        lines.append(f"human    {normalised}; a random policy ({random:g}) scores 0 and a human ({human:g}) scores 1")
     if 1 < len(episodes) < ENOUGH_EPISODES:
         lines.append(
-            f"note     from {len(episodes)} episodes: the interval takes returns for normally distributed, and where "
-            "they are not may reach below any that can be; episodes=100 says more"
+            f"note     from {len(episodes)} episodes: the interval assumes normally distributed returns; if they are "
+            "not, it may contain impossible values; episodes=100 gives a better interval"
         )
     return lines
 
 
 def mean_and_interval(values: np.ndarray) -> str:
-    """Mean and half width of its 95% confidence interval (Student-t)."""
+    """The mean and the half width of its 95% confidence interval by Student's t."""
     from scipy import stats
 
     if len(values) < 2:
@@ -201,7 +202,7 @@ def mean_and_interval(values: np.ndarray) -> str:
 
 
 def shown_env(config: Config, horizon: int | None, render_mode: str | None) -> gymnasium.Env:
-    """The run's environment as evaluation plays it, with something to see."""
+    """The run's environment as in its evaluations, with a render mode."""
     return make_envs(config, horizon, 1, **({"render_mode": render_mode} if render_mode else {}))[0]
 
 
@@ -211,20 +212,20 @@ def refuse_undrawn(config: Config) -> None:
     env = shown_env(config, None, "rgb_array")
     env.close()
     if "rgb_array" not in env.metadata.get("render_modes", ()):
-        raise ConfigError(f"{config.env.id}: it cannot draw its frames (render_mode rgb_array)")
+        raise ConfigError(f"{config.env.id}: this environment cannot draw its frames (render_mode rgb_array)")
 
 
 def best_and_median(episodes: list[Episode]) -> dict[str, Episode]:
-    """Of those with equal returns the first; of two in the middle the lower."""
+    """The first of the episodes with the best return, and the median episode: of two in the middle the lower."""
     ranked = sorted(episodes, key=lambda e: e.score.episodic_return)
     best = max(episodes, key=lambda e: e.score.episodic_return)
     return {"best": best, "median": ranked[(len(ranked) - 1) // 2]}
 
 
 def replayed(config: Config, horizon: int | None, episode: Episode) -> Iterator[np.ndarray]:
-    """The frames of an episode that is played again from its seed and its actions, one a step and the first.
+    """Play an episode again from its seed and its actions. Yields its first frame and one frame per step.
 
-    Raises ConfigError at the end if it went otherwise this time."""
+    Raises ConfigError at the end if the return differs from the episode's."""
     env = shown_env(config, horizon, "rgb_array")
     env.reset(seed=episode.seed)
     yield np.asarray(env.render())
@@ -235,19 +236,19 @@ def replayed(config: Config, horizon: int | None, episode: Episode) -> Iterator[
     env.close()
     if total != episode.score.episodic_return:
         raise ConfigError(
-            f"{config.env.id} is not the same twice under one seed (episode {episode.number + 1}: a return "
-            f"of {episode.score.episodic_return:g}, and replayed {total:g}); use render=human"
+            f"{config.env.id} is not reproducible from a seed (episode {episode.number + 1}: the return was "
+            f"{episode.score.episodic_return:g}, and {total:g} when played again); use render=human"
         )
 
 
 def write_video(frames: Iterator[np.ndarray], steps_per_second: float, path: Path) -> None:
-    """An mp4 that runs as fast as the game; none if the frames end in an error."""
+    """Write an mp4 video at the speed of the game. It is removed if `frames` raises ConfigError."""
     from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
 
     frame = next(frames)
     factor = -(-LEAST_HEIGHT // frame.shape[0])
     path.parent.mkdir(parents=True, exist_ok=True)
-    # an even number of pixels each way, as the codec wants it
+    # the codec needs even numbers of pixels
     scale = ["-vf", f"scale=trunc(iw*{factor}/2)*2:trunc(ih*{factor}/2)*2:flags=neighbor"]
     try:
         with FFMPEG_VideoWriter(str(path), frame.shape[1::-1], steps_per_second, ffmpeg_params=scale) as video:
@@ -260,7 +261,7 @@ def write_video(frames: Iterator[np.ndarray], steps_per_second: float, path: Pat
 
 
 def write_images(frames: Iterator[np.ndarray], folder: Path) -> None:
-    """Numbered PNGs, in place of those that are there."""
+    """Write numbered PNG files. Replaces those in the folder."""
     import cv2
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -270,5 +271,5 @@ def write_images(frames: Iterator[np.ndarray], folder: Path) -> None:
 
 
 def program() -> int:
-    """The exit code of `main`."""
+    """Run `main` and return its exit code."""
     return exit_code(main)

@@ -1,6 +1,6 @@
-"""Redraw figures from CSV files alone:  python src/plot.py <folder> [<folder> ...]
+"""Redraw figures from CSV files only:  python src/plot.py <folder> [<folder> ...]
 
-Of a run its learning curve; of a sweep all figures, the tables, verdict.md and report.html."""
+For a run this is its learning curve; for a sweep all figures, the tables, verdict.md and report.html."""
 
 import argparse
 import sys
@@ -16,9 +16,9 @@ from ablate.records.schema import LEARNING_CURVE, STUDY
 
 
 def main() -> int:
-    """Print the path of each file that was drawn. Exit code 2 if a folder could not be; the others are."""
+    """Redraw all folders and print the path of each file. Returns 2 if a folder could not be redrawn, else 0."""
     parser = argparse.ArgumentParser(description="Redraw the figures of runs and sweeps from their CSV files.")
-    parser.add_argument("folders", nargs="+", metavar="folder", help="a run's or a sweep's folder (or run=<folder>)")
+    parser.add_argument("folders", nargs="+", metavar="folder", help="folder of a run or a sweep (or run=<folder>)")
     failed = False
     for argument in parser.parse_args().folders:
         try:
@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def redraw(folder: Path) -> list[Path]:
-    """Draw a run's or a sweep's figures. Returns their paths."""
+    """Draw the figures of a run or a sweep. Returns their paths."""
     if (folder / STUDY).is_file():
         return write_report(summarise(load_sweep(folder)))
     learning_curve(load_run(folder), folder / LEARNING_CURVE)

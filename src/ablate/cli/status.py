@@ -1,4 +1,4 @@
-"""How a sweep stands, while it runs or after:  python src/sweep.py status outputs/sweeps/<name>"""
+"""Show the state of a sweep, during or after it:  python src/sweep.py status outputs/sweeps/<name>"""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from rich.text import Text
 
 from ablate.analysis.load import read_cell
 from ablate.cli.hydra_app import exit_code
-from ablate.config.schema import Config
-from ablate.config.serial import from_dict
 from ablate.paths import OUTPUTS, locate
 from ablate.records.schema import STUDY, cell_folder
-from ablate.records.study_file import read_study
+from ablate.records.study_file import StudyArm, read_study
 from ablate.sweeps.plan import share_done
 
-PARTS = " ▁▂▃▄▅▆▇█"  # how far a running cell is
-SIGNS = {  # told apart without colours, too
+BARS = " ▁▂▃▄▅▆▇█"  # progress of a running cell
+SIGNS = {  # they differ without colours, too
     "completed": ("█", "green"),
     "running": ("▄", "cyan"),
     "interrupted": ("‖", "yellow"),
@@ -30,18 +28,18 @@ SIGNS = {  # told apart without colours, too
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How a sweep stands.")
+    parser = argparse.ArgumentParser(description="Show the state of a sweep.")
     parser.add_argument("command", choices=["status"])
     parser.add_argument("folder", help="the sweep's folder, or its name")
     folder = parser.parse_args().folder
-    named = OUTPUTS / "sweeps" / folder  # a sweep's name will do
-    status(named if (named / STUDY).exists() else locate(folder), Console())
+    by_name = OUTPUTS / "sweeps" / folder
+    status(by_name if (by_name / STUDY).exists() else locate(folder), Console())
 
 
 def status(folder: Path, console: Console) -> None:
-    """Print a heat-map of arms × seeds, counts, and why cells failed.
+    """Print a heat map of arms × seeds, the number of cells in each state, and why cells failed.
 
-    Raises ConfigError if the folder is no sweep's."""
+    Raises ConfigError if the folder is not the folder of a sweep."""
     study = read_study(folder)
     seeds = study.seeds
     counts: Counter[str] = Counter()
@@ -51,29 +49,30 @@ def status(folder: Path, console: Console) -> None:
     table.add_column(f"seed {seeds[0]} to {seeds[-1]}", no_wrap=False, overflow="fold")
     table.add_column("completed", justify="right")
     for name, arm in study.arms.items():
-        config, row, done = from_dict(arm.config), Text(), 0
+        row, completed = Text(), 0
         for seed in seeds:
-            cell = cell_folder(folder, name, seed)
-            found = read_cell(cell)
-            state = found["state"]
+            path = cell_folder(folder, name, seed)
+            cell = read_cell(path)
+            state = cell["state"]
             counts[state] += 1
-            done += state == "completed"
+            completed += state == "completed"
             sign, colour = SIGNS[state]
-            row.append(_progress(cell, config) if state == "running" else sign, colour)
+            row.append(_progress(path, arm) if state == "running" else sign, colour)
             if state == "failed":
-                failures.append(f"{name} seed={seed}: {found['reason']}")
-        table.add_row(arm.label or name, row, f"{done}/{len(seeds)}")
+                failures.append(f"{name} seed={seed}: {cell['reason']}")
+        table.add_row(arm.label or name, row, f"{completed}/{len(seeds)}")
     console.print(table)
     console.print(", ".join(f"{SIGNS[state][0]} {counts[state]} {state}" for state in SIGNS if counts[state]))
     for failure in failures:
         console.print(failure, style="red", markup=False, highlight=False)
 
 
-def _progress(cell: Path, config: Config) -> str:
-    """A bar as high as the running cell has come; the whole one is a completed cell's."""
-    return PARTS[max(1, min(7, int(8 * share_done(cell, config))))]
+def _progress(cell: Path, arm: StudyArm) -> str:
+    """A bar whose height is the progress of a running cell. Only a completed cell has the full height."""
+    share = share_done(cell, arm.config["total_steps"], arm.config["max_episodes"])
+    return BARS[max(1, min(7, int(8 * share)))]
 
 
 def program() -> int:
-    """The exit code of `main`."""
+    """Run `main` and return its exit code."""
     return exit_code(main)

@@ -221,10 +221,10 @@ def most_steps(config: Config) -> int:
     return min(limit for limit in (config.total_steps, by_episodes) if limit is not None)
 
 
-def share_done(folder: Path, config: Config) -> float:
+def share_done(folder: Path, total_steps: int | None, max_episodes: int | None) -> float:
     """The share of its training that a cell has done according to its status, from 0 to 1."""
     status = read_status(folder)
-    limits = (status.get("steps"), config.total_steps), (status.get("episodes"), config.max_episodes)
+    limits = (status.get("steps"), total_steps), (status.get("episodes"), max_episodes)
     return max((min(1.0, count / limit) for count, limit in limits if isinstance(count, int) and limit), default=0.0)
 
 

@@ -40,7 +40,8 @@ def run(
 ) -> None:
     """Run the missing cells and judge the study.
 
-    launch: runs jobs with a Hydra launcher in the plan's folder. job_overrides: the overrides of a cell's job.
+    launch: runs jobs with a Hydra launcher in the plan's folder, and returns what each returned or raised.
+    job_overrides: the overrides of a cell's job.
     Raises RunFailed if cells failed, Interrupted after a signal."""
     new = not plan.folder.exists()
     try:
@@ -105,8 +106,8 @@ def _rounds(
         if attempt:
             print(f"again     {len(todo)} failed cells (sweep.max_retries)")
         with watch.watching(todo):
-            returns = launch([job_overrides(cell) for cell in todo])
-        watch.settle(todo, returns)
+            results = launch([job_overrides(cell) for cell in todo])
+        watch.settle(todo, results)
         todo = [cell for cell in todo if watch.outcomes[cell].outcome != "completed"]
 
 
@@ -184,21 +185,22 @@ class _Watch:
         return f"; about {approximate((time.monotonic() - self._began) * left / max(done, 1.0))} left"
 
     def _share(self, cell: Cell) -> float:
-        return share_done(cell.folder, self._plan.configs[cell.arm])
+        config = self._plan.configs[cell.arm]
+        return share_done(cell.folder, config.total_steps, config.max_episodes)
 
     def _stop(self, reason: str) -> None:
         self.stopping = reason
         print(reason, flush=True)
         (self._plan.folder / STOP).touch()  # the cells see it on any machine
 
-    def settle(self, cells: list[Cell], returns: Sequence[Any]) -> None:
+    def settle(self, cells: list[Cell], results: Sequence[Any]) -> None:
         """Decide the outcome of the cells without one: they never started, or were lost with their machine."""
-        for cell, job in itertools.zip_longest(cells, returns[: len(cells)]):
+        for cell, result in itertools.zip_longest(cells, results[: len(cells)], fillvalue=""):
             if cell in self._pending:
                 if self.stopping:
                     self.outcomes[cell] = NOT_STARTED
                     continue
-                error = str(getattr(job, "_return_value", "")).splitlines()
+                error = str(result).splitlines()
                 outcome = Outcome("failed", f"lost: {error[0] if error else 'its process left no message'}")
                 _record_lost(cell, outcome)
                 self._report_cell(cell, outcome)
