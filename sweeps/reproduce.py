@@ -1,7 +1,7 @@
 """Run and draw both ablations of the Pendulum report (S1):  python sweeps/reproduce.py [--quick] [override ...]
 
-Repeat the command to go on after an interruption, or to draw again. Overrides such as hydra/launcher=slurm are passed to
-src/run.py."""
+Repeat the command to go on after an interruption, or to draw again. Overrides are passed to src/run.py, for
+example hydra/launcher=slurm."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ QUICK = ("sweep.seeds=0-4", "max_episodes=300")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run and draw both ablations of the Pendulum report.")
-    parser.add_argument(
-        "--quick", action="store_true", help=f"a shorter version, in a minute or two: {' '.join(QUICK)}"
-    )
+    parser.add_argument("--quick", action="store_true", help=f"a shorter version, about two minutes: {' '.join(QUICK)}")
     options, overrides = parser.parse_known_args()
     folders = []
     for study in STUDIES:

@@ -130,7 +130,7 @@ def test_bad_options_are_refused_in_one_line(arguments: list[str], words: str) -
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [("env=pendulum",), ("env=breakout", "env.preprocessing=report_80")])
 def test_it_writes_scores_and_videos(tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    """For a vector in this process, for a game in several. The videos show the episodes with the scores that are named."""
+    """For a vector in this process, for a game in several. The videos show the best and the median episode."""
     pytest.importorskip("moviepy")
     run = saved_run(tmp_path / "run", config_of(*overrides))
     done = run_program(f"run={run}", "episodes=5", "horizon=300", "action=sample", "video=true", "frames=true")
