@@ -226,7 +226,7 @@ def kernels_table(console: Console, options: Options) -> Table:
 def _dynamics(env, head, network, optimizer, shared, workers, scratch, algorithm, n):
     for _ in range(n):
         for t in range(10):
-            dynamics.step(env, workers.state[0], scratch.taken)
+            dynamics.step(env, workers.state[0], scratch.env_action)
             dynamics.observe(env, workers.state[0], scratch.activations[4 * t : 4 * t + 3])
 
 
@@ -244,7 +244,7 @@ def _drawing(env, head, network, optimizer, shared, workers, scratch, algorithm,
             z = network.z + 2 * t
             policy.compute_dist_params(head, scratch.activations[z : z + 2], scratch.dist_params[t])
             policy.draw(head, scratch.dist_params[t], workers.draws[0, t : t + 1], scratch.actions[t])
-            policy.to_env(head, scratch.actions[t], scratch.taken)
+            policy.to_env(head, scratch.actions[t], scratch.env_action)
 
 
 @kernel

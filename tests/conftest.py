@@ -1,4 +1,4 @@
-"""What every test needs."""
+"""Set-up for every test."""
 
 from collections.abc import Iterator
 
@@ -8,8 +8,8 @@ from ablate.parallel import heartbeat
 
 
 @pytest.fixture(autouse=True)
-def _heartbeat_of_nobody() -> Iterator[None]:
-    """A sign of life that a test installs in this process ends with it."""
+def _without_heartbeat() -> Iterator[None]:
+    """Remove the heartbeat that a test may have installed in this process."""
     heartbeat.install(lambda: None)
     yield
     heartbeat.install(lambda: None)

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ablate.paths import ROOT
 from ablate.records.schema import EPISODES, STATUS
 
-ROOT = Path(__file__).resolve().parents[1]
 TEST_ID = "ABLATE_TEST_ID"  # in the environment of every process that a test starts, and of its descendants
 START_S = 120.0  # to import torch or compile kernels, on a machine that others use too
 GONE_S = 10.0  # for processes to end

@@ -9,7 +9,8 @@ import pytest
 import torch
 from helpers import ROOT
 
-from benchmarks import compiled, plain_a3c
+from ablate.cli.compose import compose_and_plan
+from benchmarks import compiled, dqn, plain_a3c
 from benchmarks.common import Mark, steps_per_second
 
 
@@ -118,6 +119,26 @@ def test_the_kernel_for_s1_alone_does_the_same_work(plain: bool) -> None:
     s1.advance()
     assert np.abs(general.shared.theta - start).max() > 1e-3
     np.testing.assert_allclose(s1.shared.theta, general.shared.theta, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_times_every_part_of_a_step() -> None:
+    """The parts are kernels of the benchmark: a type checker does not see it if they lag behind the package."""
+    table = compiled.parts_table(compiled.Study(1, rollouts=20), repeats=1, program_ns=1e6)
+    nanoseconds = dict(zip(table.columns[0].cells, map(float, table.columns[1].cells), strict=True))
+    assert len(nanoseconds) == 11
+    assert nanoseconds["all"] == 1e6
+    for part in ("dynamics and observation", "actor forward", "critic forward", "backward", "Adam and pull"):
+        assert nanoseconds[part] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replay", ["uniform", "prioritized"])
+def test_dqn_times_every_part_of_an_update(replay: str) -> None:
+    overrides = ["algo=dqn", "env=breakout", "backend=manual", "precision=float32", f"replay={replay}"]
+    plan = compose_and_plan(overrides)
+    assert all(seconds > 0 for seconds in dqn.update_parts(plan))
+    assert dqn.update_flops(plan.architecture) == pytest.approx(2.18e9, rel=0.01)
 
 
 @pytest.mark.slow

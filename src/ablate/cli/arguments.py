@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from ablate.config.plugins import plugin_configurations
 from ablate.config.schema import SCHEMAS, ConfigError
 from ablate.config.serial import with_new_name
 from ablate.config.validation import suggest
-from ablate.paths import ROOT
+from ablate.paths import CONF
 
 PATHS = ("resume", "load", "hydra.run.dir", "hydra.sweep.dir")
 
@@ -91,7 +92,8 @@ def _refuse_missing_option(group: str, argument: str) -> None:
     """Raise ConfigError for <group>=null, and for a missing option of `replay`.
 
     The group `replay` is optional, so Hydra would ignore a missing option without a message."""
-    options = sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+    folders = (CONF, *plugin_configurations())
+    options = sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
     known = {*options, "none"} if group == "replay" else None
     for value in argument.partition("=")[2].split(","):
         if value == "null" or (known and re.fullmatch(r"\w+", value) and value not in known):

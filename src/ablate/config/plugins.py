@@ -1,12 +1,12 @@
-"""Modules of the user's own, which register algorithms, networks or kernels: `plugins=[module]`.
+"""The user's own modules, which register algorithms, networks or kernels: `plugins=[module]`.
 
-A module is imported only if the user names it. A folder that was received from somebody else may name modules too: its
-configuration is refused until the user repeats `plugins=`."""
+A module is imported only if the command line names it. A configuration from a file (a run's folder, a study, a preset)
+may come from somebody else, so it is refused if it names a module that the command line does not name."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,22 @@ _IMPORTED: dict[str, Path] = {}  # module -> its folder
 
 
 def import_plugins(modules: Sequence[str]) -> None:
-    """Import the modules, from the current folder or wherever Python finds them. Raises ConfigError."""
+    """Import the modules from the current folder or from Python's path. Raises ConfigError."""
     for module in modules:
         try:
             file = importlib.import_module(module).__file__
-        except Exception as error:  # whatever the module may raise
+        except Exception as error:  # the module's code may raise anything
             message = " ".join(str(error).split())
             raise ConfigError(f"plugins=[{module}]: cannot be imported ({type(error).__name__}: {message})") from error
         _IMPORTED[module] = Path(file or ".").resolve().parent
 
 
-def refuse_unknown_plugins(values: dict[str, Any]) -> None:
-    """Raise ConfigError if a stored configuration names a module that the user has not named."""
-    modules = [str(module) for module in values.get("plugins") or []]
-    if any(module not in _IMPORTED for module in modules):
-        names = ",".join(modules)
-        raise ConfigError(f"plugins=[{names}]: this run needs code of its own; add plugins=[{names}] if you trust it")
+def refuse_unknown_plugins(modules: Iterable[Any]) -> None:
+    """Raise ConfigError if a configuration names a module that the command line does not name."""
+    names = [str(module) for module in modules]
+    if not _IMPORTED.keys() >= set(names):
+        value = ",".join(names)
+        raise ConfigError(f"plugins=[{value}]: this run needs code of its own; add plugins=[{value}] if you trust it")
 
 
 def plugin_configurations() -> list[Path]:

@@ -46,7 +46,7 @@ def with_new_names(values: dict[str, Any]) -> dict[str, Any]:
 def from_dict(values: dict[str, Any]) -> Config:
     """The checked configuration from the result of `to_dict`, as files store it. Raises ConfigError."""
     values = with_new_names(values)
-    refuse_unknown_plugins(values)
+    refuse_unknown_plugins(values.get("plugins") or [])
     schema = OmegaConf.structured(Config)
     for group, options in SCHEMAS.items():
         if group == "replay" and values.get(group) is None:

@@ -16,6 +16,7 @@ from omegaconf.errors import MissingMandatoryValue
 from pydantic import ValidationError
 
 from ablate.config.derived import devices
+from ablate.config.plugins import refuse_unknown_plugins
 from ablate.config.schema import (
     Config,
     ConfigError,
@@ -29,6 +30,7 @@ def validate(composed: DictConfig) -> Config:
     Raises ConfigError for unknown keys, missing values, types, ranges and contradictions."""
     _refuse_unknown(composed)
     config: Config = _build(composed, "")
+    refuse_unknown_plugins(config.plugins)
     refuse_contradictions(config)
     return config
 

@@ -50,6 +50,10 @@ class Architecture(ABC):
         """The network with a backward pass written by hand, for backend=manual. Raises ConfigError if it has none."""
         raise ConfigError(f"backend=manual: {type(self).__name__} has no hand-written network; use backend=autograd")
 
+    @property
+    def has_manual_network(self) -> bool:
+        return type(self).manual_network is not Architecture.manual_network
+
     @abstractmethod
     def acting(self, parameters: np.ndarray, action: ActionSpec, envs: int = 1, epsilon: float = 0.0) -> Any:
         """The ActingNetwork of `parameters` (P,), for `envs` environments side by side.

@@ -76,9 +76,9 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
     check_arguments(config.env)
     # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
     config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))
-    config, backend_note = _resolve_backend(config, algorithm)
-    config = algorithm.resolve(config, here, new)
     architecture = architecture_of(config.model, spec)
+    config, backend_note = _resolve_backend(config, algorithm, architecture)
+    config = algorithm.resolve(config, here, new)
     parameters = initial_parameters(architecture, generator(config.seed, Role.parameters))
     source, normalisation = resumed, None
     if config.load and resumed is None:
@@ -162,16 +162,17 @@ def _at(config: dict[str, Any], key: str) -> Any:
     return value
 
 
-def _resolve_backend(config: Config, algorithm: Algorithm) -> tuple[Config, str]:
+def _resolve_backend(config: Config, algorithm: Algorithm, architecture: Architecture) -> tuple[Config, str]:
     """The configuration with the backend that it will have, and why it is that one, if that was left open."""
-    backends = algorithm.backends
+    backends = [b for b in algorithm.backends if b != Backend.manual or architecture.has_manual_network]
     obstacle = (
         algorithm.refuse_backend(config) if Backend.compiled in backends else f"algo={algorithm.name} has no kernel"
     )
     if config.backend == Backend.compiled and obstacle:
         raise ConfigError(f"backend=compiled: {obstacle}; use backend=auto, manual or autograd")
     if config.backend not in (Backend.auto, *backends):
-        raise ConfigError(f"backend={config.backend}: algo={algorithm.name} has {' and '.join(backends)}")
+        names = f"algo={algorithm.name} with model.name={config.model.name}"
+        raise ConfigError(f"backend={config.backend}: {names} has {' and '.join(backends)}")
     if config.backend != Backend.auto:
         return config, ""
     backend = next(backend for backend in backends if not (backend == Backend.compiled and obstacle))
