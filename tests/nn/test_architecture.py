@@ -112,7 +112,7 @@ def build_constant(model: ModelConfig, env: EnvSpec) -> ConstantArchitecture:
 def test_a_kind_of_network_can_be_registered_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(architecture_module, "ARCHITECTURES", dict(architecture_module.ARCHITECTURES))
     model = ModelConfig(name="constant")
-    with pytest.raises(ConfigError, match=r"^model\.name=constant: there is no such network; use one of mlp, conv, q$"):
+    with pytest.raises(ConfigError, match=r"^model\.name=constant: there is no such network; use one of conv, mlp, q$"):
         architecture_of(model, EnvSpec((3,), SIX))
     register_architecture("constant", build_constant)
     register_architecture("constant", build_constant)  # a module may be imported under two names

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+import ablate.nn
 from ablate.config.schema import ConfigError, ModelConfig
 from ablate.nn.architecture_base import Architecture
-from ablate.nn.conv_architecture import ConvArchitecture
-from ablate.nn.mlp_architecture import MlpArchitecture
-from ablate.nn.q_architecture import QArchitecture
 from ablate.types import EnvSpec
 
 # From the configuration of the model, of the class that config.schema has for its name, and the environment.
 Build = Callable[[Any, EnvSpec], Architecture]
-ARCHITECTURES: dict[str, Build] = {
-    "mlp": MlpArchitecture.build,
-    "conv": ConvArchitecture.build,
-    "q": QArchitecture.build,
-}
+ARCHITECTURES: dict[str, Build] = {}
+for _module in pkgutil.iter_modules(ablate.nn.__path__):  # each <kind>_architecture.py is found by itself
+    if _module.name.endswith("_architecture"):
+        _kind = importlib.import_module(f"ablate.nn.{_module.name}")
+        ARCHITECTURES[_kind.NAME] = _kind.build
 
 
 def register_architecture(name: str, build: Build) -> None:

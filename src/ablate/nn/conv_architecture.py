@@ -144,3 +144,6 @@ class ConvArchitecture(Architecture):
                 numbers_per_row += 2 * convolved + 3 * prod(after) * layer.pool
         kept = BACKWARD_PEAK[backend] * rows * numbers_per_row
         return round(4 * (PARAMETER_COPIES * self.layout().size + kept) / 1e6)
+
+
+NAME, build = "conv", ConvArchitecture.build  # for the registry in architecture.py

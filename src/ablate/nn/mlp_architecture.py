@@ -100,3 +100,6 @@ def _mu_range(mu_scale: float | None, action: ActionSpec) -> tuple[tuple[float, 
     centre = tuple((low + high) / 2 if bounded else 0.0 for low, high in zip(action.low, action.high, strict=True))
     scale = tuple(mu_scale or (high - low) / 2 for low, high in zip(action.low, action.high, strict=True))
     return centre, scale
+
+
+NAME, build = "mlp", MlpArchitecture.build  # for the registry in architecture.py

@@ -139,3 +139,6 @@ class QArchitecture(Architecture):
         from ablate.nn.q_image_acting import ImageQActing  # imports torch
 
         return ImageQActing(self, parameters, action, envs, epsilon)
+
+
+NAME, build = "q", QArchitecture.build  # for the registry in architecture.py
