@@ -12,7 +12,11 @@ from ablate.config.validation import suggest
 from ablate.parallel.exchange import Exchange
 from ablate.types import EnvSpec
 
-PROCESS_MB = {"compiled": 300, "manual": 450, "autograd": 450}  # measured: one worker; its parent needs less
+PROCESS_MB = {
+    "compiled": 300,
+    "manual": 450,
+    "autograd": 450,
+}  # measured: a process that trains
 
 
 class Process(NamedTuple):
@@ -21,18 +25,18 @@ class Process(NamedTuple):
     name: str
     module: str
     function: str
-    members: tuple[int, ...]  # whose states the process saves: A3C's workers, or DQN's learner (0) and actor (1)
+    members: tuple[int, ...]  # whose state it saves: numbers of A3C's workers; DQN: 0 learner, 1 actor
 
 
 class Algorithm(ABC):
     """An algorithm as the parent process, the checks, the records and the figures see it.
 
-    A subclass gives four class attributes and `processes`. Everything else has a default that suits an algorithm with
-    one process, a network of vectors and autograd."""
+    A subclass must define `name`, `config_class`, `update_record` and `processes`. Everything else has a default that
+    suits an algorithm with one process, a network for vectors and autograd."""
 
     name: ClassVar[str]  # of its option in the group `algo`
     config_class: ClassVar[type[AlgoConfig]]
-    update_record: ClassVar[type[Any]]  # a NamedTuple; its fields are the columns of updates.csv, the first three fixed
+    update_record: ClassVar[type[Any]]  # a NamedTuple: the columns of updates.csv, of which the first three are fixed
     backends: ClassVar[tuple[Backend, ...]] = (Backend.autograd,)  # the fastest first
 
     @abstractmethod
@@ -58,12 +62,13 @@ class Algorithm(ABC):
         return f"algo={self.name} has no kernel"
 
     def resolve(self, config: Config, here: bool, new: bool) -> Config:
-        """The configuration with what this machine decides. here: the run shall be trained on this machine; new: it is
-        not resumed. Raises ConfigError."""
+        """Fill in values that depend on this machine. here: the run will train on this machine; new: it is not resumed.
+
+        Raises ConfigError."""
         return config
 
     def memory_note(self, config: Config, spec: EnvSpec) -> str:
-        """What the run will keep in memory, in words; empty if that is nothing special.
+        """What the run will keep in memory, in words; empty if it is little.
 
         Raises ConfigError if this machine does not have it."""
         return ""
@@ -102,7 +107,7 @@ class Algorithm(ABC):
         yield from ()
 
     def resume_notes(self, config: Config, states: Sequence[dict[str, Any]]) -> Iterator[str]:
-        """What is not as it was in a resumed run, a sentence each. states: of all members."""
+        """What differs after a resume, one sentence each. states: of all members."""
         yield from ()
 
     def progress(self, config: Config, steps: int, updates: Sequence[Any]) -> tuple[str, float | None, str]:

@@ -21,8 +21,8 @@ Send = Callable[[Any], None]  # hands a record, an evaluation or a state to the 
 def rounds(job: WorkerJob, send: Send, state: Callable[[], ProcessState]) -> Iterator[Counters]:
     """Yield the counters before each round, until a limit is reached or the parent says stop.
 
-    The body of the loop acts, learns, counts in `job.shared` and sends its records. Around it, this sends the process's
-    `state` at every pause and at the end, evaluates when it is due (schedule=interleaved), and stops at a limit."""
+    The body of the loop acts, learns, counts in `job.shared` and sends its records. `rounds` itself sends
+    `state()` at each pause and at the end, evaluates when that is due (schedule=interleaved), and stops at a limit."""
     config, shared = job.config, job.shared
     evaluator = (
         Evaluator(config, job.spec, job.architecture, job.folder, job.evaluations_done) if job.evaluates else None
@@ -50,7 +50,7 @@ def rounds(job: WorkerJob, send: Send, state: Callable[[], ProcessState]) -> Ite
 
 
 def _wait_for_release(shared: SharedState, pause: int) -> None:
-    """Wait until the parent has what it needs for a checkpoint."""
+    """Wait until the parent has collected all states for the checkpoint."""
     while shared.pauses_released < pause and shared.command == Command.run:
         beat()
         time.sleep(PAUSE_POLL_S)

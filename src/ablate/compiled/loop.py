@@ -185,6 +185,7 @@ def advance(
         episode_over = terminated or truncated
         if constants.lock_updates and not atomic.acquire(shared.lock):
             return LOCKED, turn, made, episodes, rows
+        # Push: count the update, step the shared parameters. Pull: θ' ← θ.
         update = atomic.add(shared.counters, UPDATES, 1) + 1
         total_steps = atomic.add(shared.counters, STEPS, steps) + steps
         total_episodes = atomic.add(shared.counters, EPISODES, int(episode_over)) + int(episode_over)

@@ -30,7 +30,7 @@ from ablate.runs.record_order import RecordOrder
 from ablate.types import Counters, EpisodeRecord, EvaluationSummary, ProcessState
 
 POLL_S = 0.1
-LOADED_COUNT = 1e6  # observations that a loaded running normalisation counts as: its start is forgotten by then
+LOADED_COUNT = 1e6  # weight of a loaded running normalisation, in observations: large, so that it changes slowly
 HEARTBEAT_S = 2.0
 
 
@@ -101,7 +101,7 @@ class Training:
         return Child(process.name, process.module, process.function, (job,), job.config.plugins)
 
     def run(self, signals: Signals) -> None:
-        """Train until a limit, a signal or a failure, and say so in status.json. No process of the run is left then."""
+        """Train until a limit, a signal or a failure, and write which to status.json. No child process is left."""
         write_status(self.folder, "running", "", self._counters())
         try:
             self._train(signals)
@@ -139,7 +139,7 @@ class Training:
             self._recorder.close()
             if reached := limit_reached(config, self._counters()):
                 self.end("completed", reached)
-            else:  # nothing but a signal stops a run before its limit
+            else:  # only a signal can end a run early
                 assert signals.received is not None
                 self.interrupted_by = signals.received
                 self.end("interrupted", signal.Signals(signals.received).name)
@@ -153,7 +153,7 @@ class Training:
             self._handle_all(supervisor)
             now = time.monotonic()
             if signals.received is not None and not shared.began:
-                return  # imports and compilation look at no command, and there is nothing to save
+                return  # children don't check commands while they import and compile, and there is nothing to save
             if signals.received is not None and shared.command == Command.run:
                 display.line("stopping: a checkpoint is being written (a second signal stops at once)")
                 shared.command = Command.stop
@@ -161,12 +161,12 @@ class Training:
                 if signals.received is not None:
                     return  # without waiting for the test process
                 if shared.command == Command.stop and supervisor.running:
-                    self._write_checkpoint()  # what happens to the last evaluation does not touch it
+                    self._write_checkpoint()  # now: a failing last evaluation cannot damage it
                     display.line("trained; the last evaluation is under way (Ctrl-C skips it)")
                 shared.command = Command.finish
             elif self._pausing is not None and not self._pausing:
                 self._pausing, checkpointed = None, now
-                self._handle(self._order.everything())  # all processes that train wait
+                self._handle(self._order.everything())  # all processes that train are paused
                 checkpoint = self._checkpoint()
                 shared.release_pause()
                 self._recorder.flush()
@@ -185,7 +185,7 @@ class Training:
             display.update(self._progress())
 
     def _handle_all(self, supervisor: Supervisor) -> None:
-        """What the processes sent since the last look, in the order in which it happened; also before a failure."""
+        """Handle new messages in the order of their steps. If a child failed, handle first what was sent before."""
         try:
             for name, message in supervisor.messages(POLL_S):
                 self._order.add(name, message, self.shared.counters().steps)

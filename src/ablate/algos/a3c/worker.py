@@ -1,8 +1,8 @@
 """A3C (Mnih et al. 2016, Algorithm S3): workers that collect a rollout, push its gradient and pull the parameters.
 
 Both schedules run the same loop. schedule=async: one process per worker, and their updates race.
-schedule=interleaved: one process in which the workers take turns, so that a gradient was computed on parameters that
-were pulled W - 1 updates before."""
+schedule=interleaved: one process in which the workers take turns, so that with W workers each
+gradient is W - 1 updates old. With backend=compiled the same loop runs in kernels: compiled.py, compiled/loop.py."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class AnyWorker(Protocol):
         ...
 
     def collect(self, limit: int) -> tuple[Trajectory | Rollout, list[EpisodeRecord]]:
-        """A rollout of at most `limit` steps; the records of the episodes that ended in it lack step and time."""
+        """At most `limit` steps, and the episodes that ended in them; the loop fills in their step and time."""
         ...
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -122,7 +122,7 @@ class Worker:
             self._observation = np.array(saved["observation"], np.float32)
             self._episodic_return = saved["episodic_return"]
             self._episodic_length = saved["episodic_length"]
-        else:  # a new episode; after a resume, on a stream of its own
+        else:  # start a new episode; after a resume, with a new random stream
             seed = draw_seed(generator(config.seed, Role.environment, index, *([job.starts] if job.starts else [])))
             self._observation = self._env.reset(seed=seed)[0]
 
@@ -170,7 +170,7 @@ class Worker:
 
 
 def make_worker(index: int, job: WorkerJob, theta: torch.Tensor) -> AnyWorker:
-    """The worker for the configuration's network, with the parameters that it last pulled."""
+    """The worker for the configuration's network. After a resume, it has the parameters that it last pulled."""
     worker: AnyWorker = (GameWorker if job.config.model.takes_images else Worker)(index, job)
     if resumed := job.resumed.get(index):
         worker.pull(torch.from_numpy(resumed.tensors["parameters"]), resumed.state["pulled_at"])
@@ -207,7 +207,7 @@ def diverged(what: str, before: Counters, worker: AnyWorker) -> ChildFailed:
 
 @contextlib.contextmanager
 def naming_divergence(before: Counters, worker: AnyWorker) -> Iterator[None]:
-    """A policy whose numbers are not finite fails the run, with the worker's name and the update's number."""
+    """If the policy gives a number that is not finite, fail the run and name the worker and the update."""
     try:
         yield
     except FloatingPointError as error:

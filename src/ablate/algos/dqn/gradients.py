@@ -17,7 +17,6 @@ from torch import Tensor
 from ablate.algos.dqn.batch_buffers import BatchBuffers, RecordedWork
 from ablate.algos.dqn.spec import DQNConfig
 from ablate.nn.architecture import Architecture
-from ablate.nn.q_networks import ManualQ, TorchQ
 from ablate.rl.td import q_targets, td_errors, td_loss, td_loss_backward
 from ablate.types import Batch
 

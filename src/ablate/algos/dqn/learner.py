@@ -2,7 +2,9 @@
 
 There is exactly one update per `train_freq` steps. schedule=interleaved: one process acts, then learns.
 schedule=async: while the learner learns, the actor's process acts the next block of steps, with parameters that are one
-block older. Both schedules give the same result every time."""
+block older. Both schedules give the same result every time.
+
+The TD target and the loss are in rl/td.py; gradients.py computes them and their gradient."""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ from ablate.types import Batch, EpisodeRecord, Experience, ProcessState
 
 
 def updates_ahead(device: str) -> int:
-    """Updates that may be under way when another begins: a GPU works on one while the next batch is drawn."""
+    """How many updates may be unfinished when the next one starts: a GPU works while the next batch is drawn."""
     return 0 if device == "cpu" else 1
 
 
@@ -44,7 +46,7 @@ class _Update(NamedTuple):
     step: int
     beta: float | None
     batch: Batch
-    buffers: BatchBuffers  # they receive its metrics
+    buffers: BatchBuffers  # its metrics arrive here
 
 
 class Learner:
@@ -86,7 +88,7 @@ class Learner:
             )
         except (OSError, MemoryError) as error:
             raise ChildFailed(f"no room for the replay (replay.capacity={config.replay.capacity}): {error}") from error
-        if self._computer.table is not None:  # compiled now: in the first update it would look like a hang
+        if self._computer.table is not None:  # compiles it now; during the first update that would look like a hang
             slots = np.zeros((config.algo.batch_size, self._replay.store.stack), np.int64)
             self._replay.store.gather(slots, self._computer.observations, self._computer.table)
         self._episodes_begun = False  # whether the store holds the first observation of each episode under way
@@ -147,7 +149,7 @@ class Learner:
         replay.store.gather(batch.next_slots, computer.next_observations, computer.table)
         self._under_way.append(_Update(number, step, beta_now, batch, computer.compute(batch)))
         self.settle(self._ahead)
-        wait_for_copy()
+        wait_for_copy()  # the actor has copied the parameters before they change
         self._optimizer.step(computer.gradient, number)
 
     def settle(self, ahead: int = 0) -> None:
@@ -188,8 +190,7 @@ class Learner:
     def state(self, steps: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What a resume needs. With save_replay=true the replay is written to its own file, which the state names.
 
-        The file is named by the steps: in the warm-up the number of updates stays 0, and the file of the last
-        checkpoint would be overwritten."""
+        It is named by the steps, because the number of updates stays 0 in the warm-up, and names would repeat."""
         name = None
         if self._config.save_replay:
             name = REPLAY_FILES.replace("*", str(steps))
