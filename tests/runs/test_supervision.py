@@ -107,10 +107,16 @@ def kill_parent_of_hung(run: Run) -> None:
 
 def kill_between_two_writes(run: Run, pid: int) -> None:
     """kill -9 while there is no temporary file: another test kills a process while it writes."""
+    stop_between_two_writes(run, pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+def stop_between_two_writes(run: Run, pid: int) -> None:
+    """Stop the process while there is no temporary file: a stopped process would leave its own for ever."""
     while True:
         os.kill(pid, signal.SIGSTOP)
         if not run.temporary_files():
-            return os.kill(pid, signal.SIGKILL)
+            return
         os.kill(pid, signal.SIGCONT)
         time.sleep(0.01)
 
@@ -144,7 +150,7 @@ def two_interrupts_of_stopped(run: Run) -> None:
 
 
 def kill_parent_of_stopped(run: Run) -> None:
-    stop_child(0)(run)
+    stop_between_two_writes(run, run.child(0))
     kill_parent(run)
 
 
