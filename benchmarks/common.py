@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ablate.algos.a3c.spec import A3CConfig
-from ablate.algos.a3c.worker import checked_gradient, make_worker, push, shared_learner
+from ablate.algos.a3c.worker import checked_gradient, make_worker, push
 from ablate.algos.job import WorkerJob
+from ablate.nn.optimizers import make_optimizer
 from ablate.parallel import heartbeat
 from ablate.parallel.machine import cpu_description, usable_cpus
 from ablate.parallel.shared import SharedState
@@ -263,7 +264,8 @@ class WorkerLoop:
         self._shared.parameters_view()[:] = plan.parameters
         job = WorkerJob(config, plan.spec, plan.architecture, Path(), self._shared, (0,), False, {}, 0, 0, 0)
         heartbeat.install(partial(self._shared.beat, 0))  # as in a process of a run
-        self._theta, self._optimizer = shared_learner(job)
+        self._theta, *statistics = job.shared_tensors()
+        self._optimizer = make_optimizer(config.optimizer, self._theta, statistics)
         self.worker: Any = make_worker(0, job, self._theta)
         self._timed_gradient = clock.timed(gradient, self._gradient)
         self._timed_push = clock.timed(push, self._push)

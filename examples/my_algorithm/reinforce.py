@@ -73,11 +73,11 @@ def learn(send: Send, job: WorkerJob) -> None:
     torch.set_num_threads(1)
     config, algo, shared = job.config, job.config.algo, job.shared
     assert isinstance(algo, ReinforceConfig)
-    theta = torch.from_numpy(shared.parameters_view())
+    theta, *statistics = job.shared_tensors()
     gradient = torch.zeros_like(theta)
     network = job.architecture.torch_network(theta, gradient)
     acting = job.architecture.acting(shared.parameters_view(), job.spec.action)
-    optimizer = make_optimizer(config.optimizer, theta, [torch.from_numpy(v) for v in shared.statistics_views()])
+    optimizer = make_optimizer(config.optimizer, theta, statistics)
     distribution = make_distribution(job.spec.action)
     env, rng = make_env(config.env), generator(config.seed, Role.action, 0)
     if job.resumed:

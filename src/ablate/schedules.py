@@ -1,4 +1,4 @@
-"""Values that change as training goes on."""
+"""Values that change as training goes on, and what happens every so many steps."""
 
 from __future__ import annotations
 
@@ -6,3 +6,8 @@ from __future__ import annotations
 def linear(start: float, end: float, steps: int, at: int) -> float:
     """From `start` at step 0 to `end` at step `steps`, and `end` from then on."""
     return start + (end - start) * min(1.0, max(0, at) / steps)
+
+
+def due(every_steps: int | None, before: int, after: int) -> bool:
+    """Whether the count of steps passed a multiple of every_steps between `before` and `after`."""
+    return every_steps is not None and after // every_steps > before // every_steps

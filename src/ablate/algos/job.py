@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from ablate.parallel.exchange import Exchange
 from ablate.parallel.heartbeat import beat
 from ablate.parallel.shared import SharedState
 from ablate.types import EnvSpec, ProcessState
+
+if TYPE_CHECKING:
+    import torch
 
 BEAT_S = 1.0
 
@@ -35,6 +38,15 @@ class WorkerJob(NamedTuple):
     evaluations_done: int
     starts: int  # how often the run was resumed
     exchange: Exchange | None = None  # with another process that trains
+
+    def shared_tensors(self) -> list[torch.Tensor]:
+        """The parameters θ (P,), then the statistics of the optimizer, (P,) each, all in shared memory."""
+        import torch
+
+        views = [self.shared.parameters_view(), *self.shared.statistics_views()]
+        tensors = [torch.from_numpy(view) for view in views]
+        assert all(self.shared.holds(tensor.data_ptr()) for tensor in tensors), "not in shared memory"
+        return tensors
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ from ablate.algos.job import WorkerJob
 from ablate.config.derived import limit_reached
 from ablate.parallel.heartbeat import beat
 from ablate.parallel.shared import Command, SharedState
-from ablate.play.evaluator import Evaluator, due
+from ablate.play.evaluator import Evaluator
+from ablate.schedules import due
 from ablate.types import Counters, ProcessState
 
 PAUSE_POLL_S = 0.001

@@ -21,6 +21,7 @@ from ablate.play.policy import Policy
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ablate.records.csv_writer import CsvWriter
 from ablate.records.schema import BEST_CHECKPOINT, EVALUATIONS
+from ablate.schedules import due
 from ablate.seeding import Role, generator
 from ablate.types import Counters, EnvSpec, EvaluationSummary, Score
 
@@ -61,11 +62,6 @@ def make_player(config: Config, spec: EnvSpec, architecture: Architecture) -> Pl
     from ablate.compiled.player import CompiledPlayer  # imports Numba
 
     return CompiledPlayer(config, spec, architecture)
-
-
-def due(every_steps: int | None, before: int, after: int) -> bool:
-    """Whether the count of steps passed a multiple of every_steps between `before` and `after`."""
-    return every_steps is not None and after // every_steps > before // every_steps
 
 
 def frozen_normalisation(shared: SharedState) -> np.ndarray | None:

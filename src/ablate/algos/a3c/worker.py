@@ -39,7 +39,8 @@ def work(send: Send, job: WorkerJob) -> None:
     torch.set_flush_denormal(True)  # the moments of units that are never active would slow every step of Adam
     config, shared, algo = job.config, job.shared, job.config.algo
     assert isinstance(algo, A3CConfig)
-    theta, optimizer = shared_learner(job)
+    theta, *statistics = job.shared_tensors()
+    optimizer = make_optimizer(config.optimizer, theta, statistics)
     workers = [make_worker(index, job, theta) for index in job.members]
     turn = job.turn
 
@@ -177,15 +178,6 @@ def make_worker(index: int, job: WorkerJob, theta: torch.Tensor) -> AnyWorker:
     else:
         worker.pull(theta, job.shared.counters().updates)
     return worker
-
-
-def shared_learner(job: WorkerJob) -> tuple[torch.Tensor, Optimizer]:
-    """The shared parameters θ (P,), and the optimizer over them, whose statistics are shared too."""
-    shared = job.shared
-    theta = torch.from_numpy(shared.parameters_view())
-    statistics = [torch.from_numpy(view) for view in shared.statistics_views()]
-    assert all(shared.holds(tensor.data_ptr()) for tensor in (theta, *statistics)), "not in shared memory"
-    return theta, make_optimizer(job.config.optimizer, theta, statistics)
 
 
 def checked_gradient(

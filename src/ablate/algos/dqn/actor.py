@@ -16,7 +16,7 @@ from ablate.nn.q_acting import QActing
 from ablate.parallel.exchange import Exchange, wait
 from ablate.parallel.heartbeat import beat
 from ablate.parallel.supervisor import ChildFailed
-from ablate.play.evaluator import due
+from ablate.schedules import due
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
 from ablate.types import Experience
 

@@ -26,10 +26,10 @@ from ablate.config.derived import cuda_index, device_of
 from ablate.config.schema import ConfigError
 from ablate.nn.optimizers import make_optimizer
 from ablate.parallel.supervisor import ChildFailed
-from ablate.play.evaluator import due
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ablate.records.schema import LAST_CHECKPOINT, REPLAY_FILES
 from ablate.replay.make import make_replay
+from ablate.schedules import due
 from ablate.seeding import Role, generator, restore, state_of
 from ablate.types import Batch, EpisodeRecord, Experience, ProcessState
 
@@ -60,10 +60,7 @@ class Learner:
         self._send, self._wall_time_s = send, shared.wall_time_s
         self._checkpoints = (job.folder / LAST_CHECKPOINT).parent
         architecture = job.architecture
-        theta = torch.from_numpy(shared.parameters_view())
-        statistics = [torch.from_numpy(view) for view in shared.statistics_views()]
-        assert all(shared.holds(tensor.data_ptr()) for tensor in (theta, *statistics)), "not in shared memory"
-        self._shared = [theta, *statistics]
+        self._shared = job.shared_tensors()
         self._device = device_of(config, 0)
         if self._device != "cpu":
             torch.cuda.set_device(cuda_index(self._device))  # it takes a number, not `cuda`
