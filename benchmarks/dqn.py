@@ -212,7 +212,7 @@ def update_parts(plan: Resolved) -> list[float]:
         clock.append(time.perf_counter())
         metrics = computer.compute(batch).metrics()
         clock.append(time.perf_counter())
-        optimizer.step(computer.gradient, update)
+        optimizer.step(computer.gradient, update, config.optimizer.lr)
         clock.append(time.perf_counter())
         replay.update(batch, metrics.td_errors)
         drawn = clock[1] - clock[0] + time.perf_counter() - clock[4]

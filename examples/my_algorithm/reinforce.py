@@ -110,9 +110,10 @@ def learn(send: Send, job: WorkerJob) -> None:
         (policy_loss + value_loss).backward()
 
         counters = shared.count(len(rewards), episodes=1)
-        optimizer.step(gradient, counters.updates)
+        lr = config.optimizer.learning_rate(counters)
+        optimizer.step(gradient, counters.updates, lr)
         now = shared.wall_time_s()
         send(EpisodeRecord(0, counters.steps, now, sum(rewards), len(rewards), terminated, truncated))
         if counters.updates % config.log_interval == 0:
             losses = (policy_loss.item(), value_loss.item(), gradient.norm().item())
-            send(UpdateRecord(counters.updates, counters.steps, now, *losses, config.optimizer.lr))
+            send(UpdateRecord(counters.updates, counters.steps, now, *losses, lr))

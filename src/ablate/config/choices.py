@@ -67,6 +67,13 @@ class DrawKind(StrEnum):
     independent = "independent"
 
 
+class ScheduleKind(StrEnum):
+    """How the learning rate changes as training goes on."""
+
+    constant = "constant"
+    linear = "linear"
+
+
 class WeightNorm(StrEnum):
     """What importance weights are divided by."""
 

@@ -23,11 +23,14 @@ from ablate.config.choices import (
     Precision,
     Preprocessing,
     Schedule,
+    ScheduleKind,
     Source,
     Statistic,
     Storage,
     WeightNorm,
 )
+from ablate.schedules import linear
+from ablate.types import Counters
 
 
 class ConfigError(Exception):
@@ -222,6 +225,21 @@ class OptimizerConfig:
     lr: Positive = MISSING
     eps: Positive = MISSING
     weight_decay: NonNegative = MISSING
+    schedule: ScheduleKind = ScheduleKind.constant
+    lr_end: NonNegative = 0.0
+    decay_steps: Count | None = None
+    decay_episodes: Count | None = None
+
+    def learning_rate(self, counters: Counters) -> float:
+        """The step size when all workers have made these steps and episodes.
+
+        schedule=linear goes from lr to lr_end over decay_steps, or over decay_episodes if there are no decay_steps."""
+        if self.schedule == ScheduleKind.constant:
+            return self.lr
+        if self.decay_steps is not None:
+            return linear(self.lr, self.lr_end, self.decay_steps, counters.steps)
+        assert self.decay_episodes is not None
+        return linear(self.lr, self.lr_end, self.decay_episodes, counters.episodes)
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -244,6 +262,7 @@ class AdamConfig(OptimizerConfig):
 class RMSpropConfig(OptimizerConfig):
     name: Annotated[str, Field(pattern="^rmsprop$")] = "rmsprop"
     alpha: BelowOne = MISSING
+    eps_inside_root: bool = False
 
     @property
     def statistics(self) -> tuple[str, ...]:

@@ -34,7 +34,14 @@ def with_new_name(override: str) -> str:
 
 
 def with_new_names(values: dict[str, Any]) -> dict[str, Any]:
-    """Stored values with the names that keys have today."""
+    """Stored values with the keys of today: renamed ones, and those that were added later with what they were then."""
+    optimizer = values.get("optimizer")
+    if optimizer is not None and "schedule" not in optimizer:  # stored before there were schedules
+        limits = {"decay_steps": values.get("total_steps"), "decay_episodes": values.get("max_episodes")}
+        optimizer = {**optimizer, "schedule": "constant", "lr_end": 0.0, **limits}
+        if optimizer["name"] == "rmsprop":
+            optimizer["eps_inside_root"] = False
+        values = {**values, "optimizer": optimizer}
     for old, new in RENAMED.items():
         group, _, key = old.partition(".")
         if key in (inner := values.get(group) or {}):

@@ -19,8 +19,8 @@ from ablate.nn.optimizer_bounds import adam_bound, rmsprop_bound
 class Optimizer(Protocol):
     """An update rule over one flat parameter vector."""
 
-    def step(self, gradient: Tensor, update: int) -> None:
-        """Apply gradient (P,) as update number `update`, counted from 1. The gradient is not changed."""
+    def step(self, gradient: Tensor, update: int, lr: float) -> None:
+        """Apply gradient (P,) as update number `update`, counted from 1, with step size `lr`. The gradient stays."""
         ...
 
 
@@ -41,13 +41,13 @@ class Adam:
         self._parameters = parameters
         self._exp_avg, self._exp_avg_sq = statistics[:2]
         self._max_exp_avg_sq = statistics[2] if config.amsgrad else None
-        self._lr, self._eps, self._weight_decay = config.lr, config.eps, config.weight_decay
+        self._eps, self._weight_decay = config.eps, config.weight_decay
         self._beta1, self._beta2 = config.betas
         self._largest = adam_bound(*config.betas)
         self._quotient = torch.empty_like(parameters)  # (P,)
         self._decayed = torch.empty_like(parameters) if config.weight_decay else None  # (P,) g + weight_decay · θ
 
-    def step(self, gradient: Tensor, update: int) -> None:
+    def step(self, gradient: Tensor, update: int, lr: float) -> None:
         """Apply gradient (P,) as update number `update`, t in the equations, counted from 1."""
         if self._decayed is not None:
             gradient = torch.add(gradient, self._parameters, alpha=self._weight_decay, out=self._decayed)
@@ -59,7 +59,7 @@ class Adam:
 
         # Numerator and denominator are both multiplied by √(1 - β₂ᵗ), which saves a pass over the vector.
         correction = math.sqrt(1.0 - self._beta2**update)
-        step_size = self._lr * correction / (1.0 - self._beta1**update)
+        step_size = lr * correction / (1.0 - self._beta1**update)
         denominator = torch.sqrt(second_moment, out=self._quotient).add_(self._eps * correction)
         torch.div(self._exp_avg, denominator, out=self._quotient).clamp_(-self._largest, self._largest)
         self._parameters.add_(self._quotient, alpha=-step_size)
@@ -81,9 +81,10 @@ class FusedAdam:
         named = dict(zip(config.statistics, statistics, strict=True))
         self._optimizer.state[parameters] = {"step": self._update, **named}
 
-    def step(self, gradient: Tensor, update: int) -> None:
+    def step(self, gradient: Tensor, update: int, lr: float) -> None:
         """Apply gradient (P,) as update number `update`, t in the equations, counted from 1."""
         self._update.fill_(update - 1)  # the kernel increments it
+        self._optimizer.param_groups[0]["lr"] = lr
         self._parameters.grad = gradient
         self._optimizer.step()
 
@@ -91,11 +92,11 @@ class FusedAdam:
 class RMSprop:
     """RMSprop, not centred, without momentum; as torch.optim.RMSprop.
 
-    g ← g + weight_decay · θ,   v ← α v + (1 - α) g²,   θ ← θ - lr · g / (√v + ε)
+    g ← g + weight_decay · θ,   v ← α v + (1 - α) g²,   θ ← θ - lr · g / (√v + ε), or / √(v + ε) with eps_inside_root
 
     parameters θ: (P,). statistics: v alone, (P,), all zero before the first step. The A3C paper (Mnih et al. 2016, eq.
     S2-S3) calls v "g" and shares it among threads, updated without locks; a square_avg in shared memory does the same.
-    The paper has ε inside the root, √(v + ε); torch and this class add it outside.
+    The paper has ε inside the root, as TensorFlow; torch adds it outside.
     Raises ValueError for statistics of another shape or dtype.
     """
 
@@ -103,20 +104,23 @@ class RMSprop:
         _check_alike(parameters, statistics)
         self._parameters = parameters
         (self._square_avg,) = statistics
-        self._lr, self._alpha, self._eps = config.lr, config.alpha, config.eps
+        self._alpha, self._eps, self._eps_inside_root = config.alpha, config.eps, config.eps_inside_root
         self._weight_decay = config.weight_decay
         self._largest = rmsprop_bound(config.alpha)
         self._quotient = torch.empty_like(parameters)  # (P,)
         self._decayed = torch.empty_like(parameters) if config.weight_decay else None  # (P,) g + weight_decay · θ
 
-    def step(self, gradient: Tensor, update: int) -> None:
+    def step(self, gradient: Tensor, update: int, lr: float) -> None:
         """Apply gradient (P,). The number of the update makes no difference."""
         if self._decayed is not None:
             gradient = torch.add(gradient, self._parameters, alpha=self._weight_decay, out=self._decayed)
         self._square_avg.mul_(self._alpha).addcmul_(gradient, gradient, value=1.0 - self._alpha)
-        denominator = torch.sqrt(self._square_avg, out=self._quotient).add_(self._eps)
+        if self._eps_inside_root:
+            denominator = torch.add(self._square_avg, self._eps, out=self._quotient).sqrt_()
+        else:
+            denominator = torch.sqrt(self._square_avg, out=self._quotient).add_(self._eps)
         torch.div(gradient, denominator, out=self._quotient).clamp_(-self._largest, self._largest)
-        self._parameters.add_(self._quotient, alpha=-self._lr)
+        self._parameters.add_(self._quotient, alpha=-lr)
 
 
 # From the configuration of its class, parameters and statistics, by `optimizer.name`.

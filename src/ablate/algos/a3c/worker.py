@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,14 +61,24 @@ def work(send: Send, job: WorkerJob) -> None:
 
         # Push: one step of the shared parameters θ. Pull: θ' ← θ.
         steps = rollout.rewards.size
-        staleness, counters = push(worker, optimizer, gradient, theta, shared, steps, len(episodes), algo.lock_updates)
+        staleness, counters = push(
+            worker,
+            optimizer,
+            gradient,
+            theta,
+            shared,
+            steps,
+            len(episodes),
+            algo.lock_updates,
+            config.optimizer.learning_rate,
+        )
 
         for episode in episodes:
             send(episode._replace(global_step=counters.steps, wall_time_s=shared.wall_time_s()))
         if counters.updates % config.log_interval == 0:
             losses = (metrics.policy_loss.item(), metrics.value_loss.item(), metrics.entropy.item())
             at = (counters.updates, counters.steps, shared.wall_time_s())
-            send(UpdateRecord(*at, *losses, grad_norm, staleness, config.optimizer.lr))
+            send(UpdateRecord(*at, *losses, grad_norm, staleness, config.optimizer.learning_rate(counters)))
 
 
 class AnyWorker(Protocol):
@@ -215,11 +225,12 @@ def push(
     steps: int,
     episodes: int,
     lock: bool,
+    learning_rate: Callable[[Counters], float],
 ) -> tuple[int, Counters]:
     """Count the update, step the shared parameters, pull them. Returns the push's staleness and the totals."""
     with shared.update_lock if lock else contextlib.nullcontext():
         counters = shared.count(steps, episodes)
         staleness = counters.updates - 1 - worker.pulled_at
-        optimizer.step(gradient, counters.updates)
+        optimizer.step(gradient, counters.updates, learning_rate(counters))
         worker.pull(theta, shared.counters().updates)
     return staleness, counters

@@ -31,7 +31,7 @@ from ablate.records.schema import LAST_CHECKPOINT, REPLAY_FILES
 from ablate.replay.make import make_replay
 from ablate.schedules import due
 from ablate.seeding import Role, generator, restore, state_of
-from ablate.types import Batch, EpisodeRecord, Experience, ProcessState
+from ablate.types import Batch, Counters, EpisodeRecord, Experience, ProcessState
 
 
 def updates_ahead(device: str) -> int:
@@ -42,8 +42,8 @@ def updates_ahead(device: str) -> int:
 class _Update(NamedTuple):
     """An update that may still be under way."""
 
-    number: int
-    step: int
+    at: Counters  # updates with this one, steps, and episodes
+    lr: float
     beta: float | None
     batch: Batch
     buffers: BatchBuffers  # its metrics arrive here
@@ -135,43 +135,43 @@ class Learner:
         every = self._algo.train_freq
         return max(0, after // every - max(before, self._learn_from) // every)
 
-    def update(self, number: int, step: int, wait_for_copy: Callable[[], None]) -> None:
-        """Make update number `number`, after `step` steps. On a GPU it may still be under way when this returns."""
+    def update(self, at: Counters, wait_for_copy: Callable[[], None]) -> None:
+        """Make update number `at.updates`, after `at.steps` steps. On a GPU it may go on when this returns."""
         computer, replay = self._computer, self._replay
         if replay.learns_from_errors:
             self.settle()
-        beta_now = replay.beta(step)
+        beta_now, lr = replay.beta(at.steps), self._config.optimizer.learning_rate(at)
         batch = replay.sample(self._algo.batch_size, beta_now or 0.0)
         replay.store.gather(batch.slots, computer.observations, computer.table)
         replay.store.gather(batch.next_slots, computer.next_observations, computer.table)
-        self._under_way.append(_Update(number, step, beta_now, batch, computer.compute(batch)))
+        self._under_way.append(_Update(at, lr, beta_now, batch, computer.compute(batch)))
         self.settle(self._ahead)
         wait_for_copy()  # the actor has copied the parameters before they change
-        self._optimizer.step(computer.gradient, number)
+        self._optimizer.step(computer.gradient, at.updates, lr)
 
     def settle(self, ahead: int = 0) -> None:
         """Read the metrics of all updates except the last `ahead`. Raises ChildFailed if one diverged."""
         while len(self._under_way) > ahead:
-            number, step, beta_now, batch, buffers = self._under_way.popleft()
+            at, lr, beta_now, batch, buffers = self._under_way.popleft()
             errors, q_mean, loss, grad_norm = buffers.metrics()
             if not (math.isfinite(grad_norm) and math.isfinite(loss)):
-                raise ChildFailed(f"diverged: loss {loss}, gradient norm {grad_norm} at update {number}")
+                raise ChildFailed(f"diverged: loss {loss}, gradient norm {grad_norm} at update {at.updates}")
             self._replay.update(batch, errors)
-            if number % self._config.log_interval == 0:
+            if at.updates % self._config.log_interval == 0:
                 effective_sample_size, sample_age = self._replay.statistics(batch)
                 self._send(
                     UpdateRecord(
-                        update=number,
-                        global_step=step,
+                        update=at.updates,
+                        global_step=at.steps,
                         wall_time_s=self._wall_time_s(),
                         td_loss=loss,
                         q_mean=q_mean,
                         grad_norm=grad_norm,
-                        epsilon=self._algo.epsilon(step),
+                        epsilon=self._algo.epsilon(at.steps),
                         beta=beta_now,
                         effective_sample_size=effective_sample_size,
                         sample_age=sample_age,
-                        learning_rate=self._config.optimizer.lr,
+                        learning_rate=lr,
                     )
                 )
 
@@ -232,7 +232,7 @@ def learn(send: Send, job: WorkerJob) -> None:
         steps = before.steps + experience.actions.size
         updates = learner.updates_due(before.steps, steps)
         for number in range(before.updates + 1, before.updates + updates + 1):
-            learner.update(number, steps, actor.wait_for_copy)
+            learner.update(Counters(number, steps, before.episodes), actor.wait_for_copy)
         if updates:
             learner.settle()
             learner.publish()
