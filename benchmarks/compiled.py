@@ -273,7 +273,7 @@ def _optimizer(env, head, network, optimizer, shared, workers, scratch, algorith
     for i in range(n):
         step_and_pull(
             optimizer, shared.theta, shared.first, shared.second, shared.largest_second, scratch.gradient,
-            i + 1000, workers.theta[0],
+            i + 1000, optimizer.lr, workers.theta[0],
         )  # fmt: skip
 
 

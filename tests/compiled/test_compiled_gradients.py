@@ -19,7 +19,7 @@ from ablate.compiled import dynamics
 from ablate.compiled.arguments import PolicyArguments, policy_of
 from ablate.compiled.jit import implements, kernel
 from ablate.compiled.loop import Constants, WorkerArrays, clip, collect, compute_gradient, compute_loss
-from ablate.compiled.optimizer import optimizer_of, step_and_pull
+from ablate.compiled.optimizer import learning_rate, optimizer_of, step_and_pull
 from ablate.config.schema import Config
 from ablate.nn.distributions import make_distribution
 from ablate.nn.mlp_acting import MlpActing
@@ -90,8 +90,8 @@ def play(env, head, network, constants, workers, scratch, w, limit):
 
 
 @kernel
-def step(optimizer, theta, first, second, largest_second, gradient, update, local):
-    step_and_pull(optimizer, theta, first, second, largest_second, gradient, update, local)
+def step(optimizer, theta, first, second, largest_second, gradient, update, lr, local):
+    step_and_pull(optimizer, theta, first, second, largest_second, gradient, update, lr, local)
 
 
 def architecture_of(network: str, action: ActionSpec, activation: str = "relu6") -> MlpArchitecture:
@@ -247,8 +247,9 @@ def test_200_updates_on_the_same_rollouts(overrides: tuple[str, ...], action: st
         reference.compute(rollout)
         factor = algorithm.max_grad_norm / float(reference.gradient.norm())
         clipped += factor < 1.0
-        reference_optimizer.step(min(1.0, factor) * reference.gradient, update)
-        step(optimizer, theta, *moments, player.scratch.gradient, update, player.theta)
+        lr = learning_rate(optimizer, 10 * update, 0)
+        reference_optimizer.step(min(1.0, factor) * reference.gradient, update, lr)
+        step(optimizer, theta, *moments, player.scratch.gradient, update, lr, player.theta)
         np.testing.assert_array_equal(player.theta, theta)
     assert clipped == 0 if algorithm.max_grad_norm == math.inf else 0 < clipped < 200
     tolerance = 1e-5 if dtype == np.float32 else 1e-12

@@ -1,6 +1,8 @@
 """The hand-written optimizers against torch.optim, step by step."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 
 from ablate.config.schema import AdamConfig, RMSpropConfig
 from ablate.nn.optimizers import Adam, FusedAdam, Optimizer, RMSprop
+from ablate.types import Counters
 
 SIZE, STEPS = 257, 300
 ADAM = AdamConfig(lr=1e-4, betas=(0.96, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False)
@@ -33,7 +36,8 @@ def check_against_torch(
 ) -> None:
     for update, gradient in enumerate(make_gradients(parameters.dtype), start=1):
         gradient_before = gradient.clone()
-        optimizer.step(gradient, update)
+        lr = reference.param_groups[0]["lr"] = 1e-4 * (1 + update % 3)  # a schedule changes it between two steps
+        optimizer.step(gradient, update, lr)
         assert torch.equal(gradient, gradient_before)
         theta.grad = gradient
         reference.step()
@@ -85,6 +89,43 @@ def test_rmsprop_equals_torch(dtype: torch.dtype, weight_decay: float, alpha: fl
     torch.testing.assert_close(square_avg, reference.state[theta]["square_avg"])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_rmsprop_has_eps_inside_the_root_as_in_the_paper(dtype: torch.dtype) -> None:
+    """Mnih et al. 2016, eq. S2 and S3: g ← α g + (1 - α) Δθ², θ ← θ - η Δθ / √(g + ε), number by number."""
+    alpha, eps, lr = 0.99, 0.1, 7e-4
+    parameters, square_avg = make_parameters(dtype), torch.zeros(SIZE, dtype=dtype)
+    config = RMSpropConfig(lr=lr, alpha=alpha, eps=eps, weight_decay=0.0, eps_inside_root=True)
+    optimizer = RMSprop(config, parameters, [square_avg])
+    theta, g = make_parameters(torch.float64).tolist(), [0.0] * SIZE
+    for update, gradient in enumerate(make_gradients(dtype)[:50], start=1):
+        optimizer.step(gradient, update, lr)
+        for i, change in enumerate(gradient.tolist()):
+            g[i] = alpha * g[i] + (1 - alpha) * change**2
+            theta[i] -= lr * change / math.sqrt(g[i] + eps)
+    difference = (parameters.double() - torch.tensor(theta, dtype=torch.float64)).abs().max().item()
+    assert difference <= 10 * MAX_DIFFERENCE[dtype]
+
+
+@pytest.mark.parametrize(
+    ("steps", "episodes", "expected"), [(0, 0, 1e-3), (500, 3, 6e-4), (1000, 9, 2e-4), (2000, 0, 2e-4)]
+)
+def test_a_linear_schedule_follows_the_steps(steps: int, episodes: int, expected: float) -> None:
+    config = RMSpropConfig(
+        lr=1e-3,
+        alpha=0.9,
+        eps=1e-8,
+        weight_decay=0.0,
+        schedule="linear",
+        lr_end=2e-4,
+        decay_steps=1000,
+        decay_episodes=10,
+    )
+    assert config.learning_rate(Counters(7, steps, episodes)) == pytest.approx(expected)
+    by_episodes = replace(config, decay_steps=None)
+    assert by_episodes.learning_rate(Counters(7, steps, 5)) == pytest.approx(6e-4)
+    assert replace(config, schedule="constant").learning_rate(Counters(7, steps, episodes)) == 1e-3
+
+
 def make_optimizers(tensors: Sequence[Tensor] | Tensor, lr: float) -> list[Optimizer]:
     """Adam over the first four of six vectors (or rows), RMSprop over the other two."""
     adam = AdamConfig(lr=lr, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, amsgrad=True)
@@ -99,7 +140,7 @@ def test_optimizers_change_the_callers_tensors_in_place() -> None:
     optimizers = make_optimizers(tensors, lr=0.1)
     for update in range(1, 4):
         for optimizer in optimizers:
-            optimizer.step(torch.ones(SIZE), update)
+            optimizer.step(torch.ones(SIZE), update, 0.1)
     assert [tensor.data_ptr() for tensor in tensors] == pointers
     assert buffer.is_shared()
     assert (buffer != 0.0).all()
@@ -111,10 +152,10 @@ def test_two_optimizers_on_the_same_memory_act_as_one() -> None:
     workers = [make_optimizers(shared, 0.01), make_optimizers(shared, 0.01)]
     for update, gradient in enumerate(make_gradients(torch.float32)[:20], start=1):
         for optimizer in workers[update % 2]:
-            optimizer.step(gradient, update)
+            optimizer.step(gradient, update, 0.01)
     for optimizer in make_optimizers(alone, 0.01):
         for update, gradient in enumerate(make_gradients(torch.float32)[:20], start=1):
-            optimizer.step(gradient, update)
+            optimizer.step(gradient, update, 0.01)
     assert alone.any(dim=1).all()
     assert torch.equal(alone, shared)
 

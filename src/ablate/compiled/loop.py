@@ -14,7 +14,7 @@ from ablate.compiled import head as policy
 from ablate.compiled.head import Head
 from ablate.compiled.jit import helper, kernel
 from ablate.compiled.network import Network, backward, forward
-from ablate.compiled.optimizer import OptimizerConstants, step_and_pull
+from ablate.compiled.optimizer import OptimizerConstants, learning_rate, step_and_pull
 
 # Why `advance` returned.
 PAUSED, LIMIT, EVALUATION, DIVERGED, LOCKED = range(5)
@@ -44,7 +44,7 @@ class UpdateColumns(NamedTuple):
     entropy: int = 5
     grad_norm: int = 6
     staleness: int = 7
-    learning_rate: int = 8  # not written by kernels
+    learning_rate: int = 8
 
 
 class FailureColumns(NamedTuple):
@@ -190,8 +190,17 @@ def advance(
         total_steps = atomic.add(shared.counters, STEPS, steps) + steps
         total_episodes = atomic.add(shared.counters, EPISODES, int(episode_over)) + int(episode_over)
         staleness = update - 1 - workers.pulled_at[w]
+        lr = learning_rate(optimizer, total_steps, total_episodes)
         step_and_pull(
-            optimizer, shared.theta, shared.first, shared.second, shared.largest_second, scratch.gradient, update, local
+            optimizer,
+            shared.theta,
+            shared.first,
+            shared.second,
+            shared.largest_second,
+            scratch.gradient,
+            update,
+            lr,
+            local,
         )
         workers.pulled_at[w] = shared.counters[UPDATES]
         if constants.lock_updates:
@@ -219,6 +228,7 @@ def advance(
             row[UPDATE.entropy] = loss.entropy
             row[UPDATE.grad_norm] = norm
             row[UPDATE.staleness] = staleness
+            row[UPDATE.learning_rate] = lr
             rows += 1
         made += 1
         if constants.max_episodes > 0 and total_episodes >= constants.max_episodes:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ablate.compiled.jit import helper
+from ablate.config.choices import ScheduleKind
 from ablate.config.schema import AdamConfig, OptimizerConfig, RMSpropConfig
 from ablate.nn.optimizer_bounds import adam_bound, rmsprop_bound
 
@@ -27,18 +28,46 @@ class OptimizerConstants(NamedTuple):
     eps: float
     weight_decay: float
     largest: float  # bound of |moment / sqrt(moment)|, which can be exceeded only in a race
+    eps_inside_root: bool  # RMSprop
+    lr_end: float
+    decay_steps: int  # of the linear schedule, from lr to lr_end; 0: see decay_episodes
+    decay_episodes: int  # ... if the schedule follows the episodes; 0: the learning rate is constant
 
 
 def optimizer_of(config: OptimizerConfig) -> OptimizerConstants:
-    """The constants of a configured optimizer."""
+    """The constants of the configuration."""
     if isinstance(config, AdamConfig):
-        kind = AMSGRAD if config.amsgrad else ADAM
-        return OptimizerConstants(
-            kind, config.lr, *config.betas, config.eps, config.weight_decay, adam_bound(*config.betas)
-        )
-    assert isinstance(config, RMSpropConfig)
-    largest = rmsprop_bound(config.alpha)
-    return OptimizerConstants(RMSPROP, config.lr, 0.0, config.alpha, config.eps, config.weight_decay, largest)
+        kind, decays, largest = AMSGRAD if config.amsgrad else ADAM, config.betas, adam_bound(*config.betas)
+        inside = False
+    else:
+        assert isinstance(config, RMSpropConfig)
+        kind, decays, largest = RMSPROP, (0.0, config.alpha), rmsprop_bound(config.alpha)
+        inside = config.eps_inside_root
+    follows_steps = config.decay_steps is not None
+    decays_at_all = config.schedule != ScheduleKind.constant
+    return OptimizerConstants(
+        kind,
+        config.lr,
+        *decays,
+        config.eps,
+        config.weight_decay,
+        largest,
+        inside,
+        config.lr_end,
+        (config.decay_steps or 0) * decays_at_all,
+        (config.decay_episodes or 0) * (decays_at_all and not follows_steps),
+    )
+
+
+@helper
+def learning_rate(optimizer: OptimizerConstants, steps: int, episodes: int) -> float:
+    """The step size after these steps and episodes of all workers, as `OptimizerConfig.learning_rate`."""
+    at, total = steps, optimizer.decay_steps
+    if total == 0:
+        at, total = episodes, optimizer.decay_episodes
+    if total == 0:
+        return optimizer.lr
+    return optimizer.lr + (optimizer.lr_end - optimizer.lr) * min(1.0, at / total)
 
 
 @helper
@@ -50,9 +79,10 @@ def step_and_pull(
     largest_second: np.ndarray,
     gradient: np.ndarray,
     update: int,
+    learning_rate: float,
     local: np.ndarray,
 ) -> None:
-    """Apply the gradient (P,) as update number `update`, counted from 1, and copy the result: θ' ← θ.
+    """Apply gradient (P,) as update number `update`, counted from 1, with this step size. Copy the result: θ' ← θ.
 
     first, second, largest_second: moments (P,). RMSprop uses only the second, and only AMSGrad the largest second."""
     number = theta.dtype.type
@@ -61,17 +91,18 @@ def step_and_pull(
     tiny, zero = number(TINY), number(0)
     weight_decay, bound = number(optimizer.weight_decay), number(optimizer.largest)
     if optimizer.kind == RMSPROP:
-        lr, eps = number(optimizer.lr), number(optimizer.eps)
+        lr, eps = number(learning_rate), number(optimizer.eps)
         for i in range(len(theta)):
             g = gradient[i] + weight_decay * theta[i]
             v = decay_2 * second[i] + rest_2 * g * g
             v = v if v > tiny else zero
             second[i] = v
-            local[i] = theta[i] - lr * min(max(g / (np.sqrt(v) + eps), -bound), bound)
+            root = np.sqrt(v + eps) if optimizer.eps_inside_root else np.sqrt(v) + eps
+            local[i] = theta[i] - lr * min(max(g / root, -bound), bound)
             theta[i] = local[i]
         return
     correction = math.sqrt(1.0 - optimizer.decay_2**update)
-    lr = number(optimizer.lr * correction / (1.0 - optimizer.decay_1**update))
+    lr = number(learning_rate * correction / (1.0 - optimizer.decay_1**update))
     eps = number(optimizer.eps * correction)
     if optimizer.kind == ADAM:
         for i in range(len(theta)):

@@ -79,7 +79,7 @@ def test_backends_agree_after_200_updates_on_the_same_rollouts(
             numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
             rollout = random_rollout(rng, 3, action, 10, terminated=update % 7 == 0, dtype=numpy_dtype)
             computer.compute(rollout)
-            optimizer.step(computer.gradient, update)
+            optimizer.step(computer.gradient, update, optimizer_config.lr)
     difference = (both["manual"].parameters - both["autograd"].parameters).abs().max()
     assert difference <= tolerance
 

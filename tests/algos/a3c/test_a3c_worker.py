@@ -113,7 +113,7 @@ def test_each_push_is_the_gradient_of_this_rollout(
         optimizer = make_optimizer(*args)
 
         class Checking:
-            def step(self, gradient: torch.Tensor, update: int) -> None:
+            def step(self, gradient: torch.Tensor, update: int, lr: float) -> None:
                 trajectory, parameters = collected[-1]
                 architecture = architecture_of(config.model, spec)
                 fresh = BACKENDS["autograd"](architecture, make_distribution(spec.action), settings)
@@ -122,7 +122,7 @@ def test_each_push_is_the_gradient_of_this_rollout(
                 torch.testing.assert_close(gradient, fresh.gradient, rtol=1e-3, atol=1e-5)
                 assert len(collected) == update
                 checked.append(update)
-                optimizer.step(gradient, update)
+                optimizer.step(gradient, update, lr)
 
         return Checking()
 

@@ -143,7 +143,6 @@ class CompiledWorkers:
         ended[:, loop.EPISODE.worker] = self._indices[ended[:, loop.EPISODE.worker].astype(int)]
         ended[:, loop.EPISODE.wall_time_s] = began + pace * ended[:, loop.EPISODE.wall_time_s]
         updates[:, loop.UPDATE.wall_time_s] = began + pace * updates[:, loop.UPDATE.wall_time_s]
-        updates[:, loop.UPDATE.learning_rate] = self._config.optimizer.lr
         return SliceRecords(ended, updates, UpdateRecord, self._shared.counters().steps)
 
     def diverged(self) -> str:
