@@ -165,7 +165,7 @@ def test_a_second_moment_lost_in_a_race_does_not_divide_by_epsilon() -> None:
     theta, exp_avg, exp_avg_sq = torch.zeros(3, SIZE)
     exp_avg += 1.0
     adam = Adam(ADAM, theta, [exp_avg, exp_avg_sq])
-    adam.step(torch.zeros(SIZE), 1)
+    adam.step(torch.zeros(SIZE), 1, 1e-4)
     assert theta.abs().max() < 1e-3
 
 
