@@ -188,6 +188,7 @@ class ConvConfig(ModelConfig):
     activation: Activation = MISSING
     hidden: Count = MISSING
     recurrent: bool = MISSING
+    layer_norm: bool = False
     init_gain: Positive = MISSING
 
     @property

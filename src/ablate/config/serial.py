@@ -42,6 +42,8 @@ def with_new_names(values: dict[str, Any]) -> dict[str, Any]:
         if optimizer["name"] == "rmsprop":
             optimizer["eps_inside_root"] = False
         values = {**values, "optimizer": optimizer}
+        if (model := values["model"])["name"] == "conv":  # A3C's: they had no normalisation and no bf16
+            values = {**values, "model": {**model, "layer_norm": False}, "precision": "float32"}
     for old, new in RENAMED.items():
         group, _, key = old.partition(".")
         if key in (inner := values.get(group) or {}):

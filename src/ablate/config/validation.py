@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from pydantic import ValidationError
 
+from ablate.config.choices import Precision
 from ablate.config.derived import devices
 from ablate.config.plugins import refuse_unknown_plugins
 from ablate.config.schema import (
@@ -119,6 +120,10 @@ def refuse_contradictions(config: Config) -> None:
     if config.resume and config.load:
         raise ConfigError(
             f"load={config.load}: resume= goes on with a run, load= starts a new one from its parameters; give one"
+        )
+    if config.precision == Precision.bf16 and not config.model.takes_images:
+        raise ConfigError(
+            "precision=bf16: only layers of images compute in bf16, and this network has none; use auto or float32"
         )
     if config.max_episodes is None and config.total_steps is None:
         raise ConfigError("max_episodes=null total_steps=null: the run would never end; give at least one of them")

@@ -30,6 +30,8 @@ BACKWARD_PEAK = {"manual": 2.0, "autograd": 1.25}
 class ConvArchitecture(Architecture):
     """Convolutions, then an LSTM cell or a fully connected layer with the same activation, then actor and critic.
 
+    layer_norm: the outputs of each convolution (after pooling) and of the fully connected layer are normalised over
+    the whole layer, with a gain and a bias for each, before the activation (Ba et al. 2016).
     Images and features are stored channels-last: (height, width, channels)."""
 
     input_shape: tuple[int, int, int]  # channels, height, width
@@ -37,6 +39,7 @@ class ConvArchitecture(Architecture):
     activation: str
     hidden: int
     recurrent: bool
+    layer_norm: bool
     actions: int
     scale: float  # images are multiplied by it: 1, or 1/255 for uint8
     init_gain: float = field(default=sqrt(2), compare=False)
@@ -64,6 +67,7 @@ class ConvArchitecture(Architecture):
             activation=str(model.activation),
             hidden=model.hidden,
             recurrent=model.recurrent,
+            layer_norm=model.layer_norm,
             actions=env.action.n,
             scale=1 / 255 if env.observation_dtype == "uint8" else 1.0,
             init_gain=model.init_gain,
@@ -82,6 +86,13 @@ class ConvArchitecture(Architecture):
         """Number of outputs of the last convolution."""
         return prod(self.sizes()[-1])
 
+    @property
+    def normalised(self) -> list[str]:
+        """Names of the layer normalisations, in the order of the layers."""
+        if not self.layer_norm:
+            return []
+        return [f"conv_norm.{i}" for i in range(len(self.convolutions))] + ["hidden_norm"] * (not self.recurrent)
+
     def layout(self) -> ParameterLayout:
         """Convolutions are channels-last. The hidden layer's weights are stored by input and followed by their bias, so
         that all are rows of one matrix. The heads' weights are stored by output, then both biases, so that both heads
@@ -90,11 +101,16 @@ class ConvArchitecture(Architecture):
         for i, ((channels, *_), layer) in enumerate(zip(self.sizes(), self.convolutions, strict=False)):
             shapes += [(f"conv.{i}.weight", (layer.channels, channels, layer.kernel, layer.kernel))]
             shapes += [(f"conv.{i}.bias", (layer.channels,))]
+            if self.layer_norm:
+                units = (prod(self.sizes()[i + 1]),)
+                shapes += [(f"conv_norm.{i}.weight", units), (f"conv_norm.{i}.bias", units)]
         if self.recurrent:
             shapes += [("lstm.weight_ih", (4 * self.hidden, self.features)), ("lstm.bias_ih", (4 * self.hidden,))]
             shapes += [("lstm.weight_hh", (4 * self.hidden, self.hidden)), ("lstm.bias_hh", (4 * self.hidden,))]
         else:
             shapes += [("hidden.weight", (self.hidden, self.features)), ("hidden.bias", (self.hidden,))]
+            if self.layer_norm:
+                shapes += [("hidden_norm.weight", (self.hidden,)), ("hidden_norm.bias", (self.hidden,))]
         shapes += [("actor.weight", (self.actions, self.hidden)), ("critic.weight", (1, self.hidden))]
         shapes += [("actor.bias", (self.actions,)), ("critic.bias", (1,))]
         orders = {"conv": (0, 2, 3, 1), "lstm": (1, 0), "hidden": (1, 0), "actor": (0, 1), "critic": (0, 1)}
@@ -102,12 +118,15 @@ class ConvArchitecture(Architecture):
 
     def initialise(self, flat: np.ndarray, rng: np.random.Generator) -> None:
         """Convolutions and hidden layer U(±init_gain · √(6 / (fan_in + fan_out))) (Glorot & Bengio 2010), with fans
-        over the kernel; LSTM U(±1/√hidden); heads N(0, 1), rows scaled to norm 0.01 (actor) and 1 (critic); biases 0.
+        over the kernel; LSTM U(±1/√hidden); heads N(0, 1), rows scaled to norm 0.01 (actor) and 1 (critic); biases 0;
+        gains of layer normalisation 1.
         """
         for name, view in self.layout().views(flat).items():
             part, kind = name.split(".")[0], name.split(".")[-1]
             if kind.startswith("bias"):
                 view[...] = 0.0
+            elif part.endswith("norm"):
+                view[...] = 1.0
             elif part in ("actor", "critic"):
                 rows = rng.standard_normal(view.shape)
                 norm = 0.01 if part == "actor" else 1.0
@@ -118,15 +137,17 @@ class ConvArchitecture(Architecture):
                 bound = 1 / sqrt(self.hidden) if part == "lstm" else glorot
                 view[...] = rng.uniform(-bound, bound, view.shape)
 
-    def torch_network(self, parameters: Tensor, gradient: Tensor) -> TorchConv:
+    def torch_network(self, parameters: Tensor, gradient: Tensor, precision: str = "float32") -> TorchConv:
         from ablate.nn.conv_networks import TorchConv
 
-        return TorchConv(self, parameters, gradient)
+        return TorchConv(self, parameters, gradient, precision)
 
-    def manual_network(self, parameters: Tensor, gradient: Tensor, rows: int, envs: int) -> ManualConv:
+    def manual_network(
+        self, parameters: Tensor, gradient: Tensor, rows: int, envs: int, precision: str = "float32"
+    ) -> ManualConv:
         from ablate.nn.conv_networks import ManualConv
 
-        return ManualConv(self, parameters, gradient, rows, envs)
+        return ManualConv(self, parameters, gradient, rows, envs, precision)
 
     def acting(self, parameters: np.ndarray, action: ActionSpec, envs: int = 1, epsilon: float = 0.0) -> ConvActing:
         from ablate.nn.conv_acting import ConvActing
@@ -138,10 +159,10 @@ class ConvArchitecture(Architecture):
         numbers_per_row = float(prod(sizes[0]))
         for layer, before, after in zip(self.convolutions, sizes, sizes[1:], strict=False):
             if backend == "manual":  # the output; for pooling also the places of the maxima, in half the bits
-                numbers_per_row += prod(after) * (1.5 if layer.pool else 1.0)
+                numbers_per_row += prod(after) * (1.0 + 0.5 * layer.pool + self.layer_norm)
             else:  # before and after the activation; for pooling the output, and the places in twice the bits
                 convolved = layer.channels * prod(layer.convolved(*before[1:]))
-                numbers_per_row += 2 * convolved + 3 * prod(after) * layer.pool
+                numbers_per_row += 2 * convolved + prod(after) * (3 * layer.pool + 2 * self.layer_norm)
         kept = BACKWARD_PEAK[backend] * rows * numbers_per_row
         return round(4 * (PARAMETER_COPIES * self.layout().size + kept) / 1e6)
 

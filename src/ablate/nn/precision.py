@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from ablate.config.choices import Precision
+from ablate.config.derived import device_of
+from ablate.config.schema import Config, ConfigError
 from ablate.parallel.machine import cpu_flags
 
 
@@ -14,3 +19,15 @@ def resolve_precision(precision: str, device: str = "cpu") -> str:
 
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "bf16" if {"avx512_bf16", "amx_bf16"} & cpu_flags() else "float32"
+
+
+def with_precision(config: Config, here: bool, new: bool) -> Config:
+    """The configuration with its precision, as far as this machine can say: here=false, it runs elsewhere.
+
+    Raises ConfigError for a new run in bf16 that this machine would compute in software."""
+    if not here:
+        return config
+    fastest = resolve_precision("auto", device_of(config, 0)) if config.model.takes_images else "float32"
+    if config.precision == Precision.bf16 and fastest != "bf16" and new:
+        raise ConfigError("precision=bf16: this machine would compute it in software, many times slower; use float32")
+    return replace(config, precision=Precision(fastest)) if config.precision == Precision.auto else config

@@ -225,7 +225,7 @@ class _Convolution:
     ) -> None:
         self._layer = layer
         self._weight, self._bias, self._d_weight, self._d_bias = weight, bias, d_weight, d_bias
-        self._windows: Tensor | None = None
+        self._windowed = layers.WindowedWeightGradient(layer.kernel, layer.stride, layer.padding)
 
     def forward(self, x: Tensor) -> Tensor:
         return layers.conv2d(x, self._weight, self._bias, self._layer.stride, self._layer.padding)
@@ -235,26 +235,12 @@ class _Convolution:
         assert self._d_weight is not None
         stride, padding = self._layer.stride, self._layer.padding
         if d_y.dtype == torch.bfloat16 or d_y.device.type != "cpu":
-            self._multiply_windows(d_y, x)
+            self._windowed(d_y, x, self._d_weight)
         else:
             self._d_weight.copy_(layers.conv2d_backward_weight(d_y, x, self._weight.shape, stride, padding))
         if self._d_bias is not None:
             torch.sum(d_y, (0, 2, 3), out=self._d_bias)
         return layers.conv2d_backward_x(d_y, self._weight, x.shape, stride, padding) if to_input else d_y
-
-    def _multiply_windows(self, d_y: Tensor, x: Tensor) -> None:
-        """∂W[o, i, j, c] = Σ g[o] x[i, j, c] over all windows of x, as one matrix product over a copy of the windows.
-
-        In bfloat16 this is faster than a convolution, in float32 slower."""
-        assert self._d_weight is not None
-        kernel, stride, padding = self._layer.kernel, self._layer.stride, self._layer.padding
-        x = F.pad(x, (padding,) * 4) if padding else x
-        windows = x.unfold(2, kernel, stride).unfold(3, kernel, stride).permute(0, 2, 3, 4, 5, 1)
-        if self._windows is None or self._windows.shape != windows.shape:
-            self._windows = x.new_empty(windows.shape)  # (B, H', W', k, k, C), allocated once
-        columns = self._windows.copy_(windows).view(-1, prod(windows.shape[3:]))
-        d_rows = d_y.permute(0, 2, 3, 1).reshape(len(columns), -1)
-        torch.mm(d_rows.T, columns, out=self._d_weight.permute(0, 2, 3, 1).view(-1, columns.shape[1]))
 
 
 def _as_images(flat: Tensor, size: tuple[int, int, int]) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ablate.nn import layers
 from ablate.nn.activations import ManualActivation
+from ablate.nn.layer_norm import ManualLayerNorm
 
 
 class Lstm:
@@ -95,23 +96,44 @@ class Lstm:
 
 
 class FullyConnected:
-    """y = activation(W x + b). weight, d_weight: (features + 1, hidden), the rows of Wᵀ and b. Its state is empty."""
+    """y = activation(W x + b), or activation(norm(W x + b)). Its state is empty.
 
-    def __init__(self, weight: Tensor, d_weight: Tensor, rows: int, envs: int, activation: ManualActivation) -> None:
-        self._weight, self._d_weight = weight, d_weight
+    weight, d_weight: (features + 1, hidden), the rows of Wᵀ and b. The product is computed in the dtype of `weight`,
+    which may be bfloat16; the rest in the dtype of `d_weight`."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        d_weight: Tensor,
+        rows: int,
+        envs: int,
+        activation: ManualActivation,
+        norm: ManualLayerNorm | None = None,
+    ) -> None:
+        self._weight, self._d_weight, self._norm, self._envs = weight, d_weight, norm, envs
+        self._d_product = d_weight if weight.dtype == d_weight.dtype else torch.empty_like(weight)
         self._activation, self._activation_backward = activation
         self._z = weight.new_ones(rows, envs, len(weight))  # x, 1
         self.x = self._z[..., :-1]
-        self.y = weight.new_zeros(rows, envs, weight.shape[1])
-        self.state = weight.new_zeros(rows + 1, 2, envs, 0)
+        self.y = d_weight.new_zeros(rows, envs, weight.shape[1])
+        self.state = d_weight.new_zeros(rows + 1, 2, envs, 0)
 
     def forward(self, t: int, firsts: np.ndarray) -> None:
         """Row t, from the features in x[t]."""
-        self._activation(torch.mm(self._z[t], self._weight), out=self.y[t])
+        a = torch.mm(self._z[t], self._weight)
+        if self._norm is not None:
+            a = self._norm.forward(a, t * self._envs)
+        self._activation(a.to(self.y.dtype), out=self.y[t])
 
     def backward(self, d_y: Tensor, firsts: np.ndarray) -> Tensor:
         """d_y (T, E, hidden) -> d_x (T, E, features)."""
         steps = len(d_y)
         d_a = self._activation_backward(d_y, self.y[:steps]).flatten(0, 1)
-        torch.mm(self._z[:steps].flatten(0, 1).T, d_a, out=self._d_weight)
+        if self._norm is not None:
+            self._norm.clear()
+            d_a = self._norm.backward(d_a, 0)
+        d_a = d_a.to(self._weight.dtype)
+        torch.mm(self._z[:steps].flatten(0, 1).T, d_a, out=self._d_product)
+        if self._d_product is not self._d_weight:
+            self._d_weight.copy_(self._d_product)
         return torch.mm(d_a, self._weight[:-1].T).view(steps, -1, len(self._weight) - 1)

@@ -21,7 +21,7 @@ OTHER = LossSettings(gae_lambda=0.9, value_loss_coef=1.0, entropy_coef=0.02, red
 SMALL = ConvArchitecture(
     input_shape=(2, 13, 10),
     convolutions=(Convolution(4, 3, 1, 1, True), Convolution(3, 2, 2, 1, False)),
-    activation="elu", hidden=5, recurrent=True, actions=4, scale=1.0,
+    activation="elu", hidden=5, recurrent=True, layer_norm=False, actions=4, scale=1.0,
 )  # fmt: skip
 
 
@@ -113,10 +113,12 @@ def test_manual_agrees_with_autograd_without_convolutions() -> None:
 
 
 @pytest.mark.parametrize("envs", [1, 3])
+@pytest.mark.parametrize("layer_norm", [True, False])
 @pytest.mark.parametrize("recurrent", [True, False])
 @pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "elu"])
-def test_manual_agrees_with_autograd(activation: str, recurrent: bool, envs: int) -> None:
-    compare(replace(SMALL, activation=activation, recurrent=recurrent), envs, 20, ENDS[envs])
+def test_manual_agrees_with_autograd(activation: str, recurrent: bool, layer_norm: bool, envs: int) -> None:
+    architecture = replace(SMALL, activation=activation, recurrent=recurrent, layer_norm=layer_norm)
+    compare(architecture, envs, 20, ENDS[envs])
 
 
 def test_chunks_of_the_backward_pass_add_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from helpers import config_of, job_of
 import ablate.algos.job
 from ablate.algos.dqn import learner as dqn
 from ablate.algos.dqn import spec as dqn_spec
+from ablate.nn import precision
 from ablate.algos.dqn.actor import Actor
 from ablate.algos.dqn.spec import DQNConfig, UpdateRecord, make_exchange
 from ablate.algos.job import WorkerJob
@@ -365,7 +366,7 @@ def test_what_dqn_cannot_do_is_refused_in_one_line(overrides: tuple[str, ...], n
 def test_bf16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("algo=dqn", "env=breakout", "replay.capacity=1000", "algo.warmup_steps=100")
     for has in ("bf16", "float32"):
-        monkeypatch.setattr(dqn_spec, "resolve_precision", lambda precision, device, has=has: has)
+        monkeypatch.setattr(precision, "resolve_precision", lambda wanted, device, has=has: has)
         assert plan(config_of(*options), []).config.precision == has
         assert plan(config_of(*options, "precision=float32"), []).config.precision == "float32"
     with pytest.raises(ConfigError, match=r"^precision=bf16: this machine .* use float32$"):

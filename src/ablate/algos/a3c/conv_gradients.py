@@ -36,10 +36,11 @@ class ConvComputer(GradientComputer):
         settings: LossSettings,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        precision: str = "float32",
     ) -> None:
         super().__init__(architecture, Categorical(), settings, device, dtype)
         self._row = 0  # the last row that was stepped
-        self._build(architecture, envs, t_max)
+        self._build(architecture, envs, t_max, precision)
 
     def start(self) -> None:
         """Begin a rollout. Its row 0 has the observations of the last row stepped, and starts from the same state."""
@@ -70,7 +71,7 @@ class ConvComputer(GradientComputer):
         self._network.backward(d_logits, d_values, rollout.firsts[:-1])
 
     @abstractmethod
-    def _build(self, architecture: Architecture, envs: int, t_max: int) -> None:
+    def _build(self, architecture: Architecture, envs: int, t_max: int, precision: str) -> None:
         """Make the network over the flat vectors, and the states."""
 
     @abstractmethod
@@ -83,8 +84,8 @@ class AutogradConvComputer(ConvComputer):
 
     by_hand = False
 
-    def _build(self, architecture: Architecture, envs: int, t_max: int) -> None:
-        self._network: TorchConv = architecture.torch_network(self.parameters, self.gradient)
+    def _build(self, architecture: Architecture, envs: int, t_max: int, precision: str) -> None:
+        self._network: TorchConv = architecture.torch_network(self.parameters, self.gradient, precision)
         self._states = self.parameters.new_zeros(t_max + 2, 2, envs, self._network.state_size)
         self._bootstrap = self.parameters.new_zeros(envs)  # values of the last row stepped
 
@@ -106,9 +107,15 @@ class ManualConvComputer(ConvComputer):
 
     by_hand = True
 
-    def _build(self, architecture: Architecture, envs: int, t_max: int) -> None:
-        self._network: ManualConv = architecture.manual_network(self.parameters, self.gradient, t_max + 1, envs)
+    def _build(self, architecture: Architecture, envs: int, t_max: int, precision: str) -> None:
+        self._network: ManualConv = architecture.manual_network(
+            self.parameters, self.gradient, t_max + 1, envs, precision
+        )
         self._states = self._network.state
+
+    def start(self) -> None:
+        super().start()
+        self._network.refresh()
 
     def _step(self, t: int, images: Tensor, firsts: np.ndarray) -> tuple[Tensor, Tensor]:
         heads = self._network.forward(t, images, firsts)

@@ -32,8 +32,9 @@ class GameWorker:
         self._reward_shift, self._reward_scale = config.env.reward_shift, config.env.reward_scale
         self._games = E = config.envs_per_worker
         self.computer = CONV_BACKENDS[str(config.backend)](
-            architecture, E, config.algo.t_max, LossSettings.of(config.algo), device_of(config, index)
-        )
+            architecture, E, config.algo.t_max, LossSettings.of(config.algo), device_of(config, index),
+            precision=str(config.precision),
+        )  # fmt: skip
         self._envs = [make_env(config.env) for _ in range(E)]
         normalised = self._envs[0].get_wrapper_attr("preprocessor").pipeline.normalised
         self._normalisation = RunningNormalisation(job.shared.normalisation_view()[index]) if normalised else None

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from ablate.algos.algorithm import PROCESS_MB, Algorithm, Process, number_of_workers
 from ablate.compiled.support import why_not
-from ablate.config.choices import Backend, LossReduction, Precision
+from ablate.config.choices import Backend, LossReduction
 from ablate.config.schema import (
     AlgoConfig,
     Config,
@@ -23,6 +23,7 @@ from ablate.config.schema import (
     Positive,
 )
 from ablate.nn.architecture import architecture_of
+from ablate.nn.precision import with_precision
 from ablate.parallel.machine import usable_cpus
 from ablate.types import ActionSpec, EnvSpec
 
@@ -72,8 +73,6 @@ class A3CConfig(AlgoConfig):
             )
         if config.save_replay:
             raise ConfigError("save_replay=true: A3C has no replay; drop it, or use algo=dqn")
-        if config.precision == Precision.bf16:
-            raise ConfigError("precision=bf16: A3C computes in float32; drop it, or use algo=dqn")
 
 
 class UpdateRecord(NamedTuple):
@@ -109,6 +108,9 @@ class A3C(Algorithm):
 
     def default_model(self, env: str, has_images: bool) -> str:
         return "conv_pool_lstm_80" if env == "breakout" else super().default_model(env, has_images)
+
+    def resolve(self, config: Config, here: bool, new: bool) -> Config:
+        return with_precision(config, here, new) if config.model.takes_images else config
 
     def default_workers(self) -> int:
         return usable_cpus()

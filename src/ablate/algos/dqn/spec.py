@@ -12,8 +12,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ablate.algos.algorithm import PROCESS_MB, Algorithm, Process
-from ablate.config.choices import Backend, DqnLoss, Precision, Storage
-from ablate.config.derived import device_of, devices
+from ablate.config.choices import Backend, DqnLoss, Storage
+from ablate.config.derived import devices
 from ablate.config.schema import (
     AlgoConfig,
     Config,
@@ -25,7 +25,7 @@ from ablate.config.schema import (
     PositiveFraction,
     PrioritizedConfig,
 )
-from ablate.nn.precision import resolve_precision
+from ablate.nn.precision import with_precision
 from ablate.parallel.exchange import Exchange
 from ablate.parallel.machine import available_bytes
 from ablate.paths import ROOT
@@ -110,10 +110,6 @@ class DQNConfig(AlgoConfig):
             raise ConfigError("backend=compiled: DQN has no such kernels; use backend=manual or autograd")
         if len(devices(config)) > 1:
             raise ConfigError(f"device={config.device}: DQN has one learner; give one device")
-        if config.precision == Precision.bf16 and not model.takes_images:
-            raise ConfigError(
-                "precision=bf16: only layers of images compute in bf16, and this network has none; use auto or float32"
-            )
         config.replay.refuse()
 
     def epsilon(self, step: int) -> float:
@@ -164,17 +160,7 @@ class DQN(Algorithm):
         return "uniform"
 
     def resolve(self, config: Config, here: bool, new: bool) -> Config:
-        """The configuration with its precision, as far as this machine can say.
-
-        Raises ConfigError for a new run in bf16 that this machine would compute in software."""
-        if not here:
-            return config
-        fastest = resolve_precision("auto", device_of(config, 0)) if config.model.takes_images else "float32"
-        if config.precision == Precision.bf16 and fastest != "bf16" and new:
-            raise ConfigError(
-                "precision=bf16: this machine would compute it in software, many times slower; use float32"
-            )
-        return replace(config, precision=Precision(fastest)) if config.precision == Precision.auto else config
+        return with_precision(config, here, new)
 
     def memory_note(self, config: Config, spec: EnvSpec) -> str:
         return check_replay(config, spec)
