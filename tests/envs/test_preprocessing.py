@@ -105,6 +105,13 @@ def test_nature_84_is_grey_averaged_over_areas_and_stacked(rom: str) -> None:
     np.testing.assert_array_equal(again, [images[0]] * 4)
 
 
+def test_normalised_84_is_nature_84_in_the_unit_interval() -> None:
+    bytes_, floats = (Preprocessor(p, "breakout") for p in (Preprocessing.nature_84, Preprocessing.normalised_84))
+    assert (bytes_.pipeline.normalised, floats.pipeline.normalised) == (False, True)
+    for rgb, _ in frames_of("breakout", 5, 40):
+        np.testing.assert_allclose(floats.from_rgb(rgb), bytes_.from_rgb(rgb) / 255, atol=1e-7)
+
+
 def test_observations_are_arrays_of_their_own() -> None:
     for preprocessing in Preprocessing:
         preprocessor = Preprocessor(preprocessing, "breakout")

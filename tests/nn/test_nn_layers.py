@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ablate.nn import layers
+from ablate.nn.layer_norm import ManualLayerNorm
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -60,6 +61,10 @@ def check_conv2d(
     d_x, d_weight, _ = autograd(reference, d_y, x, weight, bias)
     assert_close(layers.conv2d_backward_x(d_y, weight, x.shape, stride, padding), d_x)
     assert_close(layers.conv2d_backward_weight(d_y, x, weight.shape, stride, padding), d_weight)
+    if kernel[0] == kernel[1]:
+        windowed = weight.new_empty(n_out, *kernel, n_in).permute(0, 3, 1, 2)
+        layers.WindowedWeightGradient(kernel[0], stride, padding)(d_y, x, windowed)
+        assert_close(windowed, d_weight)
     return y
 
 
@@ -135,6 +140,31 @@ def test_the_first_of_equal_maxima_has_the_gradient() -> None:
     expected = [[1, 0, 0, 0], [0, 2, 0, 0], [3, 0, 0, 0], [0, 4, 0, 0], [5, 0, 0, 0]]
     assert d_x.view(5, 4).tolist() == expected
     assert_close(d_x, autograd(pool_reference, d_y, x)[0])
+
+
+# ------------------------------------------------------------------------------- normalisation
+
+
+@pytest.mark.parametrize(("rows", "n"), [(1, 2), (3, 7), (5, 288)])
+def test_layer_norm_matches_torch_and_autograd(rows: int, n: int) -> None:
+    x, weight, bias, d_y = randn(rows, n) * 3 + 2, randn(n, seed=1), randn(n, seed=2), randn(rows, n, seed=3)
+
+    def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(x, (n,), weight, bias)
+
+    gradients = torch.ones(2, n, dtype=torch.float64)
+    norm = ManualLayerNorm([weight, bias], list(gradients), rows + 2)
+    norm.clear()
+    parts = torch.cat([norm.forward(part, first) for part, first in ((x[:1], 2), (x[1:], 3))])
+    assert_close(parts, reference(x, weight, bias))
+    d_x, d_weight, d_bias = autograd(reference, d_y, x, weight, bias)
+    assert_close(torch.cat([norm.backward(d_y[:1], 2), norm.backward(d_y[1:], 3)]), d_x)
+    assert_close(gradients, torch.stack((d_weight, d_bias)))
+
+
+def test_layer_norm_of_equal_numbers_is_its_bias() -> None:
+    norm = ManualLayerNorm([randn(4), randn(4, seed=1)], [torch.zeros(4), torch.zeros(4)], 1)
+    assert_close(norm.forward(torch.full((1, 4), 3.0, dtype=torch.float64), 0)[0], randn(4, seed=1))
 
 
 # ------------------------------------------------------------------------------------- activations

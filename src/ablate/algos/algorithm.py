@@ -49,6 +49,10 @@ class Algorithm(ABC):
         """The option of the group `model` for an option of the group `env`."""
         return "conv_lstm_42" if has_images else "mlp"
 
+    def default_optimizer(self, has_images: bool) -> str:
+        """The option of the group `optimizer` for environments with or without images."""
+        return "adam"
+
     def default_replay(self) -> str:
         """The option of the group `replay`; `none` for an algorithm without a replay."""
         return "none"

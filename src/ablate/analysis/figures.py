@@ -19,6 +19,7 @@ from scipy import stats
 
 from ablate.analysis.load import Run
 from ablate.analysis.metrics import moving_average
+from ablate.analysis.published import draw_published
 
 DPI = 150
 MAX_POINTS = 4000  # episodes drawn as points; more would overlap and take longer
@@ -50,7 +51,8 @@ def draw_learning_curve(run: Run) -> Figure:
     """Average reward per step of each episode and its moving average, against episodes and environment steps.
 
     If episodes can terminate, their length is part of the score; then the episodic return is drawn instead.
-    The right panel also shows the evaluations: mean and 95 % confidence interval over an evaluation's episodes."""
+    The right panel also shows the evaluations: mean and 95 % confidence interval over an evaluation's episodes, and
+    for games the published scores that its steps reach."""
     with mpl.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03)
         figure = Figure(figsize=(11, 4.8), layout=layout)
@@ -68,12 +70,14 @@ def draw_learning_curve(run: Run) -> Figure:
         _episodes(left, scores, "episode")
         _episodes(right, scores, "global_step")
         _evaluations(right, evaluations)
+        published = [] if per_step else draw_published(right, run.manifest.get("config", {}))
         left.set(xlabel="episode", ylabel="average reward per step" if per_step else "episodic return")
         right.set(xlabel="environment steps")
         for ax in (left, right):
             _finish_x(ax)
         if limits := _y_limits(scores["score"], evaluations):
-            left.set_ylim(*limits)
+            low, high = limits
+            left.set_ylim(min([low, *published]), max([high, *(1.03 * score for score in published)]))
         handles, labels = right.get_legend_handles_labels()
         if handles:
             legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)

@@ -32,6 +32,7 @@ from ablate.analysis.metrics import (
     score_label,
     unit,
 )
+from ablate.analysis.published import draw_published
 from ablate.analysis.statistics import CONFIDENCE, MIN_SEEDS, RESAMPLES, SEED, SMALL, interval, mean
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import take_turns, untimed, workers
@@ -169,6 +170,10 @@ def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
                          label=label)  # fmt: skip
             if len(scores) >= MIN_SEEDS:
                 ax.fill_between(grid, *mean_band(scores), color=colour, alpha=0.2, linewidth=0)
+        configs = [arm.config for arm in sweep.study.arms.values()]
+        one_task = len({(config["env"]["id"], config["algo"]["name"]) for config in configs}) == 1
+        if x == Axis.global_step and one_task and not sweep.per_step:
+            draw_published(ax, configs[0])
         ax.set_ylabel(_score_label(sweep, source))
         ax.set_xlabel(X_LABELS[x])
         _finish_x(ax)

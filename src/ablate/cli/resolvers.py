@@ -39,10 +39,20 @@ def _env_kind(env: str) -> str:
     return _env_kind(bases[0]) if bases else "gymnasium"
 
 
+def _has_images(env: str) -> bool:
+    """Whether the observations of an option of the group `env` are images."""
+    env_class: type[EnvConfig] = SCHEMAS["env"][_env_kind(env)]
+    return env_class.has_images
+
+
 def _default_model(algo: str, env: str) -> str:
     """The option of the group `model` for this algorithm and environment."""
-    env_class: type[EnvConfig] = SCHEMAS["env"][_env_kind(env)]
-    return algorithm_named(algo).default_model(env, env_class.has_images)
+    return algorithm_named(algo).default_model(env, _has_images(env))
+
+
+def _default_optimizer(algo: str, env: str) -> str:
+    """The option of the group `optimizer` for this algorithm and environment."""
+    return algorithm_named(algo).default_optimizer(_has_images(env))
 
 
 def _default_replay(algo: str) -> str:
@@ -106,6 +116,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "outputs": lambda: str(OUTPUTS),
     "search_path": _search_path,
     "model": _default_model,
+    "optimizer": _default_optimizer,
     "suited": _suited,
     "replay": _default_replay,
     "beta_steps": lambda total_steps: total_steps or 1_000_000,

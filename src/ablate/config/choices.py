@@ -38,6 +38,7 @@ class Preprocessing(StrEnum):
     report_80 = "report_80"
     report_180 = "report_180"
     nature_84 = "nature_84"
+    normalised_84 = "normalised_84"
 
 
 class DqnLoss(StrEnum):

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from pydantic import ValidationError
 
-from ablate.config.choices import Precision
+from ablate.config.choices import Precision, ScheduleKind
 from ablate.config.derived import devices
 from ablate.config.plugins import refuse_unknown_plugins
 from ablate.config.schema import (
@@ -127,6 +127,11 @@ def refuse_contradictions(config: Config) -> None:
         )
     if config.max_episodes is None and config.total_steps is None:
         raise ConfigError("max_episodes=null total_steps=null: the run would never end; give at least one of them")
+    optimizer = config.optimizer
+    if optimizer.schedule == ScheduleKind.linear and optimizer.decay_steps is None and optimizer.decay_episodes is None:
+        raise ConfigError(
+            "optimizer.schedule=linear: it needs an end; give optimizer.decay_steps or optimizer.decay_episodes"
+        )
     config.algo.refuse(config)
     given = devices(config)
     if not given or not all(re.fullmatch(r"cpu|cuda(:\d+)?", str(device)) for device in given):

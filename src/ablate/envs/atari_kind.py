@@ -22,6 +22,7 @@ OBSERVATIONS = {
     Preprocessing.report_80: ((1, 80, 80), "float32"),
     Preprocessing.report_180: ((4, 180, 160), "uint8"),
     Preprocessing.nature_84: ((4, 84, 84), "uint8"),
+    Preprocessing.normalised_84: ((4, 84, 84), "float32"),
 }
 GAME_FRAMES = 108_000  # half an hour of play, after which gymnasium truncates a game
 

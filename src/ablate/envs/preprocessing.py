@@ -6,7 +6,7 @@ the last frames of a step if its source does so."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import cv2
@@ -59,6 +59,11 @@ def luminance(frame: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
 
 
+def unit_interval(image: np.ndarray) -> np.ndarray:
+    """uint8 -> float32 in [0, 1]."""
+    return np.multiply(image, np.float32(1 / 255))
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """How one image is made from a screen, and how many images make an observation."""
@@ -97,12 +102,15 @@ def pipeline_of(preprocessing: Preprocessing, rom: str) -> Pipeline:
     if preprocessing == Preprocessing.report_180:  # S4's early DQN. (210, 160) uint8
         # The report does not say which rows it used.
         return Pipeline(crop(30, 210), grey=True, stacked=4)  # (180, 160) uint8; (4, 180, 160) uint8
-    return Pipeline(  # Mnih et al. 2015, as in gymnasium's AtariPreprocessing. (210, 160) uint8
+    nature = Pipeline(  # Mnih et al. 2015, as in gymnasium's AtariPreprocessing. (210, 160) uint8
         resize(84, 84, cv2.INTER_AREA),  # (84, 84) uint8
         grey=True,
         pooled=2,
         stacked=4,  # (4, 84, 84) uint8
     )
+    if preprocessing == Preprocessing.normalised_84:  # the same images with S2's normalisation instead of 1/255
+        return replace(nature, image=chain(nature.image, unit_interval), normalised=True)  # (4, 84, 84) float32
+    return nature
 
 
 class Preprocessor:

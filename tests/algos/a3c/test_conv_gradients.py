@@ -244,6 +244,43 @@ def test_a_network_of_one_row_acts_as_the_worker_does() -> None:
         np.testing.assert_allclose(heads[:, -1], expected_values[t], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("backend", ["autograd", "manual"])
+@pytest.mark.parametrize(("model", "layer_norm"), [("conv_84", False), ("conv_84", True), ("conv_lstm_42", True)])
+def test_bfloat16_agrees_with_float32_up_to_rounding(model: str, layer_norm: bool, backend: str) -> None:
+    architecture = replace(real(model), layer_norm=layer_norm)
+    rollout = random_rollout(architecture, 5, 4, ends=((3, 0),))
+    parameters = random_parameters(architecture)
+    gradients, outputs = [], []
+    for precision in ("float32", "bf16"):
+        computer = CONV_BACKENDS[backend](architecture, 4, 5, S2, "cpu", torch.float32, precision)
+        computer.parameters.copy_(parameters)
+        outputs.append(step_through(computer, rollout))
+        computer.compute(rollout)
+        assert computer.gradient.dtype == torch.float32
+        gradients.append(architecture.layout().views(computer.gradient))
+    (logits, values), (rounded_logits, rounded_values) = outputs
+    assert (rounded_logits != logits).any()
+    np.testing.assert_allclose(rounded_logits, logits, atol=0.03)
+    np.testing.assert_allclose(rounded_values, values, atol=0.03 * np.abs(values).max())
+    for name, exact in gradients[0].items():
+        rounded = gradients[1][name]
+        assert F.cosine_similarity(rounded.flatten(), exact.flatten(), 0) > 0.98, name
+        assert rounded.norm() == pytest.approx(exact.norm(), rel=0.1), name
+
+
+def test_parameters_that_were_pulled_are_rounded_again() -> None:
+    architecture = replace(SMALL, recurrent=False)
+    rollout = random_rollout(architecture, 5, 2)
+    computer, fresh = (CONV_BACKENDS["manual"](architecture, 2, 5, S2, "cpu", torch.float32, "bf16") for _ in range(2))
+    computer.parameters.copy_(random_parameters(architecture, 1))
+    step_through(computer, rollout)
+    for each in (computer, fresh):
+        each.parameters.copy_(random_parameters(architecture, 2))
+    fresh.set_state(computer.state)
+    for ours, expected in zip(step_through(computer, rollout), step_through(fresh, rollout), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("backend", ["autograd", "manual"])
 @pytest.mark.parametrize("model", ["conv_lstm_42", "conv_pool_lstm_80", "conv_84"])

@@ -107,7 +107,10 @@ class A3C(Algorithm):
         return [Process(name, module, "work", group) for name, group in zip(names, groups, strict=True)]
 
     def default_model(self, env: str, has_images: bool) -> str:
-        return "conv_pool_lstm_80" if env == "breakout" else super().default_model(env, has_images)
+        return "conv_84" if has_images else super().default_model(env, has_images)
+
+    def default_optimizer(self, has_images: bool) -> str:
+        return "rmsprop" if has_images else super().default_optimizer(has_images)
 
     def resolve(self, config: Config, here: bool, new: bool) -> Config:
         return with_precision(config, here, new) if config.model.takes_images else config
