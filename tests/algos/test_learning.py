@@ -55,7 +55,7 @@ def test_compiled_learns_as_manual_does(tmp_path: Path) -> None:
     """The 90% confidence interval of the difference in AUC is within ±0.2 reward per step, of the 5 that can be learnt.
 
     The runs of a pair share all random streams, but rounding makes them differ long before learning begins. The
-    difference of a pair has a standard deviation of 0.2 to 0.26, so that 30 seeds give ±0.08 (60 gave -0.07 to 0.02)."""
+    difference of a pair has a standard deviation of 0.2 to 0.26: 30 seeds give ±0.08 (60 gave -0.07 to 0.02)."""
 
     def auc(cell: tuple[int, str]) -> float:
         seed, backend = cell

@@ -1,6 +1,5 @@
 """Published scores: the file, and the points in figures."""
 
-
 import pytest
 import yaml
 from helpers import ROOT
@@ -39,7 +38,7 @@ def test_the_file_lists_known_games_with_rising_steps() -> None:
 def test_points_are_drawn_as_far_as_the_curve_reaches() -> None:
     assert drawn(1_000_000, BREAKOUT) == {}
     lines = drawn(10_000_000, BREAKOUT)
-    assert [(10_000_000, 280.0)] == lines["A2C of stable-baselines3 (RL Zoo, benchmark.md)"]
+    assert lines["A2C of stable-baselines3 (RL Zoo, benchmark.md)"] == [(10_000_000, 280.0)]
     assert {at for points in lines.values() for at, _ in points} == {10_000_000}
     dopamine = drawn(2_500_000, {**BREAKOUT, "algo": {"name": "dqn"}})
     assert list(dopamine.values()) == [[(500_000, 6.5), (1_250_000, 23.7), (2_500_000, 46.9)]]

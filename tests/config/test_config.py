@@ -97,7 +97,7 @@ def test_an_environment_without_values_of_its_own_gets_those_of_its_kind(
         models = [
             resolvers._default_model(algo, env) for algo, env in (("dqn", "pong"), ("a3c", "pong"), ("dqn", "gone"))
         ]
-        assert models == ["dqn_84", "conv_lstm_42", "dqn_mlp"]
+        assert models == ["dqn_84", "conv_84", "dqn_mlp"]
     finally:
         resolvers._env_kind.cache_clear()
 
@@ -126,16 +126,19 @@ def test_every_option_has_a_schema_and_every_schema_an_option(group: str) -> Non
     options = [path.read_text() for path in (ROOT / "conf" / group).glob("*.yaml")]
     schemas = [re.search(rf"- /schema/{group}/(\w+)@_here_", option) for option in options]
     assert {schema[1] for schema in schemas if schema} == set(SCHEMAS[group])
-    assert all(schemas)
+    built_on_another = [re.search(r"defaults:\n  - (\w+)\n", option) for option in options]
+    assert all(schema or base for schema, base in zip(schemas, built_on_another, strict=True))
 
 
 @pytest.mark.parametrize("env", ["breakout", "riverraid", "atari"])
 def test_games_take_any_optimizer(env: str) -> None:
     game = [f"env={env}", *IDS.get(env, [])]
     rmsprop, adam = config_of(*game, "optimizer=rmsprop"), config_of(*game, "optimizer=adam")
-    assert (rmsprop.optimizer.name, rmsprop.envs_per_worker, rmsprop.algo.gamma) == ("rmsprop", 8, 0.99)
-    assert adam == config_of(*game)
-    assert (adam.optimizer.betas, adam.optimizer.amsgrad) == ((0.9, 0.999), env == "breakout")
+    assert rmsprop == config_of(*game)
+    assert (rmsprop.optimizer.name, rmsprop.optimizer.lr, rmsprop.optimizer.eps) == ("rmsprop", 7e-4, 1e-5)
+    assert rmsprop.optimizer.eps_inside_root  # type: ignore[attr-defined]
+    assert (adam.optimizer.name, adam.envs_per_worker, adam.algo.gamma) == ("adam", 16, 0.99)
+    assert (adam.optimizer.betas, adam.optimizer.eps) == ((0.9, 0.999), 1e-5)  # type: ignore[attr-defined]
 
 
 IDS = {"gymnasium": ["env.id=CartPole-v1"], "atari": ["env.id=ALE/Pong-v5"]}
@@ -171,6 +174,8 @@ def test_an_id_alone_does_not_inherit_pendulums_settings(plus: str) -> None:
         (["device=[cuda:0,tpu]"], "device=.*tpu.*: "),
         (["device=[]"], "device="),
         (["envs_per_worker=2"], "envs_per_worker=2: "),
+        (["optimizer.schedule=linear", "optimizer.decay_episodes=null"], "optimizer.schedule=linear: .*give optimizer"),
+        (["precision=bf16"], "precision=bf16: only layers of images"),
         (["model=conv_lstm_42"], "env.id=Pendulum-v1: .*use model=mlp"),
         (["env=breakout", "model=mlp"], "env.id=BreakoutNoFrameskip-v4: .*use model=conv_lstm_42"),
         (["env=gymnasium"], "env.id: no value"),
@@ -198,6 +203,22 @@ def test_a_mistyped_key_suggests_the_nearest() -> None:
     assert suggest("wokers", known) == "; did you mean workers?"
     assert suggest("gamma", known) == "; did you mean algo.gamma?"
     assert suggest("zzzzzz", known) == ""
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["env=breakout", "precision=float32"], ["optimizer=rmsprop", "total_steps=9"]]
+)
+def test_files_from_before_the_schedules_are_the_same_run(overrides: list[str]) -> None:
+    config = config_of(*overrides, "optimizer.schedule=constant")
+    if config.optimizer.name == "rmsprop":
+        config = replace(config, optimizer=replace(config.optimizer, eps_inside_root=False))  # type: ignore[call-arg]
+    stored = to_dict(config)
+    for key in ("schedule", "lr_end", "decay_steps", "decay_episodes", "eps_inside_root"):
+        stored["optimizer"].pop(key, None)
+    stored["model"].pop("layer_norm", None)
+    stored["precision"] = "auto"
+    assert from_dict(stored) == config
+    assert identity_of(stored) == identity(config)
 
 
 def test_the_old_name_of_a_key_stays_valid_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:

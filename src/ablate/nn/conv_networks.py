@@ -94,7 +94,7 @@ class TorchConv(torch.nn.Module):
             x = pool(x)
         if self.conv_norm:
             features = x.permute(0, 2, 3, 1)
-            normed = self.conv_norm[i](features.flatten(1).to(convolution.weight.dtype))
+            normed = self.conv_norm[i](features.flatten(1).to(self.actor.weight.dtype))
             x = normed.view(features.shape).permute(0, 3, 1, 2)
         return self._activation(x)
 

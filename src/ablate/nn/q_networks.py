@@ -7,7 +7,6 @@ precision=bf16 the layers below them compute in bfloat16, on rounded parameters.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch

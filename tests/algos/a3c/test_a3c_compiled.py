@@ -20,7 +20,7 @@ from ablate.types import EpisodeRecord, EvaluationSummary, ProcessState, SliceRe
 ENVS = ("pendulum", "cartpole", "acrobot", "mountain_car", "mountain_car_continuous")
 # What the order of float32 operations may change, relative to the largest number of a column. All other columns are
 # equal.
-APPROXIMATE = {"episodic_return", "policy_loss", "value_loss", "entropy", "grad_norm", "mean_return"}
+APPROXIMATE = {"episodic_return", "policy_loss", "value_loss", "entropy", "grad_norm", "learning_rate", "mean_return"}
 TOLERANCE = 1e-3
 
 
@@ -84,14 +84,27 @@ def assert_same(ours: Run, theirs: Run) -> None:
     "overrides",
     [
         *((f"env={env}",) for env in ENVS),
-        ("algo.t_max=5", "optimizer=rmsprop", "algo.max_grad_norm=0.5", "algo.entropy_coef=0.1",
-         "optimizer.eps_inside_root=true", "optimizer.schedule=linear", "optimizer.lr_end=1e-4"),
+        (
+            "algo.t_max=5",
+            "optimizer=rmsprop",
+            "algo.max_grad_norm=0.5",
+            "algo.entropy_coef=0.1",
+            "optimizer.eps_inside_root=true",
+            "optimizer.schedule=linear",
+            "optimizer.lr_end=1e-4",
+        ),
         ("algo.t_max=20", "optimizer.amsgrad=true", "algo.loss_reduction=sum", "algo.value_loss_coef=0.25"),
         ("algo.bootstrap_truncated=false", "algo.gae_lambda=0.9", "algo.gamma=0.99", "optimizer.weight_decay=0.1"),
         ("workers=2", "model.torso_hidden=[64]", "model.activation=tanh", "env.reward_scale=16", "+env.kwargs.g=3"),
         ("env=cartpole", "algo.t_max=7", "model.actor_hidden=[]", "model.activation=elu", "optimizer=rmsprop"),
-        ("env=cartpole", "env.max_ep_step=10", "max_episodes=77", "total_steps=null", "log_interval=7",
-         "optimizer.schedule=linear"),
+        (
+            "env=cartpole",
+            "env.max_ep_step=10",
+            "max_episodes=77",
+            "total_steps=null",
+            "log_interval=7",
+            "optimizer.schedule=linear",
+        ),
         ("total_steps=1234", "workers=4"),
         ("workers=1", "env.max_ep_step=null", "total_steps=123"),
     ],

@@ -22,7 +22,10 @@ SMALL = (
     "model.convolutions=[{channels:4,kernel:3,stride:2,padding:1},{channels:4,kernel:3,stride:3,padding:0}]",
     "model.hidden=8",
 )
-GAME = ("env=atari", "env.id=ALE/Pong-v5", "workers=1", "backend=manual", "schedule=interleaved", *SMALL)
+GAME = (
+    "env=atari", "env.id=ALE/Pong-v5", "model=conv_lstm_42", "algo.t_max=20", "algo.loss_reduction=sum", "workers=1",
+    "backend=manual", "schedule=interleaved", *SMALL,
+)  # fmt: skip
 
 
 class Script(gymnasium.Env):

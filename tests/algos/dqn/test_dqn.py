@@ -15,12 +15,12 @@ from helpers import config_of, job_of
 import ablate.algos.job
 from ablate.algos.dqn import learner as dqn
 from ablate.algos.dqn import spec as dqn_spec
-from ablate.nn import precision
 from ablate.algos.dqn.actor import Actor
 from ablate.algos.dqn.spec import DQNConfig, UpdateRecord, make_exchange
 from ablate.algos.job import WorkerJob
 from ablate.config.schema import Config, ConfigError, QConfig
 from ablate.envs.make import spec_of
+from ablate.nn import precision
 from ablate.parallel import heartbeat
 from ablate.parallel.shared import Command
 from ablate.parallel.supervisor import ChildFailed
