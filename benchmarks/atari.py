@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import ale_py
 import gymnasium
 import numpy as np
+from ale_py.vector_env import AtariVectorEnv
 from rich.console import Console
 from rich.table import Table
 
@@ -39,15 +40,27 @@ from benchmarks.common import (
     yes_or_no,
 )
 
-# The goals of each network: agent steps/s on two cores, and as a fraction of the emulator's rate.
-GOALS: dict[str, tuple[int, float]] = {"conv_lstm_42": (2300, 0.4), "conv_pool_lstm_80": (350, 0.0)}
-# Backend and games per worker: the default, the same with autograd, and one game as in the source reports.
-SETTINGS = (("manual", 8), ("autograd", 8), ("manual", 1))
+
+class Network(NamedTuple):
+    """How a network is trained here, and its goals on two cores: steps/s, and as a fraction of the emulator's rate."""
+
+    games: int  # per worker, side by side
+    t_max: int
+    steps_per_second: int
+    of_emulator: float
+
+
+NETWORKS = {
+    "conv_84": Network(16, 5, 3000, 0.0),  # the default
+    "conv_lstm_42": Network(8, 20, 2300, 0.5),
+    "conv_pool_lstm_80": Network(8, 20, 700, 0.0),
+}
 MEMORY_GOAL_MB = 400  # per worker
 LEAST_UPDATES = 6  # per worker, enough for a rate
 GYMNASIUMS = "gymnasium's AtariPreprocessing"
+ALE_VECTOR = "ale-py's vector environment"  # 8 games, one thread
+VECTOR_GAMES = 8
 FRAME_SKIP = 4
-T_MAX = 20  # steps of a rollout
 BREAKOUT = ("algo=a3c", "env=breakout", "max_episodes=null", "log_interval=1", *TRAINING_ONLY)
 PARTS = ("game", "acting", "gradient", "push")
 WARM_UP_UPDATES = 3
@@ -65,8 +78,18 @@ class Variant(NamedTuple):
     def overrides(self) -> list[str]:
         return [
             *BREAKOUT, f"model={self.model}", f"backend={self.backend}", f"workers={self.workers}",
-            f"envs_per_worker={self.games}",
+            f"envs_per_worker={self.games}", f"algo.t_max={NETWORKS[self.model].t_max}",
         ]  # fmt: skip
+
+
+def variants(workers: Sequence[int]) -> list[Variant]:
+    """Each network by hand and by autograd, and with one game per worker as in the source reports."""
+    return [
+        Variant(model, backend, n, games)
+        for model, network in NETWORKS.items()
+        for n in workers
+        for backend, games in (("manual", network.games), ("autograd", network.games), ("manual", 1))
+    ]
 
 
 class Run(NamedTuple):
@@ -89,16 +112,14 @@ Ceilings = dict[Ceiling, list[float]]
 def benchmark_atari(console: Console, options: Options) -> None:
     """Training, the emulator and the environments take turns. The parts of a step are those of one worker alone."""
     cores = usable_cpus()
-    variants = [
-        Variant(model, backend, n, games) for model in GOALS for n in options.workers for backend, games in SETTINGS
-    ]
     processes = sorted({*(min(n, cores) for n in options.workers), cores})
-    ceilings: Ceilings = {Ceiling(kind, n): [] for kind in ("emulator", GYMNASIUMS, *GOALS) for n in processes}
-    runs: dict[Variant, list[Run]] = {variant: [] for variant in variants}
+    kinds = ("emulator", GYMNASIUMS, ALE_VECTOR, *NETWORKS)
+    ceilings: Ceilings = {Ceiling(kind, n): [] for kind in kinds for n in processes}
+    runs: dict[Variant, list[Run]] = {variant: [] for variant in variants(options.workers)}
     rows: list[Ceiling | Variant] = [*ceilings, *variants]
     for row in in_turn(console, rows, options.repeats):
         if isinstance(row, Variant):
-            expected = runs[row][-1].rate if runs[row] else GOALS[row.model][0] / 2
+            expected = runs[row][-1].rate if runs[row] else NETWORKS[row.model].steps_per_second / 2
             runs[row].append(measure(row, int(expected * options.seconds)))
         else:
             ceilings[row].append(playing_rate(row, options.seconds))
@@ -133,33 +154,48 @@ def playing_rate(ceiling: Ceiling, seconds: float) -> float:
 
 def play(kind: str, seconds: float) -> None:
     """One process of `playing_rate`: print "ready", wait for a line, play, print the rate."""
-    step = raw_emulator() if kind == "emulator" else environment(kind)
+    special = {"emulator": raw_emulator, ALE_VECTOR: ale_vector}
+    step = special[kind]() if kind in special else environment(kind)
     print("ready", flush=True)
     sys.stdin.readline()
     steps, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
-        step()
-        steps += 1
+        steps += step()
     print(steps / elapsed)
 
 
-def raw_emulator() -> Callable[[], None]:
+def raw_emulator() -> Callable[[], int]:
     """Breakout's emulator alone: FRAME_SKIP frames with one action. Nothing reads the screen."""
     ale = emulator("breakout")
     actions = ale.getMinimalActionSet()
     rng = np.random.default_rng(0)
 
-    def step() -> None:
+    def step() -> int:
         action = actions[rng.integers(len(actions))]
         for _ in range(FRAME_SKIP):
             ale.act(action)
         if ale.game_over():
             ale.reset_game()
+        return 1
 
     return step
 
 
-def environment(kind: str) -> Callable[[], None]:
+def ale_vector() -> Callable[[], int]:
+    """The environment of ale-py that a user might take instead: nature_84 without pressing FIRE after a lost life."""
+    envs = AtariVectorEnv("breakout", VECTOR_GAMES, num_threads=1, frameskip=FRAME_SKIP)
+    envs.reset()
+    rng = np.random.default_rng(0)
+    n = int(envs.single_action_space.n)
+
+    def step() -> int:
+        envs.step(rng.integers(n, size=VECTOR_GAMES))
+        return VECTOR_GAMES
+
+    return step
+
+
+def environment(kind: str) -> Callable[[], int]:
     """A worker's environment with its preprocessing; or gymnasium's, which is nature_84 without the stack of frames."""
     if kind == GYMNASIUMS:
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # otherwise each emulator prints a banner
@@ -172,10 +208,11 @@ def environment(kind: str) -> Callable[[], None]:
     rng = np.random.default_rng(0)
     n = int(env.action_space.n)  # type: ignore[attr-defined]
 
-    def step() -> None:
+    def step() -> int:
         _, _, terminated, truncated, _ = env.step(int(rng.integers(n)))
         if terminated or truncated:
             env.reset()
+        return 1
 
     return step
 
@@ -198,7 +235,7 @@ def ceilings_table(ceilings: Ceilings) -> Table:
 
 def measure(variant: Variant, steps: int) -> Run:
     """One run of about this many steps, but enough of them for a rate."""
-    steps = max(steps, LEAST_UPDATES * T_MAX * variant.workers * variant.games)
+    steps = max(steps, LEAST_UPDATES * NETWORKS[variant.model].t_max * variant.workers * variant.games)
     memory_mb = [0.0]
     rate = train(
         *variant.overrides,
@@ -221,7 +258,9 @@ def largest_child_mb(pid: int) -> float:
 
 def training_table(runs: dict[Variant, list[Run]], ceilings: Ceilings, cores: int) -> Table:
     goals = ", ".join(
-        f"{model} ≥ {goal:,}" + (f" and ≥ {part:g} of raw" if part else "") for model, (goal, part) in GOALS.items()
+        f"{model} ≥ {network.steps_per_second:,}"
+        + (f" and ≥ {network.of_emulator:g} of raw" if network.of_emulator else "")
+        for model, network in NETWORKS.items()
     )
     table = table_of(
         f"A3C on Breakout: agent steps/s in training, {WINDOW}, all workers together, CSV files included",
@@ -235,8 +274,9 @@ def training_table(runs: dict[Variant, list[Run]], ceilings: Ceilings, cores: in
         model, backend, n, games = variant
         rates, memory = [run.rate for run in samples], median(run.memory_mb for run in samples)
         of_raw = ratio(rates, ceilings[Ceiling("emulator", min(n, cores))])
-        goal, part = GOALS[model]
-        reached = median(rates) >= goal and of_raw >= part and memory < MEMORY_GOAL_MB
+        network = NETWORKS[model]
+        fast = median(rates) >= network.steps_per_second and of_raw >= network.of_emulator
+        reached = fast and memory < MEMORY_GOAL_MB
         cells = (str(n), str(games), *spread(rates), f"{of_raw:.2f}", f"{memory:.0f}", yes_or_no(reached))
         table.add_row(model, backend, *cells)
     return table
@@ -256,9 +296,8 @@ def worker_loop(variant: Variant, clock: Clock) -> Callable[[], int]:
 
 def parts_table(console: Console, options: Options) -> Table:
     """Microseconds per agent step by part; the median of the repeats for each part on its own."""
-    variants = [Variant(model, backend, 1, games) for model in GOALS for backend, games in SETTINGS]
-    samples: dict[Variant, list[list[float]]] = {variant: [] for variant in variants}
-    for variant in in_turn(console, variants, options.repeats, "parts of a step, "):
+    samples: dict[Variant, list[list[float]]] = {variant: [] for variant in variants([1])}
+    for variant in in_turn(console, list(samples), options.repeats, "parts of a step, "):
         samples[variant].append(time_parts(partial(worker_loop, variant), options.seconds, PARTS, WARM_UP_UPDATES))
     table = table_of(
         "One agent step in training, one worker alone, µs",

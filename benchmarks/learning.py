@@ -1,4 +1,4 @@
-"""A3C's score on Breakout after some minutes of training, compared with a random policy."""
+"""A3C's score on Breakout after some minutes of training, compared with a random policy and with the old default."""
 
 from __future__ import annotations
 
@@ -24,34 +24,48 @@ from benchmarks.common import Options, table_of, temporary_folder, yes_or_no
 GAMES = 100  # to score a policy
 FACTOR = 2.0  # clearly better: the lower end of the interval is above this many times the upper end of random play's
 TRAINING = (
-    "algo=a3c", "env=breakout", "model=conv_lstm_42", "max_episodes=null", "total_steps=1000000000",
+    "algo=a3c", "env=breakout", "max_episodes=null", "total_steps=1000000000",
     "evaluation.every_seconds=null", "evaluation.every_steps=null", "figures=false",
 )  # fmt: skip
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "old default": (  # until November 2026: one small frame, an LSTM, Adam, sums over 20 steps
+        "model=conv_lstm_42", "envs_per_worker=8", "algo.t_max=20", "algo.loss_reduction=sum", "algo.max_grad_norm=50",
+        "optimizer=adam", "optimizer.lr=7e-4", "optimizer.betas=[0.9,0.999]", "optimizer.eps=1e-8",
+        "optimizer.amsgrad=true",
+    ),
+}  # fmt: skip
 STOPPED = 128 + signal.SIGINT  # the program's exit code
 
 
 def benchmark_learning(console: Console, options: Options) -> None:
-    """One run per number of workers and per seed. Its final policy samples its actions in GAMES games."""
+    """One run per setting, number of workers and seed. Its final policy samples its actions in GAMES games."""
     table = table_of(
         f"Breakout: mean score of {GAMES} whole games, with its 95% CI",
-        f"clearly: the lower end of its CI is above {FACTOR:g} times the upper end of random play's",
+        f"clearly: the lower end of its CI is above {FACTOR:g} times the upper end of random play's\n"
+        "ratio: score of the default, divided by that of the old default with the same workers and seed",
         ("policy",),
-        ("workers", "seed", "steps", "score", "95% CI", "clearly"),
+        ("workers", "seed", "steps", "score", "95% CI", "clearly", "ratio"),
     )
     random: Interval | None = None
     for n in options.workers:
         for seed in range(1, options.repeats + 1):
-            with temporary_folder() as folder:
-                train_for(folder / "run", options.seconds, f"workers={n}", f"seed={seed}")
-                path = folder / "run" / LAST_CHECKPOINT
-                state = read_checkpoint(path).state
-                config = from_dict(state["config"])
-                if random is None:
-                    random = interval(random_scores(config), mean)
-                    table.add_row("random", "", "", "", *cells(random), "")
-                trained = interval(trained_scores(path, config), mean)
-            better = yes_or_no(trained.low > FACTOR * random.high)
-            table.add_row("A3C-LSTM", str(n), str(seed), f"{state['counters']['steps']:,}", *cells(trained), better)
+            scores = dict[str, float]()
+            for name, overrides in SETTINGS.items():
+                with temporary_folder() as folder:
+                    train_for(folder / "run", options.seconds, *overrides, f"workers={n}", f"seed={seed}")
+                    path = folder / "run" / LAST_CHECKPOINT
+                    state = read_checkpoint(path).state
+                    config = from_dict(state["config"])
+                    if random is None:
+                        random = interval(random_scores(config), mean)
+                        table.add_row("random", "", "", "", *cells(random), "", "")
+                    trained = interval(trained_scores(path, config), mean)
+                scores[name] = trained.value
+                better = yes_or_no(trained.low > FACTOR * random.high)
+                ratio = f"{scores['default'] / trained.value:.1f}" if name != "default" and trained.value else ""
+                steps = f"{state['counters']['steps']:,}"
+                table.add_row(name, str(n), str(seed), steps, *cells(trained), better, ratio)
     console.print(table)
 
 

@@ -148,10 +148,11 @@ def test_atari_measures_emulator_environments_training_and_parts() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     number = r"[\d.]+"
-    for kind in ("emulator", "gymnasium's AtariPreprocessing", "conv_lstm_42", "conv_pool_lstm_80"):
+    kinds = ("emulator", "gymnasium's AtariPreprocessing", "ale-py's vector environment")
+    for kind in (*kinds, "conv_84", "conv_lstm_42", "conv_pool_lstm_80"):
         assert re.search(rf"^ *{kind} +1 +{number} +{number}–{number} +{number} *$", done.stdout, re.M), kind
-    for model in ("conv_lstm_42", "conv_pool_lstm_80"):
-        for backend, games in (("manual", 8), ("autograd", 8), ("manual", 1)):
+    for model, most in (("conv_84", 16), ("conv_lstm_42", 8), ("conv_pool_lstm_80", 8)):
+        for backend, games in (("manual", most), ("autograd", most), ("manual", 1)):
             row = f"^ *{model} +{backend} +"
             trained = re.search(
                 rf"{row}1 +{games} +({number}) +{number}–{number} +{number} +({number}) +(yes|no) *$", done.stdout, re.M
@@ -173,9 +174,12 @@ def test_learning_scores_a_run_next_to_random_play() -> None:
     assert done.returncode == 0, done.stderr
     score = r"([\d.]+) +([\d.]+)–([\d.]+)"
     random = re.search(rf"^ *random +{score} *$", done.stdout, re.M)
-    trained = re.search(rf"^ *A3C-LSTM +1 +1 +([\d,]+) +{score} +(yes|no) *$", done.stdout, re.M)
+    trained = re.search(rf"^ *default +1 +1 +([\d,]+) +{score} +(yes|no) *$", done.stdout, re.M)
+    before = re.search(rf"^ *old default +1 +1 +([\d,]+) +{score} +(yes|no) +([\d.]+) *$", done.stdout, re.M)
     assert random
     assert trained
+    assert before
+    assert float(before[6]) == pytest.approx(float(trained[2]) / float(before[2]), abs=0.06)
     assert int(trained[1].replace(",", "")) > 0
     assert (float(trained[3]) > 2 * float(random[3])) == (trained[5] == "yes")
     for mean, low, high in (random.groups(), trained.groups()[1:4]):
