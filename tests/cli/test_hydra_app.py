@@ -176,7 +176,7 @@ ERRORS = (
         "use preprocessing=report_42",
     ),
     case("env=breakout protocol=machado", "protocol=machado", "did you mean machado2018?"),
-    case("protocol=machado2018", "protocol=machado2018", "only games have one"),
+    case("protocol=machado2018", "protocol=machado2018", "this setting is only for games"),
     case("env.noop_max=3", "env.noop_max=3", "only env.name=atari has this key"),
     case("env.id=no_module_of_this_name:Env-v0", "env.id=no_module_of_this_name:Env-v0"),
     case("env.id=CartPole-v1 +env.kwargs.colour=1", "env.id=CartPole-v1", "colour"),
