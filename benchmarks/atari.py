@@ -116,7 +116,7 @@ def benchmark_atari(console: Console, options: Options) -> None:
     kinds = ("emulator", GYMNASIUMS, ALE_VECTOR, *NETWORKS)
     ceilings: Ceilings = {Ceiling(kind, n): [] for kind in kinds for n in processes}
     runs: dict[Variant, list[Run]] = {variant: [] for variant in variants(options.workers)}
-    rows: list[Ceiling | Variant] = [*ceilings, *variants]
+    rows: list[Ceiling | Variant] = [*ceilings, *runs]
     for row in in_turn(console, rows, options.repeats):
         if isinstance(row, Variant):
             expected = runs[row][-1].rate if runs[row] else NETWORKS[row.model].steps_per_second / 2
@@ -186,7 +186,7 @@ def ale_vector() -> Callable[[], int]:
     envs = AtariVectorEnv("breakout", VECTOR_GAMES, num_threads=1, frameskip=FRAME_SKIP)
     envs.reset()
     rng = np.random.default_rng(0)
-    n = int(envs.single_action_space.n)
+    n = int(envs.single_action_space.n)  # type: ignore[attr-defined]
 
     def step() -> int:
         envs.step(rng.integers(n, size=VECTOR_GAMES))

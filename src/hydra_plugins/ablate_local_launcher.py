@@ -65,7 +65,7 @@ class LocalLauncher(Launcher):
         return [returns[index] for index in sorted(returns)]
 
     def _compose(self, overrides: list[str], number: int) -> tuple[DictConfig, JobReturn]:
-        """The job's configuration, and what Hydra's run_job would note of the job."""
+        """The job's configuration, and its record as Hydra's run_job would make it."""
         composed = self._context.config_loader.load_sweep_config(self._config, overrides)
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = number

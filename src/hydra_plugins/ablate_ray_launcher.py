@@ -1,6 +1,7 @@
 """hydra/launcher=ray: each cell is a Ray task. Ray chooses a node with enough cores, GPUs and memory for it.
 
-Ray's own retries are off: it would retry a task that crashes its worker process for ever, without a message."""
+Ray's own retries are off. With them, a task that crashes its worker process would be retried for ever, without a
+message."""
 
 # No `from __future__ import annotations`: with it, dataclasses fail in the way that Hydra imports plugins.
 import contextlib
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0
 CONNECT_S = 10.0
-GRACE_S = 70.0  # for cancelled cells to write their checkpoints
-RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}  # a task's options, and a node's names for them
+GRACE_S = 70.0  # time for cancelled cells to write their checkpoints
+RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}  # a task's option: a node's name for it
 # By default Ray reserves 30% of the memory for objects, but cells send almost none.
 OWN_RAY = {"address": "local", "object_store_memory": 100_000_000, "include_dashboard": False}
 
@@ -55,7 +56,7 @@ class RayLauncher(Launcher):
         self._context, self._task_function, self._config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run all jobs. Returns when every job has ended; a job that Ray lost is failed, with the reason.
+        """Run all jobs. Returns when every job has ended; a job that Ray lost has failed, with the reason.
 
         On Ctrl-C it cancels all queued and running jobs and waits for their end. Raises ConfigError."""
         from ablate.cli.cluster import Jobs
@@ -83,7 +84,7 @@ class RayLauncher(Launcher):
             for option, value in request.items():
                 if not 0 <= value <= largest[option]:
                     limit = f"no node has more than {largest[option]:g}"
-                    raise ConfigError(f"hydra/launcher=ray: a cell asks for {option}={value:g}, but {limit}")
+                    raise ConfigError(f"hydra/launcher=ray: a cell requests {option}={value:g}, but {limit}")
             options.append(request)
         return options
 

@@ -1,8 +1,8 @@
 """hydra/launcher=slurm: each cell is a Slurm job, submitted with submitit. A lost job does not affect the others.
 
-We do not use launch() of hydra-submitit-launcher: it raises at the first lost job while the others run on, and after
-Ctrl-C all jobs run on. It also finds lost jobs only through Slurm's accounting and waits for ever without it. We ask
-Slurm's controller instead."""
+We do not use launch() of hydra-submitit-launcher. It raises at the first lost job while the other jobs still run, and
+after Ctrl-C all jobs still run. It finds lost jobs only through Slurm's accounting, and without accounting it waits for
+ever. We query Slurm's controller instead."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ POLL_S = 1.0  # between two checks for results
 QUEUE_S = 5.0  # between two queries to Slurm's controller
 SETTLE_S = 15.0  # time for a result to appear on a slow file system after Slurm reports the job's end
 CANCEL_S = 300.0  # time for cancelled jobs to write their checkpoints and end; Slurm kills them after KillWait
-LARGEST_ARRAY = 1000  # Slurm's default MaxArraySize is 1001
+LARGEST_ARRAY = 1000  # jobs in one array; Slurm's default MaxArraySize is 1001
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
          "REVOKED", "TIMEOUT"}  # fmt: skip
 MINE = [f"--user={os.getuid()}"]
@@ -52,7 +52,7 @@ class SlurmLauncher(Launcher):
         self._context, self._task_function, self._config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run all jobs. Returns when every job has ended; a job that Slurm lost or killed is failed, with the reason.
+        """Run all jobs. Returns when every job has ended; a job that Slurm lost or killed has failed, with the reason.
 
         On Ctrl-C it cancels all queued and running jobs and waits for their end. Raises ConfigError."""
         from ablate.cli.cluster import Jobs
@@ -77,7 +77,7 @@ class SlurmLauncher(Launcher):
             raise
 
     def _submit(self, jobs: Jobs, name: str, job_overrides: Sequence[Sequence[str]], first: int) -> dict[int, Any]:
-        """Submit one job array per kind of needs. Returns submitit's jobs by their index in job_overrides."""
+        """Submit one job array per set of requested resources. Returns submitit's jobs by index in job_overrides."""
         import cloudpickle
         from submitit.core.utils import FailedJobError
 
@@ -119,7 +119,7 @@ class SlurmLauncher(Launcher):
             given["array_parallelism"] = self._config.sweep.parallel
         setup = [f"export PYTHONPATH={shlex.quote(python_path())}", *given.pop("setup", [])]
         parameters = {**request, **given, "name": name, "setup": setup}
-        shared = {field.name for field in fields(BaseQueueConf)}  # submitit gives these no prefix: they fit any cluster
+        shared = {field.name for field in fields(BaseQueueConf)}  # submitit's names for any cluster, without a prefix
         executor.update_parameters(**{k if k in shared else f"slurm_{k}": v for k, v in parameters.items()})
         return executor
 
@@ -180,7 +180,7 @@ class _CellJob(NamedTuple):
         return jobs.run(overrides, number, submitit.JobEnvironment().job_id)
 
     def checkpoint(self, *arguments: Any) -> Any:
-        """The job to queue at the time limit, up to max_num_timeout times. Its cell then goes on."""
+        """The job to queue again at the time limit, up to max_num_timeout times. Its cell then continues."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, *arguments)
@@ -193,7 +193,7 @@ def _lost(overrides: Sequence[str], job: Any, reason: str) -> JobReturn:
 
 
 def _why(job: Any) -> str:
-    """Slurm's reason in the job's log, for example that the job used too much memory; or nothing."""
+    """Slurm's reason in the job's log, for example that the job used too much memory; empty without one."""
     match = re.search(r"^slurmstepd\S*: error: (.+)$", job.stderr() or "", re.MULTILINE)
     return f", {match[1]}" if match else ""
 
@@ -221,6 +221,6 @@ def _cancel(name: str) -> None:
         left = None if states is None else {state for state, _ in states.values()} - ENDED
         if left == set():
             return
-        if left is not None and left != {"COMPLETING"}:  # they have the signal already; a second one would kill them
+        if left is not None and left != {"COMPLETING"}:  # they already have the signal; a second one would kill them
             _scancel(name)
         time.sleep(POLL_S)

@@ -1,4 +1,6 @@
-"""What launchers on clusters share, and what they say where there is no cluster; jobs on one: tests/distributed."""
+"""The code that all cluster launchers share, and their errors if there is no cluster.
+
+tests/distributed runs jobs on a cluster."""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ SHORT = ("max_episodes=10", "evaluation.every_steps=1000")
 
 @pytest.fixture
 def jobs() -> Iterator[Callable[..., Jobs]]:
-    """Jobs of a sweep that was given these overrides."""
+    """A function that returns the jobs of a sweep with the given overrides."""
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
@@ -51,15 +53,15 @@ def job(seed: int, *overrides: str) -> list[str]:
         (["schedule=interleaved", "backend=autograd", "device=cuda:1"], 1, 1),
     ],
 )
-def test_a_cell_requests_its_cores_and_memory(
+def test_a_cell_requests_its_cores_and_gpus(
     overrides: list[str], cpus: int, gpus: int, jobs: Callable[..., Jobs]
 ) -> None:
-    """Also of GPUs that the machine that sends it may not have."""
+    """The machine that submits the cell may lack these GPUs."""
     (needs,) = jobs().needs([job(0, *overrides)])
     assert (needs.cpus, needs.gpus) == (cpus, gpus)
 
 
-def test_memory_is_the_cells_and_its_watchers(jobs: Callable[..., Jobs]) -> None:
+def test_a_job_requests_memory_for_its_cell_and_the_watcher(jobs: Callable[..., Jobs]) -> None:
     two, eight = jobs().needs([job(0, "schedule=async", f"workers={n}") for n in (2, 8)])
     composed = jobs(*SHORT, "schedule=async", "workers=2", "backend=compiled")
     config = validate(composed.config)
@@ -68,7 +70,7 @@ def test_memory_is_the_cells_and_its_watchers(jobs: Callable[..., Jobs]) -> None
 
 
 def test_an_arm_is_composed_once(jobs: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand cells: seeds differ, needs do not."""
+    """Cells of one arm differ only in the seed, so they need the same resources: 1000 cells, 2 compositions."""
     sweep = jobs()
     loader = sweep.context.config_loader
     compose, composed = loader.load_sweep_config, []
@@ -90,15 +92,15 @@ def sweep(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize(("launcher", "package"), [("slurm", "submitit"), ("ray", "ray")])
-def test_without_the_extra_it_says_what_to_install(launcher: str, package: str, tmp_path: Path) -> None:
-    (tmp_path / f"{package}.py").write_text("raise ImportError('not installed')")  # also where it is
+def test_a_launcher_without_its_package_names_the_extra_to_install(launcher: str, package: str, tmp_path: Path) -> None:
+    (tmp_path / f"{package}.py").write_text("raise ImportError('not installed')")  # hides an installed package
     result = sweep(tmp_path, f"hydra/launcher={launcher}", PYTHONPATH=str(tmp_path))
     assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
     assert result.stderr.startswith(f"hydra/launcher={launcher}: needs ")
     assert f"pip install -e '.[{launcher}]'" in result.stderr
 
 
-def test_a_cluster_may_have_what_this_machine_lacks(tmp_path: Path) -> None:
+def test_a_cluster_may_have_a_device_that_this_machine_lacks(tmp_path: Path) -> None:
     arguments = ("backend=manual", "device=cuda:7", "sweep.dry_run=true")
     elsewhere = sweep(tmp_path, "hydra/launcher=slurm", *arguments)
     assert elsewhere.returncode == 0, elsewhere.stderr

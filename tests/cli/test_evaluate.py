@@ -54,7 +54,7 @@ def frames_of(video: Path) -> int:
 
 
 def test_the_summary_equals_a_calculation_by_hand() -> None:
-    """Three games of Breakout: 1.7 points are a random policy's 0, 30.5 a human's 1."""
+    """Three games of Breakout. Human-normalised, 1.7 points (random policy) are 0, and 30.5 points (human) are 1."""
     first, second, _, human, note = evaluate.summary(episodes_of(16.1, 30.5, 1.7), (1.7, 30.5))
     half = 4.302652729911275 * 14.4 / np.sqrt(3)  # t(0.975, 2 degrees of freedom) · standard error
     assert first == f"return   mean 16.10 ± {half:.2f} (95% CI)"
@@ -64,21 +64,21 @@ def test_the_summary_equals_a_calculation_by_hand() -> None:
     assert evaluate.mean_and_interval(np.arange(100.0)) == f"49.50 ± {stats.t.ppf(0.975, 99) * 2.9011:.2f} (95% CI)"
 
 
-def test_the_summary_names_no_unknown_human_score() -> None:
+def test_the_summary_omits_an_unknown_human_score() -> None:
     for env_id in ("Pendulum-v1", "ALE/Adventure-v5", "CartPole-v1"):
         assert reference_scores(env_id) is None
     assert [line.split()[0] for line in evaluate.summary(episodes_of(*range(100)), None)] == ["return", "median", "per"]
 
 
 @pytest.mark.parametrize("variant", [(), ("env.mode=4",)])
-def test_only_the_first_variant_of_a_game_has_a_human_score(tmp_path: Path, variant: tuple[str, ...]) -> None:
+def test_only_the_default_variant_of_a_game_has_a_human_score(tmp_path: Path, variant: tuple[str, ...]) -> None:
     run = saved_run(tmp_path / "run", config_of("env=breakout", "env.preprocessing=report_80", *variant))
     done = run_program(f"run={run}", "episodes=2", "horizon=5")
     assert done.returncode == 0, done.stderr
     assert ("human    " in done.stdout) == (not variant)
 
 
-def test_a_mistyped_run_is_answered_with_the_nearest(tmp_path: Path) -> None:
+def test_a_mistyped_run_suggests_the_nearest_path(tmp_path: Path) -> None:
     saved_run(tmp_path / "breakout_1", config_of("env=cartpole"))
     saved_run(tmp_path / "other", config_of("env=cartpole"))
     typo = tmp_path / "braekout_1"
@@ -102,7 +102,7 @@ def test_every_game_with_reference_scores_exists() -> None:
             assert reference_scores(env_id) == (random, human)
 
 
-def test_the_best_and_the_median_episode() -> None:
+def test_the_first_best_and_the_lower_median_episode_are_chosen() -> None:
     chosen = evaluate.best_and_median(episodes_of(3.0, 9.0, 1.0, 9.0, 5.0, 4.0))
     assert {name: episode.number for name, episode in chosen.items()} == {"best": 1, "median": 5}
 
@@ -129,8 +129,8 @@ def test_bad_options_are_refused_in_one_line(arguments: list[str], words: str) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [("env=pendulum",), ("env=breakout", "env.preprocessing=report_80")])
-def test_it_writes_scores_and_videos(tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    """For a vector in this process, for a game in several. The videos show the best and the median episode."""
+def test_evaluate_writes_scores_and_videos(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    """Pendulum is played in this process, a game in several. The videos show the best and the median episode."""
     pytest.importorskip("moviepy")
     run = saved_run(tmp_path / "run", config_of(*overrides))
     done = run_program(f"run={run}", "episodes=5", "horizon=300", "action=sample", "video=true", "frames=true")
@@ -160,7 +160,7 @@ def test_it_writes_scores_and_videos(tmp_path: Path, overrides: tuple[str, ...])
 
 
 def test_a_video_that_does_not_match_its_score_is_refused(tmp_path: Path) -> None:
-    """No file is left of a video whose return differs from the score."""
+    """If the return of the replayed episode differs from its score, the video file is removed."""
     pytest.importorskip("moviepy")
     config = config_of("env=cartpole")
     episode = Episode(0, 3, Score(4.0, 3), [0, 1, 0])  # three steps give a return of 3

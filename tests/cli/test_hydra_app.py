@@ -1,7 +1,7 @@
-"""The command line: every error is one line that names key and value, with exit code 2, and nothing is made.
+"""The command line: an error is one line that names key and value. The exit code is 2, and no file is written.
 
-Each case is a process of its own (0.7 s), in a private copy of src/ and conf/: what appears under its outputs/ is its
-own. The selected cases run two at a time, before the first of them is looked at."""
+Each case runs in its own process (0.7 s), in a private copy of src/ and conf/, so that only this case can write files
+there. Two cases run at a time. The first test queues all selected cases; each test then waits for its own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TINY = (
 
 
 class Program:
-    """A copy of the program: its outputs/ is nobody else's."""
+    """A private copy of the program, with its own outputs/."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -60,12 +60,14 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
     return Program(tmp_path_factory.mktemp("program"))
 
 
-# Folders that the errors are about, all made from one tiny run.
+# The folders that the cases name. All are made from one tiny run.
 
 
 @pytest.fixture(scope="session")
 def folders(program: Program, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """run: a completed one. damaged: its checkpoint has one byte flipped. empty: no run. cut: half a checkpoint."""
+    """run: a completed run. damaged: one bit of its checkpoint is flipped. cut: the end of its checkpoint is missing.
+
+    empty: a folder without a run. missing: no such folder."""
     base = tmp_path_factory.mktemp("runs")
     folders = {name: base / name for name in ("run", "damaged", "cut", "empty", "missing")}
     made = program(*TINY, f"hydra.run.dir={folders['run']}")
@@ -84,7 +86,7 @@ def folders(program: Program, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @dataclass(frozen=True)
 class Case:
-    """arguments, split at blanks; {run} is a folder of `folders`. named: what the line on stderr must contain."""
+    """arguments: separated by blanks; {run} stands for a folder of `folders`. named: texts in the line on stderr."""
 
     arguments: str
     named: tuple[str, ...]
@@ -146,7 +148,7 @@ ERRORS = (
     case("schedule=interleaved algo.lock_updates=true", "algo.lock_updates=true", "schedule=interleaved"),
     case("+env.kwargs.max_episode_steps=3", "env.kwargs.max_episode_steps", "3", "env.max_ep_step"),
     case("resume={run} load={run}", "load={run}", "resume="),
-    # Code from outside.
+    # Code chosen by its import path.
     case("_target_=os.system", "_target_=os.system"),
     case("+algo._target_=os.system", "+algo._target_=os.system"),
     case("++env.kwargs._target_=os.system", "++env.kwargs._target_=os.system"),
@@ -174,7 +176,7 @@ ERRORS = (
         "use preprocessing=report_42",
     ),
     case("env=breakout protocol=machado", "protocol=machado", "did you mean machado2018?"),
-    case("protocol=machado2018", "protocol=machado2018", "only games have one"),
+    case("protocol=machado2018", "protocol=machado2018", "this setting is only for games"),
     case("env.noop_max=3", "env.noop_max=3", "only env.name=atari has this key"),
     case("env.id=no_module_of_this_name:Env-v0", "env.id=no_module_of_this_name:Env-v0"),
     case("env.id=CartPole-v1 +env.kwargs.colour=1", "env.id=CartPole-v1", "colour"),
@@ -196,14 +198,14 @@ ERRORS = (
     case("load={run} model.activation=tanh", "load={run}", "activation relu6 there, tanh here"),
     case("load={run} env=cartpole", "load={run}", "torso_sizes (3,) there, (4,) here"),
     case("load={run} env=breakout", "load={run}", "another kind of network, model.name=mlp"),
-    # Sweeps: nothing is trained though the first job is fine.
+    # Sweeps: one wrong job prevents all training, even if the first job is valid.
     case("-m workers=1 max_episodes=1 algo.gamma=0.9,1.5", "algo.gamma=1.5"),
     case("-m workers=1 max_episodes=1 seed=1,two", "seed=two"),
     case("-m workers=1 max_episodes=1 env=pendulum,pendulm", "env=pendulm", "did you mean pendulum?"),
     case("-m workers=1 max_episodes=1 env.id=CartPole-v1,CartPool-v1", "env.id=CartPool-v1"),
     case("-m workers=1 max_episodes=1 +wokers=1,2", "wokers=1", "did you mean workers?"),
     case("-m max_episodes=1 resume={run}", "resume"),
-    # What is no key=value.
+    # Arguments that do not have the form key=value.
     case("pendulum", "pendulum"),
     case("=3", "=3"),
     case("workers=[1", "workers=[1"),
@@ -222,7 +224,7 @@ class Outcome:
 def outcomes(
     request: pytest.FixtureRequest, folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Case, Future[Outcome]]]:
-    """The selected cases, each in one of the copies that no other case uses at the moment."""
+    """The outcomes of the selected cases. Each case has a copy of the program to itself while it runs."""
     free: SimpleQueue[Program] = SimpleQueue()
     for _ in range(AT_ONCE):
         free.put(Program(tmp_path_factory.mktemp("copy")))
@@ -243,11 +245,11 @@ def outcomes(
     with ThreadPoolExecutor(AT_ONCE) as executor:
         yield {case: executor.submit(outcome, case) for case in selected}
         executor.shutdown(cancel_futures=True)
-    assert written(*folders.values()) == before, "an error changed the folder that it is about"
+    assert written(*folders.values()) == before, "a case changed one of the folders"
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.arguments)
-def test_an_error_is_one_line_and_makes_nothing(
+def test_an_error_is_one_line_and_writes_no_file(
     error: Case, outcomes: dict[Case, Future[Outcome]], folders: dict[str, Path]
 ) -> None:
     outcome = outcomes[error].result()
@@ -260,13 +262,13 @@ def test_an_error_is_one_line_and_makes_nothing(
 
 
 def written(*folders: Path) -> dict[Path, int]:
-    """What is in the folders, and when it was written."""
+    """The files in the folders, with the times at which they were written."""
     return {path: path.stat().st_mtime_ns for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
 def run(folders: dict[str, Path], tmp_path: Path) -> Path:
-    """A completed run that a test may spoil."""
+    """A copy of the completed run, which a test may change."""
     return shutil.copytree(folders["run"], tmp_path / "run")
 
 
@@ -277,20 +279,20 @@ def assert_refused(done: subprocess.CompletedProcess[str], *named: str) -> None:
         assert part in done.stderr
 
 
-def test_a_new_run_leaves_the_run_that_is_in_its_folder_alone(program: Program, run: Path) -> None:
+def test_a_new_run_does_not_overwrite_the_run_in_its_folder(program: Program, run: Path) -> None:
     before = written(run)
     assert_refused(program(*TINY, "seed=2", f"hydra.run.dir={run}"), str(run), "resume=")
     assert written(run) == before
 
 
-def test_a_run_that_is_under_way_is_not_resumed(program: Program, run: Path) -> None:
+def test_a_run_that_still_trains_is_not_resumed(program: Program, run: Path) -> None:
     before = written(run)
-    with lock_run(run):  # as the run's parent process holds it
+    with lock_run(run):  # a run's parent process holds this lock while it trains
         assert_refused(program(f"resume={run}", "max_episodes=2"), str(run))
     assert written(run) == before
 
 
-# What is right.
+# Valid command lines.
 
 
 def test_cfg_prints_the_composed_configuration(program: Program) -> None:
@@ -301,8 +303,8 @@ def test_cfg_prints_the_composed_configuration(program: Program) -> None:
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["--cfg first", "--cfg last"])
-def test_any_env_id_gets_no_settings_of_pendulum(program: Program, before: bool) -> None:
-    """env.id= alone composes with the environment file for any id: no time limit and no scaling of Pendulum's."""
+def test_env_id_alone_gets_no_settings_of_pendulum(program: Program, before: bool) -> None:
+    """env.id= without env= uses the file for any environment, without Pendulum's time limit and reward scaling."""
     flags, keys = ("--cfg", "job"), ("env.id=MountainCar-v0", "seed=2")
     done = program(*(flags + keys if before else keys + flags))
     assert (done.returncode, done.stderr) == (0, "")
@@ -313,12 +315,12 @@ def test_any_env_id_gets_no_settings_of_pendulum(program: Program, before: bool)
     }  # fmt: skip
 
 
-def test_an_id_beside_its_environment_file_keeps_the_file(program: Program) -> None:
+def test_env_id_with_env_keeps_the_settings_of_the_environment_file(program: Program) -> None:
     done = program("--cfg", "job", "env=cartpole", "env.id=CartPole-v0")
     assert yaml.safe_load(done.stdout)["env"]["max_ep_step"] == 500
 
 
-def test_help_does_not_wait_for_torch(program: Program) -> None:
+def test_help_does_not_import_torch(program: Program) -> None:
     done = program("--help", python=("-X", "importtime"))
     assert done.returncode == 0
     assert "algo.gamma" in done.stdout or "gamma:" in done.stdout
@@ -328,7 +330,7 @@ def test_help_does_not_wait_for_torch(program: Program) -> None:
 
 
 @pytest.mark.slow
-def test_multirun_trains_every_cell_and_another_sweeper_every_job(program: Program) -> None:
+def test_our_sweeper_and_hydras_basic_sweeper_train_every_job(program: Program) -> None:
     for sweeper, names in (("ablate", ["seed=1", "seed=2"]), ("basic", ["0", "1"])):
         before = program.files()
         done = program("-m", *TINY, "evaluation.every_steps=20", "seed=1,2", f"hydra/sweeper={sweeper}")
@@ -339,7 +341,7 @@ def test_multirun_trains_every_cell_and_another_sweeper_every_job(program: Progr
 
 
 @pytest.mark.slow
-def test_multirun_takes_several_env_ids(program: Program) -> None:
+def test_multirun_accepts_several_env_ids(program: Program) -> None:
     before = program.files()
     done = program("-m", *TINY, "evaluation.every_steps=20", "env.id=Pendulum-v1,CartPole-v1")
     assert done.returncode == 0, done.stderr
@@ -356,7 +358,7 @@ def test_multirun_takes_several_env_ids(program: Program) -> None:
     ],
 )
 def test_the_shell_completes_keys_and_options(program: Program, line: str, offered: str) -> None:
-    """As the function that `-sc install=bash` prints asks for it."""
+    """Query the program in the same way as the shell function that `-sc install=bash` prints."""
     line = f"python src/run.py {line}"
     done = program("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""plugins=[module]: its own options and values are found, and only the command line can name it."""
+"""plugins=[module]: the options next to the module are found, and only the command line can name a module."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FILES = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The current folder of a user who has the plugin."""
+    """The working directory of a user, with a plugin, its options and a study that names the plugin."""
     for name, text in FILES.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(("env", "steps", "model"), [("pole", 123, "mlp"), ("paddle", 456, "conv")])
-def test_options_and_values_in_its_folder_are_found(folder: Path, env: str, steps: int, model: str) -> None:
+def test_options_in_the_folder_of_a_plugin_are_found(folder: Path, env: str, steps: int, model: str) -> None:
     done = run(folder, "plugins=[mine]", "algo=mine", f"env={env}", "--cfg", "job")
     assert (done.returncode, done.stderr) == (0, "")
     config = yaml.safe_load(done.stdout)
@@ -60,13 +60,13 @@ def test_options_and_values_in_its_folder_are_found(folder: Path, env: str, step
     assert (config["total_steps"], config["model"]["name"]) == (steps, model)
 
 
-def test_its_options_are_among_those_that_an_error_lists(folder: Path) -> None:
+def test_an_error_also_lists_the_options_of_a_plugin(folder: Path) -> None:
     done = run(folder, "plugins=[mine]", "algo=null")
     assert (done.returncode, done.stderr) == (2, "algo=null: no such option (there are: a3c, dqn, mine)\n")
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_a_study_cannot_bring_code_that_the_user_did_not_name(folder: Path, named: bool) -> None:
+def test_a_study_cannot_import_code_that_the_user_did_not_name(folder: Path, named: bool) -> None:
     search = f"hydra.searchpath=[file://{folder}]"
     settings = ("sweep=theirs", search, "sweep.dry_run=true", "hydra/launcher=slurm", *["plugins=[mine]"] * named)
     done = run(folder, *settings, f"hydra.sweep.dir={folder / 'swept'}")
@@ -76,7 +76,7 @@ def test_a_study_cannot_bring_code_that_the_user_did_not_name(folder: Path, name
     assert "swept" not in os.listdir(folder)
 
 
-def test_several_modules_are_named_in_a_list() -> None:
+def test_plugins_is_a_list_of_modules() -> None:
     assert named_plugins(["plugins=[a, b.c]", "env=pendulum", "+plugins=[d]", "'plugins=[e]'"]) == ["a", "b.c", "d"]
     assert named_plugins(["plugins=[]"]) == []
     for value in ("a", "[a", "[a;b]", "null"):

@@ -1,4 +1,4 @@
-"""The schema: presets against the report, ranges, contradictions, and the way through JSON."""
+"""The configuration: presets equal the source reports, wrong values are refused, and JSON loses nothing."""
 
 import re
 from dataclasses import replace
@@ -19,8 +19,8 @@ from ablate.runs.plan import plan
 from ablate.sweeps.study import identity, identity_of, merged
 
 
-def test_pendulum_report_is_the_report() -> None:
-    """Every constant of REFERENCE.md's S1."""
+def test_the_pendulum_preset_equals_the_report() -> None:
+    """Every constant of the Pendulum report (S1)."""
     config = config_of("experiment=pendulum_report")
     algo, model, optimizer, env = config.algo, config.model, config.optimizer, config.env
     assert (env.id, env.max_ep_step, env.reward_shift, env.reward_scale) == ("Pendulum-v1", 4000, 8.1, 8.1)
@@ -35,8 +35,10 @@ def test_pendulum_report_is_the_report() -> None:
     assert config.schedule == "async"
 
 
-def test_riverraid_report_is_the_report() -> None:
-    """Every constant of REFERENCE.md's S2. Value loss: 0.5 · ½ (R - V)². The test process is one of 23."""
+def test_the_riverraid_preset_equals_the_report() -> None:
+    """Every constant of the Riverraid report (S2).
+
+    Its value loss is 0.5 · ½ (R - V)². One of its 23 processes is the test process, so there are 22 workers."""
     config: Any = plan(config_of("experiment=riverraid_report"), []).config
     algo, model, optimizer, env = config.algo, config.model, config.optimizer, config.env
     assert (config.workers, config.envs_per_worker, config.backend, config.schedule) == (22, 1, "manual", "async")
@@ -52,8 +54,8 @@ def test_riverraid_report_is_the_report() -> None:
     assert (config.evaluation.every_seconds, config.evaluation.horizon) == (20, None)
 
 
-def test_breakout_a3c_report_is_the_report() -> None:
-    """Every constant of REFERENCE.md's S4."""
+def test_the_breakout_a3c_preset_equals_the_report() -> None:
+    """Every constant of the report on A3C for Breakout (S4)."""
     config: Any = plan(config_of("experiment=breakout_a3c_report"), []).config
     algo, model, optimizer, env = config.algo, config.model, config.optimizer, config.env
     assert (config.workers, config.envs_per_worker, config.schedule) == (32, 1, "async")
@@ -71,13 +73,13 @@ def test_breakout_a3c_report_is_the_report() -> None:
     [[], ["experiment=pendulum_report"], ["optimizer=rmsprop"], ["logger=tensorboard"], ["env=cartpole"],
      ["env=breakout"], ["env=riverraid", "device=[cuda:0,cuda:1]"]],
 )  # fmt: skip
-def test_through_json_and_back(overrides: list[str]) -> None:
+def test_a_configuration_is_the_same_after_json(overrides: list[str]) -> None:
     config = config_of(*overrides)
     assert from_dict(to_dict(config)) == config
     assert config_hash(from_dict(to_dict(config))) == config_hash(config)
 
 
-def test_an_environment_without_values_of_its_own_gets_those_of_its_kind(
+def test_an_environment_without_its_own_values_gets_those_of_its_kind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of("algo=dqn", "env=acrobot")
@@ -102,7 +104,7 @@ def test_an_environment_without_values_of_its_own_gets_those_of_its_kind(
         resolvers._env_kind.cache_clear()
 
 
-def test_what_older_checkpoints_do_not_say_is_off() -> None:
+def test_keys_that_older_checkpoints_lack_are_off() -> None:
     stored = to_dict(config_of("algo=dqn", "env=breakout"))
     del stored["algo"]["cuda_graph"], stored["env"]["threads"], stored["evaluation"]["at_start"]
     config = from_dict(stored)
@@ -116,7 +118,7 @@ def test_a_cuda_device_without_a_number_is_the_first(device: str, index: int) ->
     assert cuda_index(device) == index
 
 
-def test_the_hash_tells_configurations_apart() -> None:
+def test_different_configurations_have_different_hashes() -> None:
     config = config_of()
     assert config_hash(config) != config_hash(replace(config, seed=2))
 
@@ -131,7 +133,7 @@ def test_every_option_has_a_schema_and_every_schema_an_option(group: str) -> Non
 
 
 @pytest.mark.parametrize("env", ["breakout", "riverraid", "atari"])
-def test_games_take_any_optimizer(env: str) -> None:
+def test_games_work_with_any_optimizer(env: str) -> None:
     game = [f"env={env}", *IDS.get(env, [])]
     rmsprop, adam = config_of(*game, "optimizer=rmsprop"), config_of(*game, "optimizer=adam")
     assert rmsprop == config_of(*game)
@@ -189,11 +191,11 @@ def test_refusals_name_key_and_value(overrides: list[str], message: str) -> None
     assert "\n" not in str(refusal.value)
 
 
-def test_free_form_arguments_of_an_environment_are_no_typo() -> None:
+def test_env_kwargs_accepts_any_argument() -> None:
     assert config_of("+env.kwargs.g=9.81").env.kwargs == {"g": 9.81}
 
 
-def test_workers_default_to_the_cpus() -> None:
+def test_workers_has_a_default() -> None:
     assert number_of_workers(config_of()) >= 1
     assert number_of_workers(config_of("workers=7")) == 7
 
@@ -221,14 +223,14 @@ def test_files_from_before_the_schedules_are_the_same_run(overrides: list[str]) 
     assert identity_of(stored) == identity(config)
 
 
-def test_the_old_name_of_a_key_stays_valid_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_old_name_of_a_key_is_accepted_with_a_note(capsys: pytest.CaptureFixture[str]) -> None:
     config = config_of("algo=dqn", "env=cartpole", "algo.policy_update=8")
     assert config.algo.train_freq == 8  # type: ignore[attr-defined]
     assert capsys.readouterr().err == "note: algo.policy_update=8 is now algo.train_freq=8\n"
     assert "algo.train_freq=8" in merged(["algo.policy_update=8"])  # an arm of a study
 
 
-def test_files_with_the_old_name_of_a_key_are_the_same_run() -> None:
+def test_the_old_name_of_a_key_in_a_file_gives_the_same_run() -> None:
     config = config_of("algo=dqn", "env=cartpole")
     stored = to_dict(config)
     stored["algo"]["policy_update"] = stored["algo"].pop("train_freq")
@@ -236,5 +238,5 @@ def test_files_with_the_old_name_of_a_key_are_the_same_run() -> None:
     assert identity_of(stored) == identity(config)
 
 
-def test_a_run_without_plugins_has_the_hash_that_it_always_had() -> None:
+def test_an_empty_list_of_plugins_does_not_change_the_hash() -> None:
     assert "plugins" not in to_dict(config_of())

@@ -170,7 +170,7 @@ def test_a_killed_sweep_leaves_nothing_and_goes_on(start: Callable[..., Sweep]) 
         ("hydra.launcher.address=127.0.0.1:1", "hydra.launcher.address=127.0.0.1:1: Ray: "),
         (
             "hydra.launcher.num_gpus=4096",
-            "hydra/launcher=ray: a cell asks for num_gpus=4096, but no node has ",
+            "hydra/launcher=ray: a cell requests num_gpus=4096, but no node has ",
         ),
     ],
 )

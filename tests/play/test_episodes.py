@@ -353,6 +353,6 @@ def test_load_starts_from_the_parameters_and_the_normalisation(tmp_path: Path) -
 def test_a_checkpoint_of_another_network_cannot_be_loaded(tmp_path: Path) -> None:
     path = save(tmp_path / "x.safetensors", config_for("report_42"))
     with pytest.raises(
-        ConfigError, match=r"^load=.*: of another network, input_shape \(1, 42, 42\) there, \(1, 80, 80\) here"
+        ConfigError, match=r"^load=.*: it has another network, input_shape \(1, 42, 42\) there, \(1, 80, 80\) here"
     ):
         plan(config_for("report_80", f"load={path}"), [])

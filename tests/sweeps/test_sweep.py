@@ -177,7 +177,7 @@ REFUSED_STUDIES: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
     (STUDY_FILE, ("seed=-1,2",), "seed=-1: a seed is a whole number, 0 or more"),
     (STUDY_FILE, ("sweep.seeds=0-3", "seed=1"), "sweep.seeds=0-3 seed=1: give only one of them"),
     (STUDY_FILE, ("workers=3", "total_steps=5000"), "sweep: the arms w2 and w4 are the same configuration"),
-    (STUDY_FILE, ("workers=1,2",), "workers=1,2: the study has arms of its own, w2, w4; give one value"),
+    (STUDY_FILE, ("workers=1,2",), "workers=1,2: the study already has the arms w2, w4; give one value"),
     (STUDY_FILE, ("+wokers=8",), "wokers=8: no such key; did you mean workers?"),
     (STUDY_FILE, ("sweep.parallel=0",), "sweep.parallel=0: input should be greater than or equal to 1"),
     (STUDY_FILE, ("sweep.parallel=1,2",), "sweep.parallel=1,2: these keys cannot be swept over"),

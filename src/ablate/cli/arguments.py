@@ -19,13 +19,13 @@ PATHS = ("resume", "load", "hydra.run.dir", "hydra.sweep.dir")
 
 
 def complete_arguments(arguments: list[str]) -> list[str]:
-    """The arguments as Hydra should see them.
+    """The arguments in the form that Hydra needs.
 
-    `env.id=<id>` without `env=` chooses the file for any game, or for any other environment. Otherwise the id would get
-    Pendulum's settings. A study is run as a sweep, also if its file does not say so. A path may contain a =, as the
-    path of a cell does.
-    Raises ConfigError for an argument that is no override, and for `_target_`: code is chosen by names from the schema,
-    never by an import path."""
+    `env.id=<id>` without `env=`: adds env=atari or env=gymnasium. Otherwise the id would get Pendulum's settings.
+    `sweep=<study>`: adds hydra.mode=MULTIRUN, also if the study's file lacks it. A path with a =, such as the path of a
+    cell: puts it in quotes.
+    Raises ConfigError for an argument that Hydra cannot parse, and for `_target_`: code is chosen by names from the
+    schema, never by an import path."""
     parser = OverridesParser.create()
     arguments = [_with_new_name(_with_quoted_path(argument)) for argument in arguments]
     for argument in arguments:
@@ -44,7 +44,9 @@ def complete_arguments(arguments: list[str]) -> list[str]:
                 raise ConfigError(f"{argument}: not of the form key=value ({message}){hint}") from error
     keys = [argument.partition("=")[0].lstrip("+") for argument in arguments]
     for group in {"algo_env", "algo_env_optimizer"} & set(keys):  # Hydra ignores a missing option of these groups
-        raise ConfigError(f"{arguments[keys.index(group)]}: it cannot be given; algo=, env= and optimizer= choose it")
+        raise ConfigError(
+            f"{arguments[keys.index(group)]}: this key cannot be given; algo=, env= and optimizer= set it"
+        )
     for group, argument in zip(keys, arguments, strict=True):
         if group in SCHEMAS and "=" in argument:
             _refuse_missing_option(group, argument)
@@ -54,7 +56,7 @@ def complete_arguments(arguments: list[str]) -> list[str]:
             f"{argument}: this key only records the name; {argument.lstrip('+').removeprefix('env.')} sets all values"
         )
     if "env.id" in keys and not {"env", "experiment", "resume"} & set(keys):
-        index = keys.index("env.id")  # insert next to it: argparse requires all overrides in one block
+        index = keys.index("env.id")  # insert here: argparse requires that all overrides are in one block
         arguments = [*arguments[:index], f"env={_file_for(arguments[index])}", *arguments[index:]]
     studies = [a for a in arguments if a.startswith("sweep=") and a != "sweep=null"]
     if studies and not {"hydra.mode", "-m", "--multirun"} & {a.partition("=")[0] for a in arguments}:
@@ -109,6 +111,6 @@ def _file_for(argument: str) -> str:
 
 
 def _with_quoted_path(argument: str) -> str:
-    """resume=outputs/sweeps/x/y/seed=0 with its value in quotes, as Hydra's grammar requires."""
+    """The argument; a path that contains a =, as in resume=outputs/sweeps/x/y/seed=0, is put in quotes for Hydra."""
     key, _, value = argument.partition("=")
     return f"{key}={quoted(value)}" if key in PATHS and "=" in value and value[0] not in "'\"" else argument

@@ -1,4 +1,4 @@
-"""What the launchers for clusters share: a job's resources, running a job on a node, reporting a lost job."""
+"""The code that the launchers for clusters share: a job's resources, running it on a node, reporting its loss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ablate.config.derived import devices
 from ablate.config.plugins import import_plugins
 from ablate.sweeps.cell import STOP
 
-JOB_MB = 300  # for the process that watches the cell's process; measured: 160 to 220
+JOB_MB = 300  # memory of the process that watches the cell's process; measured: 160 to 220
 
 
 class JobLost(Exception):
@@ -37,7 +37,7 @@ class Needs(NamedTuple):
 
 
 class Jobs(NamedTuple):
-    """What all jobs of a launch share. It is pickled and sent to the machines that run them."""
+    """The data that all jobs of a launch share. It is pickled and sent to the machines that run the jobs."""
 
     context: HydraContext
     task_function: TaskFunction
@@ -76,7 +76,7 @@ class Jobs(NamedTuple):
         return needs
 
     def run(self, overrides: Sequence[str], number: int, cluster_id: str) -> JobReturn:
-        """Run one job on the node that the cluster chose, as Hydra's basic launcher does on this machine."""
+        """Run one job on the node that the cluster chose, as Hydra's basic launcher does for a local job."""
         Singleton.set_state(self.singletons)
         setup_globals()
         os.chdir(self.config.hydra.runtime.cwd)  # the user's own modules may be there
@@ -89,5 +89,5 @@ class Jobs(NamedTuple):
 
 
 def lost(overrides: Sequence[str], reason: str) -> JobReturn:
-    """What a launcher returns for a job that gave no result. reason: one line."""
+    """The value that a launcher returns for a job without a result. reason: one line."""
     return failed_job(overrides, JobLost(reason))

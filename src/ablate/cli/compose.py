@@ -23,7 +23,7 @@ from ablate.paths import CONF
 from ablate.runs.plan import Resolved, plan
 from ablate.sweeps.study import Study
 
-WORTH_SHARING = 4  # arms
+WORTH_SHARING = 4  # sharing saves time for at least this many arms with the same options
 
 
 def compose_config(overrides: Sequence[str]) -> Config:
@@ -71,11 +71,11 @@ def plan_arms(study: Study, loader: Any, master: DictConfig, here: bool) -> dict
 
 
 class _Composer:
-    """Compose many arms in less time than `load_sweep_config` for each.
+    """Compose many arms faster than with one call of `load_sweep_config` per arm.
 
-    It takes 0.2 s, mostly to read the files of the chosen options. Arms with the same options share that; a function of
-    Hydra then applies their values. The first of these arms is also composed by `load_sweep_config`. If the two results
-    differ, all arms with these options are composed by `load_sweep_config`."""
+    A call takes 0.2 s, mostly to read the files of the chosen options. Arms with the same options share one call; then
+    a function of Hydra sets the values of each arm. As a check, the first of these arms is also composed by
+    `load_sweep_config`. If the two results differ, all arms with these options are composed by `load_sweep_config`."""
 
     def __init__(self, loader: Any, master: DictConfig, arms: list[list[str]]) -> None:
         self._loader, self._master = loader, master

@@ -52,9 +52,9 @@ HELP = """Play a saved run:  python src/evaluate.py run=<folder or checkpoint> [
   plugins=[]        your own modules with which the run was trained
 
 The scores replace those in <run>/scores.csv. Games are played to their end, with all lives and raw scores."""
-LINE_EVERY_S = 10.0  # between two lines of progress if there is no terminal to draw a bar in
-ENOUGH_EPISODES = 30  # the mean of so many returns is about normally distributed
-LEAST_HEIGHT = 480  # pixels: smaller frames are shown enlarged
+LINE_EVERY_S = 10.0  # time between two progress lines, which replace the progress bar if there is no terminal
+ENOUGH_EPISODES = 30  # the mean of this many returns is approximately normally distributed
+LEAST_HEIGHT = 480  # pixels; the frames of a video are enlarged to at least this height
 
 
 @dataclass
@@ -123,7 +123,7 @@ def read_options(arguments: list[str]) -> Options:
     """Parse key=value arguments. Raises ConfigError for an unknown option and a value out of range."""
     schema = OmegaConf.structured(Options)
     known = [field.name for field in fields(Options)]
-    if arguments and "=" not in arguments[0]:  # a path alone, as for src/plot.py
+    if arguments and "=" not in arguments[0]:  # a path without run=, as src/plot.py accepts it
         arguments = [f"run={arguments[0]}", *arguments[1:]]
     for argument in arguments:
         key, equals, _ = argument.partition("=")
@@ -151,7 +151,7 @@ def read_options(arguments: list[str]) -> Options:
 
 
 def with_progress(episodes: Iterator[Episode], total: int) -> Iterator[Episode]:
-    """Pass the episodes on and show the progress on stderr: a bar in a terminal, else a line every few seconds."""
+    """Pass the episodes on and show the progress on stderr: a bar in a terminal, else one line every LINE_EVERY_S."""
     returns: list[float] = []
     printed_at = time.monotonic()
     live = sys.stderr.isatty() and resolve_mode(Display.auto) == Display.live
@@ -216,7 +216,7 @@ def refuse_undrawn(config: Config) -> None:
 
 
 def best_and_median(episodes: list[Episode]) -> dict[str, Episode]:
-    """The first of the episodes with the best return, and the median episode: of two in the middle the lower."""
+    """The first episode with the best return, and the median episode (the lower one if two are in the middle)."""
     ranked = sorted(episodes, key=lambda e: e.score.episodic_return)
     best = max(episodes, key=lambda e: e.score.episodic_return)
     return {"best": best, "median": ranked[(len(ranked) - 1) // 2]}
@@ -248,7 +248,7 @@ def write_video(frames: Iterator[np.ndarray], steps_per_second: float, path: Pat
     frame = next(frames)
     factor = -(-LEAST_HEIGHT // frame.shape[0])
     path.parent.mkdir(parents=True, exist_ok=True)
-    # the codec needs even numbers of pixels
+    # The codec needs even numbers of pixels.
     scale = ["-vf", f"scale=trunc(iw*{factor}/2)*2:trunc(ih*{factor}/2)*2:flags=neighbor"]
     try:
         with FFMPEG_VideoWriter(str(path), frame.shape[1::-1], steps_per_second, ffmpeg_params=scale) as video:
@@ -261,7 +261,7 @@ def write_video(frames: Iterator[np.ndarray], steps_per_second: float, path: Pat
 
 
 def write_images(frames: Iterator[np.ndarray], folder: Path) -> None:
-    """Write numbered PNG files. Replaces those in the folder."""
+    """Write the frames as numbered PNG files. Deletes what was in the folder before."""
     import cv2
 
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
 """A Hydra program that checks everything before it starts, and reports an error in one line.
 
 Hydra reports a wrong configuration in several lines, with exit code 1, and suggests `+key`, which would hide a typo. It
-also makes the run's folder before the program sees the configuration. `main` and `ValidateFirst` change both."""
+also makes the run's folder before the program sees the configuration. `main` and `ValidateFirst` prevent this."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ValidateFirst(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.runtime.choices["hydra/sweeper"] != "basic":
-            return  # our sweeper checks its arms itself, and nobody knows what another one will try
+            return  # our sweeper checks its arms itself; the jobs of any other sweeper are not known yet
         loader = GlobalHydra.instance().config_loader()
         try:
             overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
@@ -94,7 +94,7 @@ def exit_code(program: Callable[[], Any]) -> int:
 
 
 def main(program: Callable[[], Any]) -> int:
-    """Run a Hydra program after its plugins are imported and its arguments are checked. Returns the exit code.
+    """Import the plugins, check the arguments, then run a Hydra program. Returns the exit code.
 
     HYDRA_FULL_ERROR=1 in the environment shows tracebacks, as in any Hydra program."""
     if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):

@@ -19,7 +19,7 @@ def apply_overrides(overrides: list[Override], composed: DictConfig) -> None:
 
 
 def is_group(config: DictConfig, key: str) -> bool:
-    """Whether the key holds a dictionary or a list, also if it is null: `config[key]` would then be None."""
+    """Whether the key is for a dictionary or a list. This is also true if it is null, when `config[key]` is None."""
     return OmegaConf.is_config(config._get_node(key))
 
 
@@ -29,15 +29,15 @@ def jobs_of_basic_sweeper(overrides: list[Override]) -> list[list[str]]:
 
 
 def failed_job(overrides: Sequence[str], error: Exception) -> JobReturn:
-    """What a launcher returns for a job that failed before Hydra could run it."""
+    """The value that a launcher returns for a job that failed before Hydra could run it."""
     return JobReturn(overrides=list(overrides), status=JobStatus.FAILED, _return_value=error)
 
 
 def result_of(job: JobReturn) -> Any:
-    """What a job returned, or the exception that it raised: the public property `return_value` would raise it again."""
+    """The value that a job returned, or its exception. The public property `return_value` would raise the exception."""
     return job._return_value
 
 
 def save_config(config: DictConfig, filename: str, folder: Path) -> None:
-    """Write one of the files of a job's folder .hydra, as Hydra's run_job does."""
+    """Write one file into a job's folder .hydra, as Hydra's run_job does."""
     _save_config(config, filename, folder)

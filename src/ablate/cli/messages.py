@@ -28,7 +28,7 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
     resumed = "a resumed run keeps its configuration (load= starts a new run from saved parameters)"
     if match := re.match(r"(?:Could not override|Could not delete from config\.|Key) '([^']+)'", text):
         key = match[1].rpartition("@")[0] or match[1]
-        if key in _all_keys() and "resume" in overrides:  # a right key, but not for the default options
+        if key in _all_keys() and "resume" in overrides:  # a valid key, but not with the default options
             return f"{overrides.get(key, key)}: {resumed}"
         if key.startswith("env.kwargs."):
             return f"{overrides.get(key, key)}: a new argument of the environment is written +{overrides.get(key, key)}"
@@ -42,7 +42,7 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
     if match := re.match(r"In '(protocol|preprocessing)/([^']+)': .*not in 'GymnasiumConfig'", text, re.DOTALL):
         if "resume" in overrides:
             return f"{match[1]}={match[2]}: {resumed}"
-        return f"{match[1]}={match[2]}: only games have one; use env=breakout, env=riverraid or env=atari"
+        return f"{match[1]}={match[2]}: this setting is only for games; use env=breakout, env=riverraid or env=atari"
     if match := re.match(r"Error merging override (.+)", text):
         key, _, value = match[1].partition("=")
         if "is not a ListConfig" in cause + text:

@@ -29,7 +29,7 @@ def _option_file(group: str, option: str) -> Path | None:
 
 @cache
 def _env_kind(env: str) -> str:
-    """The schema of an option of the group `env`: gymnasium or atari. A file may take it from another option."""
+    """The schema of an option of the group `env`: gymnasium or atari. A file may inherit it from another file."""
     path = _option_file("env", env)
     defaults = OmegaConf.select(OmegaConf.load(path), "defaults", default=[]) if path else []
     for entry in defaults:
@@ -56,7 +56,7 @@ def _default_optimizer(algo: str, env: str) -> str:
 
 
 def _default_replay(algo: str) -> str:
-    """The option of the group `replay`; `none`, which is no option, for an algorithm without a replay."""
+    """The option of the group `replay`. An algorithm without a replay has `none`, for which there is no file."""
     return algorithm_named(algo).default_replay()
 
 
@@ -93,7 +93,7 @@ def _run_dir(*, _root_: DictConfig) -> str:
 def _sweep_dir(now: str, *, _root_: DictConfig) -> str:
     """The folder of a sweep: outputs/sweeps/<name>, the same for the same command.
 
-    now: the folder's name with another sweeper than ours."""
+    now: the folder's name, with the time, if the sweeper is not ours."""
     if _root_.hydra.runtime.choices["hydra/sweeper"] != "ablate":
         return str(OUTPUTS / "sweeps" / now)
     return str(OUTPUTS / "sweeps" / (_root_.sweep.name or study_name(list(_root_.hydra.overrides.task))))
@@ -108,7 +108,7 @@ def _unused(folder: Path) -> Path:
 
 
 def _output_subdir(*, _root_: DictConfig) -> str:
-    """Where Hydra writes its files: a resumed run keeps those of its first start."""
+    """The subfolder for Hydra's files. A resumed run gets a new one, so that it keeps the files of its first start."""
     return f".hydra/resumed_{time.strftime('%Y-%m-%d_%H-%M-%S')}" if _root_.resume else ".hydra"
 
 
@@ -134,7 +134,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
 
 
 def register() -> None:
-    """Make the schema and the resolvers known to Hydra. Algorithms of plugins must be imported before."""
+    """Register the schema and the resolvers with Hydra. Plugins must be imported first: they add to the schema."""
     store = ConfigStore.instance()
     store.store("config_schema", Config)
     for group, options in SCHEMAS.items():

@@ -18,7 +18,7 @@ from ablate.records.study_file import StudyArm, read_study
 from ablate.sweeps.plan import share_done
 
 BARS = " ▁▂▃▄▅▆▇█"  # progress of a running cell
-SIGNS = {  # they differ without colours, too
+SIGNS = {  # the signs differ, so that the table is readable without colours
     "completed": ("█", "green"),
     "running": ("▄", "cyan"),
     "interrupted": ("‖", "yellow"),

@@ -17,7 +17,7 @@ from ablate.sweeps.cell import run_as_job
 
 
 def program() -> int:
-    """Train what the command line asks for. Returns the exit code."""
+    """Train the run or the sweep that the command line describes. Returns the exit code."""
     failures: list[RunFailed] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -26,7 +26,7 @@ def program() -> int:
         overrides, folder = list(context.overrides.task), Path(context.runtime.output_dir)
         if context.mode == RunMode.MULTIRUN:  # started by a launcher, possibly on another machine
             return run_as_job(plan_job(composed, overrides).config, overrides, folder, Path(context.sweep.dir))
-        assert ValidateFirst.planned is not None  # Hydra called it before it made the folder
+        assert ValidateFirst.planned is not None  # set by on_run_start, which Hydra calls before it makes the folder
         try:
             run(ValidateFirst.planned, folder, overrides)
         except RunFailed as failure:

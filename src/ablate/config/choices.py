@@ -1,4 +1,4 @@
-"""The words that a configuration chooses from. A comment explains a value if its name does not."""
+"""The keys of a configuration that have a fixed set of values. A comment explains a value if its name does not."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ class Storage(StrEnum):
 
 
 class DrawKind(StrEnum):
-    """How a batch is drawn from the priorities' distribution: one from each of B equal parts, or each from all."""
+    """How a batch of B transitions is drawn from the distribution of the priorities."""
 
-    stratified = "stratified"
-    independent = "independent"
+    stratified = "stratified"  # one from each of B parts of equal probability
+    independent = "independent"  # each from the whole distribution
 
 
 class ScheduleKind(StrEnum):
@@ -84,17 +84,17 @@ class WeightNorm(StrEnum):
 
 
 class NewPriority(StrEnum):
-    """The priority of a transition that was not learned from yet."""
+    """The priority of a transition from which no update has learned yet."""
 
     max = "max"
     td_error = "td_error"
 
 
 class ActionChoice(StrEnum):
-    """How an evaluated policy acts: its most likely action, or a draw from its distribution (DQN: ε-greedily)."""
+    """How an evaluated policy acts."""
 
-    mode = "mode"
-    sample = "sample"
+    mode = "mode"  # its most likely action
+    sample = "sample"  # a draw from its distribution (DQN: ε-greedy)
 
 
 class Display(StrEnum):
@@ -122,7 +122,7 @@ class Statistic(StrEnum):
 
 
 class Axis(StrEnum):
-    """What a curve is drawn against; columns of the tables."""
+    """The x-axis of a curve: a column of the tables."""
 
     global_step = "global_step"
     update = "update"
@@ -131,7 +131,7 @@ class Axis(StrEnum):
 
 
 class Budget(StrEnum):
-    """Up to where the curves of several arms are compared."""
+    """The end of the range of x in which the curves of several arms are compared."""
 
-    equal = "equal"  # the shortest arm's end, for all
+    equal = "equal"  # for all arms, the end of the shortest one
     own = "own"  # each arm's own end

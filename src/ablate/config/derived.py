@@ -1,4 +1,4 @@
-"""What follows from a configuration without looking at an environment."""
+"""Values that follow from a configuration alone, without its environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def limit_reached(config: Config, counters: Counters) -> str:
 
 
 def devices(config: Config) -> list[str]:
-    """The devices over which the workers' networks are spread, in turn."""
+    """The devices. The workers' networks are distributed over them in turn."""
     return list(config.device) if isinstance(config.device, list | tuple) else [config.device]
 
 
@@ -31,5 +31,5 @@ def cuda_index(device: str) -> int:
 
 
 def evaluation_horizon(config: Config) -> int | None:
-    """Steps after which an evaluation episode is cut."""
+    """Steps after which an evaluation episode is cut; None if there is no limit."""
     return config.evaluation.horizon or config.env.max_ep_step

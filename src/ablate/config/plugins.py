@@ -31,9 +31,11 @@ def refuse_unknown_plugins(modules: Iterable[Any]) -> None:
     names = [str(module) for module in modules]
     if not _IMPORTED.keys() >= set(names):
         value = ",".join(names)
-        raise ConfigError(f"plugins=[{value}]: this run needs code of its own; add plugins=[{value}] if you trust it")
+        raise ConfigError(
+            f"plugins=[{value}]: this run needs code from a plugin; add plugins=[{value}] if you trust it"
+        )
 
 
 def plugin_configurations() -> list[Path]:
-    """The folders `conf/` next to the imported modules, which Hydra searches too."""
+    """The folders `conf/` next to the imported modules. Hydra searches them in addition to our conf/."""
     return [folder / "conf" for folder in dict.fromkeys(_IMPORTED.values()) if (folder / "conf").is_dir()]

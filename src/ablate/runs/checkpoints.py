@@ -1,4 +1,4 @@
-"""The checkpoints of a run: made from what all its processes share and saved, kept on the disk, and restored from."""
+"""The checkpoints of a run: collect the state of all its processes, write it to the disk, and restore it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Checkpoints:
         self._states: dict[str, ProcessState] = {}
 
     def note(self, process: str, state: ProcessState) -> None:
-        """A process that waits or has ended sent its state."""
+        """Keep the state that a process has sent: it is paused or has ended."""
         self._states[process] = state
 
     @property
@@ -35,7 +35,7 @@ class Checkpoints:
         return len(self._states) == len(self._processes)
 
     def make(self, counters: Counters, moving_average: float | None, evaluations_done: int) -> Checkpoint:
-        """Everything as it is now, copied: all processes that train wait or have ended."""
+        """A copy of the state now. All processes that train must be paused or have ended."""
         shared = self._shared
         statistics = zip(self._run.config.optimizer.statistics, shared.statistics_views(), strict=True)
         tensors = {"parameters": shared.parameters_view().copy()}
@@ -62,9 +62,9 @@ class Checkpoints:
         )
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Replace the last checkpoint. Replays that were saved with earlier ones are removed.
+        """Replace the last checkpoint. Remove replays that were saved with earlier checkpoints.
 
-        Not those of a later one: the learner may be at its end already, with its last replay written."""
+        A replay from a later step is kept: the learner may already have ended and written its last replay."""
         write_checkpoint(self._path, checkpoint)
         for path in self._path.parent.glob(REPLAY_FILES):
             if int(path.stem.rpartition("-")[2]) < checkpoint.state["counters"]["steps"]:
@@ -72,7 +72,7 @@ class Checkpoints:
 
 
 def restore_shared(run: Resolved, checkpoint: Checkpoint, shared: SharedState) -> None:
-    """Put counters, elapsed time, the optimizer's statistics and the running normalisations back."""
+    """Restore the counters, the elapsed time, the optimizer's statistics and the running normalisations."""
     shared.set_counters(Counters(**checkpoint.state["counters"]))
     shared.elapsed_before = checkpoint.state["wall_time_s"]
     for name, view in zip(run.config.optimizer.statistics, shared.statistics_views(), strict=True):
@@ -82,7 +82,7 @@ def restore_shared(run: Resolved, checkpoint: Checkpoint, shared: SharedState) -
 
 
 def states_of(checkpoint: Checkpoint, members: tuple[int, ...]) -> dict[int, ProcessState]:
-    """What the members of a process had sent, by member."""
+    """The saved state of each member of a process, by the member's number."""
     states = {}
     for k in members:
         prefix = f"worker.{k}."

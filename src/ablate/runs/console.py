@@ -1,4 +1,4 @@
-"""What a run prints in addition to its display: before training, and after it."""
+"""The lines that a run prints before and after its training, in addition to its display."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def title(run: Resolved) -> str:
 
 
 def announcement(run: Resolved, folder: Path, dropped: int) -> Iterator[str]:
-    """What is known before the first step. dropped: rows that were removed from the CSVs."""
+    """The lines before the first step. dropped: number of rows that were removed from the CSVs."""
     yield f"run      {shown(folder)}"
     if run.backend_note and run.resumed is None:
         yield f"backend  {run.backend_note}"
@@ -37,7 +37,7 @@ def announcement(run: Resolved, folder: Path, dropped: int) -> Iterator[str]:
 
 
 def _resumption(run: Resolved, checkpoint: Checkpoint, dropped: int) -> Iterator[str]:
-    """Where a resumed run goes on, and what is not as it was."""
+    """The step at which a resumed run continues, and the state that could not be restored."""
     config, counters = run.config, Counters(**checkpoint.state["counters"])
     states = list(checkpoint.state["workers"].values())
     later = f"; {dropped} later rows dropped from the CSVs" if dropped else ""
@@ -45,12 +45,12 @@ def _resumption(run: Resolved, checkpoint: Checkpoint, dropped: int) -> Iterator
     for note in run.algorithm.resume_notes(config, states):
         yield f"note     {note}"
     if any(state.get("env", ...) is None for state in states) and counters.steps:
-        how = " in env.threads" if getattr(config.env, "threads", 0) else ""
+        how = " with env.threads" if getattr(config.env, "threads", 0) else ""
         yield f"note     the state of {config.env.id}{how} cannot be saved: new episodes begin"
 
 
 def report(config: Config, folder: Path, counters: Counters, elapsed_s: float, interrupted: bool) -> None:
-    """Draw the figure, and say what was done and where it is."""
+    """Draw the figure. Print how long the run trained, and the paths of its files."""
     print(
         f"{'interrupted' if interrupted else 'completed'}: {counters.episodes} episodes, {counters.steps} steps, "
         f"{counters.updates} updates in {elapsed_s:.1f} s ({counters.steps / max(elapsed_s, 1e-9):.0f} steps/s)"
@@ -69,7 +69,7 @@ def report(config: Config, folder: Path, counters: Counters, elapsed_s: float, i
         if (folder / name).exists():
             print(f"  {shown(folder / name)}")
     if interrupted:
-        print(f"go on with: {resume_command(folder)}")
+        print(f"continue with: {resume_command(folder)}")
 
 
 def resume_command(folder: Path) -> str:

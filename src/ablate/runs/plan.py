@@ -1,4 +1,4 @@
-"""What a configuration asks for, checked against the environment, the machine and the checkpoint that it names."""
+"""Plan a run: check its configuration against the environment, the machine and the checkpoint that it names."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ from ablate.types import EnvSpec
 
 @dataclass
 class Resolved:
-    """A run that can start: everything that could be wrong with it was looked at, and everything it needs is known."""
+    """A run that can start: its configuration was checked, and everything that it needs is known."""
 
     config: Config
     spec: EnvSpec
     algorithm: Algorithm
     architecture: Architecture
-    parameters: np.ndarray  # (P,) float32, the first ones
-    resumed: Checkpoint | None  # None also if a run is resumed that had no checkpoint yet: it starts again
-    normalisation: np.ndarray | None  # (2,) mean and std that workers start with; None: from nothing
+    parameters: np.ndarray  # (P,) float32, at the start
+    resumed: Checkpoint | None  # None also if the resumed run has no checkpoint yet: it starts again
+    normalisation: np.ndarray | None  # (2,) initial mean and std of observations; None: learned from the start
     new: bool  # not resumed: the folder must not hold a run
     backend_note: str  # which backend was chosen and why, if the configuration left it open
-    memory_note: str  # what the run keeps in memory, if that is much
+    memory_note: str  # how much memory the run needs, if it is a lot
 
 
 def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
-    """Check the configuration against the environment, the device and the checkpoint it names; makes nothing.
+    """Check the configuration against the environment, the device and the checkpoint that it names. Writes no file.
 
-    overrides: what was given on the command line, to know which keys were given with resume=. here: the run is for this
-    machine, not for one that may have other devices. Raises ConfigError."""
+    overrides: the arguments of the command line, which show the keys that were given with resume=. here: whether the
+    run is for this machine; another machine may have other devices. Raises ConfigError."""
     resumed, new = None, True
     if config.resume:
         folder = locate(config.resume)
         try:
             stored = with_new_names(read_manifest(folder)["config"])
-            with lock_run(folder):  # nobody trains in it now
+            with lock_run(folder):  # raises if a process still trains in it
                 pass
             if (folder / LAST_CHECKPOINT).exists():
                 resumed = read_checkpoint(folder / LAST_CHECKPOINT)
@@ -64,7 +64,7 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
             stored["max_episodes"], stored["total_steps"],
         ):  # fmt: skip
             raise ConfigError(
-                f"resume={folder}: a cell of a sweep, whose arms are equally long; a run of its own goes on with load="
+                f"resume={folder}: a cell of a sweep keeps its length, so that arms are comparable; use load="
             )
     algorithm = algorithm_of(config)
     config = replace(config, workers=number_of_workers(config))
@@ -74,7 +74,7 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
     config = replace(config, env=kind_of(config.env).fitted(config.env, config.model.image_shape))
     spec = spec_of(config.env)
     check_arguments(config.env)
-    # what the id is registered with, if the configuration gives no limit: part of the resolved configuration
+    # Without a limit in the configuration, the limit of the environment's registration is part of the resolved one.
     config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))
     architecture = architecture_of(config.model, spec)
     config, backend_note = _resolve_backend(config, algorithm, architecture)
@@ -96,7 +96,7 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
     )
 
 
-# What may be given with resume=: how long to train and what to show, not what is trained.
+# Keys that may be given with resume=: how long to train and what to show, not what is trained.
 CHANGEABLE_ON_RESUME = (
     "resume", "max_episodes", "total_steps", "log_interval", "checkpoint_every_seconds", "hang_timeout_s",
     "save_replay", "figures", "logger",
@@ -114,7 +114,7 @@ def _refuse_lost_replay(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str]) -> Config:
-    """The run's own configuration, with what may change (how long, what is shown) taken from the command line."""
+    """The stored configuration, with those keys of the command line that may change. Raises ConfigError."""
     own = from_dict(stored)
     changed: dict[str, Any] = {}
     for override in overrides:
@@ -122,7 +122,7 @@ def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str])
         name, _, inner = key.partition(".")
         if name in CHANGEABLE_ON_RESUME:
             value = getattr(given, name)
-            if inner:  # logger.display=off leaves the rest of the logger as it was
+            if inner:  # logger.display=off does not change the other keys of logger
                 value = replace(changed.get(name, getattr(own, name)), **{inner: getattr(value, inner)})
             changed[name] = value
         elif _at(stored, key) is None or _at(stored, key) != _at(to_dict(given), key):
@@ -136,7 +136,7 @@ def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str])
 
 
 def _refuse_other_network(load: str, source: Checkpoint, ours: Architecture) -> None:
-    """Raise ConfigError unless the checkpoint's network is this one; numbers of parameters may agree by chance."""
+    """Raise ConfigError if the checkpoint is of another network. Its number of parameters may be the same by chance."""
     try:
         model = from_dict(source.state["config"]).model
     except ConfigError as error:
@@ -144,13 +144,13 @@ def _refuse_other_network(load: str, source: Checkpoint, ours: Architecture) -> 
     theirs = architecture_of(model, EnvSpec.from_dict(source.state["env_spec"]))
     if type(theirs) is not type(ours):
         raise ConfigError(
-            f"load={load}: of another kind of network, model.name={model.name}; use its algo, model and env"
+            f"load={load}: it has another kind of network, model.name={model.name}; use its algo, model and env"
         )
     for key in (field.name for field in fields(ours) if field.compare):
         there, here = getattr(theirs, key), getattr(ours, key)
         if there != here:
             raise ConfigError(
-                f"load={load}: of another network, {key} {there} there, {here} here; use its model and env"
+                f"load={load}: it has another network, {key} {there} there, {here} here; use its model and env"
             )
 
 
@@ -163,7 +163,7 @@ def _at(config: dict[str, Any], key: str) -> Any:
 
 
 def _resolve_backend(config: Config, algorithm: Algorithm, architecture: Architecture) -> tuple[Config, str]:
-    """The configuration with the backend that it will have, and why it is that one, if that was left open."""
+    """The configuration with its backend, and the reason for this backend if the configuration has backend=auto."""
     backends = [b for b in algorithm.backends if b != Backend.manual or architecture.has_manual_network]
     obstacle = (
         algorithm.refuse_backend(config) if Backend.compiled in backends else f"algo={algorithm.name} has no kernel"
@@ -176,13 +176,13 @@ def _resolve_backend(config: Config, algorithm: Algorithm, architecture: Archite
     if config.backend != Backend.auto:
         return config, ""
     backend = next(backend for backend in backends if not (backend == Backend.compiled and obstacle))
-    return replace(config, backend=backend), f"{backend} ({obstacle or 'the fastest; all of it has kernels'})"
+    return replace(config, backend=backend), f"{backend} ({obstacle or 'the fastest; it has all needed kernels'})"
 
 
 def _check_device(device: str) -> None:
     if device == "cpu":
         return
-    import torch  # the parent process otherwise does without it
+    import torch  # slow to import, and the parent process needs it only here
 
     if cuda_index(device) >= torch.cuda.device_count():
         raise ConfigError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices here; use device=cpu")

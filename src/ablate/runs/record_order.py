@@ -1,4 +1,4 @@
-"""The records of several processes, put into the order in which they happened."""
+"""Sort the records of several processes by the time at which they happened."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ablate.types import SliceRecords
 
 
 class RecordOrder:
-    """Messages by their sender, sorted by their step.
+    """Collects messages of all processes and releases them in the order of their steps.
 
     A kernel sends the records of a whole slice at once, and a slice of another process may hold earlier records. So the
     records of a slice wait until each process that runs has sent something later."""
@@ -21,7 +21,7 @@ class RecordOrder:
         self._seen_until: dict[str, int] = {}  # by sender: its further records come after this step
 
     def add(self, sender: str, message: Any, steps: int) -> None:
-        """Take a message in. steps: of all workers, now."""
+        """Add a message. steps: the number of steps that all workers have done so far."""
         if isinstance(message, SliceRecords):
             self._waiting += [(sender, record) for record in message.unpacked()]
             self._seen_until[sender] = message.global_step
@@ -30,11 +30,11 @@ class RecordOrder:
             self._seen_until[sender] = steps
 
     def due(self, running: Iterable[str]) -> list[tuple[str, Any]]:
-        """What can be handled while these senders may still send."""
+        """The messages that can be handled now: no running sender can still send an earlier one."""
         return self._until(min((self._seen_until.get(sender, 0) for sender in running), default=math.inf))
 
     def everything(self) -> list[tuple[str, Any]]:
-        """All there is, if nobody sends any more, or all senders wait."""
+        """All messages. Call it only if each sender is paused or has ended."""
         return self._until(math.inf)
 
     def _until(self, step: float) -> list[tuple[str, Any]]:
@@ -44,5 +44,5 @@ class RecordOrder:
 
 
 def _step_of(item: tuple[str, Any]) -> float:
-    """A message's place in time. A message without a step comes last, as its sender sent it after the others."""
+    """The step of a message. A message without a step comes last, because its sender sent it after the others."""
     return getattr(item[1], "global_step", math.inf)

@@ -1,4 +1,4 @@
-"""Train one planned run in its folder, and say how it ended."""
+"""Train one planned run in its folder, and raise an exception if it does not complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ablate.types import Counters
 
 
 class RunFailed(Exception):
-    """The run ended before its time. The message is the reason in status.json."""
+    """A run, a cell or a sweep failed. The message is the reason."""
 
 
 def refuse_used(folder: Path) -> None:
@@ -28,7 +28,7 @@ def refuse_used(folder: Path) -> None:
 
 
 def run(resolved: Resolved, folder: Path, overrides: list[str]) -> None:
-    """Train to the end and leave the run's files in `folder`.
+    """Train to the end and write the run's files in `folder`.
 
     Raises RunFailed if a process fails or the records cannot be written, Interrupted after a signal."""
     if resolved.new:
@@ -45,8 +45,8 @@ def run(resolved: Resolved, folder: Path, overrides: list[str]) -> None:
                 training.run(signals)
                 training.report()
     except ChildFailed as failure:
-        raise RunFailed(f"{failure}\ngo on with: {resume_command(folder)}") from failure
-    except BrokenPipeError:  # `| head`: nobody reads what the run prints
+        raise RunFailed(f"{failure}\ncontinue with: {resume_command(folder)}") from failure
+    except BrokenPipeError:  # `| head`: the reader of the output is gone
         raise
     except OSError as error:
         raise RunFailed(f"the records could not be written: {error}") from error
@@ -55,14 +55,14 @@ def run(resolved: Resolved, folder: Path, overrides: list[str]) -> None:
 
 
 def _resume(resolved: Resolved, folder: Path) -> Training | None:
-    """The training that goes on; None if the run is at its end already."""
+    """The training to continue; None if the run has already reached its limit."""
     counters = Counters(**resolved.resumed.state["counters"]) if resolved.resumed else Counters()
     reached = limit_reached(resolved.config, counters)
     if not reached:
         note_resume(folder, resolved.config, sys.argv, counters)
         return Training(resolved, folder)
     if read_status(folder).get("state") == "completed":
-        print(f"nothing to do: {reached}; a larger limit next to resume= trains longer")
+        print(f"nothing to do: {reached}; a larger limit with resume= trains longer")
     else:  # killed between its last checkpoint and its last status
         training = Training(resolved, folder)
         training.end("completed", reached)

@@ -1,6 +1,6 @@
-"""A run while it trains, seen from its parent process: messages to records, checkpoints, status, signals.
+"""The parent process of a run that trains: it records messages, writes checkpoints and status, and handles signals.
 
-It knows no algorithm's inside and does not import torch."""
+It does not depend on the internals of any algorithm, and does not import torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ablate.runs.record_order import RecordOrder
 from ablate.types import Counters, EpisodeRecord, EvaluationSummary, ProcessState
 
 POLL_S = 0.1
-LOADED_COUNT = 1e6  # weight of a loaded running normalisation, in observations: large, so that it changes slowly
+LOADED_COUNT = 1e6  # a loaded running normalisation counts as this many observations, so that it changes slowly
 HEARTBEAT_S = 2.0
 
 
@@ -76,7 +76,7 @@ class Training:
         counters = self.shared.counters()
         remove_temporaries(folder)
         self._dropped = trim_to_checkpoint(folder, counters.episodes, counters.updates, self._evaluations_done)
-        CsvWriter(folder / EVALUATIONS).close()  # its header; the rest is written by the process that evaluates
+        CsvWriter(folder / EVALUATIONS).close()  # only the header; the process that evaluates writes the rows
         record = run.algorithm.update_record
         self._recorder = Recorder(folder, record, config.logger.tensorboard, config.max_episodes)
         self._recorder.episodes = counters.episodes
@@ -101,7 +101,7 @@ class Training:
         return Child(process.name, process.module, process.function, (job,), job.config.plugins)
 
     def run(self, signals: Signals) -> None:
-        """Train until a limit, a signal or a failure, and write which to status.json. No child process is left."""
+        """Train until a limit, a signal or a failure, and write the reason to status.json. Ends all child processes."""
         write_status(self.folder, "running", "", self._counters())
         try:
             self._train(signals)
@@ -118,7 +118,7 @@ class Training:
             self.end("failed", f"{type(error).__name__}: {error}")
             raise
         finally:
-            remove_temporaries(self.folder)  # of a process that was killed as it wrote
+            remove_temporaries(self.folder)  # left by a process that was killed while it wrote
 
     def _train(self, signals: Signals) -> None:
         config = self._config
@@ -148,7 +148,7 @@ class Training:
         config, shared = self._config, self.shared
         heartbeat = time.monotonic()
         compilation_shown = False
-        checkpointed = -config.checkpoint_every_seconds  # the first one as soon as the workers are up
+        checkpointed = -config.checkpoint_every_seconds  # the first checkpoint is due when the workers have started
         while supervisor.running:
             self._handle_all(supervisor)
             now = time.monotonic()
@@ -161,8 +161,8 @@ class Training:
                 if signals.received is not None:
                     return  # without waiting for the test process
                 if shared.command == Command.stop and supervisor.running:
-                    self._write_checkpoint()  # now: a failing last evaluation cannot damage it
-                    display.line("trained; the last evaluation is under way (Ctrl-C skips it)")
+                    self._write_checkpoint()  # before the last evaluation, which may fail
+                    display.line("trained; the last evaluation is running (Ctrl-C skips it)")
                 shared.command = Command.finish
             elif self._pausing is not None and not self._pausing:
                 self._pausing, checkpointed = None, now
@@ -178,14 +178,14 @@ class Training:
                 shared.ask_pause()
             if shared.compiles and not shared.began and not compilation_shown:
                 compilation_shown = True
-                display.line("note     compiling the kernels for this kind of environment, once: some 15 s")
+                display.line("note     compiling the kernels for this kind of environment, once; this takes about 15 s")
             if now - heartbeat > HEARTBEAT_S:
                 heartbeat = now
                 write_status(self.folder, "running", "", self._counters())
             display.update(self._progress())
 
     def _handle_all(self, supervisor: Supervisor) -> None:
-        """Handle new messages in the order of their steps. If a child failed, handle first what was sent before."""
+        """Handle new messages in the order of their steps. If a child failed, first handle all messages sent before."""
         try:
             for name, message in supervisor.messages(POLL_S):
                 self._order.add(name, message, self.shared.counters().steps)
@@ -214,7 +214,7 @@ class Training:
                     )
 
     def _counters(self) -> Counters:
-        """The totals, with the episodes that were recorded."""
+        """The shared totals, but with the number of recorded episodes."""
         return self.shared.counters()._replace(episodes=self._recorder.episodes)
 
     def _progress(self) -> Progress:
@@ -239,13 +239,13 @@ class Training:
         self._checkpoints.write(self._checkpoint())
 
     def end(self, state: str, reason: str) -> None:
-        """Leave the last status; on a full disk the old one stays."""
+        """Write the last status. If this fails, for example on a full disk, the old status stays."""
         try:
             write_status(self.folder, state, reason, self._counters())
         except OSError as error:
             print(f"status.json could not be written: {error}", file=sys.stderr)
 
     def report(self) -> None:
-        """Draw the figure, and say what was done and where it is."""
+        """Draw the figure. Print how long the run trained, and the paths of its files."""
         interrupted = self.interrupted_by is not None
         report(self._config, self.folder, self._counters(), self.shared.wall_time_s(), interrupted)

@@ -1,7 +1,8 @@
 """Run one cell of a sweep (one arm with one seed) in its own process, so a crash or hang affects no other cell.
 
-A launcher calls `run_cell`, on this machine or another. It starts `python -m ablate.sweeps.cell`: the child's side, at
-the end of this file. The cell's folder has cell.json, which is written here, and the files of the run."""
+A launcher calls `run_cell`, on this machine or another. `run_cell` starts `python -m ablate.sweeps.cell`, the child
+process, whose code is at the end of this file. The parent writes cell.json to the cell's folder, which also has the
+files of the run."""
 
 from __future__ import annotations
 
@@ -39,9 +40,9 @@ from ablate.types import Counters
 POLL_S = 0.05
 STOP = ".stop"  # a file in a sweep's folder: running cells must write their checkpoints and end
 STOPPED = "the sweep was stopped"
-GRACE_S = 60.0  # a cell that must stop has so long to write its checkpoint
-SILENCE_S = 30.0  # a cell writes status.json every 2 s; it hangs only if it was silent for at least so long
-TAIL = 8  # last lines of a failed cell's log to show
+GRACE_S = 60.0  # time for a cell that must stop to write its checkpoint
+SILENCE_S = 30.0  # a cell writes status.json every 2 s; it may count as hung after this time without a write
+TAIL = 8  # number of lines to show from the end of a failed cell's log
 
 
 class Outcome(NamedTuple):
@@ -134,7 +135,7 @@ def _supervised(
         with process.stdin as pipe:
             pipe.write(request.encode())
     except BrokenPipeError:
-        pass  # it died at once; its exit code tells why
+        pass  # it died at once; its exit code and its log show why
     try:
         return _watched(process, config, folder, stopped)
     except Interrupted:  # a second signal: stop at once
@@ -155,7 +156,7 @@ def _watched(
 ) -> tuple[Outcome, float]:
     began, limit_s = time.monotonic(), config.sweep.time_limit_s
     reason, kill_at = "", math.inf
-    # Silence is the sum of the times between polls, at most 1 s each: after the machine was suspended, no cell hangs.
+    # Each poll adds at most 1 s to the silence, so that cells do not count as hung after the machine was suspended.
     status_time, silent_s = _status_time(folder), 0.0
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -205,16 +206,15 @@ def _outcome(process: subprocess.Popen[bytes], stop_reason: str, folder: Path) -
     return Outcome("failed", f"exited with code {code}{': ' + last_line if last_line else ''}")
 
 
-# The child's side.
+# The code of the child process.
 
 
 def main() -> int:
     """Train the cell in the folder given as argument. The configuration is read from standard input."""
     die_with_parent()
     if sys.platform == "linux":
-        signal.signal(
-            signal.SIGUSR2, signal.SIG_IGN
-        )  # Slurm's warning to all processes of a job; the watcher handles it
+        # Slurm sends this warning to all processes of a job; the parent handles it.
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     request = json.load(sys.stdin)
     if os.getppid() != request["parent"]:
         return 1  # the parent died before it could watch this process
@@ -222,7 +222,7 @@ def main() -> int:
     sys.argv = ["src/run.py", *request["overrides"]]  # for the manifest: the command that trains only this cell
     sys.path.append(os.getcwd())  # for the user's own environments: env.id=<module>:<Name>-v0
     try:
-        import_plugins(request["config"].get("plugins", []))  # those that the user gave for the sweep
+        import_plugins(request["config"].get("plugins", []))  # the plugins that the user gave for the sweep
         _train(from_dict(request["config"]), request["overrides"], folder)
     except ConfigError as error:
         print(error)
@@ -254,7 +254,7 @@ def _train(config: Config, overrides: list[str], folder: Path) -> None:
 
 
 def _refuse_lost_rows(resumed: Resolved, folder: Path) -> None:
-    """Raise ValueError if a table lacks rows that were written before the checkpoint, which counts them."""
+    """Raise ValueError if a CSV file lacks rows that were written before the checkpoint."""
     if resumed.resumed is None:
         return
     state, interval = resumed.resumed.state, resumed.config.log_interval

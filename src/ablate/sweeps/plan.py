@@ -27,9 +27,9 @@ from ablate.sweeps.cell import attempts_of, run_cell
 from ablate.sweeps.study import NOT_COMPARED, Study, identity, identity_of, refuse_incomparable
 
 PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
-PROBE = "ablate-probe-"  # of a temporary folder's name, with <process>-<random>
-PROBE_S = 30.0  # a probe is stopped then, and what it has measured is used
-MOST_PROBES = 4  # at most so many kinds of arms are probed
+PROBE = "ablate-probe-"  # temporary folders have the name <PROBE><process id>-<random>
+PROBE_S = 30.0  # a probe is stopped after this time, and its measurements so far are used
+MOST_PROBES = 4  # at most this many kinds of arms are probed; further kinds use the result of the first
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SweepPlan(NamedTuple):
 
 
 def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPlan:
-    """List the cells and their states; creates no file.
+    """List the cells and their states. Creates no file.
 
     configs: the resolved configuration of each arm. folder: the requested folder. If it has arms with the same names
     and other configurations, the sweep's folder is <folder>-<hash>. Raises ConfigError."""
@@ -77,7 +77,7 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
         folder = folder.with_name(f"{folder.name}-{digest}")
     cells = [
         Cell(arm, seed, cell, _state(cell, identities[arm], seed))
-        for seed in study.seeds  # seed by seed, so that an unfinished sweep has as many seeds of each arm
+        for seed in study.seeds  # seed by seed, so that an unfinished sweep has about the same number of seeds per arm
         for arm in configs
         for cell in [cell_folder(folder, arm, seed)]
     ]
@@ -116,13 +116,13 @@ def _state(folder: Path, expected: str, seed: int) -> str:
             f"{folder}: it contains a run of another configuration; remove that folder to train the cell again, or "
             "give another hydra.sweep.dir="
         )
-    return state if state in STATES else "interrupted"  # it was killed before it wrote its first status
+    return state if state in STATES else "interrupted"  # the run was killed before it wrote its first status
 
 
 def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Estimate | None) -> str:
     """The plan as text.
 
-    parallel: how many cells run at once; None if it is not known. estimate: None if it is not known yet."""
+    parallel: how many cells run at once; None if unknown. estimate: None if there is none yet."""
     states = Counter(cell.state for cell in plan.cells)
     study, todo = plan.study, plan.to_run
     baseline = study.settings.baseline or study.arms[0].name
@@ -174,7 +174,9 @@ class Estimate(NamedTuple):
         free = shutil.disk_usage(existing).free
         short = "; THE DISK WILL BE FULL" if size > free else ""
         time_needed = (
-            f"about {approximate(work / parallel)}" if parallel else f"about {approximate(work)}, if run in turn"
+            f"about {approximate(work / parallel)}"
+            if parallel
+            else f"about {approximate(work)}, if cells run one after another"
         )
         return f"{time_needed}, {_bytes(size)} of disk ({_bytes(free)} free){short}; from {self.source}"
 
@@ -182,13 +184,13 @@ class Estimate(NamedTuple):
 def estimate(plan: SweepPlan) -> Estimate | None:
     """Estimate the cells to run from completed cells, or else from a short probe of each kind of arm.
 
-    None if a probe fails: an error in one arm must not keep the others from running."""
+    None if a probe fails: an error in one arm must not stop the other arms."""
     seconds: dict[str, list[float]] = {}
     sizes: dict[str, list[float]] = {}
     for cell in plan.cells:
         if cell.state == "completed":
             took = sum(attempt.get("seconds", 0.0) for attempt in attempts_of(cell.folder))
-            if not took:  # the sweep was killed before it could record it
+            if not took:  # the sweep was killed before it could record the time
                 continue
             seconds.setdefault(cell.arm, []).append(took)
             sizes.setdefault(cell.arm, []).append(_size(cell.folder))
@@ -252,7 +254,7 @@ def _probe(config: Config) -> tuple[float, float, float, float] | None:
 
 
 def _remove_stale_probes() -> None:
-    """Remove the probes of killed sweeps."""
+    """Remove the folders of probes whose sweep was killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PROBE}*-*"):
         if not Path("/proc", folder.name.removeprefix(PROBE).partition("-")[0]).exists():
             shutil.rmtree(folder, ignore_errors=True)

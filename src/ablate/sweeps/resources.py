@@ -16,7 +16,7 @@ class MachineCapacity:
 
     @classmethod
     def of_this_machine(cls, parallel: int | None) -> MachineCapacity:
-        """parallel: number of cells at once, whatever they need; None: as many as fit."""
+        """parallel: number of cells that run at once, even if they do not fit; None: as many as fit."""
         return cls(usable_cpus(), available_bytes() // 1024**2, parallel)
 
     def take(self, job: int, config: Config) -> bool:

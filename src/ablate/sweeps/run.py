@@ -40,7 +40,7 @@ def run(
 ) -> None:
     """Run the missing cells and judge the study.
 
-    launch: runs jobs with a Hydra launcher in the plan's folder, and returns what each returned or raised.
+    launch: runs jobs with a Hydra launcher in the plan's folder. Returns the result or the exception of each job.
     job_overrides: the overrides of a cell's job.
     Raises RunFailed if cells failed, Interrupted after a signal."""
     new = not plan.folder.exists()
@@ -75,7 +75,7 @@ def run(
 
 
 def refuse_a_second(folder: Path) -> None:
-    """Raises ConfigError if another sweep runs in the folder."""
+    """Raise ConfigError if another sweep runs in the folder."""
     if folder.is_dir():
         with _lock_sweep(folder):
             pass
@@ -98,7 +98,7 @@ def _rounds(
     launch: Callable[[Sequence[Sequence[str]]], Sequence[Any]],
     job_overrides: Callable[[Cell], list[str]],
 ) -> None:
-    """Run all cells that are not completed, then failed cells again, at most sweep.max_retries times."""
+    """Run all cells that are not completed. Then run failed cells again, at most sweep.max_retries times."""
     todo = plan.to_run
     for attempt in range(plan.study.settings.max_retries + 1):
         if not todo or watch.stopping:
@@ -112,7 +112,7 @@ def _rounds(
 
 
 class _Watch:
-    """Reports each cell as it ends on any machine, by its cell.json, and stops the sweep if necessary."""
+    """Reads cell.json to report when a cell ends, on any machine, and stops the sweep if necessary."""
 
     def __init__(self, plan: SweepPlan, signals: Signals) -> None:
         self._plan, self._signals = plan, signals
@@ -122,7 +122,7 @@ class _Watch:
         self._ended = threading.Event()
         self._began = time.monotonic()
         self._steps = {arm: most_steps(config) for arm, config in plan.configs.items()}
-        self._shares = {cell: self._share(cell) for cell in plan.to_run}  # done when this sweep began
+        self._shares = {cell: self._share(cell) for cell in plan.to_run}  # share done when this sweep began
 
     @contextmanager
     def watching(self, cells: list[Cell]) -> Iterator[None]:
@@ -191,7 +191,7 @@ class _Watch:
     def _stop(self, reason: str) -> None:
         self.stopping = reason
         print(reason, flush=True)
-        (self._plan.folder / STOP).touch()  # the cells see it on any machine
+        (self._plan.folder / STOP).touch()  # on a shared disk, so that cells on any machine see it
 
     def settle(self, cells: list[Cell], results: Sequence[Any]) -> None:
         """Decide the outcome of the cells without one: they never started, or were lost with their machine."""

@@ -33,8 +33,8 @@ GAME_SWITCHES = (
     "mode", "difficulty",
 )  # fmt: skip
 LONGEST_NAME = 80  # characters; a folder's name may have 255
-MOST_SEEDS = 100_000  # more must be a typing error
-# Keys that a study's overrides must not contain: they would be ignored, or belong elsewhere.
+MOST_SEEDS = 100_000  # a longer range of seeds must be a typing error
+# Keys that must not be in a study's overrides, with the right place for them.
 ELSEWHERE = {
     "hydra": "Hydra ignores it in a study's overrides; give it on the command line",
     "sweep": "write it next to base and arms, not in overrides",
@@ -87,7 +87,7 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
             _refuse_misplaced(f"sweep.arms.{name}", arm.overrides)
         if swept:
             raise ConfigError(
-                f"{swept[0].input_line}: the study has arms of its own, {', '.join(settings.arms)}; give one value"
+                f"{swept[0].input_line}: the study already has the arms {', '.join(settings.arms)}; give one value"
             )
         arms = [
             Arm(n, a.label or n, tuple(merged(settings.base, a.overrides, fixed))) for n, a in settings.arms.items()
@@ -138,7 +138,7 @@ def refuse_incomparable(configs: dict[str, Config]) -> None:
     seen: dict[str, str] = {}
     for arm, config in configs.items():
         if (same := seen.setdefault(identity(config), arm)) != arm:
-            raise ConfigError(f"sweep: the arms {same} and {arm} are the same configuration; each must differ")
+            raise ConfigError(f"sweep: the arms {same} and {arm} are the same configuration; arms must differ")
         if config.evaluation.every_steps is None and config.evaluation.every_seconds is None:
             raise ConfigError(
                 f"evaluation.every_steps=null: cells of {arm} would not be evaluated; give a number of steps"
@@ -147,7 +147,7 @@ def refuse_incomparable(configs: dict[str, Config]) -> None:
         **{f"env.{switch}": partial(_switch, switch) for switch in GAME_SWITCHES},
         "evaluation.horizon": evaluation_horizon,
         "evaluation.action": lambda c: str(c.evaluation.action),
-        "env.kwargs": lambda c: c.env.kwargs,  # they make another task under the same name
+        "env.kwargs": lambda c: c.env.kwargs,  # they change the task, but not its name
     }
     for key, value in compared.items():
         by_env: dict[str, tuple[str, Any]] = {}
@@ -231,7 +231,7 @@ def _value_slug(value: str) -> str:
 
 
 def _shortened(name: str) -> str:
-    """A long name is cut, and a hash makes it unique."""
+    """The name; a long name is cut, and a hash is appended to keep it unique."""
     if len(name) <= LONGEST_NAME:
         return name
     return f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -255,7 +255,7 @@ def _refuse_same(arms: list[Arm]) -> None:
     for arm in arms:
         if (other := labels.setdefault(arm.name, arm.label)) != arm.label:
             raise ConfigError(
-                f"sweep: {other} and {arm.label} would share the folder {arm.name}; name them: sweep.arms"
+                f"sweep: {other} and {arm.label} would share the folder {arm.name}; name them in sweep.arms"
             )
     if len(labels) < len(arms):
         name, times = Counter(arm.name for arm in arms).most_common(1)[0]
@@ -263,7 +263,7 @@ def _refuse_same(arms: list[Arm]) -> None:
 
 
 def _refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
-    """Raise ConfigError for claims, baseline or metrics of the study that name no arm or metric, or make no sense."""
+    """Raise ConfigError if claims, baseline or metrics name an unknown arm or metric, or contradict themselves."""
     arms_named = [(f"sweep.baseline={settings.baseline}", settings.baseline)] if settings.baseline else []
     metrics_named = [(f"sweep.metric={settings.metric}", settings.metric)]
     for claim in settings.claims:
@@ -284,7 +284,7 @@ def _refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
         if (metric.statistic == "first_reach") != (metric.score is not None):
             score = "null" if metric.score is None else metric.score
             raise ConfigError(
-                f"sweep.metrics.{name}.score={score}: first_reach needs a score, and nothing else has one"
+                f"sweep.metrics.{name}.score={score}: first_reach needs a score; other statistics have none"
             )
     if settings.smallest_effect is None and any(" ~ " in claim.inequality for claim in settings.claims):
         raise ConfigError(
