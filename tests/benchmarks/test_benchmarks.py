@@ -149,9 +149,9 @@ def test_atari_measures_emulator_environments_training_and_parts() -> None:
     assert done.returncode == 0, done.stderr
     number = r"[\d.]+"
     kinds = ("emulator", "gymnasium's AtariPreprocessing", "ale-py's vector environment")
-    for kind in (*kinds, "conv_84", "conv_lstm_42", "conv_pool_lstm_80"):
+    for kind in (*kinds, "conv_84_small", "conv_lstm_42", "conv_pool_lstm_80"):
         assert re.search(rf"^ *{kind} +1 +{number} +{number}–{number} +{number} *$", done.stdout, re.M), kind
-    for model, most in (("conv_84", 16), ("conv_lstm_42", 8), ("conv_pool_lstm_80", 8)):
+    for model, most in (("conv_84_small", 16), ("conv_lstm_42", 8), ("conv_pool_lstm_80", 8)):
         for backend, games in (("manual", most), ("autograd", most), ("manual", 1)):
             row = f"^ *{model} +{backend} +"
             trained = re.search(
