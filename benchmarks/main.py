@@ -20,9 +20,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
 
 from ablate.parallel.supervisor import ONE_THREAD
+from ablate.records.terminal import PlainConsole
 from benchmarks.a3c import benchmark_a3c
 from benchmarks.atari import benchmark_atari
 from benchmarks.common import Options, header
@@ -60,7 +60,7 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     try:
         header()
-        console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+        console = PlainConsole(width=None if sys.stdout.isatty() else FILE_WIDTH)
         BENCHMARKS[name].function(console, options)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

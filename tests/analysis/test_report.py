@@ -33,7 +33,7 @@ from ablate.analysis.report import (
     write_report,
 )
 from ablate.analysis.summary import summarise
-from ablate.analysis.sweep_figures import Drawing, draw_staleness, drawings, save
+from ablate.analysis.sweep_figures import Drawing, draw_staleness, drawings, encode
 from ablate.config.schema import ConfigError
 from ablate.records.schema import CELL_LOG, REPORT, STUDY
 
@@ -96,7 +96,7 @@ def page(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
     """The report with only the first figures; the browser test has all."""
     summary = summarise(load_sweep(folder))
     pngs = tmp_path_factory.mktemp("figures")
-    return Page(render(summary, [(d, save(d.draw(), pngs / d.name)) for d in drawings(summary)[:3]]))
+    return Page(render(summary, [(d, encode(d.draw())["png"]) for d in drawings(summary)[:3]]))
 
 
 def test_every_element_is_closed_and_nothing_comes_from_elsewhere(page: Page) -> None:

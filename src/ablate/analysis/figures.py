@@ -30,6 +30,7 @@ STYLE = {
     "axes.edgecolor": "0.6",
     "grid.color": "0.9",
     "agg.path.chunksize": 20_000,  # Agg cannot draw a line of many points in one piece
+    "text.parse_math": False,  # labels are shown as they are written: `$5 to $10` is no formula
 }
 
 

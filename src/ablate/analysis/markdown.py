@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pandas as pd
@@ -22,19 +23,25 @@ reach it counts with the end of the budget. Collapsed: the curve ends below half
 Verdicts are not corrected for the number of claims."""
 
 
+def escaped(text: str) -> str:
+    """Text from a configuration or a file, so that Markdown shows it as it is written, in one line."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*|]|(?<!\w)_|_(?!\w)|(?<=\])\()", r"\\\1", text)  # max_ep_step stays readable
+
+
 def report(summary: Summary) -> str:
     """verdict.md: question, verdicts, tables, failures, notes, provenance."""
     study = summary.sweep.study
     metrics = sorted(summary.arms["metric"].unique(), key=lambda name: name != study.metric)
     claims = [_claim(verdict, study.smallest_effect) for verdict in summary.verdicts]
     parts = [
-        f"# {study.name}", study.question,
+        f"# {escaped(study.name)}", escaped(study.question),
         "## Verdicts", *(claims or ["The study makes no claims."]),
         *(part for name in metrics for part in _metric(summary, name)),
         *_speed_ups(summary),
         "## Stability", _stability(summary),
         "## Failures", _failures(summary),
-        "## Notes", "\n".join(f"- {note}" for note in summary.notes),
+        "## Notes", "\n".join(f"- {escaped(note)}" for note in summary.notes),
         "## Methods", METHODS,
         "## Provenance", _provenance(study),
     ]  # fmt: skip
@@ -47,12 +54,12 @@ def with_interval(value: float, low: float, high: float) -> str:
 
 def _claim(verdict: Verdict, smallest_effect: float | None) -> str:
     lines = [
-        f"### {verdict.id}: {verdict.verdict}",
-        f"> {verdict.words}",
+        f"### {escaped(verdict.id)}: {verdict.verdict}",
+        f"> {escaped(verdict.words)}",
         "",
         f"- `{verdict.inequality}` in `{verdict.metric}`: effect"
         f" {with_interval(verdict.effect, verdict.low, verdict.high)}, n = {verdict.n}",
-        f"- {verdict.reason}",
+        f"- {escaped(verdict.reason)}",
     ]
     if verdict.seeds_needed is not None:
         lines.append(f"- seeds per arm for an interval of at most ±{smallest_effect:g}: {verdict.seeds_needed}")
@@ -68,7 +75,7 @@ def _metric(summary: Summary, name: str) -> list[str]:
     better = "smaller" if metric.smaller_is_better else "larger"
     target = f" {metric.score:g}" if metric.statistic is Statistic.first_reach else ""
     parts = [
-        f"## {metric.label} (`{name}`{', the primary metric' * (name == study.metric)})",
+        f"## {escaped(metric.label)} (`{name}`{', the primary metric' * (name == study.metric)})",
         f"{metric.statistic}{target} of {metric.source} {window} the {metric.budget} budget on {metric.x}; "
         f"in {unit_name}; {better} is better.",
     ]
@@ -76,7 +83,7 @@ def _metric(summary: Summary, name: str) -> list[str]:
         if part is not sweep:
             parts.append(f"### {env}")
         parts.append(_table(_only(summary.arms, name, part.arms), {
-            "arm": lambda row: row["label"],
+            "arm": lambda row: escaped(row["label"]),
             "n": lambda row: f"{row['n']} of {row['n_planned']}",
             "restricted mean" if target else "mean": _interval("mean"),
             "median": _interval("median"), "IQM": _interval("iqm"),
@@ -126,7 +133,7 @@ def _failures(summary: Summary) -> str:
         "cell": lambda row: f"{row['arm']}/seed={row['seed']}",
         "state": lambda row: row["state"],
         "attempts": lambda row: str(row["attempts"]),
-        "reason": lambda row: " ".join(str(row["reason"]).split()),
+        "reason": lambda row: escaped(str(row["reason"])),
     })  # fmt: skip
 
 
@@ -134,12 +141,12 @@ def _provenance(study: StudyFile) -> str:
     provenance = study.provenance
     git = provenance.git
     lines = {
-        "command": f"`{' '.join(provenance.command)}`",
+        "command": "`" + " ".join(provenance.command).replace("`", "'") + "`",
         "started": provenance.started,
         "commit": f"{git['commit']}{' with uncommitted changes' * git['dirty']}" if git else "not in a git repository",
         "machine": ", ".join(f"{key} {value}" for key, value in provenance.machine.items()),
         "versions": ", ".join(f"{name} {version}" for name, version in provenance.versions.items()),
-        **{f"arm {name}": " ".join(arm.overrides) or "no overrides" for name, arm in study.arms.items()},
+        **{f"arm {name}": escaped(" ".join(arm.overrides)) or "no overrides" for name, arm in study.arms.items()},
     }
     return "\n".join(f"- {key}: {value}" for key, value in lines.items() if value)
 
@@ -153,11 +160,8 @@ def _interval(name: str, low: str = "", high: str = "") -> Callable[[pd.Series],
 
 
 def _table(rows: pd.DataFrame, columns: dict[str, Callable[[pd.Series], str]]) -> str:
-    """A Markdown table with aligned columns; `|` in a cell is escaped."""
-    lines = [
-        list(columns),
-        *([text(row).replace("|", "\\|") for text in columns.values()] for _, row in rows.iterrows()),
-    ]
+    """A Markdown table with aligned columns."""
+    lines = [list(columns), *([text(row) for text in columns.values()] for _, row in rows.iterrows())]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(

@@ -40,7 +40,7 @@ class Interval(NamedTuple):
 
 
 def mean(scores: np.ndarray) -> float:
-    return float(np.mean(scores))
+    return _within(float(np.mean(scores)), scores)
 
 
 def median(scores: np.ndarray) -> float:
@@ -49,7 +49,12 @@ def median(scores: np.ndarray) -> float:
 
 def iqm(scores: np.ndarray) -> float:
     """The interquartile mean: the mean of the middle half of the scores (Agarwal et al. 2021)."""
-    return float(stats.trim_mean(scores, 0.25))
+    return _within(float(stats.trim_mean(scores, 0.25)), scores)
+
+
+def _within(value: float, scores: np.ndarray) -> float:
+    """The mean of equal scores is that score: rounding must not put it outside their interval of width 0."""
+    return float(np.clip(value, np.min(scores), np.max(scores))) if len(scores) else value
 
 
 def spread(scores: np.ndarray) -> float:
@@ -89,6 +94,8 @@ def ratio(a: np.ndarray, b: np.ndarray, confidence: float = CONFIDENCE) -> Inter
     if min(len(a), len(b)) == 0 or mean(b) == 0:
         return Interval(np.nan, np.nan, np.nan)
     value = mean(a) / mean(b)
+    if mean(b) ** 2 == 0 or not isfinite(value**2):  # numbers whose squares are outside the range of a float
+        return Interval(value, np.nan, np.nan)
     of_b = interval(b, mean, confidence)
     if min(len(a), len(b)) < MIN_SEEDS or of_b.low <= 0 <= of_b.high:
         return Interval(value, np.nan, np.nan)
@@ -320,6 +327,8 @@ def _resampled_bytes(strata: tuple[bytes, ...], statistic: Statistic, stream: in
     pooled = pooled[order]
     finite = np.isfinite(pooled)
     means = weights[:, finite] @ pooled[finite] if not finite.all() else weights @ pooled
+    if finite.all() and n:
+        means = np.clip(means, pooled[0], pooled[-1])  # as `_within`
     for diverged in np.unique(pooled[~finite]):
         means = np.where(weights[:, pooled == diverged].any(1), diverged, means)
     return means

@@ -19,9 +19,9 @@ from ablate.analysis.metrics import (
     shortest_cell,
 )
 from ablate.analysis.tables import Summary, arms, comparisons, speed_ups, stability
-from ablate.analysis.verdicts import Refusals, Values, judge, number, untimed
+from ablate.analysis.verdicts import NOT_TESTABLE, Refusals, Values, Verdict, judge, number, untimed
 from ablate.config.choices import Axis, Budget
-from ablate.config.schema import ConfigError
+from ablate.config.schema import ClaimConfig, ConfigError
 from ablate.records.files import replace_atomically
 
 
@@ -42,9 +42,21 @@ def summarise(sweep: Sweep) -> Summary:
         comparisons=comparisons(sweep, values, pairs),
         speed_ups=speed_ups(sweep, values, pairs),
         stability=stability(sweep, values),
-        verdicts=[judge(sweep, values, refusals, claim) for claim in sweep.study.claims],
+        verdicts=[_judged(sweep, values, refusals, claim) for claim in sweep.study.claims],
         notes=_notes(sweep, scores, refusals),
     )
+
+
+def _judged(sweep: Sweep, values: Values, refusals: Refusals, claim: ClaimConfig) -> Verdict:
+    """The verdict on a claim. What goes wrong in one must not cost the others."""
+    try:
+        return judge(sweep, values, refusals, claim)
+    except Exception as error:
+        reason = " ".join(f"it cannot be computed from these values ({type(error).__name__}: {error})".split())[:300]
+        nothing = (np.nan, np.nan, np.nan)
+        return Verdict(
+            claim.id, claim.words, claim.metric, claim.inequality, NOT_TESTABLE, *nothing, "-", None, reason
+        )
 
 
 def _scores(sweep: Sweep) -> tuple[pd.DataFrame, Refusals]:

@@ -107,17 +107,31 @@ def write_figures(summary: Summary) -> Iterator[tuple[Drawing, bytes | ConfigErr
     folder.mkdir(exist_ok=True)
     for drawing in drawings(summary):
         try:
-            yield drawing, save(drawing.draw(), folder / drawing.name)
+            images = rendered(drawing)
         except ConfigError as refusal:
-            for suffix in (".png", ".pdf"):
-                (folder / (drawing.name + suffix)).unlink(
-                    missing_ok=True
-                )  # an earlier figure would contradict the reason
+            for suffix in (".png", ".pdf"):  # an earlier figure would contradict the reason
+                (folder / (drawing.name + suffix)).unlink(missing_ok=True)
             yield drawing, refusal
+            continue
+        for kind, content in images.items():
+            replace_atomically(folder / f"{drawing.name}.{kind}", content)
+        yield drawing, images["png"]
 
 
-def save(figure: Figure, path: Path) -> bytes:
-    """Write `path`.png and `path`.pdf atomically. Returns the PNG."""
+def rendered(drawing: Drawing) -> dict[str, bytes]:
+    """The figure as PNG and PDF. Raises ConfigError with the reason if it cannot be drawn, whatever that is: values that
+    matplotlib cannot draw must not cost the rest of the report."""
+    try:
+        return encode(drawing.draw())
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ConfigError(f"{drawing.name}: matplotlib cannot draw these values ({reason})") from error
+
+
+def encode(figure: Figure) -> dict[str, bytes]:
+    """The figure as PNG and PDF."""
     written = {}
     for kind, metadata in (
         ("png", {"Software": None}),
@@ -128,8 +142,7 @@ def save(figure: Figure, path: Path) -> bytes:
             figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
         figure.set_layout_engine("none")  # the PDF reuses the layout of the PNG, which takes most of the time
         written[kind] = buffer.getvalue()
-        replace_atomically(path.with_name(f"{path.name}.{kind}"), written[kind])
-    return written["png"]
+    return written
 
 
 def axes(sweep: Sweep) -> list[Axis | str]:

@@ -17,7 +17,6 @@ import gymnasium
 import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 from rich.progress import Progress
 
 from ablate.cli.hydra_app import exit_code
@@ -36,6 +35,7 @@ from ablate.records.checkpoint import find_checkpoint, read_checkpoint
 from ablate.records.display import resolve_mode
 from ablate.records.files import replace_atomically
 from ablate.records.schema import COLUMNS, MANIFEST, SCORES, VIDEOS
+from ablate.records.terminal import PlainConsole
 from ablate.runs.run import RunFailed
 from ablate.seeding import Role, generator
 
@@ -155,7 +155,7 @@ def with_progress(episodes: Iterator[Episode], total: int) -> Iterator[Episode]:
     returns: list[float] = []
     printed_at = time.monotonic()
     live = sys.stderr.isatty() and resolve_mode(Display.auto) == Display.live
-    with Progress(console=Console(stderr=True), transient=True, disable=not live) as bar:
+    with Progress(console=PlainConsole(stderr=True), transient=True, disable=not live) as bar:
         task = bar.add_task(f"episode 0 of {total}", total=total)
         for episode in episodes:
             yield episode

@@ -15,6 +15,7 @@ from ablate.cli.hydra_app import exit_code
 from ablate.paths import OUTPUTS, locate
 from ablate.records.schema import STUDY, cell_folder
 from ablate.records.study_file import StudyArm, read_study
+from ablate.records.terminal import PlainConsole
 from ablate.sweeps.plan import share_done
 
 BARS = " ▁▂▃▄▅▆▇█"  # progress of a running cell
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("folder", help="the sweep's folder, or its name")
     folder = parser.parse_args().folder
     by_name = OUTPUTS / "sweeps" / folder
-    status(by_name if (by_name / STUDY).exists() else locate(folder), Console())
+    status(by_name if (by_name / STUDY).exists() else locate(folder), PlainConsole())
 
 
 def status(folder: Path, console: Console) -> None:
@@ -64,7 +65,7 @@ def status(folder: Path, console: Console) -> None:
     console.print(table)
     console.print(", ".join(f"{SIGNS[state][0]} {counts[state]} {state}" for state in SIGNS if counts[state]))
     for failure in failures:
-        console.print(failure, style="red", markup=False, highlight=False)
+        console.print(failure, style="red", highlight=False)
 
 
 def _progress(cell: Path, arm: StudyArm) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -20,6 +20,7 @@ from rich.text import Text
 
 from ablate.config.choices import Display
 from ablate.records.durations import clock
+from ablate.records.terminal import PlainConsole
 
 REFRESH_EVERY_S = 0.25
 STEP_WINDOW_S = 10.0
@@ -61,7 +62,7 @@ class Rate:
         return (end - start) / (end_s - start_s)
 
 
-class _Console(Console):
+class _Console(PlainConsole):
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError  # rich would exit the program; ProgressDisplay handles it instead
 
