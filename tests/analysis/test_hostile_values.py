@@ -68,7 +68,7 @@ def test_any_scores_have_a_report(seeds: int, value: Callable[[int], float], tmp
 
 
 @pytest.mark.parametrize("statistic", [mean, median, iqm])
-@pytest.mark.parametrize("score", [-54.3, -99.9, 0.1, 1e300, -1e-310])
+@pytest.mark.parametrize("score", [-54.3, -99.9, 0.1, 1e150, -1e-310])
 @pytest.mark.parametrize("seeds", [5, 19, 20, 30])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_equal_scores_have_an_interval_of_width_0(statistic: Callable, score: float, seeds: int) -> None:
