@@ -40,7 +40,7 @@ from ablate.config.schema import ConfigError
 from ablate.records.files import replace_atomically
 
 POINTS = 300  # of one seed's line: more cannot be distinguished on paper
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))  # with the colours: arms also differ in grey
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))  # with the colours: arms also differ without colour
 LABELS = {Source.episodes: "training", Source.evaluations: "evaluation"}
 IDEAL = "ideal_parallel_time"
 X_LABELS = {
@@ -108,20 +108,16 @@ def write_figures(summary: Summary) -> Iterator[tuple[Drawing, bytes | ConfigErr
         try:
             yield drawing, save(drawing.draw(), folder / drawing.name)
         except ConfigError as refusal:
-            for suffix in (".png", ".pdf"):
-                (folder / (drawing.name + suffix)).unlink(
-                    missing_ok=True
-                )  # an earlier figure would contradict the reason
+            for suffix in (".png", ".pdf"):  # an earlier figure would contradict the reason
+                (folder / (drawing.name + suffix)).unlink(missing_ok=True)
             yield drawing, refusal
 
 
 def save(figure: Figure, path: Path) -> bytes:
     """Write `path`.png and `path`.pdf atomically. Returns the PNG."""
     written = {}
-    for kind, metadata in (
-        ("png", {"Software": None}),
-        ("pdf", {"CreationDate": None}),
-    ):  # no dates or versions: equal figures have equal bytes
+    # No dates and no versions, so that equal figures have equal bytes.
+    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
         buffer = io.BytesIO()
         with mpl.rc_context(STYLE):
             figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
@@ -181,7 +177,7 @@ def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
 def mean_band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bounds (T,), (T,) of the pointwise 95 % confidence interval of the mean of curves (N, T).
 
-    `statistics.interval` of each point. With SMALL or more curves all points share the resamples: much faster."""
+    `statistics.interval` of each point. With SMALL or more curves, all points share the resamples: much faster."""
     n = len(scores)
     if n < SMALL:
         intervals = [interval(point, mean) for point in scores.T]
@@ -279,7 +275,7 @@ def draw_scores(summary: Summary, metric: str) -> Figure:
 
 
 def draw_staleness(sweep: Sweep) -> Figure:
-    """One row per arm: the global updates by others between a worker's pull and its push, as share of the updates.
+    """One row per arm: the global updates by others between a worker's pull and its push, as a share of the updates.
 
     A worker that had to wait for a CPU may be a thousand updates late. Values above the 99th percentile of every arm
     are not drawn; each title gives the arm's largest value.
@@ -315,7 +311,7 @@ def metric_unit(sweep: Sweep, metric: str) -> str:
 
 
 def _with_ideal_time(sweep: Sweep) -> Sweep:
-    """The sweep with another clock, which counts steps / workers."""
+    """The sweep with its wall time replaced by steps / workers."""
 
     def timed(table: pd.DataFrame) -> pd.DataFrame:
         count = table["arm"].map({arm: workers(sweep, arm) for arm in sweep.arms})
@@ -325,7 +321,7 @@ def _with_ideal_time(sweep: Sweep) -> Sweep:
 
 
 def _wall_time_caveat(sweep: Sweep) -> str:
-    """Why the seconds are not those of parallel workers; empty if they are."""
+    """A warning if the seconds are not those of parallel workers; else empty."""
     reasons = [reason for arm in sweep.arms if (reason := untimed(sweep, arm))]
     if not reasons:
         return ""
