@@ -1,4 +1,4 @@
-"""A3C's score on Breakout after some minutes of training, compared with a random policy."""
+"""The score of A3C on Breakout after some minutes of training, compared with a random policy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ablate.records.schema import LAST_CHECKPOINT
 from ablate.seeding import Role, draw_seed, generator
 from benchmarks.common import Options, table_of, temporary_folder, yes_or_no
 
-GAMES = 100  # to score a policy
+GAMES = 100  # that score a policy
 FACTOR = 2.0  # clearly better: the lower end of the interval is above this many times the upper end of random play's
 TRAINING = (
     "algo=a3c", "env=breakout", "model=conv_lstm_42", "max_episodes=null", "total_steps=1000000000",

@@ -40,7 +40,7 @@ from ablate.config.schema import ConfigError
 from ablate.records.files import replace_atomically
 
 POINTS = 300  # of one seed's line: more cannot be distinguished on paper
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))  # with the colours: arms also differ without colour
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))  # with the colours: arms differ in grey as well
 LABELS = {Source.episodes: "training", Source.evaluations: "evaluation"}
 IDEAL = "ideal_parallel_time"
 X_LABELS = {
