@@ -121,7 +121,7 @@ def test_a_title_without_its_settings_is_refused() -> None:
         draw_learning_curve(run)
 
 
-def test_without_an_episode_it_says_so(tmp_path: Path) -> None:
+def test_a_figure_without_an_episode_says_so(tmp_path: Path) -> None:
     run = make_run(np.empty(0))
     assert texts(draw_learning_curve(run)) == ["no finished episode yet"] * 2
     learning_curve(run, tmp_path / "curve.png")
@@ -182,7 +182,7 @@ def test_a_long_run_is_thinned_evenly_and_its_moving_average_is_not() -> None:
     np.testing.assert_array_equal(points.get_ydata(), run.episodes["mean_step_reward"][episode - 1])
 
 
-def test_the_file_is_replaced_whole_and_nothing_stays_beside_it(
+def test_the_file_is_replaced_whole_and_no_temporary_file_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "figures" / "curve.png"

@@ -269,7 +269,7 @@ def test_other_settings_of_the_environment_are_refused() -> None:
         assert 'a: {}; b: {"repeat_action_probability": 0.25}' in refusal_of(sweep, source)
 
 
-def test_other_environments_are_refused_together_and_taken_one_by_one() -> None:
+def test_arms_of_two_environments_are_refused_and_compared_apart() -> None:
     sweep = sweep_of(TWO)
     sweep.study.arms["b"].config["env"]["id"] = "CartPole-v1"
     assert "env.id differs: a: Pendulum-v1; b: CartPole-v1" in refusal_of(sweep)

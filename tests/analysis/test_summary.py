@@ -168,14 +168,14 @@ def only_verdict(folder: Path) -> Verdict:
     return verdict
 
 
-def test_an_interval_across_the_border_of_likeness_is_inconclusive(tmp_path: Path) -> None:
+def test_an_interval_across_a_limit_of_equality_is_inconclusive(tmp_path: Path) -> None:
     folder = small(tmp_path, claims=claims("bad ~ good"))
     effect = only_verdict(folder).effect
     change_study(folder, lambda study: study.update(smallest_effect=-effect))
     assert only_verdict(folder).verdict == "inconclusive"
 
 
-def test_a_difference_too_small_to_matter_is_named_so(tmp_path: Path) -> None:
+def test_the_reason_says_if_a_difference_is_too_small_to_matter(tmp_path: Path) -> None:
     folder = small(tmp_path, claims=claims("bad < good"), smallest_effect=5.0)
     verdict = only_verdict(folder)
     assert verdict.verdict == "supported"
@@ -194,7 +194,7 @@ def test_under_five_seeds_there_is_no_verdict(tmp_path: Path) -> None:
     assert row[["mean_low", "median_low", "iqm_high"]].isna().all()
 
 
-def test_claims_about_real_time_need_processes_side_by_side(tmp_path: Path) -> None:
+def test_claims_about_real_time_need_parallel_processes(tmp_path: Path) -> None:
     folder = small(tmp_path, claims=claims("bad < good", real_time=True))  # interleaved
     verdict = only_verdict(folder)
     assert verdict.verdict == "not testable here"
@@ -275,7 +275,7 @@ def test_speed_ups_are_ratios_of_restricted_means(summary: Summary) -> None:
     assert row_of(summary.speed_ups, arm="same")["low"] < 1 < row_of(summary.speed_ups, arm="same")["high"]
 
 
-def test_arms_censored_at_different_ends_are_compared_up_to_the_sooner(tmp_path: Path) -> None:
+def test_arms_censored_at_different_x_are_compared_up_to_the_smaller(tmp_path: Path) -> None:
     metric = {**METRICS["speed"], "x": "global_step", "window": [0.0, 1.0], "score": -1.0, "budget": "own"}
     arms: dict[str, Any] = {
         "long": {"level": -1.1, "speed": 10.0},
@@ -315,7 +315,7 @@ def test_without_a_cell_that_reaches_the_score_there_is_no_verdict(tmp_path: Pat
     assert summary.speed_ups["speed_up"].isna().all()
 
 
-def test_a_half_written_sweep_shows_what_it_has(tmp_path: Path) -> None:
+def test_an_unfinished_sweep_is_summarised(tmp_path: Path) -> None:
     missing = tuple(("bad", seed) for seed in range(6))
     folder = small(tmp_path, claims=claims("bad < good"), missing=missing)
     with (folder / "good/seed=1/evaluations.csv").open("a") as file:
@@ -331,7 +331,7 @@ def test_a_half_written_sweep_shows_what_it_has(tmp_path: Path) -> None:
     write_tables(summary)
 
 
-def test_a_sweep_without_a_completed_cell_says_so(tmp_path: Path) -> None:
+def test_a_sweep_without_a_completed_cell_is_summarised(tmp_path: Path) -> None:
     cells = tuple((arm, seed) for arm in ("good", "bad") for seed in range(6))
     summary = summarise(load_sweep(small(tmp_path, claims=claims("bad < good"), failed=cells)))
     assert summary.scores.empty

@@ -183,7 +183,9 @@ def reference_of(
 @pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "elu"])
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_rollout_and_its_gradient(network: str, action: str, activation: str, dtype: type) -> None:
+def test_a_rollout_and_its_gradient_equal_those_of_autograd(
+    network: str, action: str, activation: str, dtype: type
+) -> None:
     rng, spec = np.random.default_rng(0), ACTIONS[action]
     architecture = architecture_of(network, spec, activation)
     flat = random_parameters(architecture, rng)
@@ -230,7 +232,7 @@ def moments_of(config: Config, size: int, dtype: type) -> list[np.ndarray]:
         ("optimizer=rmsprop", "optimizer.weight_decay=0.1", "algo.max_grad_norm=12"),
     ],
 )
-def test_200_updates_on_the_same_rollouts(overrides: tuple[str, ...], action: str, dtype: type) -> None:
+def test_200_updates_equal_those_of_the_torch_optimizer(overrides: tuple[str, ...], action: str, dtype: type) -> None:
     config, rng = cached_config_of("optimizer.lr=3e-4", *overrides), np.random.default_rng(2)
     algorithm, optimizer = constants_of(config, False), optimizer_of(config.optimizer)
     architecture = architecture_of("S1", ACTIONS[action])

@@ -19,7 +19,7 @@ EVENTS = st.lists(USES | st.sampled_from([("refill", 0), ("settle", 0), ("draw a
 @pytest.mark.parametrize("method", ["random", "standard_normal"])
 @settings(max_examples=300, deadline=None)
 @given(size=st.integers(0, 12), events=EVENTS)
-def test_each_number_is_what_would_have_been_drawn_then(method: str, size: int, events: list[tuple[str, int]]) -> None:
+def test_numbers_equal_those_that_are_drawn_one_by_one(method: str, size: int, events: list[tuple[str, int]]) -> None:
     rng, one_by_one = np.random.default_rng(0), np.random.default_rng(0)
     rows, all_used = np.full((3, size), np.nan), np.zeros(3, np.int64)
     buffer, used = rows[1], all_used[1:2]

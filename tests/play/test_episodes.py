@@ -155,7 +155,7 @@ def test_the_most_likely_action_is_the_networks(tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize(("kind", "pooled"), [("report_42", 1), ("report_80", 3)])
-def test_it_plays_on_raw_screens_as_in_our_environment(tmp_path: Path, kind: str, pooled: int) -> None:
+def test_a_policy_plays_on_raw_screens_as_in_our_environment(tmp_path: Path, kind: str, pooled: int) -> None:
     """An outside program has its own emulator and passes the pixelwise maximum of a step's last frames."""
     config = config_for(kind, *PLAIN)
     path = save(tmp_path / "x.safetensors", config, kind)

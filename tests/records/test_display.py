@@ -54,14 +54,14 @@ def test_plain_prints_a_line_every_few_seconds_and_one_at_the_end(capsys: pytest
     assert "steps/s 1,000" in lines[-1]
 
 
-def test_plain_does_not_say_the_last_line_twice(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_does_not_print_the_last_line_twice(capsys: pytest.CaptureFixture[str]) -> None:
     with display("plain", every_s=1.0) as shown:
         shown.update(progress(1.0, steps=1))
         shown.update(progress(2.0, steps=2))
     assert len(capsys.readouterr().out.splitlines()) == 2  # the title and 0:00:02
 
 
-def test_plain_says_where_a_failed_run_got_to(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_prints_how_far_a_failed_run_came(capsys: pytest.CaptureFixture[str]) -> None:
     with suppress(KeyboardInterrupt), display("plain") as shown:
         shown.update(progress(1.0))
         shown.update(progress(2.0, steps=77))
