@@ -116,7 +116,7 @@ def interval_of(statistic: Callable[[np.ndarray], float]) -> Callable[[np.ndarra
     return functools.partial(statistics.interval, statistic=statistic)
 
 
-# A thousand simulations see a coverage of 0.95 within 0.95 ± 0.02 (three standard errors).
+# A thousand simulations estimate a coverage of 0.95 with an error of ± 0.02 (three standard errors).
 @pytest.mark.parametrize("n", [5, 10])
 def test_intervals_of_few_seeds_have_their_nominal_coverage(n: int) -> None:
     assert coverage(interval_of(statistics.mean), 0, (0, 1), n=n) == pytest.approx(0.95, abs=0.02)
@@ -127,7 +127,7 @@ def test_intervals_of_few_seeds_have_their_nominal_coverage(n: int) -> None:
         assert coverage(statistics.probability_of_improvement, truth, (apart, 1), (0, 1), n=n) >= 0.93
 
 
-def test_bootstrapped_intervals_of_thirty_seeds_nearly_have_it() -> None:
+def test_bootstrapped_intervals_of_thirty_seeds_have_nearly_that_coverage() -> None:
     nearly = pytest.approx(0.94, abs=0.035)
     for statistic in (statistics.mean, statistics.median, statistics.iqm):
         assert coverage(interval_of(statistic), 0, (0, 1), n=30, times=500) == nearly

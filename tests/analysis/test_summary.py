@@ -21,7 +21,7 @@ from ablate.analysis.verdicts import Verdict
 from ablate.config.schema import ConfigError
 from ablate.records.schema import EVALUATIONS, STUDY
 
-# Final scores differ by 0.8 between good and bad, by nothing between good and same; seeds spread by 0.3.
+# Final scores of good and bad differ by 0.8, those of good and same do not differ; the seeds' deviation is 0.3.
 ARMS: dict[str, dict[str, Any]] = {
     "bad": {"level": -1.3, "speed": 8.0, "overrides": ["workers=1"]},
     "good": {"level": -0.5, "speed": 8.0, "overrides": ["workers=4"]},
@@ -39,7 +39,7 @@ CLAIMS = tuple(
 
 @pytest.fixture(scope="module", autouse=True)
 def _composed_once() -> Iterator[None]:
-    """Composing a configuration takes longer than everything else here, and few different ones are needed."""
+    """Composing a configuration takes longer than all else here, and few different configurations are needed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic, "config_of", functools.cache(synthetic.config_of))
         yield
@@ -291,7 +291,7 @@ def test_arms_censored_at_different_x_are_compared_up_to_the_smaller(tmp_path: P
         claims=claims("short < long", metric="speed"),
     )
     summary = summarise(load_sweep(folder))
-    assert row_of(summary.arms, arm="long")["mean"] > 4000  # some cells got there later than short ones lasted
+    assert row_of(summary.arms, arm="long")["mean"] > 4000  # some cells reached it after the short cells' end
     long = np.minimum(summary.scores.query("arm == 'long'")["value"], 4000)
     short = summary.scores.query("arm == 'short'")["value"]
     assert short.max() == 4000

@@ -81,7 +81,7 @@ def test_curves_are_the_means_of_the_cells_up_to_the_shortest_arms_end(folder: P
     assert list(drawn) == ["4 workers  (n = 6)", "two  (n = 5)"]
     for (x, y), (arm, seeds) in zip(drawn.values(), (("four", SEEDS), ("two", [0, 1, 2, 4, 5])), strict=True):
         assert x[-1] == EPISODES * 200
-        assert x[0] == 1000  # "four" is evaluated first after 1000 steps, "two" earlier: nothing is made up before
+        assert x[0] == 1000  # "four" is evaluated first after 1000 steps, "two" earlier: no value is invented before
         expected = np.mean([np.interp(x, *evaluations(folder, arm, seed)) for seed in seeds], axis=0)
         np.testing.assert_allclose(y, expected, rtol=1e-9)
 
@@ -203,7 +203,7 @@ def test_scores_have_a_dot_per_seed_and_mark_the_censored_ones(folder: Path) -> 
         seed for seed in SEEDS if (scores := evaluations(folder, "four", seed))[1][scores[0] <= 8000].max() >= -1
     ]
     assert 0 < len(reached) < 6
-    # dots and triangles of "four", dots and triangles of "two", which ends near -2: no seed of it comes to -1
+    # dots and triangles of "four", then of "two", which ends near -2: none of its seeds reaches -1
     marks = [np.asarray(c.get_offsets()) for c in ax.collections if isinstance(c, PathCollection)]
     assert [len(offsets) for offsets in marks[:4]] == [len(reached), 6 - len(reached), 0, 5]
     of_two = marks[3]

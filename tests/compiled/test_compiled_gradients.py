@@ -30,7 +30,7 @@ from ablate.types import ActionSpec, Trajectory
 T_MAX = 10
 TORCH = {np.float32: torch.float32, np.float64: torch.float64}
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-9}  # relative
-ROUNDING = {np.float32: 1e-5, np.float64: 1e-13}  # relative to the largest number, where numbers cancel
+ROUNDING = {np.float32: 1e-5, np.float64: 1e-13}  # relative to the largest number, for sums whose terms cancel
 ACTIONS = {
     "box": ActionSpec(low=(-2.0,), high=(2.0,)),
     "box of 3": ActionSpec(low=(-1.0, -2.0, 0.0), high=(1.0, 2.0, 3.0)),
@@ -183,9 +183,7 @@ def reference_of(
 @pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "elu"])
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_rollout_and_its_gradient_equal_those_of_autograd(
-    network: str, action: str, activation: str, dtype: type
-) -> None:
+def test_a_rollout_and_its_gradient_equal_autograds(network: str, action: str, activation: str, dtype: type) -> None:
     rng, spec = np.random.default_rng(0), ACTIONS[action]
     architecture = architecture_of(network, spec, activation)
     flat = random_parameters(architecture, rng)
@@ -214,7 +212,7 @@ def test_a_rollout_and_its_gradient_equal_those_of_autograd(
 
 
 def moments_of(config: Config, size: int, dtype: type) -> list[np.ndarray]:
-    """First, second and largest second, as in loop.SharedArrays: those that the optimizer does not use are empty."""
+    """First, second and largest second moment, as in loop.SharedArrays. Moments that the optimizer lacks are empty."""
     names = config.optimizer.statistics
     kept = ["exp_avg" in names, True, "max_exp_avg_sq" in names]
     return [np.zeros(size if keeps else 0, dtype) for keeps in kept]
@@ -269,8 +267,8 @@ def test_200_updates_equal_those_of_the_torch_optimizer(overrides: tuple[str, ..
     ],
 )
 def test_a_second_moment_lost_in_a_race_does_not_divide_by_epsilon(overrides: tuple[str, ...]) -> None:
-    """The first moment holds a gradient of another process, whose square was lost. RMSprop has no first moment: there,
-    the square of the gradient is 0 in float32. nn/optimizer_bounds.py bounds the step."""
+    """The first moment contains a gradient of another process, but its square was lost from the second moment. RMSprop
+    has no first moment; there, the square of the gradient is 0 in float32. nn/optimizer_bounds.py bounds the step."""
     config = cached_config_of(*overrides)
     gradient = np.array([1e-24, -1e-24, 0.0, 0.5, -0.5], np.float32)
     moments = moments_of(config, len(gradient), np.float32)

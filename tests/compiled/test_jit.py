@@ -34,7 +34,7 @@ print(kernel_cache.CACHE is not None, sum(play.stats.cache_hits.values()))
 
 
 def run_program(folder: Path, cache: str, checkout: Path = COMPILED.parents[1]) -> str:
-    """What PROGRAM prints in a process of its own: whether there is a cache, and how many kernels it gave."""
+    """What PROGRAM prints in a process of its own: whether there is a cache, and how many kernels came from it."""
     script = folder / "program.py"
     if not script.exists():
         script.write_text(PROGRAM)

@@ -125,7 +125,7 @@ def test_a_lost_life_ends_an_episode_in_training_only_and_the_game_goes_on() -> 
     ale = emulator("breakout")
     ale.reset_game()
     points = sum(ale.act(action) for action in emulated.actions)
-    assert points  # otherwise the next lines prove little
+    assert points  # otherwise the next lines would prove little
     assert ale.game_over()
     assert sum(step[4]["raw_reward"] for step in learned) == points
     assert sum(step[4]["raw_reward"] for step in scored) == points
@@ -206,7 +206,7 @@ def test_a_game_in_which_fire_is_never_pressed_is_refused() -> None:
     with pytest.raises(ConfigError, match="fire_action=false"):
         spec_of(silent)
     assert spec_of(replace(silent, fire_on_reset=True)).action.n == 3
-    assert spec_of(replace(silent, full_action_space=True)).action.n == 17  # UPFIRE and others are left
+    assert spec_of(replace(silent, full_action_space=True)).action.n == 17  # UPFIRE and others remain
 
 
 def test_without_fire_a_new_life_begins_with_a_step_of_no_action() -> None:

@@ -66,7 +66,7 @@ def test_threaded_games_play_as_the_emulator_does(game: str) -> None:
 
 
 def test_a_game_without_lives_goes_on_until_the_emulator_ends_it() -> None:
-    """As in AtariGame, its last frames are no episode of their own."""
+    """As in AtariGame, its last frames are not a separate episode."""
     threads = threads_of(config(), 1)
     images, over = np.zeros((1, 4, 84, 84), np.uint8), [False, False, False, True]
 

@@ -1,4 +1,4 @@
-"""An algorithm of the user's own: two files outside src/, and it trains, resumes, is evaluated and swept over."""
+"""A user's own algorithm is two files outside src/. It can be trained, resumed, evaluated and swept over."""
 
 import json
 import os
