@@ -2,7 +2,7 @@
 
 A curve is a cell's score along x: one point per evaluation (the mean over its episodes), or one point per training
 episode. The score is the reward per step, or the return if episodes can terminate (`Sweep.per_step`).
-Nothing is extrapolated: no cell is read beyond its own end, and none beyond an equal budget.
+Nothing is extrapolated: no cell is read beyond its own end, or beyond the equal budget if the metric uses it.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def curves(sweep: Sweep, source: Source, x: Axis, budget: Budget = Budget.equal)
     """The cells' curves on a common grid up to the equal budget: arm, seed, x, score.
 
     With budget=own, each arm has its own grid, up to the end of its shortest cell. Evaluations are interpolated between
-    neighbours, starting where every cell has one. For training episodes, a point is the mean over the bin that ends at
+    neighbours, from the x at which every cell has one. For training episodes, a point is the mean over the bin that ends at
     x, or the previous value if no episode ended in the bin."""
     by_cell = cell_curves(sweep, source, x)
     arms = list(dict.fromkeys(arm for arm, _ in by_cell))

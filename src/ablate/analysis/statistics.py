@@ -212,7 +212,7 @@ def first_reach(x: np.ndarray, y: np.ndarray, score: float, end: float) -> tuple
 def collapsed(scores: np.ndarray, smallest_gain: float = 0.0) -> bool:
     """Whether a curve (T,) ends below half of its gain, start + ½ (best - start).
 
-    Half of the best itself would not do: returns may be negative, and half of -1 is better than -1. A curve that gained
+    Half of the best would be wrong: returns may be negative, and half of -1 is better than -1. A curve that gained
     no more than `smallest_gain` cannot collapse. A curve with a non-finite end has collapsed."""
     finite = scores[np.isfinite(scores)]
     if len(scores) and not isfinite(scores[-1]):
@@ -247,7 +247,7 @@ def _variance_of_mean(scores: np.ndarray) -> float:
 
 
 def _t_quantile(variances: Sequence[float], sizes: Sequence[int], confidence: float) -> float:
-    """Student's t at the degrees of freedom of Welch & Satterthwaite, (Σ v)² / Σ v² / (n - 1)."""
+    """Student's t at the degrees of freedom of Welch & Satterthwaite, (Σ v)² / Σ [v² / (n - 1)]."""
     total = sum(variances)
     if total == 0:
         return 0.0

@@ -33,7 +33,7 @@ class Verdict:
     low: float
     high: float
     n: str  # seeds of both arms: "30, 30"
-    seeds_needed: int | None  # per arm, for the interval's half-width to be below the study's smallest_effect
+    seeds_needed: int | None  # per arm, for an interval of at most ± the study's smallest_effect
     reason: str  # a sentence
 
 

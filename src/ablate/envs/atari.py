@@ -1,8 +1,8 @@
 """Atari games on ale-py's emulator. A step is several frames with one observation, a game continues after a lost life,
 and the whole state of a game can be saved.
 
-Why not the existing environments: gymnasium's AtariEnv and AtariPreprocessing read a screen and build a dictionary for
-every frame, and their option to end an episode at a lost life resets the game; ale-py's vector environment supports
+The existing environments do not fit. gymnasium's AtariEnv and AtariPreprocessing read a screen and build a dictionary
+for every frame, and their option to end an episode at a lost life resets the game. ale-py's vector environment supports
 only the preprocessing of Mnih et al. 2015."""
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class AtariGame(gymnasium.Env):
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Return the game to the state that `save` gave."""
+        """Set the game to a state from `save`."""
         self.ale.restoreState(ALEState(_bytes_of(saved["emulator"])))
         seeding.restore(self.np_random, saved["random"])
         self.preprocessor.reset()

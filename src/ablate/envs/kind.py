@@ -29,7 +29,7 @@ class SideBySide(Protocol):
         ...
 
     def restore(self, saved: list[dict[str, Any]]) -> None:
-        """Return the environments to the states that `save` gave."""
+        """Set the environments to states from `save`."""
         ...
 
 
@@ -81,7 +81,7 @@ class EnvKind(ABC):
 
     @abstractmethod
     def restore(self, made: gymnasium.Env, saved: dict[str, Any]) -> None:
-        """Return the environment to the state that `save` gave."""
+        """Set the environment to a state from `save`."""
 
     @abstractmethod
     def raw_interface(self, env: EnvConfig, spec: EnvSpec) -> RawInterface:

@@ -41,7 +41,7 @@ def saved_state(state: Any, rng: np.random.Generator, elapsed_steps: list[Any]) 
 
 
 def restore(env: gymnasium.Env, saved: dict[str, Any]) -> None:
-    """Return the environment to the state that `save` gave."""
+    """Set the environment to a state from `save`."""
     env.reset()
     inner = env.unwrapped
     inner.state = np.array(saved["state"], saved["dtype"])  # type: ignore[attr-defined]

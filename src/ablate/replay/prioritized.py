@@ -96,7 +96,7 @@ class PrioritizedReplay(Replay):
     def _note(self, env_index: int, td_error: float | None) -> None:
         if self._config.new_priority == NewPriority.td_error:
             if td_error is None:
-                raise ValueError("new_priority=td_error: a step needs its TD error")
+                raise ValueError("replay.new_priority=td_error: each step needs its TD error")
             self._errors[env_index].append(float(td_error))
 
     def _priorities(self, td_errors: np.ndarray) -> np.ndarray:
