@@ -89,7 +89,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _read_table(path: Path) -> tuple[pd.DataFrame, int]:
-    """The table's whole rows, and the number of torn lines that were left out (0 or 1, the last)."""
+    """The table's complete rows, and the number of torn lines that were left out (0 or 1, the last)."""
     header, rows, torn = _whole_rows(path)
     try:
         return _parse(header + rows), torn
@@ -98,7 +98,7 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, int]:
 
 
 def _whole_rows(path: Path) -> tuple[bytes, bytes, int]:
-    """The header line, the whole rows' lines, and the number of torn lines (0 or 1). A missing file has no rows."""
+    """The header line, the complete rows, and the number of torn lines (0 or 1). A missing file has no rows."""
     content = path.read_bytes() if path.exists() else b""
     whole, newline, rest = content.rpartition(b"\n")  # a row without its newline is torn, or still being written
     torn = int(rest != b"")

@@ -230,7 +230,7 @@ def curves(sweep: Sweep, source: Source, x: Axis, budget: Budget = Budget.equal)
     """The cells' curves on a common grid up to the equal budget: arm, seed, x, score.
 
     With budget=own, each arm has its own grid, up to the end of its shortest cell. Evaluations are interpolated between
-    neighbours, from the x at which every cell has one. For training episodes, a point is the mean over the bin that ends at
+    neighbours, from where every cell has one. For training episodes, a point is the mean over the bin that ends at
     x, or the previous value if no episode ended in the bin."""
     by_cell = cell_curves(sweep, source, x)
     arms = list(dict.fromkeys(arm for arm, _ in by_cell))

@@ -266,7 +266,7 @@ def _without_empty_counts(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_labels(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
-    """Replace arms by their labels, in one column."""
+    """Replace the names of arms by their labels; drop the column of labels."""
     if frame.empty:
         return frame
     frame = frame.drop(columns="label", errors="ignore")

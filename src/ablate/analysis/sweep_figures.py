@@ -101,7 +101,7 @@ def _drawings(summary: Summary) -> list[Drawing]:
 
 
 def write_figures(summary: Summary) -> Iterator[tuple[Drawing, bytes | ConfigError]]:
-    """Draw all figures into the sweep's figures/, PNG and PDF. Yields each with its PNG, or with why there is none."""
+    """Draw all figures into the sweep's figures/, PNG and PDF. Yields each with its PNG, or the reason why it has none."""
     folder = summary.sweep.folder / "figures"
     folder.mkdir(exist_ok=True)
     for drawing in drawings(summary):
@@ -277,8 +277,8 @@ def draw_scores(summary: Summary, metric: str) -> Figure:
 def draw_staleness(sweep: Sweep) -> Figure:
     """One row per arm: the global updates by others between a worker's pull and its push, as a share of the updates.
 
-    A worker that had to wait for a CPU may be a thousand updates late. Values above the 99th percentile of every arm
-    are not drawn; each title gives the arm's largest value.
+    A worker that had to wait for a CPU may be a thousand updates late. The axis ends at the largest of the arms' 99th
+    percentiles; each title gives the arm's largest value.
     Raises ConfigError if no completed cell has recorded an update."""
     if sweep.updates.empty:
         raise ConfigError(f"{sweep.folder.name}: no update of a completed cell yet")

@@ -81,7 +81,7 @@ class _Vectors:
     def preprocess(self, observation: np.ndarray) -> np.ndarray:
         vector = np.asarray(observation, np.float32)
         if vector.size != self._size:
-            raise ValueError(f"an observation of {self._size} numbers is needed, not one of shape {np.shape(observation)}")
+            raise ValueError(f"an observation of {self._size} numbers is needed, not of shape {np.shape(observation)}")
         return vector.reshape(self._shape)
 
     def action(self, action: Any) -> Any:

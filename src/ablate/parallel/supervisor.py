@@ -102,7 +102,7 @@ class Supervisor:
         ready = wait(list(self._pipes.values()), timeout_s)
         now = time.monotonic()
         if now - self._watched > timeout_s + ASLEEP_S:
-            self._awake_since = now  # this process was stopped (Ctrl-Z), and its children too
+            self._awake_since = now  # this process was stopped (Ctrl-Z), and so were its children
         self._watched = now
         for name, pipe in [item for item in self._pipes.items() if item[1] in ready]:
             try:
@@ -204,7 +204,7 @@ def _exit_with_parent() -> None:
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Children inherit the blocked signals: one that is still starting must not die of a signal that it will ignore."""
+    """Block signals while children start; they inherit it. A signal would kill a child that does not ignore it yet."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

@@ -58,7 +58,7 @@ class Recorder:
             )
 
     def update(self, record: Any) -> None:
-        """record: the algorithm's update record, a NamedTuple."""
+        """Write a row of updates.csv. record: the algorithm's update record, a NamedTuple."""
         self.last_updates.append(record)
         update, step, wall_time_s, *values = record
         self._updates_csv.write((update, step, f"{wall_time_s:.3f}", *values))
