@@ -101,7 +101,7 @@ def _drawings(summary: Summary) -> list[Drawing]:
 
 
 def write_figures(summary: Summary) -> Iterator[tuple[Drawing, bytes | ConfigError]]:
-    """Draw all figures into the sweep's figures/, PNG and PDF. Yields each with its PNG, or the reason why it has none."""
+    """Draw all figures into the sweep's figures/, PNG and PDF. Yields each with its PNG, or the reason for none."""
     folder = summary.sweep.folder / "figures"
     folder.mkdir(exist_ok=True)
     for drawing in drawings(summary):
