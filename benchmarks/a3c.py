@@ -33,7 +33,7 @@ from benchmarks.common import (
     yes_or_no,
 )
 
-GOAL = 2.0  # times the plain loop with as many processes
+GOAL = 2.0  # times the rate of the plain loop with the same number of processes
 BACKENDS = ("manual", "autograd")
 PARTS = ("environment", "network", "update")
 WARM_UP_UPDATES = 50
@@ -99,7 +99,7 @@ def train_ablate(variant: Variant, total_steps: int) -> float:
 def rates_table(rates: dict[Variant, list[float]]) -> Table:
     table = table_of(
         f"A3C on Pendulum: environment steps/s in training, {WINDOW}",
-        f"ratio: to the plain loop with as many processes (interleaved: 1), median of the repeats; goal ≥ {GOAL:g}",
+        f"ratio: to the plain loop in equally many processes (interleaved: 1), median of the repeats; goal ≥ {GOAL:g}",
         ("loop", "backend", "schedule"),
         ("workers", "steps/s", "min–max", "ratio", f"≥ {GOAL:g}"),
     )
@@ -128,7 +128,7 @@ def plain_loop(clock: Clock) -> Callable[[], int]:
 
 
 def ablate_loop(backend: str, clock: Clock) -> Callable[[], int]:
-    """The same for a worker of the program."""
+    """A function that makes one update of a worker of the program and returns its steps."""
     plan = compose_and_plan([*PENDULUM, f"backend={backend}", "workers=1", "total_steps=1"])  # no limit is used here
     loop = WorkerLoop(plan, clock, gradient="update", push="update")
     clock.wrap("environment", loop.worker._env, "step", "reset")
@@ -146,7 +146,7 @@ def parts_table(console: Console, options: Options) -> Table:
     clocks_s = 2 * seconds_per_call(Clock(PARTS).timed("update", lambda: None), 0.1)  # of env.step and acting
     table = table_of(
         "One environment step in training, one process, µs",
-        f"network: acting; update: gradient, optimizer, pull; the clocks cost about {1e6 * clocks_s:.1f} of it",
+        f"network: acting; update: gradient, optimizer, pull; total includes about {1e6 * clocks_s:.1f} for the clocks",
         ("loop",),
         (*PARTS, "rest", "total"),
     )

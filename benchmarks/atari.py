@@ -220,9 +220,9 @@ def environment(kind: str) -> Callable[[], int]:
 def ceilings_table(ceilings: Ceilings) -> Table:
     table = table_of(
         "Breakout with random actions, no network: agent steps/s, all processes together",
-        f"emulator: ale_py alone, {FRAME_SKIP} frames per step; of it: relative to the emulator in as many processes",
+        f"emulator: ale_py alone, {FRAME_SKIP} frames per step; ratio: to the emulator in equally many processes",
         ("what",),
-        ("processes", "steps/s", "min–max", "of it"),
+        ("processes", "steps/s", "min–max", "ratio"),
     )
     for (kind, n), samples in ceilings.items():
         of_emulator = ratio(samples, ceilings[Ceiling("emulator", n)])
@@ -249,7 +249,7 @@ def measure(variant: Variant, steps: int) -> Run:
 def largest_child_mb(pid: int) -> float:
     """Memory (Pss) of the largest child of a process; 0 if there is none yet."""
     sizes = [0]
-    with contextlib.suppress(OSError):  # a process has ended meanwhile
+    with contextlib.suppress(OSError):  # a process ended in the meantime
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             lines = Path(f"/proc/{child}/smaps_rollup").read_text().splitlines()
             sizes += [int(line.split()[1]) for line in lines if line.startswith("Pss:")]
@@ -265,7 +265,7 @@ def training_table(runs: dict[Variant, list[Run]], ceilings: Ceilings, cores: in
     table = table_of(
         f"A3C on Breakout: agent steps/s in training, {WINDOW}, all workers together, CSV files included",
         f"games: side by side in a worker; MB: memory of the largest worker\n"
-        f"of raw: relative to the emulator alone in as many processes, at most {cores}\n"
+        f"of raw: ratio to the emulator alone in equally many processes, at most {cores}\n"
         f"goals, for 2 cores: {goals}; a worker under {MEMORY_GOAL_MB} MB",
         ("model", "backend"),
         ("workers", "games", "steps/s", "min–max", "of raw", "MB", "goal"),
@@ -282,7 +282,7 @@ def training_table(runs: dict[Variant, list[Run]], ceilings: Ceilings, cores: in
     return table
 
 
-# Where a step's time goes: one worker's loop in this process, with clocks around its parts.
+# Where a step's time goes: the loop of one worker runs in this process, with clocks around its parts.
 
 
 def worker_loop(variant: Variant, clock: Clock) -> Callable[[], int]:

@@ -55,13 +55,13 @@ class Options(NamedTuple):
 
 
 def header() -> None:
-    """Print the machine, the versions and the date, without which a rate means nothing, and how rates are measured."""
+    """Print the machine, the versions, the date, and how rates are measured: without them, a rate means nothing."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "numpy", "gymnasium"))
     load = f"load average before the start {os.getloadavg()[0]:.1f}"
     print(f"machine   {cpu_description()}, {usable_cpus()} cores; {load}")
     print(f"versions  Python {platform.python_version()}, {versions}")
     print(f"date      {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC")
-    print(f"rates     of training: steps per second {WINDOW}, by the clock of the run's CSV file")
+    print(f"rates     of training: steps per second {WINDOW}, with the times in the run's CSV file")
 
 
 # Rates of training.
@@ -76,10 +76,10 @@ class Mark(NamedTuple):
 
 
 def steps_per_second(marks: Iterable[Mark], workers: int = 1) -> float:
-    """The rate over the second half of the steps, from when each of the `workers` has ended an episode.
+    """The rate over the second half of the steps, or from when each of the `workers` has ended an episode, if later.
 
-    All benchmarks use this window. Start-up is in the first half: processes start one after the other, kernels are
-    loaded, caches and buffers fill. Raises RuntimeError if the marks are too few."""
+    All benchmarks use this window. The first half contains the start-up: processes start one after the other, kernels
+    are loaded, caches and buffers fill. Raises RuntimeError if the marks are too few."""
     ordered = sorted(marks, key=lambda mark: mark.time_s)
     middle = (ordered[0].step + ordered[-1].step) / 2 if ordered else 0.0
     seen: set[int] = set()
@@ -136,7 +136,7 @@ def execute(arguments: Sequence[str], watch: Callable[[int], None] | None = None
                 watch(process.pid)
                 time.sleep(WATCH_PERIOD_S)
             process.wait()
-        finally:  # after Ctrl-C; the program's workers notice that it is gone, and end
+        finally:  # after Ctrl-C; the program's workers notice its end, and end, too
             process.kill()
         if process.returncode != 0:
             output.seek(0)
@@ -149,13 +149,13 @@ def side_by_side(measurements: Sequence[Callable[[], float]]) -> float:
         return sum(rate.result() for rate in [pool.submit(measure) for measure in measurements])
 
 
-# Samples, and what is made of them.
+# Samples, and tables of them.
 
 
 def in_turn(console: Console, rows: Sequence[Row], repeats: int, what: str = "") -> Iterator[Row]:
     """Yield each row once per repeat, with a status line.
 
-    Every other repeat goes backwards, so that a steady drift of the machine cancels out."""
+    Every second repeat goes backwards, so that a steady drift of the machine cancels out."""
     for repeat in range(repeats):
         for row in rows if repeat % 2 == 0 else rows[::-1]:
             name = row if isinstance(row, str) else " ".join(map(str, row)) if isinstance(row, tuple) else str(row)
@@ -199,7 +199,7 @@ def median_seconds(function: Callable[[], object], calls: int) -> float:
 
 
 def seconds_per_call(function: Callable[[], object], seconds: float) -> float:
-    """The mean over calls that fill `seconds`."""
+    """The mean time of a call, from repeated calls for about `seconds`."""
     calls, start = 0, time.perf_counter()
     while (total := time.perf_counter() - start) < seconds:
         for _ in range(100):

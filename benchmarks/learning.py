@@ -21,10 +21,10 @@ from ablate.records.schema import LAST_CHECKPOINT
 from ablate.seeding import Role, draw_seed, generator
 from benchmarks.common import Options, table_of, temporary_folder, yes_or_no
 
-GAMES = 100  # to score a policy
+GAMES = 100  # that score a policy
 FACTOR = 2.0  # clearly better: the lower end of the interval is above this many times the upper end of random play's
 TRAINING = (
-    "algo=a3c", "env=breakout", "max_episodes=null", "total_steps=1000000000",
+    "algo=a3c", "env=breakout", "max_episodes=null", "total_steps=10000000",
     "evaluation.every_seconds=null", "evaluation.every_steps=null", "figures=false",
 )  # fmt: skip
 SETTINGS: dict[str, tuple[str, ...]] = {

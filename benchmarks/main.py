@@ -1,4 +1,4 @@
-"""Measure speed, in one invocation:  python src/benchmark.py [a3c|compiled|arms|atari|dqn|learning]
+"""Measure speed with one command:  python src/benchmark.py [a3c|compiled|arms|atari|dqn|learning]
 
 a3c       A3C's torch backends on Pendulum, compared with a plain loop, and the parts of a step
 compiled  backend=compiled, its kernels compared with one written for the Pendulum report alone, and the parts of a step
@@ -7,7 +7,7 @@ atari     A3C-LSTM on Breakout, compared with the emulator alone, and the parts 
 dqn       DQN on Breakout, compared with stable-baselines3 (extra [bench]), and the parts of an update
 learning  A3C-LSTM's score on Breakout after --seconds of training, for --repeats seeds
 
-Ratios are between runs that took turns on the same machine, so that its drift affects all of them alike.
+Ratios are between runs that took turns on the same machine, so that its drift affects all of them equally.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def parse_arguments() -> tuple[str, Options]:
-    """The benchmark's name and its options; what is not given has the benchmark's default."""
+    """The benchmark's name and its options. Options that are not given have the benchmark's defaults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", default="a3c", choices=sorted(BENCHMARKS), help="what to measure")
     parser.add_argument("--seconds", type=float, help="of training per measurement; default 8, dqn 15, learning 600")

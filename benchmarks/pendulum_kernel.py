@@ -1,4 +1,4 @@
-"""A3C of the Pendulum report as one kernel for this report alone, with which the general kernels are compared.
+"""A3C of the Pendulum report as one kernel, written for this report alone. The general kernels are compared with it.
 
 It has the same arithmetic and the same order of updates as ablate/compiled/loop.py, but every size and constant is a
 literal, and there are no records, limits or options. Sizes: 3 → 200 → mu, sigma; 3 → 100 → V; 10 steps per rollout.
@@ -23,7 +23,7 @@ OPTIONS: Any = {
     "_nrt": False,
 }
 T, H, C = 10, 200, 100  # steps of a rollout, hidden units of the actor and of the critic
-# The places of the parameters in the flat vector, as in nn/params.py.
+# Where each weight and bias starts in the flat vector, as in nn/params.py.
 A_B1, A_W2, A_B2, C_W1, C_B1, C_W2, C_B2, SIZE = 600, 800, 1200, 1202, 1502, 1602, 1702, 1703
 GAMMA, BETA, EPISODE = 0.9, 0.005, 200
 LR, BETA_1, BETA_2, EPS = 1e-4, 0.96, 0.999, 1e-8
@@ -36,8 +36,8 @@ f32 = np.float32
 def train(plain, theta, m, v, local, state, length, draws, resets, scratch, update, updates):
     """Make `updates` updates after the first `update`; the W workers take turns. Returns the sum of all rewards.
 
-    theta, m, v (P,); local (W, P); state (W, 2); length (W,) of the episodes under way; draws (W, N), resets (W, M):
-    random numbers, used from the front; scratch: see `scratch_of`."""
+    theta, m, v (P,); local (W, P); state (W, 2); length (W,): steps of the current episodes; draws (W, N), resets
+    (W, M): random numbers, used in their order; scratch: see `scratch_of`."""
     h, c, s, x, g = scratch
     workers = len(local)
     total = 0.0

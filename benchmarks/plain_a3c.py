@@ -2,7 +2,7 @@
 
 It uses eager torch.nn modules, a new torch.distributions.Normal for every action, lists that np.vstack joins, an Adam
 with shared moments, and gradients copied from the local to the global network. It is plain, but not slow on purpose,
-and it must learn: a broken loop would be no baseline. The constants are those of the Pendulum report.
+and it must learn, because a broken loop would be no baseline. The constants are those of the Pendulum report.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class PlainWorker:
 
 
 def train(workers: int, seconds: float) -> list[EndedEpisode]:
-    """Train in `workers` processes, for `seconds` from when each of them has ended an episode. No process is left.
+    """Train in `workers` processes for `seconds`, counted from when each has ended an episode. No process is left.
 
     OMP_NUM_THREADS=1 must be in the environment: the workers inherit it before they import torch."""
     context = torch.multiprocessing.get_context("spawn")

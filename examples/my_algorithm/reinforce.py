@@ -3,7 +3,7 @@
     cd examples/my_algorithm
     python ../../src/run.py plugins=[reinforce] algo=reinforce env=cartpole total_steps=50000
 
-The run has all files of any run. It resumes, is evaluated and plotted, and `-m` sweeps over it with verdicts."""
+The run has the same files as any other run. It can be resumed, evaluated and plotted, and swept over with `-m`."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def learn(send: Send, job: WorkerJob) -> None:
     if job.resumed:
         restore(rng, job.resumed[0].state["rng"])
 
-    def state() -> ProcessState:  # between two episodes the random stream is all there is to save
+    def state() -> ProcessState:  # between two episodes, only the random stream must be saved
         return process_state({0: ({"rng": state_of(rng)}, {})})
 
     for _ in rounds(job, send, state):
@@ -96,7 +96,7 @@ def learn(send: Send, job: WorkerJob) -> None:
             observations.append(observation)
             rewards.append(float(reward))
 
-        # G_t = r_{t+1} + γ G_{t+1}; what follows a time limit is worth V(s_T).
+        # G_t = r_{t+1} + γ G_{t+1}; G_T = V(s_T) at a time limit, and 0 if the episode has terminated.
         outputs, values = network.forward(torch.from_numpy(np.array(observations, np.float32)))
         following = 0.0 if terminated else float(values[-1])
         returns = np.zeros(len(rewards), np.float32)

@@ -9,7 +9,7 @@ OUTPUTS, CONF = ROOT / "outputs", ROOT / "conf"
 
 
 def locate(path: str) -> Path:
-    """A path as a user gives it: from the current folder, or else from the repository's root."""
+    """The path that a user gave: relative to the current folder or, if nothing is there, to the repository's root."""
     given = Path(path).expanduser()
     return ROOT / given if not given.exists() and (ROOT / given).exists() else given.absolute()
 

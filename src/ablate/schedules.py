@@ -1,4 +1,4 @@
-"""Values that change as training goes on, and what happens every so many steps."""
+"""Values that change during training, and actions that are due every so many steps."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ def linear(start: float, end: float, steps: int, at: int) -> float:
 
 
 def due(every_steps: int | None, before: int, after: int) -> bool:
-    """Whether the count of steps passed a multiple of every_steps between `before` and `after`."""
+    """Whether the count of steps has passed a multiple of every_steps on its way from `before` to `after`."""
     return every_steps is not None and after // every_steps > before // every_steps

@@ -1,4 +1,4 @@
-"""Random streams: one seed gives one stream per role and index, so that another worker changes no other stream."""
+"""Random streams: one seed gives one stream per role and index, so that one more worker changes no other stream."""
 
 from __future__ import annotations
 

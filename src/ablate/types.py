@@ -83,9 +83,8 @@ class Batch(NamedTuple):
     returns: np.ndarray  # (B,) float32, Σ_{k<n} γ^k r_{t+k+1}
     discounts: np.ndarray  # (B,) float32, γ^n, or 0 if nothing follows
     weights: np.ndarray  # (B,) float32, importance weights; ones if all transitions have the same probability
-    times: np.ndarray = np.empty(
-        0, np.int64
-    )  # (B,) int64, the number of steps in the replay when a_t was stored: identifies the transition
+    # (B,) int64, the number of steps in the replay when a_t was stored: identifies the transition
+    times: np.ndarray = np.empty(0, np.int64)
 
 
 class Experience(NamedTuple):
@@ -100,8 +99,8 @@ class Experience(NamedTuple):
     starts: np.ndarray  # (K, E, ...) where the next episode begins, if this one has ended
     td_errors: np.ndarray  # (K, E) float32, δ when the step was taken; nan unless new priorities need it
     returns: np.ndarray  # (K, E) float64, raw, of the whole episode that ended with this step
-    lengths: np.ndarray  # (K, E) int64, its steps; 0: none ended
-    cut: np.ndarray  # (K, E) bool: it was truncated
+    lengths: np.ndarray  # (K, E) int64, steps of that episode; 0: none ended
+    cut: np.ndarray  # (K, E) bool: that episode was truncated
 
 
 class Stepped(NamedTuple):
@@ -136,7 +135,7 @@ class EpisodeRecord(NamedTuple):
 
 
 class SliceRecords(NamedTuple):
-    """The records of one slice of a kernel, as arrays: many at once are quick to send."""
+    """The records of one slice of a kernel, as arrays: one message with many records is quick to send."""
 
     episodes: np.ndarray  # (E, fields of EpisodeRecord) float64
     updates: np.ndarray  # (U, fields of update_record) float64
@@ -144,7 +143,7 @@ class SliceRecords(NamedTuple):
     global_step: int  # of all workers; later records of the same process have later steps
 
     def unpacked(self) -> list[Any]:
-        """One by one, in the process that writes them."""
+        """The records one by one, for the process that writes them."""
         return [*_rows_as(EpisodeRecord, self.episodes), *_rows_as(self.update_record, self.updates)]
 
 
@@ -162,9 +161,9 @@ class Score(NamedTuple):
 
 
 class EvaluationSummary(NamedTuple):
-    """What the parent hears of an evaluation; its episodes are in evaluations.csv."""
+    """What the parent receives after an evaluation; its episodes are in evaluations.csv."""
 
-    evaluations: int  # so far, this one included
+    evaluations: int  # their number so far, including this one
     global_step: int
     mean_return: float
 

@@ -1,4 +1,4 @@
-"""Makes rliable_values.json: the results of rliable 1.2.0 for fixed scores, which ablate.analysis.statistics must give.
+"""Writes rliable_values.json: the results of rliable 1.2.0 for fixed scores. analysis.statistics must equal them.
 
 rliable does not import with pandas 3, so it runs in its own environment, and the values are stored:
 
@@ -6,7 +6,7 @@ rliable does not import with pandas 3, so it runs in its own environment, and th
     /tmp/rliable-venv/bin/pip install rliable==1.2.0 'pandas<3' 'numpy<2'
     /tmp/rliable-venv/bin/python tests/analysis/rliable_values.py
 
-Intervals differ in their last digits from one making to the next: rliable ignores its random_state.
+Each run of this file gives intervals with other last digits, because rliable ignores its random_state.
 """
 
 import json

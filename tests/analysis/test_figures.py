@@ -99,7 +99,7 @@ def test_the_interval_is_students_t() -> None:
     means = evaluation_means(make_run(np.empty(0), [[1.0, 2.0, 3.0, 4.0], [5.0]]).evaluations)
     assert means["global_step"].tolist() == [1000, 2000]
     assert means["mean"].tolist() == [2.5, 5.0]
-    # t_{0.975, 3} = 3.182446, s = sqrt(5/3): by hand
+    # by hand: t_{0.975, 3} = 3.182446, s = sqrt(5/3)
     assert means["half_width"].iloc[0] == pytest.approx(3.182446 * (5 / 3) ** 0.5 / 2, rel=1e-6)
     assert np.isnan(means["half_width"].iloc[1])
 
@@ -121,7 +121,7 @@ def test_a_title_without_its_settings_is_refused() -> None:
         draw_learning_curve(run)
 
 
-def test_without_an_episode_it_says_so(tmp_path: Path) -> None:
+def test_a_figure_without_an_episode_says_so(tmp_path: Path) -> None:
     run = make_run(np.empty(0))
     assert texts(draw_learning_curve(run)) == ["no finished episode yet"] * 2
     learning_curve(run, tmp_path / "curve.png")
@@ -177,12 +177,12 @@ def test_a_long_run_is_thinned_evenly_and_its_moving_average_is_not() -> None:
     assert len(episode) == figures.MAX_POINTS
     stretch = n // figures.MAX_POINTS
     np.testing.assert_array_equal((episode - 1) // stretch, np.arange(figures.MAX_POINTS))  # one of each
-    shares = np.bincount(episode % 4) / len(episode)  # of 4 workers that take turns, a stride of 50 meets 2
+    shares = np.bincount(episode % 4) / len(episode)  # if 4 workers take turns, a stride of 50 would select only 2
     np.testing.assert_allclose(shares, 0.25, atol=0.03)
     np.testing.assert_array_equal(points.get_ydata(), run.episodes["mean_step_reward"][episode - 1])
 
 
-def test_the_file_is_replaced_whole_and_nothing_stays_beside_it(
+def test_the_file_is_replaced_whole_and_no_temporary_file_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "figures" / "curve.png"

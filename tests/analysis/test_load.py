@@ -75,7 +75,7 @@ def test_a_torn_last_line_is_left_out_and_counted_wherever_it_was_cut(folder: Pa
     assert run.episodes["episode"].tolist() == [1, 2]
 
 
-def test_a_whole_line_without_its_newline_is_under_way(folder: Path) -> None:
+def test_a_row_counts_only_once_its_newline_is_written(folder: Path) -> None:
     append(folder / EPISODES, "3,1,600,0.41,-1000.25,190,-5.26,-6.09,False,True")  # ... or -6.0916, say
     assert len(load_run(folder).episodes) == 2
     append(folder / EPISODES, "\n")

@@ -84,7 +84,7 @@ TWO: Points = {("a", 1): [(100, 1), (200, 2), (300, 3), (400, 4)], ("b", 1): [(1
         ((0.0, 1.0), "own", {("a", 1): 2.5, ("b", 1): 15}),
         ((0.5, 1.0), "own", {("a", 1): 3.5, ("b", 1): 20}),  # a·B itself is outside, b·B inside
         ((0.25, 0.75), "own", {("a", 1): 2.5, ("b", 1): 10}),
-        ((1.0, 1.0), "own", {("a", 1): 4, ("b", 1): 20}),  # no row: the last one
+        ((1.0, 1.0), "own", {("a", 1): 4, ("b", 1): 20}),  # no row within: the last one
         ((1.0, 1.0), "equal", {("a", 1): 2, ("b", 1): 20}),
         ((0.8, 0.9), "own", {("a", 1): 3, ("b", 1): 10}),  # no row within: the last before, nothing from beyond
     ],
@@ -114,7 +114,7 @@ def test_standard_deviation_over_the_window() -> None:
 
 def test_auc_ends_where_the_window_does_between_two_rows() -> None:
     line: Points = {("a", 1): [(x, 0.1 * x) for x in (50, 130, 290, 410)], ("b", 1): [(80, 0.0), (200, 0.0)]}
-    # of a straight line: the height in the middle of [50, 200], the own start and the equal budget
+    # the mean of a straight line is its height in the middle of [50, 200]: a's own start, and the equal budget
     assert values_of(sweep_of(line, statistic="auc"))["a", 1] == pytest.approx(12.5)
     assert values_of(sweep_of(line, statistic="auc", window=(0.5, 1.0)))["a", 1] == pytest.approx(15)
 
@@ -165,7 +165,7 @@ def test_training_episodes_reach_a_score_by_their_moving_average() -> None:
     first = next(i for i, y in enumerate(average) if y >= -3)
     values = values_of(sweep_of(points, points, source="episodes", x="episode", statistic="first_reach", score=-3.0))
     assert values["a", 1] == first + 1 > 150
-    assert (scores[:100] > -3).any()  # by single episodes it would have been sooner
+    assert (scores[:100] > -3).any()  # single episodes reach it sooner
 
 
 def test_duration_is_x_when_the_budget_is_done() -> None:
@@ -187,7 +187,7 @@ def test_evaluations_are_placed_among_the_training_episodes_by_their_step() -> N
 
 
 def test_training_episodes_are_placed_among_the_updates_by_their_step(tmp_path: Path) -> None:
-    sweep = load_sweep(write_sweep(tmp_path, {"a": {}}, range(2)))  # in which an update is ten steps
+    sweep = load_sweep(write_sweep(tmp_path, {"a": {}}, range(2)))  # in this sweep, an update has ten steps
     for (_, seed), (x, _) in cell_curves(sweep, Source.episodes, Axis.update).items():
         steps = sweep.episodes.loc[sweep.episodes["seed"] == seed, "global_step"]
         np.testing.assert_allclose(x, steps / 10)
@@ -259,7 +259,7 @@ def test_evaluations_of_another_horizon_or_protocol_are_refused(column: str, val
     sweep = sweep_of(TWO)
     sweep.evaluations.loc[sweep.evaluations["arm"] == "b", column] = value
     assert words in refusal_of(sweep)
-    refuse_mixed(sweep, Source.episodes)  # training is another matter
+    refuse_mixed(sweep, Source.episodes)  # training episodes can still be compared
 
 
 def test_other_settings_of_the_environment_are_refused() -> None:
@@ -269,7 +269,7 @@ def test_other_settings_of_the_environment_are_refused() -> None:
         assert 'a: {}; b: {"repeat_action_probability": 0.25}' in refusal_of(sweep, source)
 
 
-def test_other_environments_are_refused_together_and_taken_one_by_one() -> None:
+def test_arms_of_two_environments_are_refused_and_compared_apart() -> None:
     sweep = sweep_of(TWO)
     sweep.study.arms["b"].config["env"]["id"] = "CartPole-v1"
     assert "env.id differs: a: Pendulum-v1; b: CartPole-v1" in refusal_of(sweep)

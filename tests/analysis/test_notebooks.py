@@ -25,12 +25,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sweep(tmp_path_factory.mktemp("sweeps") / "crews", ARMS, episodes=20, claims=(CLAIM,))
 
 
-def test_there_is_one_for_each_ablation_and_one_for_any_sweep() -> None:
+def test_each_ablation_and_any_sweep_have_a_notebook() -> None:
     assert [path.stem for path in NOTEBOOKS] == ["explore", "max_ep_step", "workers"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_has_no_outputs_and_reads_the_folder_of_its_sweep(path: Path) -> None:
+def test_a_notebook_has_no_outputs_and_reads_its_sweeps_folder(path: Path) -> None:
     cells = nbformat.read(path, as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
@@ -40,7 +40,7 @@ def test_it_has_no_outputs_and_reads_the_folder_of_its_sweep(path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_and_shows_the_figures(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_runs_and_shows_the_figures(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ABLATE_SWEEP", str(folder))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
     notebook = nbformat.read(path, as_version=4)

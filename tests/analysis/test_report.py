@@ -109,13 +109,13 @@ def test_every_element_is_closed_and_nothing_comes_from_elsewhere(page: Page) ->
     assert "onerror" not in {key for _, attributes in page.elements for key in attributes}
 
 
-def test_what_others_wrote_is_shown_as_they_wrote_it(page: Page) -> None:
+def test_text_from_labels_claims_and_logs_is_escaped(page: Page) -> None:
     for place in (EVIL, f"4 workers {EVIL}", f"Nobody measured this {EVIL}"):
         assert place in page.words()
     assert page.words().count(EVIL) > 4  # the log's, too
 
 
-def test_the_verdicts_stand_first_with_their_numbers(folder: Path, page: Page) -> None:
+def test_the_verdicts_come_first_with_their_numbers(folder: Path, page: Page) -> None:
     words = page.words()
     verdicts = {verdict.id: verdict for verdict in summarise(load_sweep(folder)).verdicts}
     assert [verdicts[claim["id"]].verdict for claim in CLAIMS] == [
@@ -193,7 +193,7 @@ def test_the_intervals_marks_keep_their_order_and_distances(folder: Path) -> Non
     assert interval_marks(summary, summary.verdicts[3]) is None
 
 
-def test_the_logs_of_the_first_failures_only_are_shown(tmp_path: Path) -> None:
+def test_only_the_logs_of_the_first_failures_are_shown(tmp_path: Path) -> None:
     failed = tuple((arm, seed) for arm in ARMS for seed in range(10))
     sweep = load_sweep(write_sweep(tmp_path / "many", ARMS, seeds=range(10), episodes=2, failed=failed))
     rows = failures(sweep)
@@ -202,7 +202,7 @@ def test_the_logs_of_the_first_failures_only_are_shown(tmp_path: Path) -> None:
     assert all(cell["path"].is_file() for cell in rows)
 
 
-def test_a_log_without_lines_or_end_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_the_end_of_an_empty_unprintable_or_endless_log_is_shown(tmp_path: Path) -> None:
     log = tmp_path / CELL_LOG
     assert log_tail(log) == ""
     log.write_bytes(b"")
@@ -319,7 +319,7 @@ def test_chromium_opens_the_page_without_a_complaint_or_a_request(browser: Brows
 
 
 @pytest.mark.slow
-def test_a_click_on_a_header_sorts_by_it_and_another_the_other_way_round(browser: Browser) -> None:
+def test_a_click_on_a_header_sorts_and_another_reverses_the_order(browser: Browser) -> None:
     headings = browser.evaluate(f"[...document.querySelectorAll({ARMS_TABLE!r} + ' th')].map(h => h.innerText.trim())")
     index = next(i for i, heading in enumerate(headings) if heading.startswith("mean"))
     button = f"{ARMS_TABLE} th:nth-child({index + 1}) button"
@@ -361,7 +361,7 @@ def test_tabs_switch_the_figure_by_mouse_and_keyboard(browser: Browser) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_readable_on_dark_screens_and_on_paper(browser: Browser, tmp_path: Path) -> None:
+def test_the_page_is_readable_on_dark_screens_and_on_paper(browser: Browser, tmp_path: Path) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     light = browser.evaluate(background)
     browser.emulate(prefers_color_scheme="dark")

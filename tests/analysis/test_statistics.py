@@ -116,7 +116,7 @@ def interval_of(statistic: Callable[[np.ndarray], float]) -> Callable[[np.ndarra
     return functools.partial(statistics.interval, statistic=statistic)
 
 
-# A thousand simulations see a coverage of 0.95 within 0.95 ± 0.02 (three standard errors).
+# A thousand simulations estimate a coverage of 0.95 with an error of ± 0.02 (three standard errors).
 @pytest.mark.parametrize("n", [5, 10])
 def test_intervals_of_few_seeds_have_their_nominal_coverage(n: int) -> None:
     assert coverage(interval_of(statistics.mean), 0, (0, 1), n=n) == pytest.approx(0.95, abs=0.02)
@@ -127,7 +127,7 @@ def test_intervals_of_few_seeds_have_their_nominal_coverage(n: int) -> None:
         assert coverage(statistics.probability_of_improvement, truth, (apart, 1), (0, 1), n=n) >= 0.93
 
 
-def test_bootstrapped_intervals_of_thirty_seeds_nearly_have_it() -> None:
+def test_bootstrapped_intervals_of_thirty_seeds_have_nearly_that_coverage() -> None:
     nearly = pytest.approx(0.94, abs=0.035)
     for statistic in (statistics.mean, statistics.median, statistics.iqm):
         assert coverage(interval_of(statistic), 0, (0, 1), n=30, times=500) == nearly
@@ -208,7 +208,7 @@ def test_fiellers_interval_inverts_the_test_of_a_scaled_difference() -> None:
         assert stats.ttest_ind(a, end * b, equal_var=False).pvalue == pytest.approx(0.05, abs=0.005)
 
 
-def test_welch_is_scipys_and_undefined_where_nothing_varies() -> None:
+def test_welch_is_scipys_and_undefined_if_nothing_varies() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.normal(0, 1, 12), rng.normal(1, 3, 9)
     assert statistics.welch_p(a, b) == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue)
@@ -248,7 +248,7 @@ def test_holm_equals_a_calculation_by_hand() -> None:
 
 
 @given(arrays(np.float64, st.integers(1, 8), elements=st.floats(0, 1)))
-def test_holm_lies_between_no_correction_and_bonferronis(p: np.ndarray) -> None:
+def test_holm_is_between_no_correction_and_bonferronis(p: np.ndarray) -> None:
     adjusted = statistics.holm(p)
     assert (adjusted >= p).all()
     assert (adjusted <= np.minimum(1, len(p) * p) + 1e-12).all()
@@ -298,7 +298,7 @@ def test_a_curve_collapses_when_it_ends_below_half_of_its_gain(curve: list[float
     assert statistics.collapsed(7 * np.array(curve) - 30) is expected  # independent of the unit and its zero
 
 
-def test_a_gain_too_small_to_matter_is_no_height_to_fall_from() -> None:
+def test_a_curve_whose_gain_is_too_small_does_not_collapse() -> None:
     curve = np.array([-0.5, -0.4, -0.55])
     assert statistics.collapsed(curve)
     assert not statistics.collapsed(curve, smallest_gain=0.2)

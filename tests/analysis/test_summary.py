@@ -21,7 +21,7 @@ from ablate.analysis.verdicts import Verdict
 from ablate.config.schema import ConfigError
 from ablate.records.schema import EVALUATIONS, STUDY
 
-# Final scores differ by 0.8 between good and bad, by nothing between good and same; seeds spread by 0.3.
+# Final scores of good and bad differ by 0.8, those of good and same do not differ; the seeds' deviation is 0.3.
 ARMS: dict[str, dict[str, Any]] = {
     "bad": {"level": -1.3, "speed": 8.0, "overrides": ["workers=1"]},
     "good": {"level": -0.5, "speed": 8.0, "overrides": ["workers=4"]},
@@ -39,7 +39,7 @@ CLAIMS = tuple(
 
 @pytest.fixture(scope="module", autouse=True)
 def _composed_once() -> Iterator[None]:
-    """Composing a configuration takes longer than everything else here, and few different ones are needed."""
+    """Composing a configuration takes longer than all else here, and few different configurations are needed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic, "config_of", functools.cache(synthetic.config_of))
         yield
@@ -168,14 +168,14 @@ def only_verdict(folder: Path) -> Verdict:
     return verdict
 
 
-def test_an_interval_across_the_border_of_likeness_is_inconclusive(tmp_path: Path) -> None:
+def test_an_interval_across_a_limit_of_equality_is_inconclusive(tmp_path: Path) -> None:
     folder = small(tmp_path, claims=claims("bad ~ good"))
     effect = only_verdict(folder).effect
     change_study(folder, lambda study: study.update(smallest_effect=-effect))
     assert only_verdict(folder).verdict == "inconclusive"
 
 
-def test_a_difference_too_small_to_matter_is_named_so(tmp_path: Path) -> None:
+def test_the_reason_says_if_a_difference_is_too_small_to_matter(tmp_path: Path) -> None:
     folder = small(tmp_path, claims=claims("bad < good"), smallest_effect=5.0)
     verdict = only_verdict(folder)
     assert verdict.verdict == "supported"
@@ -194,7 +194,7 @@ def test_under_five_seeds_there_is_no_verdict(tmp_path: Path) -> None:
     assert row[["mean_low", "median_low", "iqm_high"]].isna().all()
 
 
-def test_claims_about_real_time_need_processes_side_by_side(tmp_path: Path) -> None:
+def test_claims_about_real_time_need_parallel_processes(tmp_path: Path) -> None:
     folder = small(tmp_path, claims=claims("bad < good", real_time=True))  # interleaved
     verdict = only_verdict(folder)
     assert verdict.verdict == "not testable here"
@@ -275,7 +275,7 @@ def test_speed_ups_are_ratios_of_restricted_means(summary: Summary) -> None:
     assert row_of(summary.speed_ups, arm="same")["low"] < 1 < row_of(summary.speed_ups, arm="same")["high"]
 
 
-def test_arms_censored_at_different_ends_are_compared_up_to_the_sooner(tmp_path: Path) -> None:
+def test_arms_censored_at_different_x_are_compared_up_to_the_smaller(tmp_path: Path) -> None:
     metric = {**METRICS["speed"], "x": "global_step", "window": [0.0, 1.0], "score": -1.0, "budget": "own"}
     arms: dict[str, Any] = {
         "long": {"level": -1.1, "speed": 10.0},
@@ -291,7 +291,7 @@ def test_arms_censored_at_different_ends_are_compared_up_to_the_sooner(tmp_path:
         claims=claims("short < long", metric="speed"),
     )
     summary = summarise(load_sweep(folder))
-    assert row_of(summary.arms, arm="long")["mean"] > 4000  # some cells got there later than short ones lasted
+    assert row_of(summary.arms, arm="long")["mean"] > 4000  # some cells reached it after the short cells' end
     long = np.minimum(summary.scores.query("arm == 'long'")["value"], 4000)
     short = summary.scores.query("arm == 'short'")["value"]
     assert short.max() == 4000
@@ -315,7 +315,7 @@ def test_without_a_cell_that_reaches_the_score_there_is_no_verdict(tmp_path: Pat
     assert summary.speed_ups["speed_up"].isna().all()
 
 
-def test_a_half_written_sweep_shows_what_it_has(tmp_path: Path) -> None:
+def test_an_unfinished_sweep_is_summarised(tmp_path: Path) -> None:
     missing = tuple(("bad", seed) for seed in range(6))
     folder = small(tmp_path, claims=claims("bad < good"), missing=missing)
     with (folder / "good/seed=1/evaluations.csv").open("a") as file:
@@ -331,7 +331,7 @@ def test_a_half_written_sweep_shows_what_it_has(tmp_path: Path) -> None:
     write_tables(summary)
 
 
-def test_a_sweep_without_a_completed_cell_says_so(tmp_path: Path) -> None:
+def test_a_sweep_without_a_completed_cell_is_summarised(tmp_path: Path) -> None:
     cells = tuple((arm, seed) for arm in ("good", "bad") for seed in range(6))
     summary = summarise(load_sweep(small(tmp_path, claims=claims("bad < good"), failed=cells)))
     assert summary.scores.empty

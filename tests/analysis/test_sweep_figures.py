@@ -81,7 +81,7 @@ def test_curves_are_the_means_of_the_cells_up_to_the_shortest_arms_end(folder: P
     assert list(drawn) == ["4 workers  (n = 6)", "two  (n = 5)"]
     for (x, y), (arm, seeds) in zip(drawn.values(), (("four", SEEDS), ("two", [0, 1, 2, 4, 5])), strict=True):
         assert x[-1] == EPISODES * 200
-        assert x[0] == 1000  # "four" is evaluated first after 1000 steps, "two" earlier: nothing is made up before
+        assert x[0] == 1000  # "four" is evaluated first after 1000 steps, "two" earlier: no value is invented before
         expected = np.mean([np.interp(x, *evaluations(folder, arm, seed)) for seed in seeds], axis=0)
         np.testing.assert_allclose(y, expected, rtol=1e-9)
 
@@ -140,7 +140,7 @@ def test_a_diverged_seed_is_counted_and_kept_out_of_the_mean(sweep: Sweep) -> No
     assert all(np.isfinite(y).all() for _, y in drawn.values())
 
 
-def test_wall_time_says_where_it_is_not_that_of_workers_side_by_side(sweep: Sweep) -> None:
+def test_a_caveat_says_if_wall_time_is_not_that_of_parallel_workers(sweep: Sweep) -> None:
     def caveat(**settings: object) -> str:
         arms = {name: replace(arm, config={**arm.config, **settings}) for name, arm in sweep.study.arms.items()}
         provenance = replace(sweep.study.provenance, machine={"cpus": 4})
@@ -155,7 +155,7 @@ def test_wall_time_says_where_it_is_not_that_of_workers_side_by_side(sweep: Swee
     assert "NOT" not in draw_curves(sweep, Source.episodes, Axis.update).axes[0].get_title()
 
 
-def test_ideal_time_is_offered_where_all_workers_take_turns(sweep: Sweep) -> None:
+def test_ideal_time_is_offered_if_all_workers_take_turns(sweep: Sweep) -> None:
     assert IDEAL in axes(sweep)
     sweep.study.arms["two"].config["schedule"] = "async"
     assert IDEAL not in axes(sweep)
@@ -203,7 +203,7 @@ def test_scores_have_a_dot_per_seed_and_mark_the_censored_ones(folder: Path) -> 
         seed for seed in SEEDS if (scores := evaluations(folder, "four", seed))[1][scores[0] <= 8000].max() >= -1
     ]
     assert 0 < len(reached) < 6
-    # dots and triangles of "four", dots and triangles of "two", which ends near -2: no seed of it comes to -1
+    # dots and triangles of "four", then of "two", which ends near -2: none of its seeds reaches -1
     marks = [np.asarray(c.get_offsets()) for c in ax.collections if isinstance(c, PathCollection)]
     assert [len(offsets) for offsets in marks[:4]] == [len(reached), 6 - len(reached), 0, 5]
     of_two = marks[3]
@@ -257,7 +257,7 @@ def test_a_refused_figure_names_the_reason_and_removes_the_old_file(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_all_are_written_as_png_and_pdf_the_same_each_time(tmp_path: Path) -> None:
+def test_figures_are_png_and_pdf_with_the_same_bytes_each_time(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "one", {"only": {}, "other": {}}, seeds=range(2), episodes=10)
     summary = summarise(load_sweep(folder))
     names = {drawing.name for drawing, _ in write_figures(summary)}
@@ -275,7 +275,7 @@ def test_all_are_written_as_png_and_pdf_the_same_each_time(tmp_path: Path) -> No
     assert {path.name: path.read_bytes() for path in (folder / "figures").iterdir()} == first
 
 
-def test_environments_are_drawn_apart(tmp_path: Path) -> None:
+def test_each_environment_has_figures_of_its_own(tmp_path: Path) -> None:
     arms = {"pole": {"overrides": ["env=cartpole"]}, "bob": {"overrides": ["env=pendulum"]}}
     summary = summarise(load_sweep(write_sweep(tmp_path / "two", arms, seeds=range(2), episodes=10)))
     listed = {drawing.name: drawing for drawing in drawings(summary)}

@@ -15,7 +15,7 @@ from benchmarks.common import Mark, steps_per_second
 
 
 def test_each_push_of_the_plain_loop_is_this_rollouts_gradient() -> None:
-    """Over many updates in a row: without clearing, gradients are right only at the first one."""
+    """Over many updates in a row: if gradients were not cleared, only the first would be right."""
     torch.manual_seed(0)
     gnet = plain_a3c.ActorCritic()
     optimizer = plain_a3c.SharedAdam(gnet)
@@ -65,7 +65,7 @@ def test_a_rate_is_of_the_second_half_of_the_steps() -> None:
     """The order of the rows does not matter."""
     marks = [Mark(step, time_s) for step, time_s in ((1000, 5.0), (0, 1.0), (100, 2.0), (500, 3.0), (900, 4.8))]
     assert steps_per_second(marks) == 250.0
-    assert steps_per_second(marks[:2]) == 250.0  # of two rows, all
+    assert steps_per_second(marks[:2]) == 250.0  # two rows: the whole run
     with pytest.raises(RuntimeError, match="give more --seconds"):
         steps_per_second(marks[:1])
 
@@ -112,7 +112,7 @@ def test_a3c_shows_all_rows_with_positive_numbers() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("plain", [True, False])
 def test_the_kernel_for_s1_alone_does_the_same_work(plain: bool) -> None:
-    """The same parameters after 60 updates of 3 workers and the end of an episode: the speeds are comparable."""
+    """The parameters are the same after 60 updates of 3 workers and the end of an episode: speeds are comparable."""
     general, s1 = compiled.Study(3, rollouts=20), compiled.S1Study(3, plain, rollouts=20)
     start = general.shared.theta.copy()
     general.advance()
@@ -123,7 +123,7 @@ def test_the_kernel_for_s1_alone_does_the_same_work(plain: bool) -> None:
 
 @pytest.mark.slow
 def test_compiled_times_every_part_of_a_step() -> None:
-    """The parts are kernels of the benchmark: a type checker does not see it if they lag behind the package."""
+    """The parts are kernels of the benchmark: no type checker notices if they no longer fit the package."""
     table = compiled.parts_table(compiled.Study(1, rollouts=20), repeats=1, program_ns=1e6)
     nanoseconds = dict(zip(table.columns[0].cells, map(float, table.columns[1].cells), strict=True))
     assert len(nanoseconds) == 11

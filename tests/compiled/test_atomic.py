@@ -55,7 +55,7 @@ def test_processes_lose_no_addition_and_exclude_each_other() -> None:
 
 
 @pytest.mark.parametrize("holder", [0, 1])
-def test_a_lock_that_nobody_lets_go(holder: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_lock_that_is_never_released_ends(holder: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(atomic, "PATIENCE", 1000)
     acquire = helper(atomic.acquire.py_func)  # compiled again, because PATIENCE is part of the machine code
     lock = np.array([7, holder, 7])

@@ -30,7 +30,7 @@ from ablate.types import ActionSpec, Trajectory
 T_MAX = 10
 TORCH = {np.float32: torch.float32, np.float64: torch.float64}
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-9}  # relative
-ROUNDING = {np.float32: 1e-5, np.float64: 1e-13}  # relative to the largest number, where numbers cancel
+ROUNDING = {np.float32: 1e-5, np.float64: 1e-13}  # relative to the largest number, for sums whose terms cancel
 ACTIONS = {
     "box": ActionSpec(low=(-2.0,), high=(2.0,)),
     "box of 3": ActionSpec(low=(-1.0, -2.0, 0.0), high=(1.0, 2.0, 3.0)),
@@ -183,7 +183,7 @@ def reference_of(
 @pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "elu"])
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_rollout_and_its_gradient(network: str, action: str, activation: str, dtype: type) -> None:
+def test_a_rollout_and_its_gradient_equal_autograds(network: str, action: str, activation: str, dtype: type) -> None:
     rng, spec = np.random.default_rng(0), ACTIONS[action]
     architecture = architecture_of(network, spec, activation)
     flat = random_parameters(architecture, rng)
@@ -212,7 +212,7 @@ def test_a_rollout_and_its_gradient(network: str, action: str, activation: str, 
 
 
 def moments_of(config: Config, size: int, dtype: type) -> list[np.ndarray]:
-    """First, second and largest second, as in loop.SharedArrays: those that the optimizer does not use are empty."""
+    """First, second and largest second moment, as in loop.SharedArrays. Moments that the optimizer lacks are empty."""
     names = config.optimizer.statistics
     kept = ["exp_avg" in names, True, "max_exp_avg_sq" in names]
     return [np.zeros(size if keeps else 0, dtype) for keeps in kept]
@@ -230,7 +230,7 @@ def moments_of(config: Config, size: int, dtype: type) -> list[np.ndarray]:
         ("optimizer=rmsprop", "optimizer.weight_decay=0.1", "algo.max_grad_norm=12"),
     ],
 )
-def test_200_updates_on_the_same_rollouts(overrides: tuple[str, ...], action: str, dtype: type) -> None:
+def test_200_updates_equal_those_of_the_torch_optimizer(overrides: tuple[str, ...], action: str, dtype: type) -> None:
     config, rng = cached_config_of("optimizer.lr=3e-4", *overrides), np.random.default_rng(2)
     algorithm, optimizer = constants_of(config, False), optimizer_of(config.optimizer)
     architecture = architecture_of("S1", ACTIONS[action])
@@ -268,8 +268,8 @@ def test_200_updates_on_the_same_rollouts(overrides: tuple[str, ...], action: st
     ],
 )
 def test_a_second_moment_lost_in_a_race_does_not_divide_by_epsilon(overrides: tuple[str, ...]) -> None:
-    """The first moment holds a gradient of another process, whose square was lost. RMSprop has no first moment: there,
-    the square of the gradient is 0 in float32. nn/optimizer_bounds.py bounds the step."""
+    """The first moment contains a gradient of another process, but its square was lost from the second moment. RMSprop
+    has no first moment; there, the square of the gradient is 0 in float32. nn/optimizer_bounds.py bounds the step."""
     config = cached_config_of(*overrides)
     gradient = np.array([1e-24, -1e-24, 0.0, 0.5, -0.5], np.float32)
     moments = moments_of(config, len(gradient), np.float32)

@@ -1,4 +1,4 @@
-"""Numbers drawn in advance are compared with the same generator that draws one number after the other."""
+"""Numbers that are drawn in advance equal those that an equal generator draws one by one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from ablate.compiled.draw_buffer import DrawBuffer
 from ablate.seeding import draw_seed, state_of
 
-# A kernel uses up to this many numbers; the buffer is refilled or settled; other code draws from the generator, as the
-# player does between two episodes.
+# A kernel uses up to this many numbers; the buffer is refilled or settled; other code draws from the generator, as
+# the player does between two episodes.
 USES = st.tuples(st.just("use"), st.integers(0, 12))
 EVENTS = st.lists(USES | st.sampled_from([("refill", 0), ("settle", 0), ("draw a seed", 0)]), max_size=40)
 
@@ -19,7 +19,7 @@ EVENTS = st.lists(USES | st.sampled_from([("refill", 0), ("settle", 0), ("draw a
 @pytest.mark.parametrize("method", ["random", "standard_normal"])
 @settings(max_examples=300, deadline=None)
 @given(size=st.integers(0, 12), events=EVENTS)
-def test_each_number_is_what_would_have_been_drawn_then(method: str, size: int, events: list[tuple[str, int]]) -> None:
+def test_numbers_equal_those_that_are_drawn_one_by_one(method: str, size: int, events: list[tuple[str, int]]) -> None:
     rng, one_by_one = np.random.default_rng(0), np.random.default_rng(0)
     rows, all_used = np.full((3, size), np.nan), np.zeros(3, np.int64)
     buffer, used = rows[1], all_used[1:2]

@@ -113,7 +113,7 @@ def assert_same(ours: Steps, theirs: Steps) -> None:
 
 
 @pytest.mark.parametrize(("env_id", "kwargs"), CASES)
-def test_episodes(env_id: str, kwargs: dict[str, Any]) -> None:
+def test_steps_of_episodes_equal_gymnasiums(env_id: str, kwargs: dict[str, Any]) -> None:
     """gymnasium plays episodes of at most 500 steps. The kernel takes each step from gymnasium's state."""
     env, module, rng = make(env_id, kwargs), ENVIRONMENTS[env_id], np.random.default_rng(0)
     actions = random_actions(env, rng)
@@ -132,7 +132,7 @@ def test_episodes(env_id: str, kwargs: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("env_id", "kwargs"), CASES)
-def test_any_state(env_id: str, kwargs: dict[str, Any], dtype: type) -> None:
+def test_steps_from_any_state_equal_gymnasiums(env_id: str, kwargs: dict[str, Any], dtype: type) -> None:
     """Angles far beyond ±π, maximal speeds, positions at the walls and beyond the end of an episode."""
     env, module, rng = make(env_id, kwargs), ENVIRONMENTS[env_id], np.random.default_rng(1)
     states, actions = random_states(module, rng), random_actions(env, rng)
@@ -171,13 +171,13 @@ def test_reset_is_gymnasiums_bit_for_bit(env_id: str) -> None:
             np.testing.assert_array_max_ulp(observation, expected, ulps)
 
 
-def test_the_classics_are_there() -> None:
+def test_the_classic_environments_have_kernels() -> None:
     classics = ("Pendulum-v1", "CartPole-v0", "CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0")
     assert sorted(ENVIRONMENTS) == sorted(classics)
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_contract(name: str) -> None:
+def test_a_module_defines_what_a_kernel_environment_needs(name: str) -> None:
     module = MODULES[name]
     for env_id in module.IDS:
         env = make(env_id)
@@ -197,7 +197,7 @@ def test_contract(name: str) -> None:
         assert list(inspect.signature(function).parameters) == arguments
 
 
-def test_parameters_are_told_apart_and_pass_to_other_processes() -> None:
+def test_parameters_differ_in_type_and_can_be_sent_to_processes() -> None:
     """Numba tells named tuples apart by the names of class and fields: two with equal names would share a kernel."""
     kinds = [module.Parameters for module in MODULES.values()]
     assert len({(kind.__name__, kind._fields) for kind in kinds}) == len(kinds)
@@ -205,6 +205,6 @@ def test_parameters_are_told_apart_and_pass_to_other_processes() -> None:
         assert type(pickle.loads(pickle.dumps(kind()))) is kind
 
 
-def test_the_registry_does_without_numba() -> None:
+def test_the_registry_does_not_import_numba() -> None:
     code = "import ablate.compiled.envs, sys; sys.exit('numba' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env={**os.environ, "PYTHONPATH": str(SOURCES)})

@@ -71,7 +71,7 @@ def act_often(action: ActionSpec, z: list[float], times: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("action", [BOX, ActionSpec(n=2), ActionSpec(n=5)])
-def test_actions_are_the_numpy_actors_on_the_same_stream(action: ActionSpec) -> None:
+def test_actions_equal_the_numpy_actors_on_the_same_stream(action: ActionSpec) -> None:
     architecture, rng = identity(action), np.random.default_rng(0)
     size = architecture.torso_sizes[0]
     parameters = np.zeros(architecture.layout().size, np.float32)
@@ -121,7 +121,7 @@ def test_an_impossible_action_is_not_drawn_at_the_ends(uniform: float) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 16])
-def test_logits_that_are_no_numbers_are_noticed(n: int) -> None:
+def test_logits_that_are_not_finite_are_noticed(n: int) -> None:
     rows = [np.full(n, -INF)]
     for place in range(n):
         for value in (NAN, INF):
@@ -142,7 +142,7 @@ def reference(action: ActionSpec, z: torch.Tensor) -> torch.distributions.Distri
 
 @pytest.mark.parametrize("spread", [1.0, 10.0])
 @pytest.mark.parametrize("action", [BOX, ActionSpec(n=2), ActionSpec(n=5)])
-def test_log_probability_entropy_and_gradient(action: ActionSpec, spread: float) -> None:
+def test_log_probability_entropy_and_gradient_equal_torchs(action: ActionSpec, spread: float) -> None:
     rng, n = np.random.default_rng(1), 500
     z = spread * rng.standard_normal((n, identity(action).torso_sizes[0]))
     draws = rng.random((n, 1)) if action.is_discrete else rng.standard_normal((n, len(action.low)))

@@ -34,7 +34,7 @@ print(kernel_cache.CACHE is not None, sum(play.stats.cache_hits.values()))
 
 
 def run_program(folder: Path, cache: str, checkout: Path = COMPILED.parents[1]) -> str:
-    """What PROGRAM prints in a process of its own: whether there is a cache, and how many kernels it gave."""
+    """What PROGRAM prints in a process of its own: whether there is a cache, and how many kernels came from it."""
     script = folder / "program.py"
     if not script.exists():
         script.write_text(PROGRAM)
@@ -42,7 +42,7 @@ def run_program(folder: Path, cache: str, checkout: Path = COMPILED.parents[1]) 
     return subprocess.check_output([sys.executable, script], env=env, timeout=60, text=True)
 
 
-def test_cache_lies_in_the_folder_that_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_is_in_the_folder_that_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "asked"))
     folder = kernel_cache.cache_folder()
     assert folder is not None
@@ -51,7 +51,7 @@ def test_cache_lies_in_the_folder_that_is_asked_for(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "HOME"])
-def test_cache_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str) -> None:
+def test_the_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str) -> None:
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv(variable, str(tmp_path))
@@ -60,13 +60,13 @@ def test_cache_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert folder.parent == tmp_path / {"XDG_CACHE_HOME": "ablate", "HOME": ".cache/ablate"}[variable]
 
 
-def test_no_cache_where_none_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_there_is_no_cache_if_none_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file/below"))
     assert kernel_cache.cache_folder() is None
 
 
-def test_no_cache_for_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_cache_for_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
@@ -74,7 +74,7 @@ def test_no_cache_for_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("source", ["compiled/envs/pendulum.py", "replay/fenwick.py"])
-def test_another_cache_when_a_source_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str) -> None:
+def test_a_changed_source_has_another_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     original = kernel_cache.cache_folder()
     for room in ("compiled", "replay"):
@@ -122,7 +122,7 @@ def test_a_damaged_kernel_is_compiled_again(tmp_path: Path, damage: Callable[[Pa
     assert [run_program(tmp_path, str(cache)) for _ in range(2)] == ["True 0\n", "True 1\n"]
 
 
-def test_a_kernel_runs_where_the_cache_takes_no_more(tmp_path: Path) -> None:
+def test_a_kernel_runs_if_the_disk_is_full(tmp_path: Path) -> None:
     """The disk is full: files can be created, but not filled."""
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
     (tmp_path / "program.py").write_text(limited + PROGRAM)
@@ -139,7 +139,7 @@ def test_a_kernel_runs_without_locks(tmp_path: Path) -> None:
     assert [run_program(tmp_path, str(tmp_path / "cache")) for _ in range(2)] == ["True 0\n", "True 1\n"]
 
 
-def test_of_two_programs_one_compiles(tmp_path: Path) -> None:
+def test_only_one_of_two_programs_compiles(tmp_path: Path) -> None:
     """The second program loads what the first has saved."""
     with ThreadPoolExecutor() as executor:
         both = list(executor.map(lambda _: run_program(tmp_path, str(tmp_path / "cache")), range(2)))

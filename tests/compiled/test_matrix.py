@@ -52,7 +52,7 @@ class Stored:
 @each_dtype
 @pytest.mark.parametrize("by_rows", [True, False])
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_affine(name: str, by_rows: bool, dtype: type) -> None:
+def test_affine_equals_numpy(name: str, by_rows: bool, dtype: type) -> None:
     rng = np.random.default_rng(0)
     for k, n in itertools.product(SIZES, SIZES):
         w = Stored(rng, k, n, by_rows, dtype)
@@ -73,7 +73,7 @@ def test_affine(name: str, by_rows: bool, dtype: type) -> None:
         (False, False, False), (False, False, True), (False, True, False),
     ],
 )  # fmt: skip
-def test_product(c_by_rows: bool, a_by_rows: bool, b_by_rows: bool, dtype: type) -> None:
+def test_product_equals_numpy(c_by_rows: bool, a_by_rows: bool, b_by_rows: bool, dtype: type) -> None:
     rng = np.random.default_rng(0)
     for m, k, n in itertools.product(SIZES, SIZES, SIZES):
         a, b = Stored(rng, m, k, a_by_rows, dtype), Stored(rng, k, n, b_by_rows, dtype)

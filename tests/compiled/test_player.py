@@ -43,7 +43,7 @@ def lengths_of_both(config: Config, episodes: int, seed: int, factor: int) -> li
 
 @pytest.mark.parametrize("action", ["mode", "sample"])
 @pytest.mark.parametrize("env", ENVS)
-def test_the_same_episodes(env: str, action: str) -> None:
+def test_kernels_play_the_same_episodes_as_gymnasium(env: str, action: str) -> None:
     config = config_of(f"env={env}", f"evaluation.action={action}", "env.max_ep_step=250")
     lengths = lengths_of_both(config, 10, *ENVS[env])
     assert min(lengths) == 250 if env == "pendulum" else min(lengths) < 250

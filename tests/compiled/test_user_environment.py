@@ -1,4 +1,4 @@
-"""A kernel environment in a user's own folder: found, cached, compiled again if its file changes, trained."""
+"""A kernel environment in a user's own folder is found, cached, compiled again if its file changes, and trained."""
 
 from __future__ import annotations
 

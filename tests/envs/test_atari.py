@@ -125,7 +125,7 @@ def test_a_lost_life_ends_an_episode_in_training_only_and_the_game_goes_on() -> 
     ale = emulator("breakout")
     ale.reset_game()
     points = sum(ale.act(action) for action in emulated.actions)
-    assert points  # otherwise the next lines prove little
+    assert points  # otherwise the next lines would prove little
     assert ale.game_over()
     assert sum(step[4]["raw_reward"] for step in learned) == points
     assert sum(step[4]["raw_reward"] for step in scored) == points
@@ -150,7 +150,7 @@ def test_a_last_life_that_counts_as_none_is_played_to_its_end() -> None:
     assert without
 
 
-def test_points_of_a_start_count_to_the_first_step() -> None:
+def test_points_of_a_start_are_added_to_the_first_step() -> None:
     """Skiing subtracts time from the first frame on."""
     env, emulated = recorded(replace(PLAIN, id="SkiingNoFrameskip-v4", noop_max=30))
     env.reset(seed=0)
@@ -201,12 +201,12 @@ def test_fire_is_pressed_at_starts_and_after_lost_lives() -> None:
         assert fired == lost == 4
 
 
-def test_a_game_that_nobody_could_serve_is_refused() -> None:
+def test_a_game_in_which_fire_is_never_pressed_is_refused() -> None:
     silent = replace(BREAKOUT, fire_action=False, fire_on_reset=False)
     with pytest.raises(ConfigError, match="fire_action=false"):
         spec_of(silent)
     assert spec_of(replace(silent, fire_on_reset=True)).action.n == 3
-    assert spec_of(replace(silent, full_action_space=True)).action.n == 17  # UPFIRE and others are left
+    assert spec_of(replace(silent, full_action_space=True)).action.n == 17  # UPFIRE and others remain
 
 
 def test_without_fire_a_new_life_begins_with_a_step_of_no_action() -> None:
@@ -248,7 +248,7 @@ def test_frame_skips_are_drawn_evenly() -> None:
     assert np.abs(np.array(counts) - expected).max() < 4 * np.sqrt(expected)
 
 
-def test_a_sticky_action_holds_on_with_its_probability_at_each_frame() -> None:
+def test_an_action_sticks_with_its_probability_at_each_frame() -> None:
     """Two actions alternate. A frame that should change the action keeps the old one with probability 1/4."""
     env, emulated = recorded(replace(PLAIN, sticky_actions=0.25, frame_skip=(1, 1), life_loss_terminates=False))
     env.reset(seed=0)
@@ -298,7 +298,7 @@ def test_a_seed_repeats_the_game(config: AtariConfig) -> None:
 
 @pytest.mark.parametrize("preprocessing", list(Preprocessing))
 @pytest.mark.parametrize("config", [BREAKOUT, RIVERRAID], ids=["breakout", "riverraid"])
-def test_a_restored_game_goes_on_as_the_saved_one(config: AtariConfig, preprocessing: Preprocessing) -> None:
+def test_a_restored_game_continues_as_the_saved_one(config: AtariConfig, preprocessing: Preprocessing) -> None:
     """Bit for bit, through JSON, over lost lives and ends of games, with sticky actions and random frame skips."""
     config = replace(config, preprocessing=preprocessing, sticky_actions=0.25, frame_skip=(2, 4), max_ep_step=160)
     for steps_before in (0, 110):
@@ -320,7 +320,7 @@ def test_a_restored_game_goes_on_as_the_saved_one(config: AtariConfig, preproces
         assert ends
 
 
-def test_what_a_sticky_action_holds_is_saved() -> None:
+def test_the_action_that_a_sticky_action_repeats_is_saved() -> None:
     config = replace(PLAIN, sticky_actions=0.7, frame_skip=(1, 1))
     original, emulated = recorded(config)
     other, emulated_again = recorded(config)
@@ -388,7 +388,7 @@ def test_an_id_means_what_gymnasium_registers(env_id: str) -> None:
     assert spec.time_limit * sum(config.frame_skip) / 2 == 108_000
 
 
-def test_values_that_are_given_hold_against_the_ids() -> None:
+def test_given_values_override_those_of_the_id() -> None:
     config = game("env.id=Pong-v0", "env.frame_skip=[4,4]", "env.full_action_space=true")
     assert (config.frame_skip, config.sticky_actions, config.full_action_space) == ((4, 4), 0.25, True)
     assert spec_of(config).action.n == 18
@@ -408,7 +408,7 @@ def test_spec_is_what_the_environment_gives(preprocessing: Preprocessing) -> Non
     assert env.observation_space.contains(env.step(3)[0])
 
 
-def test_a_game_that_ale_py_does_not_have_is_one_line() -> None:
+def test_a_game_that_ale_py_lacks_is_refused_in_one_line() -> None:
     with pytest.raises(ConfigError) as refusal:
         spec_of(replace(BREAKOUT, id="ALE/Brekout-v5"))
     assert str(refusal.value) == "env.id=ALE/Brekout-v5: no such game; did you mean ALE/Breakout-v5?"
@@ -418,14 +418,14 @@ def test_a_game_that_ale_py_does_not_have_is_one_line() -> None:
         spec_of(replace(BREAKOUT, kwargs={"mode": 1}))
 
 
-def test_nothing_is_printed() -> None:
+def test_the_emulator_prints_nothing() -> None:
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); from ablate.envs.games import emulator"
     code += "; emulator('breakout').act(0)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout + run.stderr == ""
 
 
-def test_a_frame_can_be_shown() -> None:
+def test_render_returns_the_screen() -> None:
     env = make_env(BREAKOUT, training=False, render_mode="rgb_array")
     env.reset(seed=0)
     frame = env.render()

@@ -35,7 +35,7 @@ def threads_of(env: AtariConfig, games: int) -> AtariThreads:
 
 
 @pytest.mark.parametrize("game", ["Breakout", "Pong", "SpaceInvaders", "Riverraid"])
-def test_they_play_as_the_emulator_does(game: str) -> None:
+def test_threaded_games_play_as_the_emulator_does(game: str) -> None:
     """Every screen, point, lost life and end, over more than one game."""
     env = config(f"env.id={game}NoFrameskip-v4")
     threads = threads_of(env, GAMES)
@@ -66,7 +66,7 @@ def test_they_play_as_the_emulator_does(game: str) -> None:
 
 
 def test_a_game_without_lives_goes_on_until_the_emulator_ends_it() -> None:
-    """As in AtariGame, its last frames are no episode of their own."""
+    """As in AtariGame, its last frames are not a separate episode."""
     threads = threads_of(config(), 1)
     images, over = np.zeros((1, 4, 84, 84), np.uint8), [False, False, False, True]
 
@@ -117,7 +117,7 @@ def test_sticky_actions_are_those_of_the_configuration() -> None:
     np.testing.assert_array_equal(stepped.observation[-1], first[-1])
 
 
-def test_threads_are_what_env_threads_asks_for() -> None:
+def test_env_threads_chooses_threaded_games() -> None:
     assert isinstance(side_by_side(config(), 2), AtariThreads)
     assert isinstance(side_by_side(config("env.threads=0"), 2), OneByOne)
 
@@ -129,6 +129,6 @@ def test_threads_are_what_env_threads_asks_for() -> None:
         ("env.fill_steps=2",), ("env.mode=4",), ("env.difficulty=1",), ("env.preprocessing=report_180",),
     ],
 )  # fmt: skip
-def test_what_they_lack_is_refused(overrides: tuple[str, ...]) -> None:
+def test_what_threaded_games_lack_is_refused(overrides: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=rf"^{overrides[0].split('=')[0]}=.*env\.threads=0$"):
         spec_of(config(*overrides))

@@ -39,20 +39,20 @@ def test_spec_of_the_five_classics() -> None:
 
 
 @pytest.mark.parametrize("env_id", ["Blackjack-v1", "FrozenLake-v1", "Pendlum-v1", "no_module:X-v0"])
-def test_what_does_not_fit_is_one_line(env_id: str) -> None:
+def test_unsupported_environments_are_refused_in_one_line(env_id: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         spec_of(env_config(env_id))
     assert "\n" not in str(refusal.value)
     assert str(refusal.value).startswith(f"env.id={env_id}: ")
 
 
-def test_a_wrong_argument_of_the_environment_is_one_line() -> None:
+def test_an_unknown_argument_of_the_environment_is_named() -> None:
     with pytest.raises(ConfigError, match="unknown_argument"):
         make_env(replace(env_config("CartPole-v1"), kwargs={"unknown_argument": 1}))
 
 
 @pytest.mark.parametrize("env_id", CLASSIC)
-def test_restored_environment_goes_on_as_the_saved_one(env_id: str) -> None:
+def test_a_restored_environment_continues_as_the_saved_one(env_id: str) -> None:
     """Bit for bit, over ends of episodes, through JSON, saved after a reset and in mid-episode."""
     for steps_before in (0, 1, 33):
         original, other = make_env(env_config(env_id, 60)), make_env(env_config(env_id, 60))
@@ -70,7 +70,7 @@ def test_restored_environment_goes_on_as_the_saved_one(env_id: str) -> None:
                 np.testing.assert_array_equal(original.reset()[0], other.reset()[0])
 
 
-def test_an_environment_that_cannot_be_saved_says_so() -> None:
+def test_an_environment_with_hidden_state_cannot_be_saved() -> None:
     class Mine(gymnasium.envs.classic_control.PendulumEnv):
         """A subclass may keep more than `state`."""
 

@@ -126,7 +126,7 @@ def test_observations_are_arrays_of_their_own() -> None:
 @pytest.mark.parametrize(
     "frame", [np.zeros((1, 42, 42), np.float32), np.zeros((210, 160), np.uint8), np.zeros((210, 160, 3))]
 )
-def test_what_is_no_raw_frame_is_refused(frame: np.ndarray) -> None:
+def test_an_array_that_is_no_raw_frame_is_refused(frame: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"a frame \(210, 160, 3\) of uint8 is needed, not"):
         Preprocessor(Preprocessing.report_42, "breakout").from_rgb(frame)
 

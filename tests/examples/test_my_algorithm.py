@@ -1,4 +1,4 @@
-"""An algorithm of the user's own: two files outside src/, and it trains, resumes, is evaluated and swept over."""
+"""A user's own algorithm is two files outside src/. It can be trained, resumed, evaluated and swept over."""
 
 import json
 import os
@@ -39,14 +39,14 @@ def rows(path: Path) -> pd.DataFrame:
     return pd.read_csv(path).drop(columns="wall_time_s")
 
 
-def test_it_is_two_files_and_nothing_of_it_stands_in_src() -> None:
+def test_the_algorithm_is_two_files_and_src_does_not_name_it() -> None:
     files = {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.suffix in (".py", ".yaml")}
     assert files == {"reinforce.py", "conf/algo/reinforce.yaml"}
     assert len((FOLDER / "reinforce.py").read_text().splitlines()) < 120
     assert not [path for path in (ROOT / "src").rglob("*.py") if re.search(r"(?i)\breinforce\b", path.read_text())]
 
 
-def test_it_leaves_the_files_of_any_run(trained: Path) -> None:
+def test_its_runs_have_the_files_of_any_run(trained: Path) -> None:
     assert list(pd.read_csv(trained / UPDATES)) == COLUMNS
     assert pd.read_csv(trained / EPISODES)["global_step"].iloc[-1] >= 2000
     assert pd.read_csv(trained / EVALUATIONS)["evaluation"].max() == 2

@@ -39,7 +39,7 @@ KINDS = {
     "report_80": ["env=breakout", "model=conv_pool_lstm_80", "env.preprocessing=report_80"],
     "nature_84": ["env=breakout", "model=conv_84", "env.preprocessing=nature_84"],
 }
-# A game that is nothing but its emulator and four frames a step.
+# A game without additions: the emulator with four frames per step.
 PLAIN = ["env.frame_skip=[4,4]", "env.sticky_actions=0", "env.noop_max=0", "env.fire_on_reset=false"]
 NORMALISATION = np.array([0.2, 0.3])  # mean and std
 
@@ -60,7 +60,7 @@ def logits_by_hand(config: Config, parameters: np.ndarray, observations: np.ndar
     for i, layer in enumerate(architecture.convolutions):
         x = activation(F.conv2d(x, p[f"conv.{i}.weight"], p[f"conv.{i}.bias"], layer.stride, layer.padding))
         x = F.max_pool2d(x, 2) if layer.pool else x
-    x = x.permute(0, 2, 3, 1).flatten(1)  # features lie channels-last
+    x = x.permute(0, 2, 3, 1).flatten(1)  # features are stored channels-last
     if not architecture.recurrent:
         hidden = list(activation(x @ p["hidden.weight"].T + p["hidden.bias"]))
     else:
@@ -87,7 +87,7 @@ def random_play(config: Config, steps: int) -> np.ndarray:
 
 @cache
 def parameters_for(kind: str, sharpness: float) -> np.ndarray:
-    """Random parameters whose logits have mean 0 and deviation `sharpness`; untrained ones hardly vary."""
+    """Random parameters whose logits have mean 0 and deviation `sharpness`; initial ones hardly vary."""
     config = config_for(kind)
     architecture = architecture_of(config.model, spec_of(config.env))
     parameters = initial_parameters(architecture, np.random.default_rng(0))
@@ -115,7 +115,7 @@ def plain_emulator() -> ale_py.ALEInterface:
     """Breakout at its start."""
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)
-    ale.setInt("random_seed", 123)  # Breakout has no chance but sticky actions
+    ale.setInt("random_seed", 123)  # without sticky actions, nothing in Breakout is random
     ale.loadROM(str(ale_py.roms.get_rom_path("breakout")))
     ale.reset_game()
     return ale
@@ -155,7 +155,7 @@ def test_the_most_likely_action_is_the_networks(tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize(("kind", "pooled"), [("report_42", 1), ("report_80", 3)])
-def test_it_plays_on_raw_screens_as_in_our_environment(tmp_path: Path, kind: str, pooled: int) -> None:
+def test_a_policy_plays_on_raw_screens_as_in_our_environment(tmp_path: Path, kind: str, pooled: int) -> None:
     """An outside program has its own emulator and passes the pixelwise maximum of a step's last frames."""
     config = config_for(kind, *PLAIN)
     path = save(tmp_path / "x.safetensors", config, kind)
@@ -185,8 +185,8 @@ def test_a_reset_forgets_the_game_before(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["report_42", "nature_84"])
 def test_earlier_screens_matter_until_the_reset(tmp_path: Path, kind: str) -> None:
-    """The LSTM's state, and the stacked screens. The policy takes opposite actions on the same screen: as the first of
-    a game, and after bright screens."""
+    """They are in the LSTM's state or in the stacked screens. The policy takes opposite actions on the same screen: one
+    if it is the first of a game, the other after bright screens."""
     config = config_for(kind)
     checkpoint = read_checkpoint(save(tmp_path / "x.safetensors", config, kind, normalised=False))
     parameters = checkpoint.tensors["parameters"]
@@ -267,7 +267,7 @@ def test_whole_games_are_played_with_all_lives_and_raw_points(tmp_path: Path) ->
 
 
 def test_games_side_by_side_are_the_same_as_alone(tmp_path: Path) -> None:
-    """Each game has its own random stream. All games are played to their end, also the long ones."""
+    """Each game has its own random stream. All games are played to their end, including the long ones."""
     config = config_for("report_42")
     path = save(tmp_path / "x.safetensors", config, sharpness=0.5)
     alone = list(play(Policy.load(path, sample=True), make_envs(config, None, 1), streams_of(7)))
@@ -307,7 +307,7 @@ def test_a_process_that_fails_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("action", ["mode", "sample"])
 def test_an_evaluation_and_its_best_checkpoint(tmp_path: Path, action: str) -> None:
-    """The workers' normalisations are weighted by their steps. Each evaluation plays whole games of its own."""
+    """The workers' normalisations are weighted by their steps. Each evaluation plays other whole games."""
     config = config_for("report_42", "evaluation.episodes=3", "evaluation.horizon=150", f"evaluation.action={action}")
     parameters = parameters_for("report_42", 0.5)
     shared = SharedState(parameters.size, 0, 1, workers=2)

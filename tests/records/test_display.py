@@ -1,4 +1,4 @@
-"""What the display prints and when; it never stops a training."""
+"""What the display prints, and when. Its errors never stop a run."""
 
 import io
 import os
@@ -54,14 +54,14 @@ def test_plain_prints_a_line_every_few_seconds_and_one_at_the_end(capsys: pytest
     assert "steps/s 1,000" in lines[-1]
 
 
-def test_plain_does_not_say_the_last_line_twice(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_does_not_print_the_last_line_twice(capsys: pytest.CaptureFixture[str]) -> None:
     with display("plain", every_s=1.0) as shown:
         shown.update(progress(1.0, steps=1))
         shown.update(progress(2.0, steps=2))
     assert len(capsys.readouterr().out.splitlines()) == 2  # the title and 0:00:02
 
 
-def test_plain_says_where_a_failed_run_got_to(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_prints_how_far_a_failed_run_came(capsys: pytest.CaptureFixture[str]) -> None:
     with suppress(KeyboardInterrupt), display("plain") as shown:
         shown.update(progress(1.0))
         shown.update(progress(2.0, steps=77))
@@ -89,7 +89,7 @@ def test_plain_shows_every_value_and_a_dash_for_what_is_not_known(capsys: pytest
     with display("plain") as shown:
         shown.update(progress(1.0))
     shown_once = capsys.readouterr().out
-    assert shown_once == "A3C · Pendulum-v1\n"  # a run of one moment has no rate, and nothing else to say
+    assert shown_once == "A3C · Pendulum-v1\n"  # after a single update there is no rate, so no line
 
 
 def test_messages_are_lines_unless_the_display_is_off(capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,8 +130,8 @@ def test_a_rate_is_not_divided_by_no_time() -> None:
     ("max_episodes", "total_steps", "eta_s"),
     [
         (None, None, None),
-        (100, None, 180.0),  # 90 episodes at 0.5 a second
-        (None, 10_000, 80.0),  # 8000 steps at 100 a second
+        (100, None, 180.0),  # 90 episodes at 0.5 per second
+        (None, 10_000, 80.0),  # 8000 steps at 100 per second
         (100, 10_000, 80.0),
         (20, 10_000, 20.0),
         (10, 10_000, 0.0),
@@ -211,10 +211,10 @@ def test_live_is_not_drawn_more_often_than_an_eye_can_see(monkeypatch: pytest.Mo
     with display("live") as shown:
         for hundredth in range(1000):
             shown.update(progress(hundredth / 100))
-    assert 30 <= visible(terminal.getvalue()).count("A3C · Pendulum-v1") <= 42  # 10 s, 4 a second
+    assert 30 <= visible(terminal.getvalue()).count("A3C · Pendulum-v1") <= 42  # 10 s, 4 per second
 
 
-def test_live_gives_the_terminal_back_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_restores_the_terminal_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = make_terminal(monkeypatch)
     with suppress(RuntimeError), display("live") as shown:
         shown.update(progress(1.0))
@@ -225,7 +225,7 @@ def test_live_gives_the_terminal_back_whatever_happens(monkeypatch: pytest.Monke
     assert sys.stdout is terminal
 
 
-# A training that continues after its reader has left: 2000 lines do not fit into a pipe's buffer.
+# A run that continues after its reader has left: 2000 lines do not fit into a pipe's buffer.
 TRAINING = """
 import sys
 from ablate.records.display import Progress, ProgressDisplay
@@ -238,7 +238,7 @@ print("trained", file=sys.stderr)
 """
 
 
-def test_a_reader_that_leaves_does_not_stop_a_training() -> None:
+def test_a_reader_that_leaves_does_not_stop_the_run() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     done = subprocess.run(
@@ -249,7 +249,7 @@ def test_a_reader_that_leaves_does_not_stop_a_training() -> None:
     assert (done.returncode, done.stderr) == (0, "trained\n")
 
 
-def test_a_terminal_that_goes_away_does_not_stop_a_training() -> None:
+def test_a_terminal_that_is_closed_does_not_stop_the_run() -> None:
     """Writing to a terminal after its window was closed gives EIO."""
     window, terminal = pty.openpty()
     os.close(window)

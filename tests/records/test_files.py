@@ -45,7 +45,7 @@ def test_another_version_is_refused_in_one_line(tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "CHECKPOINT_VERSION", 1)
         write_checkpoint(path, Checkpoint(TENSORS, {}))
-    with pytest.raises(ConfigError, match=f"^{path}: checkpoint version 1, and .* reads version 3; .*train again$"):
+    with pytest.raises(ConfigError, match=f"^{path}: checkpoint version 1, but .* reads version 3; .*train again$"):
         read_checkpoint(path)
 
 

@@ -104,7 +104,7 @@ def errors_after(size: int, updates: int, batch: int) -> tuple[float, float]:
         slots = rng.integers(size, size=batch)
         values = 10 ** rng.uniform(-6, 6, batch)
         tree.update(slots, values)
-        priorities[slots] = values  # as in the tree, the last one of a slot counts
+        priorities[slots] = values  # as in the tree, a slot's last value counts
     error = largest_error(tree, priorities)
     small = rng.uniform(0, 1e-6, size)  # a remaining error of the earlier values would be visible
     tree.update(np.arange(size), small)

@@ -33,7 +33,7 @@ def replay_of(driver: Driver) -> PrioritizedReplay:
 
 
 def assert_drawn(replay: PrioritizedReplay, priorities: dict[int, float], draws: int = 60_000) -> None:
-    """Transitions, by the number of their step, are drawn in proportion to these priorities."""
+    """Transitions are drawn in proportion to these priorities. The keys are the numbers of their steps."""
     times, counts = np.unique(replay.sample(draws).times, return_counts=True)
     assert set(times.tolist()) <= {time for time, priority in priorities.items() if priority > 0}
     drawn = dict(zip(times.tolist(), counts.tolist(), strict=True))
@@ -104,7 +104,7 @@ def test_a_step_without_its_td_error_is_refused() -> None:
 
 
 def test_stratified_draws_take_equal_transitions_once_each() -> None:
-    """With equal priorities, and as many draws as transitions."""
+    """All priorities are equal, and there are as many draws as transitions."""
     driver = driven(200, draws="stratified")
     size = len(driver.replay)
     assert set(driver.replay.sample(size).times.tolist()) == driver.naive.transitions().keys()
@@ -139,7 +139,7 @@ def test_weights_with_beta_1_remove_the_bias() -> None:
 
 
 def test_overwritten_transitions_are_not_updated() -> None:
-    """Another transition is in the slot now and keeps its priority. The largest priority does not change either."""
+    """The slot now has another transition, which keeps its priority. The largest priority does not change either."""
     driver = driven(100, capacity=60, environments=1)
     batch = driver.replay.sample(32)
     driver.play_randomly(500)
@@ -149,7 +149,7 @@ def test_overwritten_transitions_are_not_updated() -> None:
 
 
 def test_first_half_only_draws_from_the_first_half_of_the_ring() -> None:
-    """In proportion to the priorities there."""
+    """Within this half, draws are in proportion to the priorities."""
     driver = driven(400, environments=1, first_half_only=True)
     priorities = dict.fromkeys(driver.naive.transitions(), 1.0)
     learn(driver, priorities, 20)

@@ -61,7 +61,7 @@ def check(driver: Driver, beta: float = 1.0) -> None:
         return
     batch = replay.sample(60 * len(expected), beta)
     drawn = dict(zip(batch.times.tolist(), range(len(batch.times)), strict=True))
-    if isinstance(replay, UniformReplay):  # with priorities, an improbable one may not be drawn
+    if isinstance(replay, UniformReplay):  # with priorities, an improbable transition may not be drawn
         assert drawn.keys() == expected.keys()
     rows = list(drawn.values())
     s_t, s_tpn = (observations(replay.store, slots[rows]) for slots in (batch.slots, batch.next_slots))
@@ -151,7 +151,7 @@ def learn(replay: Replay) -> None:
 
 
 def test_the_state_copies_no_frames() -> None:
-    """Neither with a full ring nor before: memory has no room for a second store of 7 GB."""
+    """Memory has no room for a second store of 7 GB. The ring is full, or not yet."""
     for events in (40, 400):
         driver = Driver(3, make("uniform", 120, 1, 4, 1))
         driver.play_randomly(events)

@@ -53,20 +53,20 @@ def test_a_step_outside_an_episode_is_refused() -> None:
     store = FrameStore(50, 2, 1, (3,), "float32")
     store.start(0, np.zeros(3, np.float32))
     store.add(0, 1, 0.5, True, False, np.zeros(3, np.float32))
-    for env_index in (0, 1):  # its episode has ended; it never had one
+    for env_index in (0, 1):  # 0: its episode has ended; 1: it never had one
         with pytest.raises(ValueError, match=f"environment {env_index}: a step outside an episode"):
             store.add(env_index, 1, 0.5, False, False, np.zeros(3, np.float32))
 
 
 def test_a_full_disk_raises_at_the_start(tmp_path: Path) -> None:
-    """An error now instead of a signal later; no file is left behind."""
+    """It raises now, instead of being killed by a signal later; no file is left behind."""
     with pytest.raises(OSError, match=r"No space|File too large"):
         FrameStore(100, 1, 1, (10**6, 10**6), "uint8", tmp_path / "frames")
     assert not list(tmp_path.iterdir())
 
 
 def test_the_file_reserves_its_whole_size_at_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """So no page lacks disk space later. The file has no name any more."""
+    """So no page lacks disk space later. The file's name has been removed."""
     sizes: list[int] = []
     unlink = Path.unlink
 

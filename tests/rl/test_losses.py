@@ -7,7 +7,7 @@ from ablate.rl.losses import a3c_loss, a3c_loss_backward
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_environments_side_by_side(reduction: str) -> None:
+def test_the_loss_of_environments_is_the_mean_of_their_losses(reduction: str) -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(5, 7, 3, dtype=torch.float64, generator=generator).unbind()  # each (T, E)
     log_prob, entropy, v = (x.clone().requires_grad_() for x in rows[:3])

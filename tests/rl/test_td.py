@@ -51,7 +51,7 @@ def test_td_errors_are_targets_minus_values() -> None:
 
 
 @pytest.mark.parametrize("loss", ["smooth_l1", "squared"])
-def test_loss_and_its_gradient(loss: str) -> None:
+def test_the_loss_and_its_gradient_equal_loops_and_autograd(loss: str) -> None:
     x = random()
     q = x["q"].clone().requires_grad_()
     delta = td_errors(q, x["actions"], x["returns"])

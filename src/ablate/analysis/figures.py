@@ -94,7 +94,7 @@ def draw_learning_curve(run: Run) -> Figure:
 
 def title(run: Run) -> str:
     """The run's settings in one line: A3C · Pendulum-v1 · 4 workers · async · manual · seed 1."""
-    if run.manifest.get("config", {}).get("replay"):  # one learner; its replay says more than the number of workers
+    if run.manifest.get("config", {}).get("replay"):  # one learner, so the replay is named instead
         experience = f"{run.setting('replay.name')} replay"
     else:
         workers = run.setting("workers") or run.manifest.get("machine", {}).get("cpus")  # null: one per CPU
@@ -148,7 +148,7 @@ def _evaluations(ax: Axes, evaluations: pd.DataFrame) -> None:
 def _finish_x(ax: Axes) -> None:
     """Let the axis run from 0 to the last point, with integer ticks: 0, 200k, 400k."""
     end = ax.dataLim.xmax
-    if not np.isfinite(end):  # there is no finite row
+    if not np.isfinite(end):  # no finite value was drawn
         ax.set_xticks([])
         ax.text(0.5, 0.5, "no finished episode yet", transform=ax.transAxes, ha="center", va="center", color="0.4")
         return
@@ -160,7 +160,7 @@ def _finish_x(ax: Axes) -> None:
 def _one_per_stretch(n: int) -> np.ndarray:
     """Up to MAX_POINTS of n row numbers, one from each of MAX_POINTS equal stretches.
 
-    Each is drawn at random in its stretch: a fixed stride could always select the same worker."""
+    Each is drawn at random from its stretch, because a fixed stride could always select the same worker."""
     if n <= MAX_POINTS:
         return np.arange(n)
     stretches = np.arange(MAX_POINTS) + np.random.default_rng(0).random(MAX_POINTS)

@@ -1,4 +1,4 @@
-"""The folders of runs and sweeps as tables. Reads what a killed process left, and what a live one is still writing."""
+"""The folders of runs and sweeps as tables. The writing process may have been killed, or may still be running."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DTYPES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Run:
-    """The content of one run's folder. A table has its columns also if it has no row."""
+    """The content of one run's folder. A table without rows still has its columns."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -44,7 +44,7 @@ class Run:
     episodes: pd.DataFrame
     updates: pd.DataFrame
     evaluations: pd.DataFrame
-    torn: int  # last lines that were cut short and are left out
+    torn: int  # number of last lines that were cut short and are left out
 
     def setting(self, key: str) -> Any:
         """The value of a dotted key of the run's resolved configuration.
@@ -89,7 +89,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _read_table(path: Path) -> tuple[pd.DataFrame, int]:
-    """The table's whole rows, and the number of torn lines that were left out (0 or 1, the last)."""
+    """The table's complete rows, and the number of torn lines that were left out (0 or 1, the last)."""
     header, rows, torn = _whole_rows(path)
     try:
         return _parse(header + rows), torn
@@ -98,7 +98,7 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, int]:
 
 
 def _whole_rows(path: Path) -> tuple[bytes, bytes, int]:
-    """The header line, the whole rows' lines, and the number of torn lines (0 or 1). A missing file has no rows."""
+    """The header line, the complete rows, and the number of torn lines (0 or 1). A missing file has no rows."""
     content = path.read_bytes() if path.exists() else b""
     whole, newline, rest = content.rpartition(b"\n")  # a row without its newline is torn, or still being written
     torn = int(rest != b"")
@@ -123,12 +123,12 @@ def _parse(lines: bytes) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The content of a sweep's folder: all cells so far, also of an unfinished sweep.
+    """The content of a sweep's folder, which may be unfinished.
 
     cells: one row per arm and seed of the study: arm, seed, state (`missing` if it was never started), reason,
     attempts, resumes, seconds.
     episodes, updates, evaluations: the tables of all completed cells in one, with two more columns, arm and seed.
-    `updates`, the longest and least used, is read on first use."""
+    `updates`, the longest and least used table, is read on first use."""
 
     folder: Path
     study: StudyFile
@@ -160,16 +160,16 @@ class Sweep:
 
     @cached_property
     def per_step(self) -> bool:
-        """Whether scores are rewards per step: if no episode terminates, its length is not part of the score."""
+        """Whether scores are rewards per step: if no episode terminates, its length is no part of the score."""
         return not self.episodes["terminated"].any()
 
     @property
     def failures(self) -> pd.DataFrame:
-        """Rows of `cells` that have ended without completing."""
+        """The rows of cells that have ended without completing."""
         return self.cells[~self.cells["state"].isin(["completed", "missing", "running"])]
 
     def only(self, arms: list[str]) -> Sweep:
-        """The same sweep with some of its arms."""
+        """The same sweep with only these arms."""
         study = replace(self.study, arms={name: self.study.arms[name] for name in arms})
         cells, episodes, evaluations = (
             table[table["arm"].isin(arms)].reset_index(drop=True)
@@ -242,7 +242,7 @@ def _read_cells(folder: Path, name: str, cells: pd.DataFrame) -> tuple[pd.DataFr
         for path in paths:
             _read_table(path)  # raises with the name of the damaged file
         raise
-    if len(table) != sum(lengths):  # there are empty lines, which are not rows
+    if len(table) != sum(lengths):  # empty lines are not rows
         lengths = [len(_read_table(path)[0]) for path in paths]
     table.insert(0, "arm", pd.Series(completed["arm"].repeat(lengths).to_numpy(), dtype="str"))
     table.insert(1, "seed", completed["seed"].repeat(lengths).to_numpy("int64"))

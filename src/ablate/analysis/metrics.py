@@ -1,8 +1,8 @@
-"""A cell's curve as one number, and many cells' curves on one grid.
+"""From a cell's curve to one number (its metric), and the curves of many cells on one grid.
 
 A curve is a cell's score along x: one point per evaluation (the mean over its episodes), or one point per training
 episode. The score is the reward per step, or the return if episodes can terminate (`Sweep.per_step`).
-Nothing is extrapolated: no cell is read beyond its own end, and none beyond an equal budget.
+Nothing is extrapolated: no cell is read beyond its own end, or beyond the equal budget if the metric uses it.
 """
 
 from __future__ import annotations
@@ -229,8 +229,8 @@ def moving_average(score: np.ndarray) -> np.ndarray:
 def curves(sweep: Sweep, source: Source, x: Axis, budget: Budget = Budget.equal) -> pd.DataFrame:
     """The cells' curves on a common grid up to the equal budget: arm, seed, x, score.
 
-    With budget=own each arm has its own grid, to the end of its shortest cell. Evaluations are interpolated between
-    neighbours, starting where every cell has one. For training episodes, a point is the mean over the bin that ends at
+    With budget=own, each arm has its own grid, up to the end of its shortest cell. Evaluations are interpolated between
+    neighbours, from where every cell has one. For training episodes, a point is the mean over the bin that ends at
     x, or the previous value if no episode ended in the bin."""
     by_cell = cell_curves(sweep, source, x)
     arms = list(dict.fromkeys(arm for arm, _ in by_cell))
@@ -254,9 +254,8 @@ def _on_grid(by_cell: dict[Cell, Curve], source: Source) -> list[pd.DataFrame]:
     else:
         bins = min(POINTS, *(int(np.searchsorted(x, end, side="right")) for x, _ in by_cell.values()))
         grid = np.linspace(0, end, bins + 1)[1:]
-        first = max(
-            int(np.searchsorted(grid, x[0])) for x, _ in by_cell.values()
-        )  # the first bin in which every cell has begun
+        # The first bin in which every cell has begun.
+        first = max(int(np.searchsorted(grid, x[0])) for x, _ in by_cell.values())
         on_grid = {cell: _binned(x, score, grid)[first:] for cell, (x, score) in by_cell.items()}
         grid = grid[first:]
     return [

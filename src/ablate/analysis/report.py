@@ -30,7 +30,7 @@ from ablate.records.schema import CELL_LOG, REPORT, cell_folder
 
 LOG_LINES = 25
 LOGS = 20  # failures whose log is shown; a page with a thousand logs would not open
-LOG_BYTES = 16_384  # read from a log's end: a run that never stops printing must not fill the page
+LOG_BYTES = 16_384  # read from the end of a log: a run that prints without end must not fill the page
 HEADINGS = {
     "n_planned": "planned", "n_failed": "failed", "n_missing": "missing", "n_diverged": "diverged",
     "n_censored": "censored", "n_baseline": "n baseline", "n_baseline_censored": "censored, baseline", "iqm": "IQM",
@@ -42,7 +42,7 @@ SYMBOLS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not 
 
 
 class Entry(NamedTuple):
-    """A table's cell: its text, and the key for sorting its column."""
+    """An entry of a table: its text, and the key for sorting its column."""
 
     text: str
     key: str | float
@@ -162,7 +162,7 @@ def effect_unit(summary: Summary, verdict: Verdict) -> str:
 
 
 def interval_marks(summary: Summary, verdict: Verdict) -> dict[str, float] | None:
-    """Positions on a line of 100 % of a verdict's low, high, effect, zero, and ± the smallest effect that matters.
+    """Positions in % of a line: a verdict's low, high and effect, zero, and ± the smallest effect that matters.
 
     None if there is no interval."""
     low, high, effect = verdict.low, verdict.high, verdict.effect
@@ -266,7 +266,7 @@ def _without_empty_counts(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_labels(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
-    """Replace arms by their labels, in one column."""
+    """Replace the names of arms by their labels; drop the column of labels."""
     if frame.empty:
         return frame
     frame = frame.drop(columns="label", errors="ignore")

@@ -117,7 +117,7 @@ def probability_of_improvement(a: Scores, b: Scores, confidence: float = CONFIDE
     """P(a > b) + ½ P(a = b) for one seed of each, averaged over environments (Mann-Whitney U / (n m)).
 
     One environment: Newcombe's interval (2006, method 5). With a true value of 0.96 it covers 95 % to 98 % from 5 to 30
-    seeds. The bootstrap covers only 41 % to 88 %, as it gives [1, 1] once a wins every pair. Several environments:
+    seeds. The bootstrap covers only 41 % to 88 %: it gives [1, 1] once `a` wins every pair. Several environments:
     rliable's stratified bootstrap."""
     pairs = list(zip(_strata(a), _strata(b), strict=True))
     if min(min(len(x), len(y)) for x, y in pairs) == 0:
@@ -219,7 +219,7 @@ def first_reach(x: np.ndarray, y: np.ndarray, score: float, end: float) -> tuple
 def collapsed(scores: np.ndarray, smallest_gain: float = 0.0) -> bool:
     """Whether a curve (T,) ends below half of its gain, start + ½ (best - start).
 
-    Half of the best itself would not do: returns may be negative, and half of -1 is better than -1. A curve that gained
+    Half of the best would be wrong: returns may be negative, and half of -1 is better than -1. A curve that gained
     no more than `smallest_gain` cannot collapse. A curve with a non-finite end has collapsed."""
     finite = scores[np.isfinite(scores)]
     if len(scores) and not isfinite(scores[-1]):
@@ -254,7 +254,7 @@ def _variance_of_mean(scores: np.ndarray) -> float:
 
 
 def _t_quantile(variances: Sequence[float], sizes: Sequence[int], confidence: float) -> float:
-    """Student's t at the degrees of freedom of Welch & Satterthwaite, (Σ v)² / Σ v² / (n - 1)."""
+    """Student's t at the degrees of freedom of Welch & Satterthwaite, (Σ v)² / Σ [v² / (n - 1)]."""
     total = sum(variances)
     if total == 0:
         return 0.0
@@ -335,7 +335,7 @@ def _resampled_bytes(strata: tuple[bytes, ...], statistic: Statistic, stream: in
 
 
 def _percentiles(resampled: np.ndarray, confidence: float) -> tuple[float, float]:
-    # a value that occurred instead of one between two: the lower one may be -inf
+    # inverted_cdf takes a value that occurred. Interpolation between two values would fail if the lower one is -inf.
     tail = (1 - confidence) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail], method="inverted_cdf")
     return float(low), float(high)

@@ -1,4 +1,4 @@
-"""The results of a sweep: its tables, the verdict on each claim, and the files with them."""
+"""The results of a sweep: its tables, the verdict on each claim, and the files that contain them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _judged(sweep: Sweep, values: Values, refusals: Refusals, claim: ClaimConfig
 
 
 def _scores(sweep: Sweep) -> tuple[pd.DataFrame, Refusals]:
-    """All metrics of all cells, and why some metrics are left out."""
+    """All metrics of all cells, and the reasons why some metrics are left out."""
     parts: list[pd.DataFrame] = []
     refusals: Refusals = {}
     for part in environments(sweep).values():

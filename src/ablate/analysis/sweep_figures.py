@@ -41,7 +41,7 @@ from ablate.config.schema import ConfigError
 from ablate.records.files import replace_atomically
 
 POINTS = 300  # of one seed's line: more cannot be distinguished on paper
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))  # with the colours: arms also differ in grey
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))  # with the colours: arms differ in grey as well
 LABELS = {Source.episodes: "training", Source.evaluations: "evaluation"}
 IDEAL = "ideal_parallel_time"
 X_LABELS = {
@@ -102,7 +102,7 @@ def _drawings(summary: Summary) -> list[Drawing]:
 
 
 def write_figures(summary: Summary) -> Iterator[tuple[Drawing, bytes | ConfigError]]:
-    """Draw all figures into the sweep's figures/, PNG and PDF. Yields each with its PNG, or with why there is none."""
+    """Draw all figures into the sweep's figures/, PNG and PDF. Yields each with its PNG, or the reason for none."""
     folder = summary.sweep.folder / "figures"
     folder.mkdir(exist_ok=True)
     for drawing in drawings(summary):
@@ -133,10 +133,8 @@ def rendered(drawing: Drawing) -> dict[str, bytes]:
 def encode(figure: Figure) -> dict[str, bytes]:
     """The figure as PNG and PDF."""
     written = {}
-    for kind, metadata in (
-        ("png", {"Software": None}),
-        ("pdf", {"CreationDate": None}),
-    ):  # no dates or versions: equal figures have equal bytes
+    # No dates and no versions, so that equal figures have equal bytes.
+    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
         buffer = io.BytesIO()
         with mpl.rc_context(STYLE):
             figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
@@ -199,7 +197,7 @@ def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
 def mean_band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bounds (T,), (T,) of the pointwise 95 % confidence interval of the mean of curves (N, T).
 
-    `statistics.interval` of each point. With SMALL or more curves all points share the resamples: much faster."""
+    `statistics.interval` of each point. With SMALL or more curves, all points share the resamples: much faster."""
     n = len(scores)
     if n < SMALL:
         intervals = [interval(point, mean) for point in scores.T]
@@ -297,10 +295,10 @@ def draw_scores(summary: Summary, metric: str) -> Figure:
 
 
 def draw_staleness(sweep: Sweep) -> Figure:
-    """One row per arm: the global updates by others between a worker's pull and its push, as share of the updates.
+    """One row per arm: the global updates by others between a worker's pull and its push, as a share of the updates.
 
-    A worker that had to wait for a CPU may be a thousand updates late. Values above the 99th percentile of every arm
-    are not drawn; each title gives the arm's largest value.
+    A worker that had to wait for a CPU may be a thousand updates late. The axis ends at the largest of the arms' 99th
+    percentiles; each title gives the arm's largest value.
     Raises ConfigError if no completed cell has recorded an update."""
     if sweep.updates.empty:
         raise ConfigError(f"{sweep.folder.name}: no update of a completed cell yet")
@@ -333,7 +331,7 @@ def metric_unit(sweep: Sweep, metric: str) -> str:
 
 
 def _with_ideal_time(sweep: Sweep) -> Sweep:
-    """The sweep with another clock, which counts steps / workers."""
+    """The sweep with its wall time replaced by steps / workers."""
 
     def timed(table: pd.DataFrame) -> pd.DataFrame:
         count = table["arm"].map({arm: workers(sweep, arm) for arm in sweep.arms})
@@ -343,7 +341,7 @@ def _with_ideal_time(sweep: Sweep) -> Sweep:
 
 
 def _wall_time_caveat(sweep: Sweep) -> str:
-    """Why the seconds are not those of parallel workers; empty if they are."""
+    """A warning if the seconds are not those of parallel workers; else empty."""
     reasons = [reason for arm in sweep.arms if (reason := untimed(sweep, arm))]
     if not reasons:
         return ""

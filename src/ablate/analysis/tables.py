@@ -88,7 +88,7 @@ def comparisons(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]])
 
 
 def speed_ups(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]]) -> pd.DataFrame:
-    """How much faster than the baseline an arm reaches the score: the ratio of their restricted mean x.
+    """How much faster than the baseline an arm reaches the score: the ratio of the restricted means of x.
 
     See Table 2 of Mnih et al. 2016, whose arms are numbers of threads. NaN if no cell of an arm reaches the score."""
     rows = []
@@ -107,7 +107,7 @@ def speed_ups(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]]) -
 
 
 def stability(sweep: Sweep, values: Values) -> pd.DataFrame:
-    """How many cells of each arm ended below half of their best, on the primary metric's curves to their own end."""
+    """How many cells of each arm have collapsed, on the curves of the primary metric's source up to their own ends."""
     primary = sweep.study.metric_config(sweep.study.metric)
     smallest_gain = (sweep.study.smallest_effect or 0.0) if unit(primary) == "score" else 0.0
     by_arm: dict[str, list[bool]] = {arm: [] for arm in sweep.arms}

@@ -33,7 +33,7 @@ class Verdict:
     low: float
     high: float
     n: str  # seeds of both arms: "30, 30"
-    seeds_needed: int | None  # per arm, for the interval's half-width to be below the study's smallest_effect
+    seeds_needed: int | None  # per arm, for an interval of at most ± the study's smallest_effect
     reason: str  # a sentence
 
 
@@ -45,7 +45,7 @@ def judge(sweep: Sweep, values: Values, refusals: Refusals, claim: ClaimConfig) 
     effect = statistics.difference(finite_a, finite_b)
     what = "difference of the means"
     if len(finite_a) + len(finite_b) < len(a) + len(b):
-        # a mean over the remaining cells would favour the arm that diverges
+        # A mean over the remaining cells would favour the arm whose cells diverged.
         effect = statistics.cliffs_delta(a, b)
         what = f"Cliff's δ (cells diverged, {len(a) - len(finite_a)} and {len(b) - len(finite_b)}: they rank last)"
     elif censored_a.any() or censored_b.any():

@@ -1,4 +1,4 @@
-"""Activation functions inside kernels. Identity, ReLU and ReLU6 are clamps; tanh and ELU are applied after one.
+"""Activation functions inside kernels. Identity, ReLU and ReLU6 are clamps. Tanh and ELU follow a clamp without limits.
 
 A clamp keeps NaN, because the check for divergence must see it."""
 

@@ -38,6 +38,7 @@ class PolicyArguments(NamedTuple):
 def policy_of(
     architecture: MlpArchitecture, action: ActionSpec, t_max: int, dtype: type = np.float32
 ) -> PolicyArguments:
+    """The arguments for a policy, with memory for rollouts of up to t_max steps."""
     network, activations = network_of(architecture, t_max, dtype)
     head = head_of(architecture, action, dtype)
     action_size = 1 if isinstance(head, CategoricalHead) else len(head.centre)

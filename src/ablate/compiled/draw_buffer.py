@@ -39,7 +39,7 @@ class DrawBuffer:
         self._used[0] = 0
 
     def settle(self) -> None:
-        """Return the generator to the state after the last used number, as if numbers were drawn one by one."""
+        """Set the generator to its state after the last used number, as if numbers had been drawn one by one."""
         used = int(self._used[0])
         index, state = [item for item in self._states if item[0] <= used][-1]
         restore(self._rng, state)

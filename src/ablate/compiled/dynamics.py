@@ -42,7 +42,7 @@ def add(module: ModuleType) -> None:
     if module in _added:
         return
     _added.add(module)
-    # without fastmath: a fused multiply-add would differ from gymnasium's first state in one bit
+    # without fastmath: with a fused multiply-add, the first state could differ from gymnasium's in one bit
     implements(reset, module.Parameters, fastmath=False)(module.reset)
     implements(step, module.Parameters)(module.step)
     implements(observe, module.Parameters)(module.observe)

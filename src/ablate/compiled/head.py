@@ -85,7 +85,7 @@ def log_prob(head: Any, dist_params: np.ndarray, action: np.ndarray) -> tuple[fl
 def policy_backward(
     head: Any, dist_params: np.ndarray, action: np.ndarray, d_log_prob: float, d_entropy: float, d_z: np.ndarray
 ) -> None:
-    """Write ∂L/∂z (outputs,)."""
+    """Write ∂L/∂z (outputs,), given d_log_prob = ∂L/∂log π(a|s) and d_entropy = ∂L/∂H(π)."""
     raise NotImplementedError
 
 
@@ -111,7 +111,7 @@ def _(head, z, dist_params):
         dist_params[n + i] = max(x, zero) + np.log1p(e) + z.dtype.type(head.sigma_min)
         dist_params[2 * n + i] = head.scale[i] * (one - tanh * tanh)
         dist_params[3 * n + i] = (one if x >= zero else e) / (one + e)
-    return True  # NaN shows in the loss
+    return True  # a NaN will appear in the loss
 
 
 @implements(compute_dist_params, CategoricalHead)

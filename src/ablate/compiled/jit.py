@@ -1,7 +1,7 @@
 """What the author of a kernel needs: decorators for kernels and for the functions that they call.
 
 kernel: called from Python. helper: called by kernels. leaf: called so often that a call would cost more than its work.
-inlined: like leaf, for functions that return a view of an array. implements: one of several versions of a function."""
+inlined: like leaf, for functions that return a view of an array. implements: the version of a function for one type."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ablate.compiled.kernel_cache import CACHE, KernelCache, in_hashed_folder
 from ablate.compiled.linking import KernelCompiler
 from ablate.compiled.numba_internals import NO_REFERENCE_COUNTS, event, set_cache
 
-# nogil: the thread that watches the parent must run. fastmath without "nnan" and "ninf": the guard against numbers that
-# are not finite must see them. No reference counts: views of arrays then cost nothing; kernels allocate nothing.
+# nogil: the thread that watches the parent must run. fastmath without "nnan" and "ninf": the check for numbers that are
+# not finite must see them. No reference counts, so that views of arrays cost nothing: kernels allocate no memory.
 OPTIONS: Any = {
     "nogil": True,
     "error_model": "numpy",
@@ -29,8 +29,8 @@ OPTIONS: Any = {
 def kernel(function: Callable[..., Any]) -> Any:
     """Decorator of a function that Python calls. It is compiled at its first call, or loaded from the cache.
 
-    A kernel outside the package (a test, a benchmark) is compiled again if its own file changes, but not if another
-    file changes that it calls; see kernel_cache.py."""
+    A kernel outside the package (a test, a benchmark) is compiled again if its own file changes, but not if a
+    function that it calls changes in another file; see kernel_cache.py."""
     compiled = numba.njit(**OPTIONS, pipeline_class=KernelCompiler)(in_hashed_folder(function))
     if CACHE is not None:
         set_cache(compiled, KernelCache(function))
@@ -48,18 +48,18 @@ def leaf(function: Callable[..., Any]) -> Any:
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Decorator of a small function that returns a view of an array, which needs inlining without reference counts."""
+    """Decorator of a small function that returns a view of an array: without reference counts it must be inlined."""
     return numba.njit(**OPTIONS, inline="always")(in_hashed_folder(function))
 
 
 def implements(
     function: Callable[..., Any], parameters: type, fastmath: bool = True
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: in kernels, a call of `function` with a first argument of the NamedTuple `parameters` runs this.
+    """Decorator: in kernels, a call of `function` with a first argument of type `parameters` runs the decorated one.
 
-    The choice is made when a kernel is compiled, because each NamedTuple is a type of its own to Numba (told apart by
-    the names of the class and its fields). A kernel made by a factory around such functions would never be found in
-    the cache."""
+    parameters: a NamedTuple. The choice is made when a kernel is compiled, because for Numba each NamedTuple is a type
+    of its own (types differ by the names of the class and its fields). The alternative would be a factory that makes
+    one kernel per set of functions, but the cache would never find such kernels."""
 
     options: Any = OPTIONS if fastmath else {**OPTIONS, "fastmath": False}
 

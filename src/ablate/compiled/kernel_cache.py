@@ -1,7 +1,8 @@
 """Where the machine code of kernels is stored, and when it is used again.
 
-Numba notices a change only of the file that a kernel is written in, not of the files that it calls. So the cache
-folder's name contains a hash of all sources in HASHED_FOLDERS, and code of the package outside them is refused."""
+Numba notices a change of the file in which a kernel is written, but not of files with functions that the kernel calls.
+So the cache folder's name contains a hash of all sources in HASHED_FOLDERS, and code of the package outside these
+folders is refused."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def cache_folder() -> Path | None:
-    """The folder for these sources under $NUMBA_CACHE_DIR or the user's cache; None if no such folder is writable."""
+    """The folder for these sources under $NUMBA_CACHE_DIR or the user's cache; None if it cannot be written."""
     sources = sorted(path for folder in HASHED_FOLDERS for path in (PACKAGE / folder).rglob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     chosen = os.environ.get("NUMBA_CACHE_DIR")
@@ -89,7 +90,7 @@ class KernelCache(FunctionCache):
         loaded = self._load(signature, target_context)
         if loaded is None:
             self._lock = _locked(f"{self._py_func.__name__}.lock")
-            loaded = self._load(signature, target_context)  # the lock's last holder may have saved it
+            loaded = self._load(signature, target_context)  # the process that held the lock may have saved it
             if loaded is not None:
                 self._unlock()
         return loaded  # if None, Numba compiles the kernel and calls save_overload, which releases the lock

@@ -1,4 +1,4 @@
-"""How the code of a kernel is linked: it calls only its own copies of functions, so that it always rounds alike."""
+"""How the code of a kernel is linked: it calls only its own copies of functions, so that it always rounds the same."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ablate.compiled.numba_internals import Compiler, JITCodeLibrary, Linkage
 
 
 class KernelLibrary(JITCodeLibrary):
-    """The code of a kernel and of all that it calls, closed against code of the same name elsewhere in the process.
+    """The code of a kernel and of all that it calls, isolated from code of the same name elsewhere in the process.
 
-    Numba leaves it to the linker which copy of a function is called. In the process that compiles a kernel, the linker
-    takes copies that were compiled before, for themselves. If the kernel is loaded from the cache, it takes the
+    Numba lets the linker choose which copy of a function is called. In the process that compiles a kernel, the linker
+    takes copies that were compiled earlier, each on its own. If the kernel is loaded from the cache, it takes the
     kernel's own copies. The two are optimized differently, and so they round differently."""
 
     def _optimize_final_module(self) -> None:

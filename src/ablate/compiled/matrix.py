@@ -88,7 +88,8 @@ def affine(activation: ActivationConstants, y: np.ndarray, x: np.ndarray, w: Mat
 def product(c: Matrix, a: Matrix, b: Matrix, m: int, k: int, n: int) -> None:
     """C = A B, with C (m, n), A (m, k), B (k, n), k ≥ 1.
 
-    The rows or the columns of C are contiguous. With contiguous rows of C, the same holds for B; otherwise for A."""
+    The rows or the columns of C are contiguous. If its rows are: so are the rows of B, or the columns of B and the rows
+    of A. If its columns are: the same holds for Cᵀ = Bᵀ Aᵀ."""
     if c.column != 1:
         c, a, b, m, n = transposed(c), transposed(b), transposed(a), n, m
     if b.column == 1:

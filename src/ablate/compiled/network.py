@@ -15,10 +15,10 @@ from ablate.compiled.jit import helper, leaf
 from ablate.compiled.matrix import Matrix, affine, clamped_product, product, row, transposed
 from ablate.nn.mlp_architecture import MlpArchitecture
 
-# The columns of a table of layers: sizes; start of the input and length of its rows; start of output and weight;
-# row and column stride of the weight as a Matrix (in, out); start of the bias; whether the bias is one more row of the
-# weight, for an input that is always 1; whether an activation follows; whether the gradient of the input is needed, and
-# is added to what is stored there.
+# The columns of a table of layers. N_IN, N_OUT: sizes. X, X_ROW: start of the input, and length of its rows. Y, WEIGHT,
+# BIAS: start of output, weight and bias. ROW, COLUMN: strides of the weight as a Matrix (in, out). JOINED: whether the
+# bias is one more row of the weight, for an input that is always 1. ACTIVATES: whether an activation follows. WANTS_DX:
+# whether the gradient of the input is needed. ADDS_DX: whether it is added to the gradient that is stored there.
 N_IN, N_OUT, X, X_ROW, Y, WEIGHT, ROW, COLUMN, BIAS, JOINED, ACTIVATES, WANTS_DX, ADDS_DX = range(13)
 
 
@@ -123,6 +123,7 @@ def layers_backward(
     actors: np.ndarray,
     steps: int,
 ) -> None:
+    """`backward` for the layers of one part: torso, actor or critic."""
     derived = False  # whether the layer after this one has already multiplied by this one's derivative
     for i in range(len(layers) - 1, -1, -1):
         layer = layers[i]

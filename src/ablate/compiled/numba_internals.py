@@ -1,4 +1,4 @@
-"""The parts of Numba and llvmlite that are no public interface: the only module that reaches them.
+"""The only module that uses parts of Numba and llvmlite outside their public interfaces.
 
 An upgrade of Numba may rename or change any of these. tests/compiled/test_jit.py fails if one no longer works:
 caching (`test_a_kernel_is_compiled_once` and those after it), linking (`test_a_kernel_calls_only_code_of_its_own`),

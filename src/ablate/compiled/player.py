@@ -39,7 +39,7 @@ class CompiledPlayer:
         self._state = np.zeros(self._module.STATE_SIZE)
         draws_per_step = 1 if self._discrete else len(spec.action.low)
         self._draws = np.zeros(STEPS_PER_CALL * draws_per_step if self._sample else 0)
-        # compile now, before the process's first heartbeat: later it would count as training time, or as a hang
+        # Compile now, before the process's first heartbeat: later it would count as training time, or as a hang.
         self._play(np.zeros(architecture.layout().size, np.float32), np.zeros(1, np.int64), 0, 1)
 
     def play(

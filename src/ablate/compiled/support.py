@@ -1,4 +1,4 @@
-"""Whether there are kernels for a configuration. No import of Numba: the parent process uses this module."""
+"""Whether there are kernels for a configuration. This module must not import Numba: the parent process uses it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def why_not(config: Config) -> str:
 
 
 def check_arguments(env: EnvConfig) -> None:
-    """Raise ConfigError for a wrong type in env.kwargs: gymnasium's constructor would accept it, and a step fail.
+    """Raise ConfigError for a wrong type in env.kwargs: gymnasium's constructor would accept it, and a step would fail.
 
-    Call it after the environment was made once: that imports the module of an id like `my_module:MyEnv-v0`."""
+    Call it after the environment was made once, which imports the module of an id like `my_module:MyEnv-v0`."""
     module = find_environment(env.id)
     defaults = module.Parameters._field_defaults if module else {}
     for key in env.kwargs.keys() & defaults.keys():

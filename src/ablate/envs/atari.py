@@ -1,8 +1,8 @@
 """Atari games on ale-py's emulator. A step is several frames with one observation, a game continues after a lost life,
 and the whole state of a game can be saved.
 
-Why not the existing environments: gymnasium's AtariEnv and AtariPreprocessing read a screen and build a dictionary for
-every frame, and their option to end an episode at a lost life resets the game; ale-py's vector environment supports
+The existing environments do not fit. gymnasium's AtariEnv and AtariPreprocessing read a screen and build a dictionary
+for every frame, and their option to end an episode at a lost life resets the game. ale-py's vector environment supports
 only the preprocessing of Mnih et al. 2015."""
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class AtariGame(gymnasium.Env):
         self._points_before = 0
         self._steps += 1
         lives, emulator_over = self.ale.lives(), self.ale.game_over()
-        # Some games continue for some frames with no life left; they end when the emulator says so (as in baselines).
+        # Some games go on for some frames with no life left. They end when the emulator reports it (as in baselines).
         life_lost = 0 < lives < self._lives and not emulator_over
         self._lives = lives
         truncated = self._steps >= self._max_steps and not emulator_over
@@ -117,7 +117,7 @@ class AtariGame(gymnasium.Env):
         """Hold an action for the frames of one step. Returns the points, and leaves the pooled screen in `_screen`.
 
         Sticky actions (Machado et al. 2018): at each frame the previous action is repeated with this probability. They
-        are drawn here, because the state that ale-py saves lacks its own."""
+        are drawn here, because ale-py cannot save the state of its own."""
         frames = self._fewest
         if self._most > self._fewest:
             frames = int(self.np_random.integers(self._fewest, self._most + 1))
@@ -153,7 +153,7 @@ class AtariGame(gymnasium.Env):
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Return the game to the state that `save` gave."""
+        """Set the game to a state from `save`."""
         self.ale.restoreState(ALEState(_bytes_of(saved["emulator"])))
         seeding.restore(self.np_random, saved["random"])
         self.preprocessor.reset()

@@ -1,6 +1,6 @@
 """Atari games as a kind of environment; see `kind.EnvKind`.
 
-The parent process imports this module, so it imports OpenCV, and the emulator, only in functions that need them."""
+The parent process imports this module. So OpenCV and the emulator are imported only in the functions that need them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AtariKind(EnvKind):
     """Games of ale-py."""
 
     def fitted(self, env: EnvConfig, image_shape: tuple[int, int, int] | None) -> EnvConfig:
-        """With the preprocessing that the network was made for. Raises ConfigError if another was chosen."""
+        """`env` with the preprocessing that the network needs. Raises ConfigError if another was chosen."""
         assert isinstance(env, AtariConfig)
         if image_shape is None:
             raise ConfigError(f"env.id={env.id}: its observations are images; choose a model that takes images")
@@ -136,7 +136,7 @@ def _refuse_threads(env: AtariConfig, has_fire: bool) -> None:
 
 
 class _Screens:
-    """A game's screens, and the game's own set of actions. It remembers the screens that are stacked."""
+    """From a game's screens to observations, which may be stacks, and from the policy's actions to the game's own."""
 
     def __init__(self, env: AtariConfig) -> None:
         from ablate.envs.games import actions_of, emulator, registered

@@ -1,7 +1,7 @@
 """Atari games in threads: ale-py's vector environment, which steps and preprocesses games without Python's lock.
 
-It supports only the preprocessing of Mnih et al. 2015, it cannot be saved, and it cannot step one game alone. So no
-action is taken after a lost life, where `AtariGame` plays one step, and stacks of images continue over it."""
+It supports only the preprocessing of Mnih et al. 2015, it cannot be saved, and it cannot step one game alone. So after
+a lost life, no action is taken (`AtariGame` plays one step), and the stack of images is not cleared."""
 
 from __future__ import annotations
 

@@ -31,9 +31,8 @@ def games() -> dict[str, Registered]:
         if spec.entry_point == "ale_py.env:AtariEnv":
             kwargs = spec.kwargs
             skip = kwargs["frameskip"]
-            fewest, most = (
-                (skip, skip) if isinstance(skip, int) else (skip[0], skip[1] - 1)
-            )  # drawn from a half-open range
+            # A pair is a half-open range, from which the skip is drawn.
+            fewest, most = (skip, skip) if isinstance(skip, int) else (skip[0], skip[1] - 1)
             sticky = kwargs["repeat_action_probability"]
             settings[env_id] = Registered(kwargs["game"], (fewest, most), sticky, kwargs["full_action_space"])
     return settings
@@ -51,13 +50,13 @@ def registered(env_id: str) -> Registered:
 
 
 def looks_like_a_game(env_id: str) -> bool:
-    """Whether the id is that of a game, or was probably meant to be."""
+    """Whether the id names a game, or was probably meant to."""
     name = env_id.partition("-v")[0]  # for Pong and Pong-v9, ale-py has Pong-v4
     return env_id.startswith("ALE/") or "NoFrameskip" in env_id or f"{name}-v4" in games()
 
 
 def emulator(rom: str, mode: int | None = None, difficulty: int | None = None, display: bool = False) -> ALEInterface:
-    """An emulator before the start of a game. It draws no random numbers, because sticky actions are drawn elsewhere.
+    """An emulator before the start of a game. It draws no random numbers: sticky actions are drawn by AtariGame.
 
     mode, difficulty: used from the next reset_game on; None: the first that the game has. display: show the game in a
     window, with sound. Raises ConfigError for a mode or difficulty that the game does not have."""

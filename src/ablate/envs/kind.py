@@ -1,4 +1,4 @@
-"""What the rest of the program may ask of a kind of environment, `env.name`: gymnasium's registry, or Atari games."""
+"""The interface of a kind of environment (env.name): environments of gymnasium's registry, or Atari games."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ablate.types import EnvSpec, Stepped
 
 
 class SideBySide(Protocol):
-    """E environments that are stepped together. `reset` comes before the first step of each, and after each end."""
+    """E environments that are stepped together. Reset each before its first step, and after each end of an episode."""
 
     def step(self, actions: np.ndarray) -> Iterator[Stepped]:
         """Take one step in each environment, in their order. actions: (E,)."""
@@ -29,7 +29,7 @@ class SideBySide(Protocol):
         ...
 
     def restore(self, saved: list[dict[str, Any]]) -> None:
-        """Return the environments to the states that `save` gave."""
+        """Set the environments to states from `save`."""
         ...
 
 
@@ -41,11 +41,11 @@ class RawInterface(Protocol):
         ...
 
     def action(self, action: Any) -> Any:
-        """The action as the outside environment counts it."""
+        """The action as the outside environment numbers it."""
         ...
 
     def reset(self) -> None:
-        """An episode begins: forget the observations of the one before."""
+        """An episode begins: forget the observations of the previous one."""
         ...
 
 
@@ -81,11 +81,11 @@ class EnvKind(ABC):
 
     @abstractmethod
     def restore(self, made: gymnasium.Env, saved: dict[str, Any]) -> None:
-        """Return the environment to the state that `save` gave."""
+        """Set the environment to a state from `save`."""
 
     @abstractmethod
     def raw_interface(self, env: EnvConfig, spec: EnvSpec) -> RawInterface:
-        """For a saved policy that plays in an outside program's environment."""
+        """The interface for a saved policy that plays in an outside program's environment."""
 
     def reference_scores(self, env: EnvConfig) -> tuple[float, float] | None:
         """Scores (random policy, human) in this environment, or None if none are known."""

@@ -1,4 +1,4 @@
-"""Environments from the configuration: the registry of kinds, and what most callers need of them."""
+"""Environments from the configuration: the registry of kinds, and the functions that most callers need."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def kind_of(env: EnvConfig) -> EnvKind:
 def make_env(env: EnvConfig, max_ep_step: int | None = None, training: bool = True, **kwargs: Any) -> gymnasium.Env:
     """The environment of the configuration. Observations are (size,), or (channels, height, width) for a game.
 
-    max_ep_step: another limit than env.max_ep_step (an evaluation's horizon). training: a game as learning sees it;
+    max_ep_step: replaces env.max_ep_step (as an evaluation's horizon does). training: a game as learning sees it;
     False: whole games with raw rewards. kwargs: further arguments of gymnasium.make (for a game: render_mode).
     Raises ConfigError if there is no such environment or it cannot be made."""
     return kind_of(env).make(env, max_ep_step, training, **kwargs)

@@ -1,7 +1,7 @@
 """Save and restore environments of gymnasium's registry in mid-episode, so that a run can be resumed exactly.
 
 This works for every environment with a kernel: all that it keeps between two steps is its attribute `state`, its random
-generator and the time limit's count of steps (see compiled/envs). Other environments may keep more, out of sight."""
+generator and the time limit's count of steps (see compiled/envs). Other environments may have hidden state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def save(env: gymnasium.Env) -> dict[str, Any] | None:
 
 
 def saved_state(state: Any, rng: np.random.Generator, elapsed_steps: list[Any]) -> dict[str, Any]:
-    """What `save` returns. elapsed_steps: of the current episode, per TimeLimit."""
+    """What `save` returns. elapsed_steps: steps of the current episode, one number per TimeLimit wrapper."""
     state = np.asarray(state)
     return {
         "state": state.tolist(),
@@ -41,7 +41,7 @@ def saved_state(state: Any, rng: np.random.Generator, elapsed_steps: list[Any]) 
 
 
 def restore(env: gymnasium.Env, saved: dict[str, Any]) -> None:
-    """Return the environment to the state that `save` gave."""
+    """Set the environment to a state from `save`."""
     env.reset()
     inner = env.unwrapped
     inner.state = np.array(saved["state"], saved["dtype"])  # type: ignore[attr-defined]

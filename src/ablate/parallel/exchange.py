@@ -1,7 +1,7 @@
 """Shared memory between an actor process and its learner: requests for blocks of steps, and the resulting experience.
 
 After the learner requests a block, it may read its parameters, but it changes them only after the actor has copied
-them. So every run acts the same blocks with the same parameters, however fast either process is."""
+them. So in every run, the actor plays each block with the same parameters, however fast either process is."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CTYPES: dict[str, Any] = {
 
 
 class Exchange:
-    """Sent to both processes when they are spawned. steps, envs: the size of a block."""
+    """The shared memory itself, sent to both processes when they are spawned. steps, envs: the size of a block."""
 
     def __init__(self, spec: EnvSpec, steps: int, envs: int) -> None:
         self._shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_CTYPES, (steps, envs))
@@ -75,7 +75,7 @@ class Exchange:
         self._control.numbers[STATES_ASKED] += 1
 
     def close(self) -> None:
-        """No more requests follow: the actor ends after those that it has."""
+        """Announce that no more requests follow: the actor completes the requested block and ends."""
         self._control.numbers[CLOSED] = 1
 
     # The actor's side.
@@ -91,11 +91,11 @@ class Exchange:
         return self._control.numbers[FIRST_STEP]
 
     def note_copied(self) -> None:
-        """The actor has copied the parameters for the requested block."""
+        """Note that the actor has copied the parameters for the requested block."""
         self._control.numbers[BLOCKS_COPIED] = self._control.numbers[BLOCKS_ASKED]
 
     def note_done(self) -> None:
-        """The requested block is complete."""
+        """Note that the requested block is complete."""
         self._control.numbers[BLOCKS_DONE] = self._control.numbers[BLOCKS_ASKED]
 
     def restore(self, block: Experience) -> None:

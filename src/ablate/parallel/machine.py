@@ -1,4 +1,4 @@
-"""What this machine has: CPUs and memory. Only Linux is supported here; a fallback for other systems has one place."""
+"""The CPUs and the memory of this machine. Only Linux is supported; support for other systems belongs here."""
 
 from __future__ import annotations
 

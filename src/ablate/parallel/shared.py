@@ -56,7 +56,7 @@ class SharedArray:
 
 
 class SharedState:
-    """Sent to the processes when they are spawned. Each process makes its own `*_view`s.
+    """The state that a run's processes share, sent to them when they are spawned. Each makes its own `*_view`s.
 
     size: number of parameters. statistics: number of vectors that the optimizer keeps. processes: number of heartbeats.
     workers: number of running normalisations; they stay zero if observations are not normalised."""
@@ -100,7 +100,7 @@ class SharedState:
         return any(array.holds(address) for array in (self._parameters, *self._statistics))
 
     def begin(self) -> None:
-        """A rollout starts. Training time is measured from the first one: imports and compilation do not count."""
+        """Note that a rollout starts. Training time starts with the first one: imports and compilation do not count."""
         if not self._began.numbers[0]:
             self._began.numbers[0] = time.monotonic()
 
@@ -109,7 +109,7 @@ class SharedState:
         return self._began.numbers[0] > 0.0
 
     def note_compilation(self) -> None:
-        """A process compiles kernels, so its start takes longer."""
+        """Note that a process compiles kernels, so its start takes longer."""
         self._compilation.numbers[0] = 1
 
     @property

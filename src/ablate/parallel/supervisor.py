@@ -1,4 +1,4 @@
-"""Start, watch and end the processes of a run. If a process dies, raises or hangs, the run fails with its name."""
+"""Start, watch and end the processes of a run. If one dies, raises or hangs, the run fails, and the error names it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ablate.parallel.shared import Command, SharedState
 
 STARTUP_S = 120.0  # for a child to import torch and to make its environment, on a busy machine
 COMPILATION_S = 900.0  # if it also compiles kernels, which takes about 15 s on an idle machine
-ASLEEP_S = 1.0  # after a longer gap in watching, silence does not mean that a child hangs
+ASLEEP_S = 1.0  # if the parent has not watched for longer than this, a silent child does not count as hung
 GRACE_S = 5.0  # between the end of a child's pipe and the end of the child
 ABANDON_S = 1.0  # between asking the children to end and killing them
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # handled by the parent, ignored by the children
@@ -47,7 +47,7 @@ class Child(NamedTuple):
     module: str
     function: str
     arguments: tuple[Any, ...]
-    plugins: Sequence[str] = ()  # modules of the user's own, imported first
+    plugins: Sequence[str] = ()  # the user's own modules, imported first
 
 
 class _Done(NamedTuple):
@@ -102,7 +102,7 @@ class Supervisor:
         ready = wait(list(self._pipes.values()), timeout_s)
         now = time.monotonic()
         if now - self._watched > timeout_s + ASLEEP_S:
-            self._awake_since = now  # this process was stopped (Ctrl-Z), and its children too
+            self._awake_since = now  # this process was stopped (Ctrl-Z), and so were its children
         self._watched = now
         for name, pipe in [item for item in self._pipes.items() if item[1] in ready]:
             try:
@@ -157,7 +157,7 @@ class Supervisor:
 
 
 def _run_child(child: Child, shared: SharedState, index: int, sending: Connection) -> None:
-    """The main function of a child. It ends with its parent: a thread sees to that, and on Linux the kernel too.
+    """The main function of a child. When the parent ends, a thread ends the child, and on Linux the kernel does too.
 
     Ctrl-C reaches all processes of the terminal, and a cluster's SIGTERM all processes of the job. Only the parent
     handles them."""
@@ -204,7 +204,7 @@ def _exit_with_parent() -> None:
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Children inherit the blocked signals: one that is still starting must not die of a signal that it will ignore."""
+    """Block signals while children start; they inherit it. A signal would kill a child that does not ignore it yet."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

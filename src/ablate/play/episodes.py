@@ -23,8 +23,8 @@ from ablate.records.checkpoint import read_checkpoint
 from ablate.seeding import draw_seed
 from ablate.types import EnvSpec, Score
 
-MAX_SIDE_BY_SIDE = 8  # games in one forward pass; more save little and wait longer for the longest game
-MIN_EPISODES_PER_PROCESS = 4  # fewer are not worth a process's start and memory
+MAX_SIDE_BY_SIDE = 8  # games in one forward pass; more would save little time and wait longer for the longest game
+MIN_EPISODES_PER_PROCESS = 4  # for fewer, starting another process is not worth its time and memory
 POLL_S = 0.1
 
 
@@ -65,7 +65,7 @@ def play(
 
 
 class _Seat:
-    """One of the environments side by side, with its current episode."""
+    """One of the environments, with the episode that is played in it."""
 
     number: int
     stream: np.random.Generator
@@ -119,7 +119,7 @@ class Share(NamedTuple):
 def play_in_processes(
     checkpoint: Path, horizon: int | None, sample: bool, streams: list[np.random.Generator], hang_timeout_s: float
 ) -> Iterator[Episode]:
-    """`play` with a saved policy on all cores. Gives the same episodes as one process, apart from rounding.
+    """`play` with a saved policy on all cores. The episodes are the same as in one process, apart from rounding.
 
     Raises ChildFailed if a process dies, raises or hangs."""
     processes = min(usable_cpus(), -(-len(streams) // MIN_EPISODES_PER_PROCESS))
@@ -136,9 +136,10 @@ def play_in_processes(
 
 
 def play_share(send: Callable[[Episode], None], share: Share) -> None:
-    """The function of one such process: play its share and send each episode."""
+    """The main function of a player process: play its share and send each episode."""
     checkpoint = read_checkpoint(share.checkpoint)
-    import_plugins(checkpoint.state["config"].get("plugins", []))  # the parent refused those that the user did not name
+    # The parent has already refused plugins that the user did not name.
+    import_plugins(checkpoint.state["config"].get("plugins", []))
     count = envs_for(EnvSpec.from_dict(checkpoint.state["env_spec"]), len(share.streams))
     envs = make_envs(from_dict(checkpoint.state["config"]), share.horizon, count)
     policy = Policy.of(checkpoint, share.sample, games=len(envs))

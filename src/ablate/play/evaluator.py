@@ -49,14 +49,14 @@ class GymnasiumPlayer:
         self, parameters: np.ndarray, episodes: int, rng: np.random.Generator, normalisation: np.ndarray | None = None
     ) -> Iterator[Score]:
         self._policy.set_parameters(parameters, normalisation)
-        # Episodes one after the other all draw from the same stream, as CompiledPlayer's do.
+        # Episodes that are played one after the other draw from one stream, as in CompiledPlayer.
         streams = rng.spawn(episodes) if len(self._envs) > 1 else [rng] * episodes
         played = list(play(self._policy, self._envs, streams))
         return iter([episode.score for episode in sorted(played, key=lambda episode: episode.number)])
 
 
 def make_player(config: Config, spec: EnvSpec, architecture: Architecture) -> Player:
-    """Kernels if training has them, because a test process must not be slower than training."""
+    """The player for a run. It uses kernels if training does: the test process must not be slower than training."""
     if config.backend != "compiled":
         return GymnasiumPlayer(config, spec, architecture)
     from ablate.compiled.player import CompiledPlayer  # imports Numba
@@ -76,8 +76,8 @@ def frozen_normalisation(shared: SharedState) -> np.ndarray | None:
 class Evaluator:
     """Evaluates parameters during training: rows to evaluations.csv, the best parameters to best.safetensors.
 
-    done: number of evaluations before (in a resumed run). It has other random streams and environments than training.
-    """
+    done: number of earlier evaluations (in a resumed run). Evaluations have random streams and environments of their
+    own, separate from training."""
 
     def __init__(self, config: Config, spec: EnvSpec, architecture: Architecture, folder: Path, done: int) -> None:
         self._config = config
@@ -88,17 +88,17 @@ class Evaluator:
         self._best = -np.inf
         if self._best_path.exists():
             best = read_checkpoint(self._best_path).state
-            if best["evaluation"] <= done:  # else it is from after the checkpoint that the run resumes
+            if best["evaluation"] <= done:  # otherwise it is newer than the resumed checkpoint
                 self._best = best["mean_return"]
         self.done = done
 
     @property
     def begins(self) -> bool:
-        """Whether the evaluation before the first step is wanted and not made yet."""
+        """Whether the evaluation before the first step (evaluation.at_start) is still to be made."""
         return self._config.evaluation.at_start and self.done == 0
 
     def begin(self, shared: SharedState, send: Callable[[EvaluationSummary], None]) -> None:
-        """Evaluate before the first step, if that is wanted, and send the summary."""
+        """Evaluate before the first step if evaluation.at_start=true, and send the summary."""
         if self.begins:
             send(self.evaluate(shared, shared.counters()))
 
@@ -159,7 +159,7 @@ def test_process(
                 now_due, begins = True, False
             elif every_s is not None:
                 now = time.monotonic()
-                if not shared.began:  # workers still import or compile, and the network is the initial one
+                if not shared.began:  # workers still import or compile; the network has its initial parameters
                     last_time = now
                 now_due = now - last_time >= every_s
             else:

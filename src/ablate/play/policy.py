@@ -1,6 +1,6 @@
 """A saved policy as a plain object, for evaluation and for outside programs.
 
-Torch, OpenCV and the emulator are imported for games only."""
+Only policies for games import torch, OpenCV and the emulator."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ablate.types import EnvSpec
 
 
 class Policy:
-    """policy = Policy.load("outputs/runs/..."); action = policy.act(observation); policy.reset() between episodes.
+    """A saved policy: Policy.load("outputs/runs/..."); then act(observation) per step, reset() between episodes.
 
     `act` takes one raw observation of the environment and returns an action for its `step`. For a game the raw
     observation is the RGB screen (210, 160, 3) uint8 after all frames of a step (the pixelwise maximum of the last
-    frames, if the preprocessing pools them). The policy does the preprocessing, the normalisation and the LSTM's state
-    itself. Only FIRE at a game's start and after a lost life is up to the caller, if the run had env.fire_on_reset:
-    such a policy has not learned to serve.
+    frames, if the preprocessing pools them). The policy itself does the preprocessing and the normalisation, and keeps
+    the LSTM's state. If the run had env.fire_on_reset=true, the caller must press FIRE at a game's start and after a
+    lost life, because such a policy has not learned to do it.
     Raises ValueError for an observation of another shape."""
 
     def __init__(
@@ -48,14 +48,15 @@ class Policy:
 
     @classmethod
     def load(cls, path: str | Path, sample: bool = False, seed: int = 0) -> Policy:
-        """From a checkpoint, or from the last checkpoint of a run's folder.
+        """The policy of a checkpoint file, or of the last checkpoint in a run's folder.
 
-        sample: draw actions, instead of taking the most likely. Raises ConfigError if there is no whole checkpoint."""
+        sample: draw actions, instead of taking the most likely one.
+        Raises ConfigError if there is no whole checkpoint."""
         return cls.of(read_checkpoint(find_checkpoint(locate(str(path)))), sample, seed)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, sample: bool = False, seed: int = 0, games: int = 1) -> Policy:
-        """From a checkpoint in memory, to play `games` games side by side."""
+        """The policy of a checkpoint in memory, to play `games` games side by side."""
         config = from_dict(checkpoint.state["config"])
         spec = EnvSpec.from_dict(checkpoint.state["env_spec"])
         policy = cls(config, spec, architecture_of(config.model, spec), sample, seed, games)
@@ -68,7 +69,7 @@ class Policy:
         self._normalisation = None if normalisation is None else normalisation.copy()
 
     def reset(self, game: int = 0) -> None:
-        """Begin a new episode in this game: forget the one before."""
+        """Begin a new episode in this game: forget the previous one."""
         self._acting.reset(game)
         self._raw.reset()
 
@@ -81,7 +82,7 @@ class Policy:
         return self._raw.action(self.act_on([self._raw.preprocess(observation)], [self.rng])[0])
 
     def act_on(self, observations: Sequence[np.ndarray], streams: Sequence[np.random.Generator]) -> list[Action]:
-        """One preprocessed observation (of `make_env`) per game side by side -> one action per game.
+        """One preprocessed observation per game, as the environments of `make_env` give it -> one action per game.
 
         streams: one random stream per game, from which actions are drawn if the policy samples."""
         if self._normalisation is not None:

@@ -56,7 +56,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     state = json.loads(metadata["state"])
     if state["version"] != CHECKPOINT_VERSION:
         raise ConfigError(
-            f"{path}: checkpoint version {state['version']}, and this program reads version {CHECKPOINT_VERSION}; "
+            f"{path}: checkpoint version {state['version']}, but this program reads version {CHECKPOINT_VERSION}; "
             "use the release that wrote it, or train again"
         )
     return Checkpoint(tensors, state)

@@ -1,4 +1,4 @@
-"""CSV files that survive a crash: rows are appended, trimmed on resume; a torn last line is ignored."""
+"""CSV files that survive a crash: rows are appended, a resume trims them, and a torn last line is ignored."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class CsvWriter:
 class CsvContent(NamedTuple):
     """What is in a run's CSV file."""
 
-    header: str  # empty without a whole header line
-    rows: list[list[str]]  # the whole ones
-    torn: int  # rows that were cut short: 0 or 1, the last
+    header: str  # empty if its line is missing or torn
+    rows: list[list[str]]  # the complete ones
+    torn: int  # rows that were cut short (0 or 1: only the last row can be)
 
 
 def read_rows(path: Path) -> CsvContent:
@@ -75,7 +75,7 @@ def read_rows(path: Path) -> CsvContent:
 def trim(path: Path, keep: Callable[[list[str]], bool]) -> int:
     """Rewrite the file atomically with the rows to keep. Returns the number of dropped rows, torn ones included.
 
-    A file without a whole header is removed: `CsvWriter` creates it again."""
+    A file without a complete header is removed: `CsvWriter` creates it again."""
     if not path.exists():
         return 0
     header, rows, torn = read_rows(path)

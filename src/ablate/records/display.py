@@ -1,4 +1,4 @@
-"""The progress of a run in the terminal: a live table, or regular lines. Its only clock is in `Progress`."""
+"""The progress of a run in the terminal: a live table, or regular lines. All times come from `Progress`."""
 
 from __future__ import annotations
 
@@ -116,13 +116,13 @@ class ProgressDisplay:
                 self._live.stop()
 
     def update(self, progress: Progress) -> None:
-        """Record the progress, and show it if the last display is old enough."""
+        """Record the progress, and show it if enough time has passed since it was last shown."""
         first = self._progress is None
         self._progress = progress
         self._step_rate.add(progress.elapsed_s, progress.steps)
         self._episode_rate.add(progress.elapsed_s, progress.episodes)
         if first and self._mode == Display.plain:
-            self._shown_s = progress.elapsed_s  # without a rate a line would say nothing
+            self._shown_s = progress.elapsed_s  # a line without a rate would be useless
         every_s = REFRESH_EVERY_S if self._mode == Display.live else self._print_every_s
         if self._shown_s is None or progress.elapsed_s - self._shown_s >= every_s:
             with self._quiet_if_stdout_is_gone():
@@ -217,7 +217,7 @@ class ProgressDisplay:
         return UNKNOWN if self.eta_s is None else clock(self.eta_s)
 
     def _fraction(self, progress: Progress) -> float:
-        """The share of the nearer limit that is done."""
+        """The fraction of the nearer limit that is done."""
         limits = ((progress.episodes, self._max_episodes), (progress.steps, self._total_steps))
         return max((min(1.0, done / limit) for done, limit in limits if limit), default=0.0)
 

@@ -1,4 +1,4 @@
-"""manifest.json says what a run is, and lists its resumes; status.json says how far it has come."""
+"""manifest.json describes a run and lists its resumes; status.json records how far it has come."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def note_resume(folder: Path, config: Config, command: list[str], counters: Coun
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises ConfigError if the folder is not a run's folder."""
+    """Read a run's manifest. Raises ConfigError if the folder is not a run's folder."""
     try:
         return read_json(folder / MANIFEST)
     except (OSError, ValueError) as error:
@@ -90,8 +90,9 @@ def lock_run(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def write_status(folder: Path, state: str, reason: str, counters: Counters) -> None:
-    """state: running, completed, interrupted or failed. After kill -9 it stays `running`, with an old heartbeat and the
-    pid of a process that does not exist."""
+    """Write the status. state: running, completed, interrupted or failed.
+
+    After kill -9 the state stays `running`, with an old heartbeat and the pid of a process that no longer exists."""
     assert state in STATES, state
     write_json(
         folder / STATUS,

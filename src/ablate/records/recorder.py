@@ -13,7 +13,7 @@ from ablate.records.tensorboard import TensorBoard
 from ablate.types import EpisodeRecord, EvaluationSummary
 
 COMMON_FIELDS = 3  # of an update's record: update, global_step, wall_time_s
-SHOWN = 20  # episodes, and rows of updates.csv, in what the display shows
+SHOWN = 20  # how many of the last episodes, and of the last rows of updates.csv, the display uses
 
 
 class Recorder:
@@ -26,7 +26,7 @@ class Recorder:
         self._max_episodes = max_episodes
         self.episodes = 0
         self.moving_average: float | None = None
-        # for the display alone
+        # Only for the display.
         self.mean_evaluation: float | None = None
         self._returns: deque[float] = deque(maxlen=SHOWN)
         self.last_updates: deque[Any] = deque(maxlen=SHOWN)
@@ -38,7 +38,7 @@ class Recorder:
 
     def episode(self, record: EpisodeRecord) -> None:
         if self._max_episodes is not None and self.episodes >= self._max_episodes:
-            return  # in flight when the last one ended
+            return  # it was under way when the run's last episode ended
         self.episodes += 1
         self._returns.append(record.episodic_return)
         mean = record.episodic_return / record.episodic_length
@@ -58,7 +58,7 @@ class Recorder:
             )
 
     def update(self, record: Any) -> None:
-        """record: the algorithm's update record, a NamedTuple."""
+        """Write a row of updates.csv. record: the algorithm's update record, a NamedTuple."""
         self.last_updates.append(record)
         update, step, wall_time_s, *values = record
         self._updates_csv.write((update, step, f"{wall_time_s:.3f}", *values))
@@ -68,13 +68,13 @@ class Recorder:
             self._tensorboard.write(step, **{f"{_group(name)}__{name}": value for name, value in known.items()})
 
     def evaluation(self, summary: EvaluationSummary) -> None:
-        """Its rows are written where it was played; here it is shown."""
+        """Keep the mean for the display, and write it to TensorBoard. The evaluator has already written the rows."""
         self.mean_evaluation = summary.mean_return
         if self._tensorboard:
             self._tensorboard.write(summary.global_step, charts__evaluation_return=summary.mean_return)
 
     def flush(self) -> None:
-        """Bring all rows to the disk: before a checkpoint that counts them."""
+        """Write all rows to the disk. Call it before a checkpoint that counts them."""
         self._episodes_csv.flush()
         self._updates_csv.flush()
 
@@ -86,7 +86,7 @@ class Recorder:
 
 
 def trim_to_checkpoint(folder: Path, episodes: int, updates: int, evaluations: int) -> int:
-    """Drop the rows that came after a checkpoint with these counts, and torn ones. Returns how many rows."""
+    """Drop the rows that came after a checkpoint with these counts, and torn rows. Returns how many were dropped."""
     return (
         trim(folder / EPISODES, lambda row: int(row[0]) <= episodes)
         + trim(folder / UPDATES, lambda row: int(row[0]) <= updates)
@@ -95,6 +95,6 @@ def trim_to_checkpoint(folder: Path, episodes: int, updates: int, evaluations: i
 
 
 def _group(name: str) -> str:
-    """TensorBoard's group of a number of an update, as CleanRL divides them."""
+    """The TensorBoard group (losses or charts) of a field of an update record, as in CleanRL."""
     losses = name.endswith("_loss") or name in ("loss", "entropy", "grad_norm", "q_mean")
     return "losses" if losses else "charts"

@@ -15,7 +15,7 @@ SCORES = "scores.csv"  # the episodes that src/evaluate.py played
 VIDEOS = "videos"
 LAST_CHECKPOINT = "checkpoints/last.safetensors"
 BEST_CHECKPOINT = "checkpoints/best.safetensors"
-REPLAY_FILES = "replay-*.safetensors"  # of save_replay, in the folder of the checkpoint that names it
+REPLAY_FILES = "replay-*.safetensors"  # written by save_replay=true, next to the checkpoint that names it
 STUDY = "study.json"  # in a sweep's folder: what is compared
 CELL = "cell.json"  # in a cell's folder: its attempts and how each ended
 CELL_LOG = "cell.log"  # the output of the cell's process
@@ -37,11 +37,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 WALL_CLOCK_COLUMNS = ("wall_time_s",)  # may differ between two runs of the same interleaved configuration
 STATES = ("running", "completed", "interrupted", "failed")
-MOVING_AVERAGE_DECAY = 0.99  # of the moving average of episodes: decay · old + (1 - decay) · new
+MOVING_AVERAGE_DECAY = 0.99  # of the moving average over episodes: decay · old + (1 - decay) · new
 
 
 def columns_of(name: str, header: str) -> tuple[str, ...]:
-    """The columns of a table with this header. A header that does not fit gives the columns that are needed."""
+    """The columns of a table with this header. If the header does not fit: the columns that are needed."""
     columns = COLUMNS[name]
     given = tuple(header.split(","))
     return given if name == UPDATES and given[: len(columns)] == columns else columns

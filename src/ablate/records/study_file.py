@@ -23,7 +23,7 @@ from ablate.records.schema import SCHEMA_VERSION, STUDY
 class StudyArm:
     """One setting under comparison."""
 
-    label: str  # empty: the arm's name
+    label: str  # if empty, the arm's name is shown
     overrides: list[str]
     identity: str  # names the resolved configuration without its seed
     config: dict[str, Any]  # resolved, as in a manifest
@@ -34,7 +34,7 @@ class StudyChange:
     """A later change of a study that already had completed cells."""
 
     when: str
-    completed: int  # cells
+    completed: int  # cells at that time
     what: list[str]
 
 
@@ -60,8 +60,8 @@ class StudyFile:
 
     name: str
     question: str
-    baseline: str  # an arm
-    metric: str  # the primary one
+    baseline: str  # name of an arm
+    metric: str  # name of the primary metric
     metrics: dict[str, MetricConfig]
     smallest_effect: float | None  # in the primary metric's unit
     claims: list[ClaimConfig]
@@ -98,7 +98,7 @@ def read_study(folder: Path) -> StudyFile:
 
 
 def write_study(folder: Path, study: StudyFile) -> None:
-    """Raises OSError if it cannot be written."""
+    """Write the study to a sweep's folder. Raises OSError if it cannot be written."""
     values = asdict(study)
     changes, provenance = values.pop("changes"), values.pop("provenance")
     write_json(folder / STUDY, {"schema_version": SCHEMA_VERSION, **values, **provenance, "changes": changes})

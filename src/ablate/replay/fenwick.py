@@ -7,16 +7,17 @@ from numba import uint64
 
 from ablate.compiled.jit import kernel
 
-ZERO, ONE = uint64(0), uint64(1)  # with an unsigned index a kernel does not check for negative indices
+ZERO, ONE = uint64(0), uint64(1)  # an unsigned index saves the check for negative indices
 
 
 class FenwickTree:
     """The priorities of slots 0 ... size-1, all 0 at first, and their partial sums.
 
-    At most log₂ n sums cover a slot, so an update changes log₂ n sums and a search takes log₂ n steps. A sum is always
-    computed again from the up to log₂ n sums below it and never corrected by a difference. So no rounding error
-    accumulates, however often the priorities change. (With differences, the tree must be rebuilt whenever the total
-    falls far below an earlier total.) The tree is therefore a function of the priorities alone, to the last bit."""
+    At most log₂ n sums cover a slot, so an update changes log₂ n sums and a search takes log₂ n steps. An update
+    computes each of these sums from the sums below it (log₂ n at most). It never adds a difference to the old sum, so
+    rounding errors do not accumulate, however often the priorities change. (With differences, the tree would have to be
+    rebuilt whenever the total falls far below an earlier total.) Therefore the sums depend only on the current
+    priorities, to the last bit."""
 
     def __init__(self, size: int) -> None:
         self.priorities = np.zeros(size)  # only `update` may change them
@@ -52,7 +53,7 @@ class FenwickTree:
         """(B,) float64 -> (B,) int64: the slots i < end with Σ priorities[:i] <= target < Σ priorities[:i+1].
 
         Targets are in [0, prefix(end)). If rounding pushed a target beyond that, the result is the last possible slot.
-        A slot with priority 0 is never returned as long as a slot before `end` has a larger priority."""
+        A slot with priority 0 is never returned as long as a slot before `end` has a positive one."""
         slots = np.empty(len(targets), np.int64)
         _find(self.priorities, self._sums, self._largest_step, targets, end, np.empty(len(targets)), slots)
         return slots
@@ -109,8 +110,8 @@ def _find(
                 rests[b] -= sums[right]
                 slots[b] = right
         step >>= ONE
-    # Rounding can push a target beyond the end of an interval with a positive sum: into slots of priority 0 after it,
-    # or past the last slot. Without such rounding, the slot's priority is larger than the rest, which is at least 0.
+    # Rounding can push a target out of the interval of its slot: into slots of priority 0 that follow, or past the last
+    # slot. Without such rounding, priority > rest >= 0 holds, and this loop changes nothing.
     for b in range(len(targets)):
         slot = min(slots[b], end - 1)
         while slot > 0 and priorities[slot] == 0:

@@ -19,10 +19,10 @@ class PrioritizedReplay(Replay):
     """Draws transition i with probability P(i) = p_i^α / Σ_k p_k^α, p_i = |δ_i| + ε (eq. 1, section 3.3).
 
     δ_i is the TD error of the last update that used transition i. Before its first update, p_i^α is the largest one so
-    far (1 at first), or computed from the TD error of its first step (replay.new_priority).
+    far (initially 1), or it is computed from the TD error of the transition's first step (replay.new_priority).
 
     first_half_only reproduces the defect of source report S3. Its tree never updates the root, so every search goes to
-    the left child at once. Only transitions in the first half of the slots are drawn, with P(i) proportional to p_i^α
+    the root's left child. Only transitions in the first half of the slots are drawn, with P(i) proportional to p_i^α
     among them. Transitions in the second half are stored and overwritten as usual, but never drawn."""
 
     learns_from_errors = True
@@ -34,7 +34,7 @@ class PrioritizedReplay(Replay):
         self._config = config
         slots = len(self._drawable)
         self._tree = FenwickTree(slots)  # p^α of drawable transitions, 0 elsewhere
-        self._reach = slots // 2 if config.first_half_only else slots  # only slots below it are drawn
+        self._reach = slots // 2 if config.first_half_only else slots  # only slots before this one are drawn
         self._max_priority = 1.0
         # per environment: TD errors of steps whose transitions are not drawable yet
         self._errors: list[list[float]] = [[] for _ in range(store.environments)]
@@ -44,7 +44,7 @@ class PrioritizedReplay(Replay):
         return linear(self._config.beta_start, self._config.beta_end, self._config.beta_steps, step)
 
     def sample(self, batch_size: int, beta: float = 1.0) -> Batch:
-        """Weights w_i = (N P(i))^-β (section 3.4), N = len(self), normalised as replay.weights says."""
+        """The weights are w_i = (N P(i))^-β (section 3.4), N = len(self), normalised according to replay.weights."""
         total = self._tree.prefix(self._reach)
         if not total > 0:
             raise ValueError("no transition can be drawn yet")
@@ -96,7 +96,7 @@ class PrioritizedReplay(Replay):
     def _note(self, env_index: int, td_error: float | None) -> None:
         if self._config.new_priority == NewPriority.td_error:
             if td_error is None:
-                raise ValueError("new_priority=td_error: a step needs its TD error")
+                raise ValueError("replay.new_priority=td_error: each step needs its TD error")
             self._errors[env_index].append(float(td_error))
 
     def _priorities(self, td_errors: np.ndarray) -> np.ndarray:

@@ -42,14 +42,15 @@ class Change(NamedTuple):
 
 
 class FrameStore:
-    """Frames of `environments` environments, in rings of equal length with `capacity` frames together.
+    """Frames of `environments` environments, in rings of equal length. They have at most `capacity` slots.
 
     A slot holds a frame s_t and the step taken from it: a_t, r_{t+1}, and whether the episode was terminated or
     truncated there. The episode's next frame is in the ring's next slot. Some slots hold only a frame: the older
     frames of an episode's first observation, the last frame of a truncated episode, and an episode's newest frame.
 
-    frame_shape: (H, W) uint8, S of them stacked to an observation; or (size,) float32, with a stack of one.
-    file: stores the frames instead of memory. Its name is removed at once, so the file goes when the process ends.
+    frame_shape: (H, W) uint8, of which an observation stacks S; or (size,) float32, with a stack of one.
+    file: where the frames are stored instead of in memory. Its name is removed at once, so that the file is deleted
+    when the process ends.
     Raises ValueError for a capacity below `smallest_capacity`, OSError if the disk has no room for the file."""
 
     def __init__(
@@ -88,7 +89,7 @@ class FrameStore:
         return max(self._filled)
 
     def start(self, env_index: int, observation: np.ndarray) -> Change:
-        """Begin an episode with this observation (S, H, W) or (size,). A current episode ends as if truncated.
+        """Begin an episode with this observation (S, H, W) or (size,). An unfinished episode ends as if truncated.
 
         If the oldest frames repeat the frame after them, they only pad the stack and are not stored."""
         last = self._before_head(env_index, 2)
@@ -155,7 +156,7 @@ class FrameStore:
         return ProcessState(values, {f"replay.{name}": used for name, used in self._used().items()})
 
     def restore(self, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
-        """Load what `state` gave into a new store of the same sizes."""
+        """Load what `state` returned into a new store of the same sizes."""
         self.steps = state["steps"]
         self._heads, self._filled, self._taken = [*state["heads"]], [*state["filled"]], [*state["taken"]]
         for name, used in self._used().items():
@@ -195,7 +196,7 @@ class FrameStore:
 def _in_file(shape: tuple[int, ...], dtype: np.dtype, path: Path) -> np.ndarray:
     """An array in a file whose name is removed, so that its space is freed when the process ends.
 
-    All disk space is reserved now. A page without space would later end the process by a signal (SIGBUS)."""
+    All disk space is reserved now. On a disk that fills up later, a write would kill the process (SIGBUS)."""
     with path.open("wb+") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, prod(shape) * dtype.itemsize)

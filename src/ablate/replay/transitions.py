@@ -1,4 +1,4 @@
-"""What all replays share: which transitions of a store can be drawn, and how a batch is made of them."""
+"""What all replays share: which transitions of a store can be drawn, and how they become a batch."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class SampleStatistics(NamedTuple):
     """Statistics of one batch that describe its sampler."""
 
     effective_sample_size: float  # (Σw)² / Σw², from 1 to B
-    sample_age: float  # mean number of steps since its transitions were taken
+    sample_age: float  # mean number of steps since its transitions were stored
 
 
 class Replay(ABC):
     """Transitions of n steps between the frames of a store.
 
-    A transition is identified by the slot of its s_t. It can be drawn once its n steps are stored, or fewer steps with
-    the episode's end, and until one of its frames is overwritten.
+    A transition is identified by the slot of its s_t. It can be drawn once its n steps are stored, or fewer if the
+    episode has ended. It can no longer be drawn when one of its frames is overwritten.
 
     gamma: discount per step. rng: the stream for draws; its owner saves its state.
-    learns_from_errors: the TD errors of a batch change which transitions are drawn next."""
+    learns_from_errors: whether the TD errors of a batch change which transitions are drawn next."""
 
     learns_from_errors = False
 
@@ -52,7 +52,7 @@ class Replay(ABC):
         Raises ValueError if no transition can be drawn yet."""
 
     def start(self, env_index: int, observation: np.ndarray) -> None:
-        """See `FrameStore.start`. The last transitions of a current episode end with its newest observation."""
+        """See `FrameStore.start`. The last transitions of an unfinished episode end with its newest observation."""
         self._apply(env_index, self.store.start(env_index, observation))
 
     def add(
@@ -75,10 +75,10 @@ class Replay(ABC):
 
     @abstractmethod
     def update(self, batch: Batch, td_errors: np.ndarray) -> None:
-        """Use the TD errors (B,) of a sampled batch, which learning has computed."""
+        """Use the TD errors (B,) that the learner has computed for a sampled batch."""
 
     def statistics(self, batch: Batch) -> SampleStatistics:
-        """Statistics of a batch that `sample` gave, with its age at this moment."""
+        """Statistics of a batch from `sample`, with its current age."""
         weights = batch.weights.astype(np.float64)
         size = float(weights.sum() ** 2 / np.square(weights).sum())
         return SampleStatistics(size, float(self.store.steps - batch.times.mean()))
@@ -90,7 +90,7 @@ class Replay(ABC):
         return ProcessState(values, {**store.tensors, "replay.drawable": self.store.used(self._drawable)})
 
     def restore(self, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
-        """Load what `state` gave into a new replay with a new store of the same sizes. It continues bit for bit."""
+        """Load what `state` returned into a new replay with a new store of the same sizes. It continues bit for bit."""
         self.store.restore(state, tensors)
         self._size, self._waiting = state["size"], [*state["waiting"]]
         self.store.used(self._drawable)[...] = tensors["replay.drawable"]
@@ -100,7 +100,7 @@ class Replay(ABC):
         """Keep the TD error of a step whose transition cannot be drawn yet, if it is needed."""
 
     def _apply(self, env_index: int, change: Change) -> tuple[np.ndarray, list[int]]:
-        """Returns the slots whose transitions become drawable, in step order, and those that no longer are."""
+        """Update which transitions are drawable. Returns the slots of new ones, in step order, and of lost ones."""
         waiting = self._waiting[env_index]
         ready = waiting if change.ended else max(waiting - self.n_step + 1, 0)
         slots = self.store.following(np.array([change.last]), np.arange(ready) + 1 - waiting)

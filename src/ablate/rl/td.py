@@ -13,7 +13,7 @@ def q_targets(
     """y = r + discount · max_a Q⁻(s', a), with the target network Q⁻ (Mnih et al. 2015). Returns (B,).
 
     If next_q_online is given, Double DQN (van Hasselt et al. 2016): y = r + discount · Q⁻(s', argmax_a Q(s', a)).
-    return_t: (B,) Σ_k γ^k r over n steps. discount_t: (B,) γ^n, or 0 at the end of an episode. next_q_target,
+    return_t: (B,) Σ_k γ^k r over n steps. discount_t: (B,) γ^n, or 0 if nothing is bootstrapped. next_q_target,
     next_q_online: (B, n). The gradient treats targets as constants."""
     if next_q_online is None:
         bootstrap = next_q_target.amax(1)

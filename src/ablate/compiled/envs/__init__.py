@@ -1,16 +1,16 @@
 """Kernel environments: one module per environment, with plain functions that Numba can compile.
 
 Such a module defines:
-- IDS: its ids in gymnasium's registry. gymnasium's class keeps the same numbers in its attribute `state`, and nothing
-  else between two steps but its random generator: so a run can be saved in mid-episode.
+- IDS: its ids in gymnasium's registry. So that a run can be saved in mid-episode, gymnasium's class must keep the same
+  numbers in its attribute `state`, and nothing else between two steps except its random generator.
 - STATE_SIZE: numbers in the state.
 - RESET_DRAWS: uniform random numbers that a reset uses, in the order in which gymnasium draws them.
-- Parameters: a NamedTuple of the arguments of gymnasium.make that it supports, with their defaults.
+- Parameters: a NamedTuple of the supported arguments of gymnasium.make, with their defaults.
 - reset(env, state, uniforms), step(env, state, action), observe(env, state, observation): see dynamics.py. The
   arguments must have these names.
 
-Modules in this folder are found by themselves. A module elsewhere ends with the line
-`register_environment(sys.modules[__name__])`. No import of Numba here: the parent process uses this module."""
+Modules in this folder are found automatically. A module elsewhere must end with the line
+`register_environment(sys.modules[__name__])`. This file must not import Numba, because the parent process uses it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def register_environment(module: ModuleType) -> None:
     """Let kernels simulate the environments of `module.IDS`.
 
     If the module is outside this package, its kernels are compiled again when its file changes. Only this one file is
-    watched: functions that it imports from other files of the user are not."""
+    watched, not the user's other files from which it imports functions."""
     # Numba tells NamedTuples apart by the names of class and fields only.
     module.Parameters.__name__ = f"{module.__name__}.Parameters"
     if not module.__name__.startswith(f"{__name__}."):

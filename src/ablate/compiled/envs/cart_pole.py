@@ -1,7 +1,8 @@
 """gymnasium's CartPole: state and observation (x, ẋ, θ, θ̇), action 0 or 1: push to the left or to the right.
 
 The dynamics are those of gymnasium/envs/classic_control/cartpole.py with its Euler integrator: Barto, Sutton and
-Anderson 1983, with the equations of Florian 2007, "Correct equations for the dynamics of the cart-pole system"."""
+Anderson 1983, "Neuronlike adaptive elements that can solve difficult learning control problems", with the equations of
+Florian 2007, "Correct equations for the dynamics of the cart-pole system"."""
 
 from __future__ import annotations
 

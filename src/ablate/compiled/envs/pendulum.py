@@ -1,6 +1,6 @@
 """gymnasium's Pendulum: state (θ, θ̇), action (torque,), observation (cos θ, sin θ, θ̇).
 
-The dynamics and the cost are those of gymnasium/envs/classic_control/pendulum.py."""
+The dynamics and the cost are those of gymnasium/envs/classic_control/pendulum.py, which names no paper."""
 
 from __future__ import annotations
 
