@@ -259,7 +259,7 @@ class WorkerLoop:
     def __init__(self, plan: Resolved, clock: Clock, gradient: str, push: str) -> None:
         config = plan.config
         assert isinstance(config.algo, A3CConfig)
-        self._algo, self._learning_rate = config.algo, config.optimizer.learning_rate
+        self._config, self._algo = config, config.algo
         self._shared = SharedState(plan.parameters.size, len(config.optimizer.statistics), 1)
         self._shared.parameters_view()[:] = plan.parameters
         job = WorkerJob(config, plan.spec, plan.architecture, Path(), self._shared, (0,), False, {}, 0, 0, 0)
@@ -282,5 +282,4 @@ class WorkerLoop:
         return checked_gradient(self.worker, loss, self._shared.counters(), self._algo.max_grad_norm)[0]
 
     def _push(self, gradient: torch.Tensor, steps: int, episodes: int) -> None:
-        lock, learning_rate = self._algo.lock_updates, self._learning_rate
-        push(self.worker, self._optimizer, gradient, self._theta, self._shared, steps, episodes, lock, learning_rate)
+        push(self.worker, self._optimizer, gradient, self._theta, self._shared, steps, episodes, self._config)

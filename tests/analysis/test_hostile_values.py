@@ -102,7 +102,17 @@ def test_a_claim_that_fails_does_not_cost_the_others(tmp_path: Path, monkeypatch
     assert verdicts[1].reason == "it cannot be computed from these values (OverflowError: too large)"
 
 
-TEXTS = [r"$\frac{$", "$5 to $10", "[relu]", "[/red]", "<script>alert(1)</script>", "a|b", "![x](http://y)", "`", "\n# b"]
+TEXTS = [
+    r"$\frac{$",
+    "$5 to $10",
+    "[relu]",
+    "[/red]",
+    "<script>alert(1)</script>",
+    "a|b",
+    "![x](http://y)",
+    "`",
+    "\n# b",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -72,7 +72,9 @@ def test_the_summary_omits_an_unknown_human_score() -> None:
 
 @pytest.mark.parametrize("variant", [(), ("env.mode=4",)])
 def test_only_the_default_variant_of_a_game_has_a_human_score(tmp_path: Path, variant: tuple[str, ...]) -> None:
-    run = saved_run(tmp_path / "run", config_of("env=breakout", "env.preprocessing=report_80", *variant))
+    run = saved_run(
+        tmp_path / "run", config_of("env=breakout", "model=conv_pool_lstm_80", "env.preprocessing=report_80", *variant)
+    )
     done = run_program(f"run={run}", "episodes=2", "horizon=5")
     assert done.returncode == 0, done.stderr
     assert ("human    " in done.stdout) == (not variant)
@@ -128,7 +130,9 @@ def test_bad_options_are_refused_in_one_line(arguments: list[str], words: str) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [("env=pendulum",), ("env=breakout", "env.preprocessing=report_80")])
+@pytest.mark.parametrize(
+    "overrides", [("env=pendulum",), ("env=breakout", "model=conv_pool_lstm_80", "env.preprocessing=report_80")]
+)
 def test_evaluate_writes_scores_and_videos(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     """Pendulum is played in this process, a game in several. The videos show the best and the median episode."""
     pytest.importorskip("moviepy")

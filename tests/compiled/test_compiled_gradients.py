@@ -276,8 +276,8 @@ def test_a_second_moment_lost_in_a_race_does_not_divide_by_epsilon(overrides: tu
     moments[0][:2] = (1.0, -1.0)[: len(moments[0])]
     theta, reference = np.zeros_like(gradient), torch.zeros(len(gradient))
     statistics = [torch.from_numpy(moment.copy()) for moment in moments if len(moment)]
-    make_optimizer(config.optimizer, reference, statistics).step(torch.from_numpy(gradient), 1)
-    step(optimizer_of(config.optimizer), theta, *moments, gradient, 1, np.zeros_like(theta))
+    make_optimizer(config.optimizer, reference, statistics).step(torch.from_numpy(gradient), 1, config.optimizer.lr)
+    step(optimizer_of(config.optimizer), theta, *moments, gradient, 1, config.optimizer.lr, np.zeros_like(theta))
     np.testing.assert_allclose(theta, reference, 1e-6)
 
 
@@ -289,6 +289,7 @@ def test_moments_that_have_decayed_do_not_become_denormal(overrides: tuple[str, 
     for moment in (first, second):
         moment[:] = (1e-36, -1e-36 if moment is first else 1e-36, 1e-30)[: len(moment)]
     theta = np.zeros(3, dtype)
-    step(optimizer_of(config.optimizer), theta, first, second, largest, np.zeros_like(theta), 1000, theta.copy())
+    lr = config.optimizer.lr
+    step(optimizer_of(config.optimizer), theta, first, second, largest, np.zeros_like(theta), 1000, lr, theta.copy())
     for moment in (first, second):
         assert moment.tolist() == pytest.approx([0.0, 0.0, 1e-30][: len(moment)], rel=0.1, abs=0.0)

@@ -26,7 +26,7 @@ MEASURED = [
 
 @pytest.mark.parametrize(("model", "backend", "games", "measured"), MEASURED)
 def test_each_worker_with_games_adds_its_memory(model: str, backend: str, games: int, measured: int) -> None:
-    game = ("env=breakout", f"model={model}", f"backend={backend}", f"envs_per_worker={games}")
+    game = ("env=breakout", f"model={model}", f"backend={backend}", f"envs_per_worker={games}", "algo.t_max=20")
     one, two = (memory_mb(config_of(*game, f"workers={workers}")) for workers in (1, 2))
     assert measured <= two - one <= 1.25 * measured
 

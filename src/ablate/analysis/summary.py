@@ -54,9 +54,7 @@ def _judged(sweep: Sweep, values: Values, refusals: Refusals, claim: ClaimConfig
     except Exception as error:
         reason = " ".join(f"it cannot be computed from these values ({type(error).__name__}: {error})".split())[:300]
         nothing = (np.nan, np.nan, np.nan)
-        return Verdict(
-            claim.id, claim.words, claim.metric, claim.inequality, NOT_TESTABLE, *nothing, "-", None, reason
-        )
+        return Verdict(claim.id, claim.words, claim.metric, claim.inequality, NOT_TESTABLE, *nothing, "-", None, reason)
 
 
 def _scores(sweep: Sweep) -> tuple[pd.DataFrame, Refusals]:

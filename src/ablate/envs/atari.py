@@ -158,8 +158,8 @@ class AtariGame(gymnasium.Env):
         seeding.restore(self.np_random, saved["random"])
         self.preprocessor.reset()
         if saved["stack"] is not None:
-            shape = self.observation_space.shape
-            self.preprocessor.stack = np.frombuffer(_bytes_of(saved["stack"]), np.uint8).reshape(shape).copy()
+            space = self.observation_space
+            self.preprocessor.stack = np.frombuffer(_bytes_of(saved["stack"]), space.dtype).reshape(space.shape).copy()
         self._held, self._lives, self._steps = saved["held"], saved["lives"], saved["steps"]
         self._points_before, self._game_over = saved["points_before"], saved["game_over"]
 

@@ -28,7 +28,7 @@ from ablate.play.evaluator import test_process as evaluating_process
 from ablate.records.schema import EPISODES, EVALUATIONS, UPDATES
 from ablate.runs.plan import plan
 from ablate.runs.run import run as train
-from ablate.types import EpisodeRecord, ProcessState
+from ablate.types import Counters, EpisodeRecord, ProcessState
 
 QUICK = (
     "algo=dqn", "env=cartpole", "schedule=interleaved", "backend=manual", "precision=float32", "log_interval=1",
@@ -124,11 +124,11 @@ def test_an_update_follows_the_equations_of_q_learning(
     steps: list[int] = []
     learner_update = dqn.Learner.update
 
-    def spy(learner: dqn.Learner, number: int, step: int, wait: Any) -> Any:
-        row = learner_update(learner, number, step, wait)
+    def spy(learner: dqn.Learner, at: Counters, wait: Any) -> Any:
+        row = learner_update(learner, at, wait)
         computer = learner._computer
         batches.append((computer.observations.copy(), computer.next_observations.copy()))
-        steps.append(step)
+        steps.append(at.steps)
         return row
 
     samples = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ from ablate.algos.a3c.spec import A3CConfig, UpdateRecord
 from ablate.algos.job import WorkerJob, process_state
 from ablate.algos.rounds import Send, rounds
 from ablate.config.derived import device_of
+from ablate.config.schema import Config
 from ablate.envs.make import kind_of, make_env
 from ablate.nn.distributions import make_distribution
 from ablate.nn.mlp_acting import MlpActing
@@ -61,17 +62,7 @@ def work(send: Send, job: WorkerJob) -> None:
 
         # Push: one step of the shared parameters θ. Pull: θ' ← θ.
         steps = rollout.rewards.size
-        staleness, counters = push(
-            worker,
-            optimizer,
-            gradient,
-            theta,
-            shared,
-            steps,
-            len(episodes),
-            algo.lock_updates,
-            config.optimizer.learning_rate,
-        )
+        staleness, counters = push(worker, optimizer, gradient, theta, shared, steps, len(episodes), config)
 
         for episode in episodes:
             send(episode._replace(global_step=counters.steps, wall_time_s=shared.wall_time_s()))
@@ -224,13 +215,13 @@ def push(
     shared: SharedState,
     steps: int,
     episodes: int,
-    lock: bool,
-    learning_rate: Callable[[Counters], float],
+    config: Config,
 ) -> tuple[int, Counters]:
     """Count the update, step the shared parameters, pull them. Returns the push's staleness and the totals."""
-    with shared.update_lock if lock else contextlib.nullcontext():
+    assert isinstance(config.algo, A3CConfig)
+    with shared.update_lock if config.algo.lock_updates else contextlib.nullcontext():
         counters = shared.count(steps, episodes)
         staleness = counters.updates - 1 - worker.pulled_at
-        optimizer.step(gradient, counters.updates, learning_rate(counters))
+        optimizer.step(gradient, counters.updates, config.optimizer.learning_rate(counters))
         worker.pull(theta, shared.counters().updates)
     return staleness, counters
