@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from rich.console import Console
 
 from ablate.parallel.supervisor import ONE_THREAD
 from ablate.records.terminal import PlainConsole

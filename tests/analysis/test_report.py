@@ -92,10 +92,9 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
+def page(folder: Path) -> Page:
     """The report with only the first figures; the browser test has all."""
     summary = summarise(load_sweep(folder))
-    pngs = tmp_path_factory.mktemp("figures")
     return Page(render(summary, [(d, encode(d.draw())["png"]) for d in drawings(summary)[:3]]))
 
 

@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -119,8 +118,9 @@ def write_figures(summary: Summary) -> Iterator[tuple[Drawing, bytes | ConfigErr
 
 
 def rendered(drawing: Drawing) -> dict[str, bytes]:
-    """The figure as PNG and PDF. Raises ConfigError with the reason if it cannot be drawn, whatever that is: values that
-    matplotlib cannot draw must not cost the rest of the report."""
+    """The figure as PNG and PDF. Raises ConfigError with the reason if it cannot be drawn, whatever that is.
+
+    Values that matplotlib cannot draw must not cost the rest of the report."""
     try:
         return encode(drawing.draw())
     except ConfigError:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 
 class PlainConsole(Console):
-    """A console of rich that takes no text for markup: the label `[relu]` must not vanish, nor `[/red]` raise an error."""
+    """A console of rich that takes no text for markup: the label `[relu]` must not vanish, `[/red]` is no error."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
