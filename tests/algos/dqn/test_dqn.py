@@ -182,6 +182,22 @@ def test_an_update_follows_the_equations_of_q_learning(
         np.testing.assert_allclose(views[theirs], online.state_dict()[ours].numpy(), atol=2e-5)
 
 
+@pytest.mark.parametrize("envs", [1, 8, 16])
+def test_the_target_network_follows_as_often_with_any_environments(
+    envs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One soft step per target_update steps, in turn with the updates, not one per block of the environments' steps."""
+    calls: list[str] = []
+    for name in ("update", "follow"):
+        method = getattr(dqn.Learner, name)
+        monkeypatch.setattr(
+            dqn.Learner, name, lambda *a, method=method, name=name: (calls.append(name), method(*a))[1]
+        )
+    options = ("algo.train_freq=4", "algo.target_update=4", "algo.target_tau=0.1", "algo.warmup_steps=64")
+    learned(quick(f"envs_per_worker={envs}", *options, "total_steps=320"), tmp_path)
+    assert calls == ["follow"] * 16 + ["update", "follow"] * 64
+
+
 @pytest.mark.parametrize("replay", ["uniform", "prioritized"])
 @pytest.mark.parametrize("envs", [1, 16])
 def test_reading_an_updates_metrics_later_changes_nothing(

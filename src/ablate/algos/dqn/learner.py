@@ -29,7 +29,6 @@ from ablate.parallel.supervisor import ChildFailed
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ablate.records.schema import LAST_CHECKPOINT, REPLAY_FILES
 from ablate.replay.make import make_replay
-from ablate.schedules import due
 from ablate.seeding import Role, generator, restore, state_of
 from ablate.types import Batch, Counters, EpisodeRecord, Experience, ProcessState
 
@@ -130,10 +129,9 @@ class Learner:
             if terminated or truncated:
                 replay.start(env_index, experience.starts[k, env_index])
 
-    def updates_due(self, before: int, after: int) -> int:
-        """The number of updates between two counts of steps: one per `train_freq` steps after the warm-up."""
-        every = self._algo.train_freq
-        return max(0, after // every - max(before, self._learn_from) // every)
+    def learns_at(self, step: int) -> bool:
+        """Whether an update follows step number `step`: one per `train_freq` steps after the warm-up."""
+        return step > self._learn_from and step % self._algo.train_freq == 0
 
     def update(self, at: Counters, wait_for_copy: Callable[[], None]) -> None:
         """Make update number `at.updates`, after `at.steps` steps. On a GPU it may go on when this returns."""
@@ -229,17 +227,17 @@ def learn(send: Send, job: WorkerJob) -> None:
         learner.absorb(experience)
 
         # Learn: an update every train_freq steps, each from a batch of the replay.
-        steps = before.steps + experience.actions.size
-        updates = learner.updates_due(before.steps, steps)
-        for number in range(before.updates + 1, before.updates + updates + 1):
-            learner.update(Counters(number, steps, before.episodes), actor.wait_for_copy)
+        # Every target_update steps the target network follows: θ⁻ ← θ, or a step towards it.
+        updates, steps = 0, before.steps + experience.actions.size
+        for step in range(before.steps + 1, steps + 1):
+            if learner.learns_at(step):
+                updates += 1
+                learner.update(Counters(before.updates + updates, steps, before.episodes), actor.wait_for_copy)
+            if step % algo.target_update == 0:
+                learner.follow()
         if updates:
             learner.settle()
             learner.publish()
-
-        # The target network: θ⁻ ← θ, or a step towards it.
-        if due(algo.target_update, before.steps, steps):
-            learner.follow()
 
         episodes = ended_episodes(experience, before.steps)
         shared.count(experience.actions.size, len(episodes), updates)
