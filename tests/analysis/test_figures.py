@@ -257,7 +257,7 @@ def test_plot_reports_an_unwritable_place_in_one_line(tmp_path: Path) -> None:
 def test_a_first_figure_says_nothing_of_fonts(tmp_path: Path) -> None:
     """Matplotlib reports that it has made its cache of fonts; the program's log shows messages of this level."""
     program = "import logging; logging.basicConfig(level=logging.INFO); import ablate.analysis.figures"
-    environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path), "PYTHONPATH": str(ROOT / "src")}
+    environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path), "PYTHONPATH": str(PLOT.parent)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
     assert list(tmp_path.glob("fontlist*"))
