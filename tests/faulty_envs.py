@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ import numpy as np
 from gymnasium import spaces
 
 DISARMED = "FAULTY_ENVS_DISARMED"
+DAEMON_S = 40.0  # longer than a test waits for the end of a run
 
 
 class Faulty(gymnasium.Env[np.ndarray, Any]):
@@ -176,9 +178,37 @@ class Unbounded(Faulty):
     action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
 
+class StartsDaemon(Faulty):
+    """Not a fault: its constructor starts a process that outlives it and holds all its pipes, as simulators do."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        if self._armed and os.fork() == 0:
+            time.sleep(DAEMON_S)
+            os._exit(0)
+
+
+class StartsDaemonAndCrashes(StartsDaemon):
+    def fault(self, reward: float) -> float:
+        os.kill(os.getpid(), signal.SIGSEGV)
+        return reward
+
+
+class ExitsAtOnce(Faulty):
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        if self._armed:
+            sys.exit(3)
+
+
+class RaisesLongMessage(Faulty):
+    def fault(self, reward: float) -> float:
+        raise ValueError("first " + "x" * 2_000_000 + " last")
+
+
 ENVIRONMENTS = (
     Faulty, Raises, Hangs, SysExit0, OsExit0, OsExit3, NanReward, Slow, Hoards, Unbounded, HangsInC, Takes,
-    ChosenByGamma,
+    ChosenByGamma, StartsDaemon, StartsDaemonAndCrashes, ExitsAtOnce, RaisesLongMessage,
 )  # fmt: skip
 for environment in ENVIRONMENTS:
     gymnasium.register(id=f"{environment.__name__}-v0", entry_point=environment)

@@ -20,6 +20,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import MISSING, DictConfig
 
+from ablate.parallel.signals import SIGNALS
+
 if TYPE_CHECKING:
     from ablate.cli.cluster import Jobs, Needs
 
@@ -178,7 +180,7 @@ def _connected(address: str | None) -> Iterator[Any]:
 @contextlib.contextmanager
 def _signal_handlers_kept() -> Iterator[None]:
     """Restore the sweep's signal handlers: importing or starting Ray makes SIGTERM end the program."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    kept = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faulty_envs import DISARMED
+from faulty_envs import DAEMON_S, DISARMED
 from processes import GONE_S, START_S, Run, all_processes, command_of, eventually, read_proc
 
 from ablate.analysis.load import load_run
@@ -248,6 +248,10 @@ FAULTS = (
     Fault(
         "SIGTERM to the parent", signal_to_parent(signal.SIGTERM), "interrupted", "^SIGTERM$", 143,
         settings=(ALONE,), finishes=True,
+    ),
+    Fault(
+        "SIGHUP", signal_to_parent(signal.SIGHUP), "interrupted", "^SIGHUP$", 129, settings=(ALONE,),
+        quick=("compiled async",), finishes=True,
     ),
     Fault("SIGTERM to the group", signal_to_group(signal.SIGTERM), "interrupted", "^SIGTERM$", 143, finishes=True),
     Fault(
@@ -535,6 +539,49 @@ def test_a_third_interrupt_leaves_no_process(start: Callable[..., Run], tmp_path
     assert run.status()["state"] == "interrupted"
     assert_nothing_is_left(run, shared_memory)
     assert_it_can_go_on(run, start)
+
+
+@pytest.mark.parametrize(
+    ("env", "reason", "exit_code"),
+    [("StartsDaemon-v0", "^$", 0), ("StartsDaemonAndCrashes-v0", "^worker-0 was killed by SIGSEGV$", 1)],
+)
+def test_a_process_that_an_environment_started_hides_no_end(
+    env: str, reason: str, exit_code: int, start: Callable[..., Run], tmp_path: Path
+) -> None:
+    """It holds the pipe of the worker open for longer than this test waits."""
+    settings = (f"env.id=faulty_envs:{env}", "+env.kwargs.process=worker", "schedule=async", "workers=1", ALONE)
+    run = new_run(start, tmp_path, *settings, "max_episodes=40")
+    assert run.exit_code(DAEMON_S - 10) == exit_code, run.errors
+    assert re.search(reason, run.status()["reason"])
+
+
+def test_an_environment_that_ends_the_program_is_refused(start: Callable[..., Run], tmp_path: Path) -> None:
+    run = new_run(start, tmp_path, "env.id=faulty_envs:ExitsAtOnce-v0")
+    assert run.exit_code() == 2
+    assert "env.id=faulty_envs:ExitsAtOnce-v0: its constructor ends the program, sys.exit(3)" in run.errors
+    assert not run.folder.exists()
+
+
+def test_a_long_message_of_an_exception_is_shortened(start: Callable[..., Run], tmp_path: Path) -> None:
+    settings = ("schedule=interleaved", "workers=1", "evaluation.every_steps=null", "+env.kwargs.after=30")
+    run = new_run(start, tmp_path, "env.id=faulty_envs:RaisesLongMessage-v0", *settings)
+    assert run.exit_code() == 1
+    reason = run.status()["reason"]
+    assert re.fullmatch(r"worker-0 raised ValueError: first x+ \.\.\. \d+ characters \.\.\. x+ last", reason)
+    assert len(reason) < 2100
+    assert len(run.output + run.errors) < 50_000
+
+
+def test_nohup_keeps_a_run_through_a_hangup(start: Callable[..., Run], tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # children inherit it
+    try:
+        run = new_run(start, tmp_path, "schedule=interleaved", *SOUND["manual"], ALONE, "evaluation.every_steps=500")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_until_it_trains(run)
+    rows = run.rows()
+    os.killpg(run.process.pid, signal.SIGHUP)
+    run.wait_until(lambda: run.rows() > rows + 20, "training on")
 
 
 @pytest.mark.slow

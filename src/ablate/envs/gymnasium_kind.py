@@ -46,6 +46,8 @@ class GymnasiumKind(EnvKind):
                     disable_env_checker=True,
                     **{**env.kwargs, **kwargs},
                 )
+        except SystemExit as error:
+            raise ConfigError(f"env.id={env.id}: its constructor ends the program, sys.exit({error.code})") from error
         except Exception as error:  # whatever the environment's own constructor may raise
             message = " ".join(str(error).split()).partition(" Did you mean")[0].rstrip(".")
             hint = _hint(env.id) if isinstance(error, gymnasium.error.UnregisteredEnv) else ""

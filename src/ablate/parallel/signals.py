@@ -1,9 +1,12 @@
-"""Ctrl-C and SIGTERM: the first signal is noted, the second ends the program."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first signal is noted, the second ends the program."""
 
 from __future__ import annotations
 
 import signal
 from types import FrameType
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill and clusters, the end of an ssh session
 
 
 class Interrupted(KeyboardInterrupt):
@@ -15,14 +18,15 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """Within this context, the first SIGINT or SIGTERM is stored in `received`; a second one raises Interrupted.
+    """Within this context, the first of SIGNALS is stored in `received`; a second one raises Interrupted.
 
-    Further signals are ignored: ending the children takes about a second and must not be interrupted."""
+    SIGHUP stays ignored if it was: that is what nohup asks for. Further signals are ignored: ending the children takes about a second and must not be interrupted."""
 
     received: int | None = None
 
     def __enter__(self) -> Signals:
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        handled = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in handled}
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -22,16 +22,20 @@ from typing import Any, NamedTuple
 from ablate.config.plugins import import_plugins
 from ablate.parallel import heartbeat
 from ablate.parallel.shared import Command, SharedState
+from ablate.parallel.signals import SIGNALS
 
 STARTUP_S = 120.0  # for a child to import torch and to make its environment, on a busy machine
 COMPILATION_S = 900.0  # if it also compiles kernels, which takes about 15 s on an idle machine
 ASLEEP_S = 1.0  # if the parent has not watched for longer than this, a silent child does not count as hung
 GRACE_S = 5.0  # between the end of a child's pipe and the end of the child
 ABANDON_S = 1.0  # between asking the children to end and killing them
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # handled by the parent, ignored by the children
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Environment variables for the children, set before they import torch: each uses one thread.
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+# While a child starts, it must not import from the current folder: a pickle.py there is not Python's.
+SAFE_PATH = "PYTHONSAFEPATH"
+LONGEST_MESSAGE = 2000  # characters of an exception: its text goes to status.json and to the terminal
+LONGEST_TRACEBACK = 20_000
 
 
 class ChildFailed(Exception):
@@ -72,7 +76,7 @@ class Supervisor:
         context = multiprocessing.get_context("spawn")
         resource_tracker.ensure_running()  # otherwise spawning starts it, and then unblocks the signals
         try:
-            with _environment(ONE_THREAD), _signals_blocked():
+            with _environment({**ONE_THREAD, SAFE_PATH: "1"}), _signals_blocked():
                 for index, child in enumerate(self._children):
                     receiving, sending = context.Pipe(duplex=False)
                     arguments = (child, self._shared, index, sending)
@@ -107,15 +111,15 @@ class Supervisor:
         for name, pipe in [item for item in self._pipes.items() if item[1] in ready]:
             try:
                 while pipe.poll():
-                    message = pipe.recv()
-                    if isinstance(message, ChildFailed):
-                        raise message
-                    if isinstance(message, _Done):
-                        self._done.add(name)
-                    else:
-                        yield name, message
+                    yield from self._received(name)
             except (EOFError, OSError):
                 self._ended(name)
+        # The pipe of a child that has ended stays open if a process that its environment has started still holds it.
+        for name in [name for name in self._pipes if self._processes[name].exitcode is not None]:
+            with contextlib.suppress(EOFError, OSError):
+                while self._pipes[name].poll():
+                    yield from self._received(name)
+            self._ended(name)
         for index, child in enumerate(self._children):
             if child.name not in self._pipes:
                 continue
@@ -127,6 +131,16 @@ class Supervisor:
             startup_s = COMPILATION_S if self._shared.compiles else STARTUP_S
             if silent is None and time.monotonic() - self._shared.started > max(self._hang_timeout_s, startup_s):
                 raise ChildFailed(f"{child.name} hangs: no first step after {startup_s:.0f} s")
+
+    def _received(self, name: str) -> Iterator[tuple[str, Any]]:
+        """The next message of a child, except that it is done. Raises its ChildFailed, EOFError or OSError."""
+        message = self._pipes[name].recv()
+        if isinstance(message, ChildFailed):
+            raise message
+        if isinstance(message, _Done):
+            self._done.add(name)
+        else:
+            yield name, message
 
     def _ended(self, name: str) -> None:
         self._pipes.pop(name).close()
@@ -161,6 +175,7 @@ def _run_child(child: Child, shared: SharedState, index: int, sending: Connectio
 
     Ctrl-C reaches all processes of the terminal, and a cluster's SIGTERM all processes of the job. Only the parent
     handles them."""
+    os.environ.pop(SAFE_PATH, None)  # it was for this process, not for those that an environment starts
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -184,8 +199,16 @@ def _run_child(child: Child, shared: SharedState, index: int, sending: Connectio
     except ChildFailed as failure:
         send(failure)
     except Exception as error:
-        # Otherwise the parent would only see exit code 1.
-        send(ChildFailed(f"{child.name} raised {type(error).__name__}: {error}\n{traceback.format_exc()}"))
+        # Otherwise the parent would only see an exit code.
+        message = shortened(f"{child.name} raised {type(error).__name__}: {error}", LONGEST_MESSAGE)
+        send(ChildFailed(f"{message}\n{shortened(traceback.format_exc(), LONGEST_TRACEBACK)}"))
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, without its middle if it has more than `most` characters."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} ... {len(text) - most} characters ... {text[-(most // 2) :]}"
 
 
 def die_with_parent() -> None:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from ablate.config.plugins import import_plugins
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import from_dict, to_dict
-from ablate.parallel.signals import Interrupted
+from ablate.parallel.signals import SIGNALS, Interrupted
 from ablate.parallel.supervisor import die_with_parent
 from ablate.paths import ROOT
 from ablate.records.csv_writer import read_rows
@@ -127,7 +127,7 @@ def _supervised(
     request = json.dumps({"config": to_dict(config), "overrides": overrides, "parent": os.getpid()})
     with (folder / CELL_LOG).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ablate.sweeps.cell", str(folder)],
+            [sys.executable, "-P", "-m", "ablate.sweeps.cell", str(folder)],  # -P: not from the current folder first
             stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment,
         )  # fmt: skip
     assert process.stdin is not None
@@ -198,7 +198,7 @@ def _outcome(process: subprocess.Popen[bytes], stop_reason: str, folder: Path) -
         return Outcome("failed", stop_reason)
     if code < 0:
         return Outcome("failed", f"killed by {signal.Signals(-code).name}")
-    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+    if code in [128 + number for number in SIGNALS]:
         return Outcome("interrupted", signal.Signals(code - 128).name)
     if status.get("state") == "failed" and status.get("pid") == process.pid:  # not from an earlier attempt
         return Outcome("failed", status["reason"])

@@ -190,9 +190,7 @@ def test_the_target_network_follows_as_often_with_any_environments(
     calls: list[str] = []
     for name in ("update", "follow"):
         method = getattr(dqn.Learner, name)
-        monkeypatch.setattr(
-            dqn.Learner, name, lambda *a, method=method, name=name: (calls.append(name), method(*a))[1]
-        )
+        monkeypatch.setattr(dqn.Learner, name, lambda *a, method=method, name=name: (calls.append(name), method(*a))[1])
     options = ("algo.train_freq=4", "algo.target_update=4", "algo.target_tau=0.1", "algo.warmup_steps=64")
     learned(quick(f"envs_per_worker={envs}", *options, "total_steps=320"), tmp_path)
     assert calls == ["follow"] * 16 + ["update", "follow"] * 64
