@@ -94,13 +94,17 @@ class Experience(NamedTuple):
     observations: np.ndarray  # (K, E, ...) the whole observation that each step led to
     actions: np.ndarray  # (K, E) int64
     rewards: np.ndarray  # (K, E) float32, as training uses them
-    terminated: np.ndarray  # (K, E) bool: nothing follows
-    truncated: np.ndarray  # (K, E) bool: cut off, and bootstrapped from the observation
+    terminated: np.ndarray  # (K, E) bool
+    truncated: np.ndarray  # (K, E) bool: by a limit, or by an evaluation (algo.reset_after_evaluation)
     starts: np.ndarray  # (K, E, ...) where the next episode begins, if this one has ended
     td_errors: np.ndarray  # (K, E) float32, δ when the step was taken; nan unless new priorities need it
     returns: np.ndarray  # (K, E) float64, raw, of the whole episode that ended with this step
     lengths: np.ndarray  # (K, E) int64, steps of that episode; 0: none ended
-    cut: np.ndarray  # (K, E) bool: that episode was truncated
+    cut: np.ndarray  # (K, E) bool: that episode was truncated by a limit
+
+    def nothing_follows(self, bootstrap_truncated: bool) -> np.ndarray:
+        """(K, E) bool: the return ends with the reward of this step. Termination wins over a limit in the same step."""
+        return self.terminated if bootstrap_truncated else self.terminated | self.cut
 
 
 class Stepped(NamedTuple):

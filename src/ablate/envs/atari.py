@@ -105,7 +105,9 @@ class AtariGame(gymnasium.Env):
         life_lost = 0 < lives < self._lives and not emulator_over
         self._lives = lives
         truncated = self._steps >= self._max_steps and not emulator_over
-        terminated = emulator_over or (life_lost and self._ends_on_life_loss)
+        terminated = emulator_over or (
+            life_lost and self._ends_on_life_loss and not truncated
+        )  # a cut game is not over
         if life_lost and self._fires and not (terminated or truncated):
             points += self._play(FIRE)
         self._game_over = emulator_over or truncated

@@ -52,7 +52,7 @@ class AtariThreads:
         self._cut = (self._steps >= self._max_steps) & ~emulator_over
         ages = self._steps.copy()
         self._steps[emulator_over] = 0
-        terminated = emulator_over | (life_lost & self._ends_on_life_loss)
+        terminated = emulator_over | (life_lost & self._ends_on_life_loss & ~self._cut)
         rewards = np.sign(points) if self._clips else points
         for e in range(len(emulator_over)):
             game_over = bool(emulator_over[e] or self._cut[e])

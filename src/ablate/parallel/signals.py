@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill and clusters, the end of an ssh session
 
 
@@ -20,7 +19,8 @@ class Interrupted(KeyboardInterrupt):
 class Signals:
     """Within this context, the first of SIGNALS is stored in `received`; a second one raises Interrupted.
 
-    SIGHUP stays ignored if it was: that is what nohup asks for. Further signals are ignored: ending the children takes about a second and must not be interrupted."""
+    SIGHUP stays ignored if it was: that is what nohup asks for.
+    Further signals are ignored: ending the children takes about a second and must not be interrupted."""
 
     received: int | None = None
 

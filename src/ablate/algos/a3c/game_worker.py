@@ -99,7 +99,7 @@ class GameWorker:
                 self._lengths[e] += 1
                 if info["game_over"]:
                     length = self._lengths[e]
-                    record = (self.index, 0, 0.0, self._returns[e], length, not truncated, truncated)
+                    record = (self.index, 0, 0.0, self._returns[e], length, terminated, truncated)
                     ended.append(EpisodeRecord(*record))
                     self._returns[e], self._lengths[e] = 0.0, 0
                 if truncated and not terminated and self._algo.bootstrap_truncated:

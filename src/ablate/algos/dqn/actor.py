@@ -80,8 +80,7 @@ class Actor:
                 out.observations[k, e] = observation
                 out.actions[k, e] = actions[e]
                 out.rewards[k, e] = (reward + self._reward_shift) / self._reward_scale
-                out.terminated[k, e] = terminated or (truncated and not algo.bootstrap_truncated)
-                out.truncated[k, e] = (truncated or cut_off) and not out.terminated[k, e]
+                out.terminated[k, e], out.truncated[k, e] = terminated, truncated or cut_off
                 out.returns[k, e], out.lengths[k, e], out.cut[k, e] = 0.0, 0, truncated
                 if scored_end:
                     out.returns[k, e], out.lengths[k, e] = self._returns[e], self._lengths[e]
@@ -114,7 +113,7 @@ class Actor:
 
     def _td_errors(self, out: Experience, k: int, values: np.ndarray, following: np.ndarray) -> np.ndarray:
         """δ of step k in each environment, (E,), by the network that acted: the first priorities in S3."""
-        discounts = np.where(out.terminated[k], 0.0, self._algo.gamma)
+        discounts = np.where(out.nothing_follows(self._algo.bootstrap_truncated)[k], 0.0, self._algo.gamma)
         errors = out.rewards[k] + discounts * following.max(1) - values[np.arange(len(values)), out.actions[k]]
         if not np.isfinite(errors).all():
             raise FloatingPointError(f"TD errors {errors}")

@@ -115,8 +115,10 @@ class Learner:
             for env_index, observation in enumerate(experience.firsts):
                 replay.start(env_index, observation)
             self._episodes_begun = True
+        nothing_follows = experience.nothing_follows(self._algo.bootstrap_truncated)
         for k, env_index in np.ndindex(experience.actions.shape):
-            terminated, truncated = bool(experience.terminated[k, env_index]), bool(experience.truncated[k, env_index])
+            terminated = bool(nothing_follows[k, env_index])
+            truncated = bool(experience.truncated[k, env_index]) and not terminated
             replay.add(
                 env_index,
                 int(experience.actions[k, env_index]),
@@ -251,8 +253,8 @@ def ended_episodes(experience: Experience, step: int) -> list[EpisodeRecord]:
     """The episodes that ended in a block that began after `step` steps, without their time."""
     records = []
     for k, e in np.argwhere(experience.lengths):
-        truncated = bool(experience.cut[k, e])
+        terminated, truncated = bool(experience.terminated[k, e]), bool(experience.cut[k, e])
         global_step = step + int(k) * experience.actions.shape[1] + int(e) + 1
         score = (float(experience.returns[k, e]), int(experience.lengths[k, e]))
-        records.append(EpisodeRecord(0, global_step, 0.0, *score, not truncated, truncated))
+        records.append(EpisodeRecord(0, global_step, 0.0, *score, terminated, truncated))
     return records
