@@ -32,6 +32,7 @@ def last_100(folder: Path, column: str, *overrides: str) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("backend", ["manual", "compiled"])
 def test_a3c_learns_pendulum(backend: str, tmp_path: Path) -> None:
     """Better than -3 per step after 2000 episodes for 2 of 3 seeds: with A3C a seed may collapse late.

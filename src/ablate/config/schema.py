@@ -42,9 +42,14 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-CountFromZero = Annotated[int, Field(ge=0)]
+LARGEST = 10**15  # of what is counted: a float holds all whole numbers up to it, and 64 bits hold its multiples
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+CountFromZero = Annotated[int, Field(ge=0, le=LARGEST)]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]  # of an array, or a number of processes
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+
+
+LARGEST_SEED = 2**63 - 1  # what a YAML or JSON file and numpy's int64 can hold
 
 
 @dataclass
@@ -68,7 +73,7 @@ class AtariConfig(EnvConfig):
     name: Annotated[str, Field(pattern="^atari$")] = "atari"
     preprocessing: Preprocessing | None = None
     protocol: str = MISSING
-    frame_skip: tuple[Count, Count] = MISSING  # fewest and most frames per step
+    frame_skip: tuple[Size, Size] = MISSING  # fewest and most frames per step
     sticky_actions: Fraction = MISSING
     noop_max: Annotated[int, Field(ge=0, le=600)] = MISSING  # left alone, no game ends sooner (Assault: 642 frames)
     fire_on_reset: bool = MISSING
@@ -162,9 +167,9 @@ class ModelConfig:
 @dataclass
 class MlpConfig(ModelConfig):
     name: Annotated[str, Field(pattern="^mlp$")] = "mlp"
-    torso_hidden: list[Count] = MISSING
-    actor_hidden: list[Count] = MISSING
-    critic_hidden: list[Count] = MISSING
+    torso_hidden: list[Size] = MISSING
+    actor_hidden: list[Size] = MISSING
+    critic_hidden: list[Size] = MISSING
     activation: Activation = MISSING
     mu_scale: Positive | None = None
     sigma_min: Positive = MISSING
@@ -173,9 +178,9 @@ class MlpConfig(ModelConfig):
 
 @dataclass
 class ConvolutionConfig:
-    channels: Count
-    kernel: Count
-    stride: Count = 1
+    channels: Size
+    kernel: Size
+    stride: Size = 1
     padding: Annotated[int, Field(ge=0)] = 0
     pool: bool = False  # 2 × 2 max-pooling after the activation
 
@@ -183,10 +188,10 @@ class ConvolutionConfig:
 @dataclass
 class ConvConfig(ModelConfig):
     name: Annotated[str, Field(pattern="^conv$")] = "conv"
-    input: tuple[Count, Count, Count] = MISSING  # channels, height, width
+    input: tuple[Size, Size, Size] = MISSING  # channels, height, width
     convolutions: list[ConvolutionConfig] = MISSING
     activation: Activation = MISSING
-    hidden: Count = MISSING
+    hidden: Size = MISSING
     recurrent: bool = MISSING
     layer_norm: bool = False
     init_gain: Positive = MISSING
@@ -199,10 +204,10 @@ class ConvConfig(ModelConfig):
 @dataclass
 class QConfig(ModelConfig):
     name: Annotated[str, Field(pattern="^q$")] = "q"
-    input: tuple[Count, Count, Count] | None = None  # channels, height, width; None: a vector of numbers
+    input: tuple[Size, Size, Size] | None = None  # channels, height, width; None: a vector of numbers
     convolutions: list[ConvolutionConfig] = MISSING
     conv_bias: bool = MISSING
-    hidden: list[Count] = MISSING
+    hidden: list[Size] = MISSING
     activation: Activation = MISSING
     dueling: bool = MISSING
     init_gain: Positive = 2**0.5
@@ -335,9 +340,9 @@ class SweepConfig:
 
 @dataclass
 class Config:
-    seed: Annotated[int, Field(ge=0)] = MISSING
-    workers: Count | None = None
-    envs_per_worker: Count = MISSING
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = MISSING
+    workers: Size | None = None
+    envs_per_worker: Size = MISSING
     device: Any = MISSING  # a name, or a list of them
     backend: Backend = MISSING
     precision: Precision = Precision.auto

@@ -117,6 +117,9 @@ def _build(node: DictConfig, prefix: str) -> Any:
 
 def refuse_contradictions(config: Config) -> None:
     """Raise ConfigError for settings that do not go together."""
+    for key, value in (("resume", config.resume), ("load", config.load)):
+        if value is not None and not value.strip():
+            raise ConfigError(f"{key}={value}: it is empty; give a run's folder, or null")
     if config.resume and config.load:
         raise ConfigError(
             f"load={config.load}: resume= goes on with a run, load= starts a new one from its parameters; give one"

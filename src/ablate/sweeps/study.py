@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
 from ablate.config.derived import evaluation_horizon
-from ablate.config.schema import Config, ConfigError, SweepConfig
+from ablate.config.schema import LARGEST_SEED, Config, ConfigError, SweepConfig
 from ablate.config.serial import to_dict, with_new_name, with_new_names
 from ablate.config.validation import suggest
 
@@ -176,6 +176,8 @@ def parse_seeds(text: str, key: str = "sweep.seeds") -> tuple[int, ...]:
         first, last = int(numbers[1]), int(numbers[2] or numbers[1])
         if last < first:
             raise ConfigError(f"{key}={text}: {part} runs backwards; give {last}-{first}")
+        if last > LARGEST_SEED:
+            raise ConfigError(f"{key}={text}: a seed is a whole number from 0 to {LARGEST_SEED}")
         if last - first >= MOST_SEEDS:
             raise ConfigError(f"{key}={text}: {part} is more than {MOST_SEEDS} seeds")
         seeds += range(first, last + 1)
@@ -203,8 +205,8 @@ def _seeds(overrides: list[Override], settings: SweepConfig, seed: int) -> tuple
         swept = override.is_sweep_override()
         values = list(override.sweep_string_iterator()) if swept else [override.get_value_element_as_str()]
         for value in values:
-            if key == "seed" and not value.isdigit():
-                raise ConfigError(f"seed={value}: a seed is a whole number, 0 or more")
+            if key == "seed" and not (value.isdigit() and int(value) <= LARGEST_SEED):
+                raise ConfigError(f"seed={value}: a seed is a whole number from 0 to {LARGEST_SEED}")
         return parse_seeds(",".join(values), key)
     if settings.seeds is None:
         return (seed,)
@@ -272,6 +274,10 @@ def _refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
                 f"sweep.claims {claim.id}: inequality={claim.inequality}: write <arm> < <arm>, with <, > or ~ (equal)"
             )
         first, _, second = claim.inequality.split(" ")
+        if first == second:
+            raise ConfigError(
+                f"sweep.claims {claim.id}: inequality={claim.inequality}: an arm cannot be compared with itself"
+            )
         arms_named += [
             (f"sweep.claims {claim.id}: inequality={claim.inequality}: {name}", name) for name in (first, second)
         ]
@@ -281,6 +287,8 @@ def _refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
             if name not in known:
                 raise ConfigError(f"{key}: no such {what}{suggest(name, known)} (there are: {', '.join(known)})")
     for name, metric in settings.metrics.items():
+        if metric.window[0] > metric.window[1]:
+            raise ConfigError(f"sweep.metrics.{name}.window={list(metric.window)}: it must start before it ends")
         if (metric.statistic == "first_reach") != (metric.score is not None):
             score = "null" if metric.score is None else metric.score
             raise ConfigError(

@@ -17,10 +17,10 @@ from ablate.config.schema import (
     AlgoConfig,
     Config,
     ConfigError,
-    Count,
     Fraction,
     NonNegative,
     Positive,
+    Size,
 )
 from ablate.nn.architecture import architecture_of
 from ablate.nn.precision import with_precision
@@ -35,7 +35,7 @@ class A3CConfig(AlgoConfig):
     """The keys of `conf/algo/a3c.yaml`, which says what they mean."""
 
     name: Annotated[str, Field(pattern="^a3c$")] = "a3c"
-    t_max: Count = MISSING
+    t_max: Size = MISSING
     gamma: Fraction = MISSING
     gae_lambda: Fraction = MISSING
     entropy_coef: NonNegative = MISSING

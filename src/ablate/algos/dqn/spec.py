@@ -24,6 +24,7 @@ from ablate.config.schema import (
     Positive,
     PositiveFraction,
     PrioritizedConfig,
+    Size,
 )
 from ablate.nn.precision import with_precision
 from ablate.parallel.exchange import Exchange
@@ -49,8 +50,8 @@ class DQNConfig(AlgoConfig):
     train_freq: Count = MISSING
     target_update: Count = MISSING
     target_tau: PositiveFraction = MISSING
-    batch_size: Count = MISSING
-    n_step: Count = MISSING
+    batch_size: Size = MISSING
+    n_step: Size = MISSING
     double: bool = MISSING
     loss: DqnLoss = MISSING
     max_grad_value: Positive | None = None
