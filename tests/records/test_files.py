@@ -163,3 +163,42 @@ def test_a_folder_has_a_status_and_a_lock(tmp_path: Path) -> None:
         pass
     with lock_run(tmp_path):
         pass
+
+
+def test_only_temporary_files_of_dead_processes_of_ours_are_removed(tmp_path: Path) -> None:
+    mine, dead, living = os.getpid(), 4194305, os.getppid()  # no process has so high a number
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "another").mkdir()
+    gone = [
+        f".{STATUS}.{dead}.tmp",
+        f".episodes.csv.{mine}.tmp",
+        f"checkpoints/.last.safetensors.{dead}.tmp",
+    ]
+    kept = [
+        f".{STATUS}.{living}.tmp",
+        ".notes.tmp",
+        f".thesis.docx.{dead}.tmp",
+        f"another/.last.safetensors.{dead}.tmp",
+        f"checkpoints/.last.safetensors.{living}.tmp",
+    ]
+    for name in (*gone, *kept):
+        (tmp_path / name).touch()
+    remove_temporaries(tmp_path)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.tmp")) == sorted(kept)
+
+
+def test_a_lock_knows_whether_its_folder_is_still_there(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with lock_run(folder) as still_there:
+        assert still_there()
+        folder.rename(tmp_path / "moved")
+        assert not still_there()
+        folder.mkdir()
+        assert not still_there()  # another folder of the same name
+
+
+def test_a_checkpoint_does_not_make_a_run_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_checkpoint(tmp_path / "gone/checkpoints/last.safetensors", Checkpoint({}, {}))
+    assert not (tmp_path / "gone").exists()

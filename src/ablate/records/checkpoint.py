@@ -37,7 +37,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {name: np.ascontiguousarray(array) for name, array in checkpoint.tensors.items()}
     state = json.dumps({**checkpoint.state, "version": CHECKPOINT_VERSION})
     content = save(tensors, metadata={"state": state, "sha256": _checksum(tensors, state)})
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)  # without its parents: a run whose folder is gone must not make it again
     replace_atomically(path, content)
 
 

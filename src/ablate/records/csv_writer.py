@@ -67,7 +67,10 @@ def read_rows(path: Path) -> CsvContent:
     columns = columns_of(path.name, header)
     if header != ",".join(columns):
         raise ValueError(f"{path}: its header is {header!r}; {','.join(columns)!r} is needed")
-    rows = list(csv.reader(lines[1:]))
+    try:
+        rows = list(csv.reader(lines[1:]))
+    except csv.Error as error:  # a NUL, or a field of more than 131 072 characters
+        raise ValueError(f"{path}: {error}") from error
     whole = [row for row in rows if len(row) == len(columns)]
     return CsvContent(header, whole, torn + len(rows) - len(whole))
 

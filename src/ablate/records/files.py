@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
+
+SUBFOLDERS = ("checkpoints", "figures")  # of a run's or a sweep's folder
+TEMPORARY = re.compile(r"\..+\.(json|csv|safetensors|html|md|npz|png|pdf)\.(?P<pid>\d+)\.tmp")
 
 
 def replace_atomically(path: Path, content: bytes) -> None:
@@ -30,9 +34,26 @@ def replace_atomically(path: Path, content: bytes) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed `replace_atomically` left behind, in a folder that no other process writes to."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink()
+    """Remove what a killed `replace_atomically` left behind in a folder of ours and its own subfolders.
+
+    Files of other programs stay, and those of a process that lives."""
+    for place in (folder, *(folder / name for name in SUBFOLDERS)):
+        for path in place.glob(".*.tmp"):
+            if (name := TEMPORARY.fullmatch(path.name)) and not _lives(int(name["pid"])):
+                path.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    """Whether another process has this id."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path, reason: str) -> Iterator[None]:
+def lock_folder(folder: Path, reason: str) -> Iterator[Callable[[], bool]]:
     """Lock the folder for this process, until the context ends or the process dies.
 
+    The context gives a function: whether the path still is the locked folder, neither moved nor deleted.
     Raises ConfigError with `reason` if another process has locked it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -78,13 +79,20 @@ def lock_folder(folder: Path, reason: str) -> Iterator[None]:
     except OSError as error:
         os.close(descriptor)
         raise ConfigError(f"{folder}: {reason}") from error
+
+    def still_there() -> bool:
+        try:
+            return os.path.samestat(os.stat(folder), os.fstat(descriptor))
+        except OSError:
+            return False
+
     try:
-        yield
+        yield still_there
     finally:
         os.close(descriptor)
 
 
-def lock_run(folder: Path) -> contextlib.AbstractContextManager[None]:
+def lock_run(folder: Path) -> contextlib.AbstractContextManager[Callable[[], bool]]:
     """Lock a run's folder while training in it."""
     return lock_folder(folder, "another process is training in this folder")
 

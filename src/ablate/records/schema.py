@@ -13,6 +13,7 @@ UPDATES = "updates.csv"
 EVALUATIONS = "evaluations.csv"
 SCORES = "scores.csv"  # the episodes that src/evaluate.py played
 VIDEOS = "videos"
+CHECKPOINTS = "checkpoints"
 LAST_CHECKPOINT = "checkpoints/last.safetensors"
 BEST_CHECKPOINT = "checkpoints/best.safetensors"
 REPLAY_FILES = "replay-*.safetensors"  # written by save_replay=true, next to the checkpoint that names it

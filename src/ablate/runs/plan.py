@@ -19,10 +19,11 @@ from ablate.envs.make import kind_of, spec_of
 from ablate.nn.architecture import Architecture, architecture_of, initial_parameters
 from ablate.paths import locate
 from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
-from ablate.records.manifest import lock_run, read_manifest
-from ablate.records.schema import CELL, LAST_CHECKPOINT
+from ablate.records.csv_writer import read_rows
+from ablate.records.manifest import lock_run, read_manifest, read_status
+from ablate.records.schema import CELL, EPISODES, EVALUATIONS, LAST_CHECKPOINT, UPDATES
 from ablate.seeding import Role, generator
-from ablate.types import EnvSpec
+from ablate.types import Counters, EnvSpec
 
 
 @dataclass
@@ -57,6 +58,9 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
                 resumed = read_checkpoint(folder / LAST_CHECKPOINT)
                 stored = with_new_names(resumed.state["config"])
                 _refuse_lost_replay(resumed, (folder / LAST_CHECKPOINT).parent)
+                _refuse_lost_rows(resumed, folder)
+            else:
+                _refuse_lost_checkpoint(folder)
         except ConfigError as error:
             raise ConfigError(f"resume={config.resume}: {error}") from error
         new, config = False, _resumed_config(config, stored, overrides)
@@ -101,6 +105,42 @@ CHANGEABLE_ON_RESUME = (
     "resume", "max_episodes", "total_steps", "log_interval", "checkpoint_every_seconds", "hang_timeout_s",
     "save_replay", "figures", "logger",
 )  # fmt: skip
+
+
+def _refuse_lost_rows(checkpoint: Checkpoint, folder: Path) -> None:
+    """Raise ConfigError if a CSV file lacks rows from before the checkpoint: the resumed one would have a gap."""
+    state, counters = checkpoint.state, Counters(**checkpoint.state["counters"])
+    resumes = read_manifest(folder).get("resumes", [])
+    since = resumes[-1]["from"]["updates"] if resumes else 0  # log_interval may have been another one before
+    every = state["config"]["log_interval"]
+    counted = {
+        EPISODES: range(1, counters.episodes + 1),
+        UPDATES: range(since // every * every + every, counters.updates + 1, every),
+        EVALUATIONS: range(1, state["evaluations_done"] + 1),
+    }
+    for name, numbers in counted.items():
+        try:
+            present = {int(row[0]) for row in read_rows(folder / name).rows}
+        except ValueError as error:
+            raise ConfigError(
+                f"{folder / name} is damaged: {error}; load= starts a new run from the parameters"
+            ) from error
+        if lost := set(numbers) - present:
+            raise ConfigError(
+                f"{folder / name} is damaged: {len(lost)} rows are missing, the first is {min(lost)}; "
+                "load= starts a new run from the parameters"
+            )
+
+
+def _refuse_lost_checkpoint(folder: Path) -> None:
+    """Raise ConfigError if the run has ended with a checkpoint that is no longer there."""
+    status = read_status(folder)
+    at_once = "a second time" in str(status.get("reason"))  # two signals before the first checkpoint
+    if status.get("state") in ("completed", "interrupted") and status.get("steps") and not at_once:
+        raise ConfigError(
+            f"{folder}: its status says {status['state']} after {status['steps']} steps, but {LAST_CHECKPOINT} is "
+            "missing; start a new run"
+        )
 
 
 def _refuse_lost_replay(checkpoint: Checkpoint, folder: Path) -> None:

@@ -10,7 +10,7 @@ from ablate.config.schema import ConfigError
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.parallel.supervisor import ChildFailed
 from ablate.records.manifest import lock_run, note_resume, read_status, write_manifest
-from ablate.records.schema import MANIFEST
+from ablate.records.schema import CHECKPOINTS, EPISODES, EVALUATIONS, MANIFEST, STATUS, UPDATES
 from ablate.runs.console import resume_command
 from ablate.runs.plan import Resolved
 from ablate.runs.training import Training
@@ -22,9 +22,12 @@ class RunFailed(Exception):
 
 
 def refuse_used(folder: Path) -> None:
-    """Raise ConfigError if the folder holds a run: a new one would overwrite it."""
+    """Raise ConfigError if the folder holds a run, or files in the places of ours: a new run would overwrite them."""
     if (folder / MANIFEST).exists():
         raise ConfigError(f"{folder}: it holds a run already; resume={folder} continues it")
+    for name in (STATUS, EPISODES, UPDATES, EVALUATIONS, CHECKPOINTS):
+        if (folder / name).exists():
+            raise ConfigError(f"{folder}: it has a {name}, but no {MANIFEST}; a new run needs a folder of its own")
 
 
 def run(resolved: Resolved, folder: Path, overrides: list[str]) -> None:
@@ -37,12 +40,18 @@ def run(resolved: Resolved, folder: Path, overrides: list[str]) -> None:
         with Signals() as signals:
             if resolved.new:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_manifest(folder, resolved.config, sys.argv, overrides)
-            with lock_run(folder):
+            with lock_run(folder) as still_there:
+                if resolved.new:
+                    refuse_used(folder)  # again: another run may have started here since
+                    write_manifest(folder, resolved.config, sys.argv, overrides)
                 training = Training(resolved, folder) if resolved.new else _resume(resolved, folder)
                 if training is None:
                     return
-                training.run(signals)
+                try:
+                    training.run(signals)
+                finally:
+                    if not still_there():
+                        raise RunFailed(f"{folder}: the folder is gone: it was moved or deleted during the training")
                 training.report()
     except ChildFailed as failure:
         raise RunFailed(f"{failure}\ncontinue with: {resume_command(folder)}") from failure

@@ -29,13 +29,11 @@ from ablate.config.serial import from_dict, to_dict
 from ablate.parallel.signals import SIGNALS, Interrupted
 from ablate.parallel.supervisor import die_with_parent
 from ablate.paths import ROOT
-from ablate.records.csv_writer import read_rows
 from ablate.records.files import read_json, write_json
 from ablate.records.manifest import lock_run, read_status
-from ablate.records.schema import CELL, CELL_LOG, COLUMNS, EPISODES, EVALUATIONS, MANIFEST, STATUS, UPDATES
-from ablate.runs.plan import Resolved, plan
+from ablate.records.schema import CELL, CELL_LOG, CHECKPOINTS, COLUMNS, EVALUATIONS, MANIFEST, STATUS
+from ablate.runs.plan import plan
 from ablate.runs.run import RunFailed, run
-from ablate.types import Counters
 
 POLL_S = 0.05
 STOP = ".stop"  # a file in a sweep's folder: running cells must write their checkpoints and end
@@ -242,31 +240,14 @@ def _train(config: Config, overrides: list[str], folder: Path) -> None:
     if (folder / MANIFEST).exists():
         try:
             resumed = plan(replace(config, resume=str(folder)), [])
-            _refuse_lost_rows(resumed, folder)
-        except (ConfigError, ValueError) as error:
+        except ConfigError as error:
             print(f"starting again: {error}")
         else:
             return run(resumed, folder, overrides)
     for name in (MANIFEST, STATUS, *COLUMNS):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     run(plan(config, []), folder, overrides)
-
-
-def _refuse_lost_rows(resumed: Resolved, folder: Path) -> None:
-    """Raise ValueError if a CSV file lacks rows that were written before the checkpoint."""
-    if resumed.resumed is None:
-        return
-    state, interval = resumed.resumed.state, resumed.config.log_interval
-    counters = Counters(**state["counters"])
-    counted = {
-        EPISODES: range(1, counters.episodes + 1),
-        UPDATES: range(interval, counters.updates + 1, interval),
-        EVALUATIONS: range(1, state["evaluations_done"] + 1),
-    }
-    for name, numbers in counted.items():
-        if lost := set(numbers) - {int(row[0]) for row in read_rows(folder / name).rows}:
-            raise ValueError(f"{folder / name} is damaged: {len(lost)} rows are missing, the first is {min(lost)}")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -20,14 +20,15 @@ from ablate.config.serial import flat, to_dict
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.paths import shown
 from ablate.records.durations import approximate
-from ablate.records.manifest import read_manifest, read_status
+from ablate.records.manifest import lock_folder, read_manifest, read_status
 from ablate.records.schema import EPISODES, MANIFEST, STATES, STUDY, UPDATES, cell_folder
 from ablate.records.study_file import StudyArm, StudyFile, read_study
 from ablate.sweeps.cell import attempts_of, run_cell
 from ablate.sweeps.study import NOT_COMPARED, Study, identity, identity_of, refuse_incomparable
 
 PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
-PROBE = "ablate-probe-"  # temporary folders have the name <PROBE><process id>-<random>
+PROBE = "ablate-probe-"  # temporary folders of probes have this prefix
+PROBE_STARTS_S = 60.0  # a younger folder may not be locked yet
 PROBE_S = 30.0  # a probe is stopped after this time, and its measurements so far are used
 MOST_PROBES = 4  # at most this many kinds of arms are probed; further kinds use the result of the first
 
@@ -234,8 +235,9 @@ def _probe(config: Config) -> tuple[float, float, float, float] | None:
     """(seconds to start, seconds per step, bytes, bytes per step) of a short run; None if it fails."""
     most = min(PROBE_STEPS[config.backend], most_steps(config))
     _remove_stale_probes()
-    with tempfile.TemporaryDirectory(prefix=f"{PROBE}{os.getpid()}-") as temporary:
-        folder = Path(temporary)
+    with tempfile.TemporaryDirectory(prefix=PROBE) as temporary, lock_folder(Path(temporary), "another probe's"):
+        folder = Path(temporary, "cell")  # a folder inside the locked one: the cell locks its own
+        folder.mkdir()
         limited = replace(config.sweep, time_limit_s=PROBE_S)
         short = replace(config, total_steps=most, max_episodes=None, seed=0, sweep=limited)
         short = algorithm_of(config).shortened(short)
@@ -255,9 +257,12 @@ def _probe(config: Config) -> tuple[float, float, float, float] | None:
 
 def _remove_stale_probes() -> None:
     """Remove the folders of probes whose sweep was killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PROBE}*-*"):
-        if not Path("/proc", folder.name.removeprefix(PROBE).partition("-")[0]).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in Path(tempfile.gettempdir()).glob(f"{PROBE}*"):
+        # A lock says more than a process id, which another container numbers in its own way.
+        with contextlib.suppress(ConfigError, OSError):
+            if time.time() - folder.stat().st_mtime > PROBE_STARTS_S:
+                with lock_folder(folder, "a probe runs"):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _last_wall_time(folder: Path) -> float:

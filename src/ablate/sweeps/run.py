@@ -21,7 +21,7 @@ from ablate.config.serial import to_dict
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.paths import shown
 from ablate.records.durations import approximate
-from ablate.records.files import write_json
+from ablate.records.files import remove_temporaries, write_json
 from ablate.records.manifest import lock_folder, provenance
 from ablate.records.schema import CELL, CELL_LOG
 from ablate.records.study_file import Provenance, StudyArm, StudyChange, StudyFile, write_study
@@ -81,15 +81,14 @@ def refuse_a_second(folder: Path) -> None:
             pass
 
 
-def _lock_sweep(folder: Path) -> AbstractContextManager[None]:
+def _lock_sweep(folder: Path) -> AbstractContextManager[Callable[[], bool]]:
     return lock_folder(folder, "another sweep runs in this folder")
 
 
 def _tidy(plan: SweepPlan) -> None:
     """Remove the temporary files of a killed sweep from folders in which no cell will run."""
     for folder in (plan.folder, *(cell.folder for cell in plan.cells if cell.state == "completed")):
-        for path in folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+        remove_temporaries(folder)
 
 
 def _rounds(
