@@ -20,7 +20,7 @@ from ablate.records.checkpoint import (
     write_checkpoint,
 )
 from ablate.records.csv_writer import CsvWriter, read_rows, trim
-from ablate.records.files import read_json, replace_atomically
+from ablate.records.files import read_json, remove_temporaries, replace_atomically
 from ablate.records.manifest import lock_run, write_manifest, write_status
 from ablate.records.schema import COLUMNS, EPISODES, STATUS, UPDATES
 from ablate.types import Counters

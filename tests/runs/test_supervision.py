@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import re
 import resource
+import shutil
 import signal
 import threading
 import time
@@ -570,6 +571,31 @@ def test_a_long_message_of_an_exception_is_shortened(start: Callable[..., Run], 
     assert re.fullmatch(r"worker-0 raised ValueError: first x+ \.\.\. \d+ characters \.\.\. x+ last", reason)
     assert len(reason) < 2100
     assert len(run.output + run.errors) < 50_000
+
+
+@pytest.mark.parametrize("then", ["deleted", "moved", "moved, and another one made"])
+def test_a_run_whose_folder_is_gone_fails(then: str, start: Callable[..., Run], tmp_path: Path) -> None:
+    run = new_run(start, tmp_path, "schedule=interleaved", *SOUND["manual"], ALONE, "max_episodes=3000")
+    wait_until_it_trains(run, evaluations=0)
+    if then == "deleted":
+        shutil.rmtree(run.folder)
+    else:
+        run.folder.rename(tmp_path / "moved")
+    if "made" in then:
+        (run.folder / "checkpoints").mkdir(parents=True)
+    assert run.exit_code() == 1
+    assert f"{run.folder}: the folder is gone: it was moved or deleted during the training" in run.errors
+    assert run.folder.exists() == ("made" in then)
+
+
+def test_two_runs_started_in_one_folder_do_not_mix(start: Callable[..., Run], tmp_path: Path) -> None:
+    settings = ("schedule=interleaved", *SOUND["manual"], ALONE, "max_episodes=300")
+    runs = [new_run(start, tmp_path, *settings, f"seed={seed}") for seed in (1, 2)]
+    codes = [run.exit_code() for run in runs]
+    assert sorted(codes) == [0, 2]
+    winner = codes.index(0) + 1
+    assert read_manifest(runs[0].folder)["config"]["seed"] == winner
+    assert runs[0].status()["state"] == "completed"
 
 
 def test_nohup_keeps_a_run_through_a_hangup(start: Callable[..., Run], tmp_path: Path) -> None:
