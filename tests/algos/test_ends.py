@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import config_of, job_of, work
 
 from ablate.algos.dqn import learner as dqn
@@ -19,11 +20,14 @@ def test_both_flags_are_recorded(algo: str, bootstrap: bool, tmp_path: Path) -> 
     options = ("algo.warmup_steps=40", "replay.capacity=100", "algo.batch_size=4") if algo == "dqn" else ()
     config = config_of(
         f"algo={algo}", *ENV, "schedule=interleaved", "workers=1", "max_episodes=6", "total_steps=null",
-        "evaluation.every_steps=null", f"algo.bootstrap_truncated={str(bootstrap).lower()}", *options,
+        "evaluation.every_steps=null", "backend=manual", f"algo.bootstrap_truncated={str(bootstrap).lower()}", *options,
     )  # fmt: skip
     if algo == "dqn":
         messages: list[object] = []
-        dqn.learn(messages.append, job_of(config, tmp_path)._replace(members=(0, 1)))
+        try:
+            dqn.learn(messages.append, job_of(config, tmp_path)._replace(members=(0, 1)))
+        finally:
+            torch.set_flush_denormal(False)  # a learner sets it for its whole process
     else:
         messages = work(job_of(config, tmp_path))
     ended = [message for message in messages if isinstance(message, EpisodeRecord)]

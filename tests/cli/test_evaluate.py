@@ -34,6 +34,7 @@ def saved_run(folder: Path, config: Config, **tensors: np.ndarray) -> Path:
     spec = spec_of(config.env)
     parameters = initial_parameters(architecture_of(config.model, spec), generator(1, Role.parameters))
     state = {"config": to_dict(config), "env_spec": asdict(spec)}
+    folder.mkdir(parents=True, exist_ok=True)
     write_checkpoint(folder / LAST_CHECKPOINT, Checkpoint({"parameters": parameters, **tensors}, state))
     (folder / "manifest.json").write_text("{}")
     return folder

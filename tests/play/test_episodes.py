@@ -107,6 +107,7 @@ def save(path: Path, config: Config, kind: str = "report_42", sharpness: float =
     if kind == "report_42" and normalised:
         tensors["normalisation"] = NORMALISATION
     state = {"config": to_dict(config), "env_spec": asdict(spec_of(config.env))}
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(path, Checkpoint(tensors, state))
     return path
 

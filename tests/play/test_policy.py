@@ -28,6 +28,7 @@ def saved(request: pytest.FixtureRequest, tmp_path):  # type: ignore[no-untyped-
     layout.initialise(parameters, generator(1, Role.parameters), 0.5)
     path = tmp_path / "run/checkpoints/last.safetensors"
     state = {"config": to_dict(config), "env_spec": asdict(spec)}
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(path, Checkpoint({"parameters": parameters}, state))
     return config, layout.views(torch.from_numpy(parameters)), path
 

@@ -14,7 +14,9 @@ from helpers import ROOT
 
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.files import read_json
+from ablate.records.manifest import write_status
 from ablate.records.schema import EPISODES, EVALUATIONS, LAST_CHECKPOINT, MANIFEST, UPDATES, WALL_CLOCK_COLUMNS
+from ablate.types import Counters
 
 
 def command(*overrides: str) -> list[str]:
@@ -162,7 +164,8 @@ def test_an_environment_that_cannot_be_saved_starts_a_new_episode(tmp_path: Path
 def test_a_run_without_a_checkpoint_starts_again(tmp_path: Path) -> None:
     quick = ("workers=1", "env.max_ep_step=50", "figures=false", "logger.display=off", "schedule=interleaved")
     run_folder(tmp_path / "run", *quick, "max_episodes=2")
-    (tmp_path / "run" / LAST_CHECKPOINT).unlink()
+    (tmp_path / "run" / LAST_CHECKPOINT).unlink()  # as if it had been killed before its first one
+    write_status(tmp_path / "run", "running", "", Counters(3, 30, 0))
     run_folder(tmp_path / "run", f"resume={tmp_path / 'run'}")
     assert list(pd.read_csv(tmp_path / "run" / EPISODES)["episode"]) == [1, 2]
     assert [resume["from"]["updates"] for resume in read_json(tmp_path / "run" / MANIFEST)["resumes"]] == [0]

@@ -544,7 +544,10 @@ def test_a_third_interrupt_leaves_no_process(start: Callable[..., Run], tmp_path
 
 @pytest.mark.parametrize(
     ("env", "reason", "exit_code"),
-    [("StartsDaemon-v0", "^$", 0), ("StartsDaemonAndCrashes-v0", "^worker-0 was killed by SIGSEGV$", 1)],
+    [
+        ("StartsDaemon-v0", "^max_episodes=40 reached$", 0),
+        ("StartsDaemonAndCrashes-v0", "^worker-0 was killed by SIGSEGV$", 1),
+    ],
 )
 def test_a_process_that_an_environment_started_hides_no_end(
     env: str, reason: str, exit_code: int, start: Callable[..., Run], tmp_path: Path

@@ -233,8 +233,8 @@ class OptimizerConfig:
     weight_decay: NonNegative = MISSING
     schedule: ScheduleKind = ScheduleKind.constant
     lr_end: NonNegative = 0.0
-    decay_steps: Count | None = None
-    decay_episodes: Count | None = None
+    decay_steps: Annotated[int, Field(ge=1)] | None = None  # its upper bound is that of total_steps
+    decay_episodes: Annotated[int, Field(ge=1)] | None = None
 
     def learning_rate(self, counters: Counters) -> float:
         """The step size when all workers have made these steps and episodes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -113,21 +114,21 @@ def _refuse_lost_rows(checkpoint: Checkpoint, folder: Path) -> None:
     resumes = read_manifest(folder).get("resumes", [])
     since = resumes[-1]["from"]["updates"] if resumes else 0  # log_interval may have been another one before
     every = state["config"]["log_interval"]
-    counted = {
-        EPISODES: range(1, counters.episodes + 1),
-        UPDATES: range(since // every * every + every, counters.updates + 1, every),
-        EVALUATIONS: range(1, state["evaluations_done"] + 1),
+    counted = {  # numbers in the first column, and how many rows have each
+        EPISODES: (range(1, counters.episodes + 1), 1),
+        UPDATES: (range(since // every * every + every, counters.updates + 1, every), 1),
+        EVALUATIONS: (range(1, state["evaluations_done"] + 1), state["config"]["evaluation"]["episodes"]),
     }
-    for name, numbers in counted.items():
+    for name, (numbers, each) in counted.items():
         try:
-            present = {int(row[0]) for row in read_rows(folder / name).rows}
+            present = Counter(int(row[0]) for row in read_rows(folder / name).rows)
         except ValueError as error:
             raise ConfigError(
                 f"{folder / name} is damaged: {error}; load= starts a new run from the parameters"
             ) from error
-        if lost := set(numbers) - present:
+        if lost := {number: each - present[number] for number in numbers if present[number] < each}:
             raise ConfigError(
-                f"{folder / name} is damaged: {len(lost)} rows are missing, the first is {min(lost)}; "
+                f"{folder / name} is damaged: {sum(lost.values())} rows are missing, the first is of {min(lost)}; "
                 "load= starts a new run from the parameters"
             )
 
