@@ -24,7 +24,7 @@ def command(*overrides: str) -> list[str]:
 
 
 def run_folder(folder: Path, *overrides: str) -> None:
-    subprocess.run(command(*overrides, f"hydra.run.dir={folder}"), check=True, timeout=120, capture_output=True)
+    subprocess.run(command(*overrides, f"hydra.run.dir={folder}"), check=True, timeout=280, capture_output=True)
 
 
 def rows(folder: Path, name: str) -> int:
@@ -69,7 +69,7 @@ CASES = [
     case("env=mountain_car_continuous", *COMPILED, "total_steps=1500000", "model.torso_hidden=[32]", kills=2),
     case("env=pendulum", *MANUAL, "max_episodes=200", kills=1),
     case("env=pendulum", "max_episodes=500", "backend=autograd", "optimizer.amsgrad=true", kills=3),
-    case("env=cartpole", *MANUAL, "max_episodes=2000", kills=2),
+    case("env=cartpole", *MANUAL, "max_episodes=800", kills=2),
     case(
         "env=acrobot",
         *MANUAL,
@@ -92,6 +92,7 @@ CASES = [
 ]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("overrides", "kills"), CASES)
 def test_killed_and_resumed_equals_uninterrupted(overrides: tuple[str, ...], kills: int, tmp_path: Path) -> None:
     options = ("schedule=interleaved", "workers=3", "evaluation.every_steps=1000", "evaluation.episodes=2",
@@ -111,7 +112,7 @@ def test_killed_and_resumed_equals_uninterrupted(overrides: tuple[str, ...], kil
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         arguments = [f"resume={broken}"]
-    output = subprocess.run(command(f"resume={broken}"), check=True, timeout=120, capture_output=True, text=True)
+    output = subprocess.run(command(f"resume={broken}"), check=True, timeout=280, capture_output=True, text=True)
     assert "completed" in output.stdout
     same(whole, broken)
 
@@ -146,7 +147,7 @@ def test_a_run_without_its_replay_continues_and_says_what_differs(tmp_path: Path
                "evaluation.every_steps=null", "figures=false", "logger.display=plain")  # fmt: skip
     run_folder(tmp_path / "run", *options, "total_steps=1000")
     again = command(f"resume={tmp_path / 'run'}", "total_steps=2000")
-    output = subprocess.run(again, check=True, timeout=120, capture_output=True, text=True).stdout
+    output = subprocess.run(again, check=True, timeout=280, capture_output=True, text=True).stdout
     assert "replay was not saved" in output
     steps = pd.read_csv(tmp_path / "run" / UPDATES)["global_step"].to_numpy()
     assert not ((steps > 1000) & (steps <= 1200)).any()
@@ -158,7 +159,7 @@ def test_an_environment_that_cannot_be_saved_starts_a_new_episode(tmp_path: Path
     options = ("env=lunar_lander", "workers=1", "schedule=interleaved", "figures=false", "logger.display=plain")
     run_folder(tmp_path / "run", *options, "max_episodes=null", "total_steps=300", "evaluation.every_steps=null")
     again = command(f"resume={tmp_path / 'run'}", "total_steps=600")
-    assert "cannot be saved" in subprocess.run(again, check=True, timeout=120, capture_output=True, text=True).stdout
+    assert "cannot be saved" in subprocess.run(again, check=True, timeout=280, capture_output=True, text=True).stdout
 
 
 def test_a_run_without_a_checkpoint_starts_again(tmp_path: Path) -> None:
