@@ -15,7 +15,7 @@ from helpers import ROOT
 
 from ablate.records.schema import EPISODES
 
-SEEDS = 30
+SEEDS = 24
 
 
 def episodes(folder: Path, *overrides: str) -> pd.DataFrame:
@@ -51,16 +51,16 @@ def test_a3c_learns_cartpole(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_compiled_learns_as_manual_does(tmp_path: Path) -> None:
     """The 90% confidence interval of the difference in AUC is within ±0.2 reward per step, of the 5 that can be learnt.
 
     The runs of a pair share all random streams, but rounding makes them differ long before learning begins. The
-    difference of a pair has a standard deviation of 0.2 to 0.26: 30 seeds give ±0.08 (60 gave -0.07 to 0.02)."""
+    difference of a pair has a standard deviation of 0.2 to 0.26, so that 24 seeds give ±0.1."""
 
     def auc(cell: tuple[int, str]) -> float:
         seed, backend = cell
-        settings = ("workers=4", "max_episodes=600", f"backend={backend}", f"seed={seed}")
+        settings = ("workers=4", "max_episodes=400", f"backend={backend}", f"seed={seed}")
         return episodes(tmp_path / f"{backend}-{seed}", *settings)["mean_step_reward"].mean()
 
     with ThreadPoolExecutor(2) as pool:
