@@ -142,10 +142,11 @@ def test_dqn_times_every_part_of_an_update(replay: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_atari_measures_emulator_environments_training_and_parts() -> None:
     options = ["--seconds", "0.3", "--repeats", "1", "--workers", "1"]
     command = [sys.executable, str(ROOT / "src/benchmark.py"), "atari", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=880)
     assert done.returncode == 0, done.stderr
     number = r"[\d.]+"
     kinds = ("emulator", "gymnasium's AtariPreprocessing", "ale-py's vector environment")
@@ -168,9 +169,10 @@ def test_atari_measures_emulator_environments_training_and_parts() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_learning_scores_a_run_next_to_random_play() -> None:
     command = [sys.executable, str(ROOT / "src/benchmark.py"), "learning", "--seconds", "20", "--workers", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=880)
     assert done.returncode == 0, done.stderr
     score = r"([\d.]+) +([\d.]+)–([\d.]+)"
     random = re.search(rf"^ *random +{score} *$", done.stdout, re.M)
