@@ -171,7 +171,7 @@ def test_atari_measures_emulator_environments_training_and_parts() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_learning_scores_a_run_next_to_random_play() -> None:
-    command = [sys.executable, str(ROOT / "src/benchmark.py"), "learning", "--seconds", "20", "--workers", "1"]
+    command = [sys.executable, str(ROOT / "src/benchmark.py"), "learning", "--seconds", "45", "--workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=880)
     assert done.returncode == 0, done.stderr
     score = r"([\d.]+) +([\d.]+)–([\d.]+)"
@@ -186,4 +186,4 @@ def test_learning_scores_a_run_next_to_random_play() -> None:
     assert (float(trained[3]) > 2 * float(random[3])) == (trained[5] == "yes")
     for mean, low, high in (random.groups(), trained.groups()[1:4]):
         assert 0 <= float(low) < float(mean) < float(high)
-    assert "again: python src/benchmark.py learning --seconds 20 --repeats 1 --workers 1" in done.stdout
+    assert "again: python src/benchmark.py learning --seconds 45 --repeats 1 --workers 1" in done.stdout
