@@ -5,7 +5,8 @@ import yaml
 from helpers import ROOT
 from matplotlib.figure import Figure
 
-from ablate.analysis.published import draw_published, game_of, published_scores
+from ablate.analysis.published import draw_published, published_scores
+from ablate.config.derived import game_of
 from ablate.envs.reference_scores import SCORES
 
 BREAKOUT = {"env": {"id": "BreakoutNoFrameskip-v4", "sticky_actions": 0.0}, "algo": {"name": "a3c"}}

@@ -45,8 +45,8 @@ class Algorithm(ABC):
 
     # Before anything is made.
 
-    def default_model(self, env: str, has_images: bool) -> str:
-        """The option of the group `model` for an option of the group `env`."""
+    def default_model(self, has_images: bool) -> str:
+        """The option of the group `model` for environments with or without images."""
         return "conv_lstm_42" if has_images else "mlp"
 
     def default_optimizer(self, has_images: bool) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from omegaconf import OmegaConf
 
+from ablate.config.derived import game_of
 from ablate.paths import ROOT
 
 FILE = ROOT / "conf/published_scores.yaml"
@@ -44,12 +44,6 @@ class PublishedScore:
     def label(self, env: Mapping[str, Any]) -> str:
         """The words of the legend."""
         return f"{self.program} ({'; '.join([self.source, *self.differences(env)])})"
-
-
-def game_of(env_id: str) -> str | None:
-    """The game of an id of ale-py (ALE/Breakout-v5, BreakoutNoFrameskip-v4), or what else stands there; None: no id."""
-    match = re.fullmatch(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?-v\d+", env_id)
-    return match[1] if match else None
 
 
 @cache

@@ -47,7 +47,7 @@ def _has_images(env: str) -> bool:
 
 def _default_model(algo: str, env: str) -> str:
     """The option of the group `model` for this algorithm and environment."""
-    return algorithm_named(algo).default_model(env, _has_images(env))
+    return algorithm_named(algo).default_model(_has_images(env))
 
 
 def _default_optimizer(algo: str, env: str) -> str:

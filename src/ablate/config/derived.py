@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ablate.config.schema import Config
 from ablate.types import Counters
 
@@ -33,3 +35,9 @@ def cuda_index(device: str) -> int:
 def evaluation_horizon(config: Config) -> int | None:
     """Steps after which an evaluation episode is cut; None if there is no limit."""
     return config.evaluation.horizon or config.env.max_ep_step
+
+
+def game_of(env_id: str) -> str | None:
+    """The game of an id of ale-py (ALE/Breakout-v5, BreakoutNoFrameskip-v4), or what else stands there; None: no id."""
+    match = re.fullmatch(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?-v\d+", env_id)
+    return match[1] if match else None

@@ -5,7 +5,7 @@ that dqn_zoo and rliable use."""
 
 from __future__ import annotations
 
-import re
+from ablate.config.derived import game_of
 
 # game: (random, human)
 SCORES: dict[str, tuple[float, float]] = {
@@ -31,5 +31,4 @@ SCORES: dict[str, tuple[float, float]] = {
 
 def reference_scores(env_id: str) -> tuple[float, float] | None:
     """(random, human) of a game by its id (ALE/Breakout-v5, BreakoutNoFrameskip-v4), or None if they are not known."""
-    match = re.fullmatch(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?-v\d+", env_id)
-    return SCORES.get(match[1]) if match else None
+    return SCORES.get(game_of(env_id) or "")

@@ -106,8 +106,8 @@ class A3C(Algorithm):
         names = ["worker-" + "-".join(map(str, first_and_last)) for first_and_last in ends]
         return [Process(name, module, "work", group) for name, group in zip(names, groups, strict=True)]
 
-    def default_model(self, env: str, has_images: bool) -> str:
-        return "conv_84_small" if has_images else super().default_model(env, has_images)
+    def default_model(self, has_images: bool) -> str:
+        return "conv_84_small" if has_images else super().default_model(has_images)
 
     def default_optimizer(self, has_images: bool) -> str:
         return "rmsprop" if has_images else super().default_optimizer(has_images)

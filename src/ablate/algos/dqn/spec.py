@@ -154,7 +154,7 @@ class DQN(Algorithm):
             Process("actor", "ablate.algos.dqn.actor", "act", (ACTOR,)),
         ]
 
-    def default_model(self, env: str, has_images: bool) -> str:
+    def default_model(self, has_images: bool) -> str:
         return "dqn_84" if has_images else "dqn_mlp"
 
     def default_replay(self) -> str:
