@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev,video,box2d
 
-.PHONY: run test test-slow test-distributed check install benchmark clean
+.PHONY: run test test-slow test-distributed check install benchmark docs clean
 
 run: install  ## train A3C on Pendulum; print where the CSV files, the checkpoint and the figure are
 	$(BIN)/python src/run.py algo=a3c env=pendulum workers=4
@@ -28,6 +28,9 @@ check: install
 
 benchmark: install  ## speed of A3C, compared with a plain loop
 	$(BIN)/python src/benchmark.py
+
+docs: install  ## generate docs/configuration.md from the schema and the comments in conf/
+	$(BIN)/python -m ablate.cli.configuration_page
 
 install: $(VENV)/.installed
 

@@ -5,7 +5,7 @@ compiled  backend=compiled, its kernels compared with one written for the Pendul
 arms      all runs of that report's two ablations, with --repeats seeds each
 atari     A3C-LSTM on Breakout, compared with the emulator alone, and the parts of a step
 dqn       DQN on Breakout, compared with stable-baselines3 (extra [bench]), and the parts of an update
-learning  A3C-LSTM's score on Breakout after --seconds of training, for --repeats seeds
+learning  A3C's score on Breakout after --seconds of training, for --repeats seeds
 
 Ratios are between runs that took turns on the same machine, so that its drift affects all of them equally.
 """

@@ -10,17 +10,26 @@ import pytest
 import yaml
 from helpers import ROOT, config_of
 
-README = (ROOT / "README.md").read_text()
-CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
+from ablate.cli.configuration_page import PAGE, keys_of, page, shown
+
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in FILES}
-COMMANDS = {
-    command: page
-    for page, text in PAGES.items()
-    for command in re.findall(r"^python src/run\.py.*$", text, re.MULTILINE)
-    if "<" not in command and "-m" not in command and "--" not in command
+STUDIES = {  # by page: the study that it shows
+    name: yaml.safe_load(blocks[0])["sweep"]
+    for name, text in PAGES.items()
+    if (blocks := re.findall(r"```yaml\n(# @package _global_\n.+?)```", text, re.DOTALL))
 }
-LINKS = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\((?!http)([^)]+)\)", text)]
+COMMANDS = {
+    command: name
+    for name, text in PAGES.items()
+    for command in re.findall(r"^python src/run\.py.*$", text, re.MULTILINE)
+    if "<" not in command
+    and "-m" not in command
+    and "--" not in command
+    # a study that the page tells the reader to write: see `test_the_arms_of_a_study_compose`
+    and not (name in STUDIES and f"sweep={STUDIES[name]['name']}" in command)
+}
+LINKS = [(name, link) for name, text in PAGES.items() for link in re.findall(r"\]\((?!http)([^)]+)\)", text)]
 
 
 def tracked(folder: str) -> list[str]:
@@ -38,7 +47,7 @@ def anchors(text: str) -> set[str]:
 
 
 def test_the_pages_have_commands() -> None:
-    assert len(COMMANDS) > 30
+    assert len(COMMANDS) >= 30
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -46,22 +55,26 @@ def test_a_command_composes(command: str) -> None:
     config_of(*shlex.split(command.partition("#")[0])[2:])
 
 
-@pytest.mark.parametrize(("page", "link"), LINKS)
-def test_a_link_leads_somewhere(page: str, link: str) -> None:
+@pytest.mark.parametrize(("name", "link"), LINKS)
+def test_a_link_leads_somewhere(name: str, link: str) -> None:
     path, _, anchor = link.partition("#")
-    target = (ROOT / page).parent / path if path else ROOT / page
+    target = (ROOT / name).parent / path if path else ROOT / name
     assert target.is_file()
     assert not anchor or anchor in anchors(target.read_text())
 
 
-@pytest.mark.parametrize("page", sorted(PAGES.keys() - {"README.md"}))
-def test_the_readme_leads_to_every_page(page: str) -> None:
-    assert ("README.md", page) in LINKS
+@pytest.mark.parametrize("name", sorted(PAGES.keys() - {"README.md"}))
+def test_the_readme_leads_to_every_page(name: str) -> None:
+    assert ("README.md", name) in LINKS
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES["README.md"].split()) <= 900
 
 
 @pytest.mark.parametrize("group", sorted(p.name for p in (ROOT / "conf").iterdir() if p.is_dir() and p.name != "hydra"))
 def test_the_table_names_every_option(group: str) -> None:
-    row = next(line for line in CONFIGURATION.splitlines() if line.startswith(f"| `{group}` |"))
+    row = next(line for line in PAGES["docs/configuration.md"].splitlines() if line.startswith(f"| `{group}` |"))
     options = tracked(f"conf/{group}")
     assert options
     for option in options:
@@ -73,13 +86,10 @@ def test_every_study_is_listed(study: str) -> None:
     assert f"`{study}`" in PAGES["docs/sweeps.md"]
 
 
-def study_shown_in(page: str) -> str:
-    return re.findall(r"```yaml\n(.+?)```", PAGES[page], re.DOTALL)[0]
-
-
 def test_the_study_shown_in_the_readme_runs(tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
-    (tmp_path / "sweep/entropy.yaml").write_text(study_shown_in("README.md"))
+    shown_study = re.findall(r"```yaml\n(.+?)```", PAGES["README.md"], re.DOTALL)[0]
+    (tmp_path / "sweep/entropy.yaml").write_text(shown_study)
     command = [sys.executable, "src/run.py", f"--config-dir={tmp_path}", "sweep=entropy", "sweep.dry_run=true"]
     command.append("hydra/launcher=slurm")  # a cluster is not probed
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -88,10 +98,35 @@ def test_the_study_shown_in_the_readme_runs(tmp_path: Path) -> None:
 
 
 def test_the_sweeps_page_shows_the_same_study_with_comments() -> None:
-    assert yaml.safe_load(study_shown_in("docs/sweeps.md")) == yaml.safe_load(study_shown_in("README.md"))
+    assert STUDIES["docs/sweeps.md"] == STUDIES["README.md"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_arms_of_a_study_compose(name: str) -> None:
+    study = STUDIES[name]
+    for arm in study["arms"].values():
+        config_of(*study["base"], *arm["overrides"])
 
 
 def test_every_top_level_key_is_named() -> None:
     keys = re.findall(r"^(\w+):", (ROOT / "conf/config.yaml").read_text(), re.MULTILINE)
     for key in set(keys) - {"defaults"}:
-        assert re.search(rf"\b{key}\b", CONFIGURATION), key
+        assert re.search(rf"\b{key}\b", PAGES["docs/configuration.md"]), key
+
+
+def test_the_configuration_page_is_what_make_docs_generates() -> None:
+    assert PAGE.read_text() == page(), "run make docs"
+
+
+def test_keys_are_read_with_their_values_and_comments(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("# Base.\na: 1     # first\nb: [2]   # second,\n         # in two lines\n")
+    (tmp_path / "own.yaml").write_text(
+        "# Own.\ndefaults:\n  - base\n  - _self_\n\na: 3\nc:       # third\n  d: x   # fourth\n"
+    )
+    keys = keys_of(tmp_path / "own.yaml")
+    assert {key: (shown(own.value), own.comment) for key, own in keys.items()} == {
+        "a": ("`3`", "first"),
+        "b": ("`[2]`", "second, in two lines"),
+        "c": ("`d`", "third"),
+        "c.d": ("`x`", "fourth"),
+    }
