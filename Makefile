@@ -29,8 +29,14 @@ check: install
 benchmark: install  ## speed of A3C, compared with a plain loop
 	$(BIN)/python src/benchmark.py
 
-docs: install  ## generate docs/configuration.md from the schema and the comments in conf/
+docs: install  ## generate docs/configuration.md, and build the site in build/site (works offline, with search)
 	$(BIN)/python -m ablate.cli.configuration_page
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	mkdir -p build/pages/sweeps
+	ln -sfn ../../docs build/pages/docs
+	ln -sfn ../../../sweeps/results build/pages/sweeps/results
+	ln -sf ../../README.md ../../CONTRIBUTING.md ../../CHANGELOG.md ../../CITATION.cff build/pages/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 install: $(VENV)/.installed
 
