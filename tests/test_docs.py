@@ -6,7 +6,7 @@ import shlex
 import pytest
 from helpers import ROOT, config_of
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHOWN = re.findall(r"`(src/[\w/.]+\.py)`:\n\n```python\n(.*?)\n```", (ROOT / "docs/design.md").read_text(), re.DOTALL)
 
 
