@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev,video,box2d
 
-.PHONY: run test test-slow test-distributed check install benchmark docs clean
+.PHONY: run test test-slow test-distributed slurm ray check install benchmark docs clean
 
 run: install  ## train A3C on Pendulum; print where the CSV files, the checkpoint and the figure are
 	$(BIN)/python src/run.py algo=a3c env=pendulum workers=4
@@ -15,11 +15,16 @@ test: check  ## ruff, mypy and the quick tests
 test-slow: install  ## the tests that train, or kill processes, for minutes
 	$(BIN)/python -m pytest -m 'slow and not distributed' -n 2 --dist worksteal
 
-test-distributed: install  ## sweeps with Slurm and Ray on this machine (needs Debian and root: it installs Slurm)
+test-distributed: slurm ray  ## sweeps with Slurm and Ray on this machine, at the same time
+	$(BIN)/python -m pytest -m distributed -n 2 --dist loadfile
+
+slurm: install  ## a Slurm on this machine (needs Debian and root)
 	apt-get update --quiet
 	apt-get install --yes --no-install-recommends slurmctld slurmd slurmdbd slurm-client munge mariadb-server
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),slurm,ray]'
-	$(BIN)/python -m pytest -m distributed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),slurm]'
+
+ray: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),ray]'
 
 check: install
 	$(BIN)/ruff check .

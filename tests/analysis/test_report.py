@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -254,9 +255,35 @@ def plot(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=240, env=environment)
 
 
+@pytest.fixture(scope="module")
+def reported(folder: Path) -> Path:
+    """The sweep's folder with its report and all its figures."""
+    written = write_report(summarise(load_sweep(folder)))
+    assert written[0] == folder / REPORT
+    return folder
+
+
 @pytest.mark.slow
-def test_plot_redraws_a_sweep_from_its_csvs_without_torch(tmp_path: Path) -> None:
-    sweep = write_sweep(tmp_path / "small", {"a": {}, "b": {}}, seeds=range(2), episodes=10)
+def test_figures_are_png_and_pdf(reported: Path) -> None:
+    drawn = {path.name: path.read_bytes() for path in (reported / "figures").iterdir()}
+    names = {name.rpartition(".")[0] for name in drawn}
+    assert set(drawn) == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
+    assert {
+        "arms_training",
+        "curves_evaluation_episode",
+        "curves_training_wall_time_s",
+        "scores_auc",
+        "staleness",
+    } <= names
+    assert all(content.startswith(b"\x89PNG" if name.endswith("png") else b"%PDF") for name, content in drawn.items())
+
+
+@pytest.mark.slow
+def test_plot_redraws_the_same_figures_from_the_csvs_without_torch(reported: Path, tmp_path: Path) -> None:
+    sweep = shutil.copytree(reported, tmp_path / reported.name)
+    shutil.rmtree(sweep / "figures")
+    for name in (REPORT, "summary.csv", "verdict.md", "export.npz"):
+        (sweep / name).unlink()
     code = f"""
 import runpy, sys
 try:
@@ -273,6 +300,11 @@ finally:
     assert set(printed[1:]) == set((sweep / "figures").glob("*.png"))
     for name in (REPORT, "summary.csv", "verdict.md", "export.npz"):
         assert (sweep / name).stat().st_size > 0
+    before, after = (
+        {path.name: path.read_bytes() for path in (one / "figures").iterdir()} for one in (reported, sweep)
+    )
+    assert before.keys() == after.keys()
+    assert [name for name, content in before.items() if after[name] != content] == []
 
 
 def test_plot_reports_a_damaged_study_in_one_line(tmp_path: Path) -> None:
@@ -284,12 +316,12 @@ def test_plot_reports_a_damaged_study_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser(reported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no chromium or chromium-browser on PATH (Debian: apt-get install chromium)")
     opened = Browser(tmp_path_factory.mktemp("chromium"))
     try:
-        opened.open(write_report(summarise(load_sweep(folder)))[0])
+        opened.open(reported / REPORT)
         yield opened
     finally:
         opened.close()

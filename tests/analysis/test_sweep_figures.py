@@ -256,25 +256,6 @@ def test_a_refused_figure_names_the_reason_and_removes_the_old_file(tmp_path: Pa
     assert isinstance(drawn["scores_fluctuation"], bytes)  # of training, per step
 
 
-@pytest.mark.slow
-def test_figures_are_png_and_pdf_with_the_same_bytes_each_time(tmp_path: Path) -> None:
-    folder = write_sweep(tmp_path / "one", {"only": {}, "other": {}}, seeds=range(2), episodes=10)
-    summary = summarise(load_sweep(folder))
-    names = {drawing.name for drawing, _ in write_figures(summary)}
-    assert {
-        "arms_training",
-        "curves_evaluation_episode",
-        "curves_training_wall_time_s",
-        "scores_auc",
-        "staleness",
-    } <= names
-    first = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
-    assert set(first) == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
-    assert all(content.startswith(b"\x89PNG" if name.endswith("png") else b"%PDF") for name, content in first.items())
-    list(write_figures(summary))
-    assert {path.name: path.read_bytes() for path in (folder / "figures").iterdir()} == first
-
-
 def test_each_environment_has_figures_of_its_own(tmp_path: Path) -> None:
     arms = {"pole": {"overrides": ["env=cartpole"]}, "bob": {"overrides": ["env=pendulum"]}}
     summary = summarise(load_sweep(write_sweep(tmp_path / "two", arms, seeds=range(2), episodes=10)))

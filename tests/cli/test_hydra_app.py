@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from ablate.records.manifest import lock_run
-from ablate.records.schema import EPISODES, LAST_CHECKPOINT
+from ablate.records.schema import LAST_CHECKPOINT
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_ONCE = 2
@@ -327,25 +327,6 @@ def test_help_does_not_import_torch(program: Program) -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "hydra" in imported
     assert not {"torch", "pandas", "matplotlib", "scipy"} & imported
-
-
-@pytest.mark.slow
-def test_our_sweeper_and_hydras_basic_sweeper_train_every_job(program: Program) -> None:
-    for sweeper, names in (("ablate", ["seed=1", "seed=2"]), ("basic", ["0", "1"])):
-        before = program.files()
-        done = program("-m", *TINY, "evaluation.every_steps=20", "seed=1,2", f"hydra/sweeper={sweeper}")
-        assert done.returncode == 0, done.stderr
-        made = program.files() - before
-        assert sorted(path.parent.name for path in made if path.name == EPISODES) == names
-        assert all(len(path.read_text().splitlines()) == 2 for path in made if path.name == EPISODES)
-
-
-@pytest.mark.slow
-def test_multirun_accepts_several_env_ids(program: Program) -> None:
-    before = program.files()
-    done = program("-m", *TINY, "evaluation.every_steps=20", "env.id=Pendulum-v1,CartPole-v1")
-    assert done.returncode == 0, done.stderr
-    assert sum(path.name == EPISODES for path in program.files() - before) == 2
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from processes import Run, all_processes, command_of, count_rows
+from processes import Run, all_processes, command_of, count_rows, is_spawned, parent_of
 
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.manifest import read_manifest
@@ -65,6 +65,14 @@ class Sweep(Run):
         """The processes of the arm's cell, on any node of this machine."""
         wanted = [b"ablate.sweeps.cell", str(self.cell(arm)).encode()]
         return [pid for pid in all_processes() if command_of(pid)[-2:] == wanted]
+
+    def hang(self, arm: str) -> None:
+        """Stop the worker of the arm's cell, so that it obeys no command."""
+        cells = self.cell_processes(arm)
+        workers = [pid for pid in all_processes() if is_spawned(pid) and parent_of(pid) in cells]
+        assert workers
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
 
     def kill_cell(self, arm: str) -> None:
         for pid in self.cell_processes(arm):

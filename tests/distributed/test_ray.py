@@ -140,8 +140,11 @@ def test_ctrl_c_interrupts_running_cells_with_checkpoints(
 
 
 def test_an_impatient_ctrl_c_leaves_nothing(start: Callable[..., Sweep]) -> None:
-    sweep = start({"hangs-on": env("Slow", after=100, step_s=3), "slow": SLOW}, "hang_timeout_s=100")
-    sweep.wait_until(lambda: sweep.trains("hangs-on", "slow"), "training", WAIT_S)
+    """One cell cannot stop at the first Ctrl-C: its worker hangs."""
+    arms = {"hangs": [*SLOW, "algo.t_max=5"], "slow": [*SLOW, "algo.t_max=6"]}
+    sweep = start(arms, "hang_timeout_s=200")
+    sweep.wait_until(lambda: sweep.trains(*arms), "training", WAIT_S)
+    sweep.hang("hangs")
     for _ in range(2):
         os.killpg(sweep.process.pid, signal.SIGINT)
         time.sleep(0.5)

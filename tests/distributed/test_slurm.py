@@ -161,9 +161,11 @@ def test_ctrl_c_leaves_no_job(cluster: SlurmCluster, start: Callable[..., Sweep]
 
 
 def test_an_impatient_ctrl_c_leaves_no_job_either(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
-    arms = {"hangs-on": env("Slow", after=100, step_s=3), "slow": SLOW}
-    sweep = start(arms, "hang_timeout_s=100", "hydra.launcher.cpus_per_task=4")
+    """One cell cannot stop at the first Ctrl-C: its worker hangs."""
+    arms = {"hangs": [*SLOW, "algo.t_max=5"], "slow": [*SLOW, "algo.t_max=6"]}
+    sweep = start(arms, "hang_timeout_s=200", "hydra.launcher.cpus_per_task=4")
     sweep.wait_until(lambda: sweep.trains(*arms), "training", WAIT_S)
+    sweep.hang("hangs")
     for _ in range(2):
         os.killpg(sweep.process.pid, signal.SIGINT)
         time.sleep(0.5)

@@ -162,8 +162,7 @@ IN_CELLS: Faults = {
 }
 
 
-@pytest.mark.parametrize(("launcher", "faults"), [("local", "workers"), ("local", "cells"), ("basic", "workers"),
-                                                  ("basic", "cells")])  # fmt: skip
+@pytest.mark.parametrize(("launcher", "faults"), [("local", "workers"), ("basic", "cells")])
 def test_five_good_cells_complete_next_to_four_faulty_ones(
     launcher: str, faults: str, sweep: Callable[..., Sweep]
 ) -> None:
@@ -265,9 +264,10 @@ def _attempts(folder: Path) -> int:
 # Signals.
 
 
-@pytest.mark.parametrize("launcher", ["local", "basic"])
 @pytest.mark.parametrize(
-    ("number", "group"), [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, False)], ids=str
+    ("number", "group", "launcher"),
+    [(signal.SIGINT, True, "local"), (signal.SIGTERM, False, "local"), (signal.SIGINT, False, "basic")],
+    ids=str,
 )
 def test_a_signal_lets_running_cells_write_checkpoints(
     number: signal.Signals, group: bool, launcher: str, sweep: Callable[..., Sweep]
@@ -300,9 +300,7 @@ def test_a_signal_lets_running_cells_write_checkpoints(
     assert_nothing_is_left(one, again)
 
 
-@pytest.mark.parametrize(
-    ("number", "launcher"), [(signal.SIGINT, "local"), (signal.SIGINT, "basic"), (signal.SIGTERM, "local")], ids=str
-)
+@pytest.mark.parametrize(("number", "launcher"), [(signal.SIGINT, "basic"), (signal.SIGTERM, "local")], ids=str)
 def test_a_second_signal_stops_at_once(number: signal.Signals, launcher: str, sweep: Callable[..., Sweep]) -> None:
     """The cell's worker hangs, so it writes no checkpoint."""
     one = sweep({"slow": SLOW}, f"hydra/launcher={launcher}", "sweep.seeds=1-2", "hang_timeout_s=200")
@@ -390,10 +388,9 @@ def test_a_failed_cell_is_retried(sweep: Callable[..., Sweep], tmp_path: Path) -
     assert_nothing_is_left(one, run)
 
 
-@pytest.mark.parametrize("launcher", ["local", "basic"])
-def test_fail_fast_stops_the_sweep_at_the_first_failure(launcher: str, sweep: Callable[..., Sweep]) -> None:
+def test_fail_fast_stops_the_sweep_at_the_first_failure(sweep: Callable[..., Sweep]) -> None:
     arms = {"raises": RAISES, "slow": SLOW, "good": SOUND}
-    one = sweep(arms, SLOWER, "sweep.fail_fast=true", f"hydra/launcher={launcher}", "sweep.parallel=2")
+    one = sweep(arms, SLOWER, "sweep.fail_fast=true", "sweep.parallel=2")
     run = one.start()
     assert run.exit_code(LONG_S) == 1, run.output
     assert "stopping: a cell failed (sweep.fail_fast)" in run.output
@@ -468,18 +465,6 @@ def test_incomplete_cells_with_damaged_files_run_again(sweep: Callable[..., Swee
     assert_nothing_is_left(one, again)
 
 
-def test_a_torn_line_of_a_completed_cell_is_counted(sweep: Callable[..., Sweep]) -> None:
-    one = sweep({"good": SOUND})
-    assert one.start().exit_code(LONG_S) == 0
-    rows = len(load_sweep(one.folder).episodes)
-    with (one.cell("good") / EPISODES).open("a") as file:
-        file.write("9999,1,2")
-    assert (len(load_sweep(one.folder).episodes), load_sweep(one.folder).torn) == (rows, 1)
-    again = one.start()
-    assert again.exit_code(LONG_S) == 0
-    assert "1 completed, 0 to run" in again.output
-
-
 def test_a_sweep_of_a_folder_in_use_is_refused(sweep: Callable[..., Sweep]) -> None:
     one = sweep({"slow": SLOW})
     first = one.start()
@@ -496,11 +481,10 @@ def test_a_sweep_of_a_folder_in_use_is_refused(sweep: Callable[..., Sweep]) -> N
 # Other sweepers.
 
 
-@pytest.mark.parametrize("launcher", ["local", "basic"])
-def test_hydras_own_sweeper_trains_each_job(launcher: str, tmp_path: Path) -> None:
+def test_hydras_own_sweeper_trains_each_job(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    arguments = ("-m", "hydra/sweeper=basic", f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}", *BASE,
-                 "evaluation.every_seconds=null", "figures=false")  # fmt: skip
+    arguments = ("-m", "hydra/sweeper=basic", f"hydra.sweep.dir={folder}", *BASE, "evaluation.every_seconds=null",
+                 "figures=false")  # fmt: skip
     run = Run(folder, *arguments, "algo.gamma=0.63,0.5")
     assert run.exit_code(LONG_S) == 1, run.output
     assert "worker-0-1 raised ValueError: the environment is broken" in run.errors
