@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import cv2
 import gymnasium
 import numpy as np
 import pytest
-from helpers import ROOT, config_of
+from helpers import config_of
 from scipy import stats
 
 from ablate.cli import evaluate
@@ -40,9 +40,21 @@ def saved_run(folder: Path, config: Config, **tensors: np.ndarray) -> Path:
     return folder
 
 
-def run_program(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "src/evaluate.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+Program = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    """`python src/evaluate.py <arguments>` in this process, which has imported torch already.
+
+    tests/examples/test_my_algorithm.py starts it as a program."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr("sys.argv", ["src/evaluate.py", *arguments])
+        code = evaluate.program()
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return run
 
 
 def episodes_of(*returns: float) -> list[Episode]:
@@ -72,26 +84,28 @@ def test_the_summary_omits_an_unknown_human_score() -> None:
 
 
 @pytest.mark.parametrize("variant", [(), ("env.mode=4",)])
-def test_only_the_default_variant_of_a_game_has_a_human_score(tmp_path: Path, variant: tuple[str, ...]) -> None:
+def test_only_the_default_variant_of_a_game_has_a_human_score(
+    tmp_path: Path, variant: tuple[str, ...], program: Program
+) -> None:
     run = saved_run(
         tmp_path / "run", config_of("env=breakout", "model=conv_pool_lstm_80", "env.preprocessing=report_80", *variant)
     )
-    done = run_program(f"run={run}", "episodes=2", "horizon=5")
+    done = program(f"run={run}", "episodes=2", "horizon=5")
     assert done.returncode == 0, done.stderr
     assert ("human    " in done.stdout) == (not variant)
 
 
-def test_a_mistyped_run_suggests_the_nearest_path(tmp_path: Path) -> None:
+def test_a_mistyped_run_suggests_the_nearest_path(tmp_path: Path, program: Program) -> None:
     saved_run(tmp_path / "breakout_1", config_of("env=cartpole"))
     saved_run(tmp_path / "other", config_of("env=cartpole"))
     typo = tmp_path / "braekout_1"
-    done = run_program(f"run={typo}")
+    done = program(f"run={typo}")
     assert done.returncode == 2
     assert done.stderr == f"{typo}: no such run or checkpoint; did you mean {tmp_path / 'breakout_1'}?\n"
     checkpoint = tmp_path / "breakout_1" / LAST_CHECKPOINT
-    done = run_program(f"run={checkpoint.with_name('lst.safetensors')}")
+    done = program(f"run={checkpoint.with_name('lst.safetensors')}")
     assert done.stderr.endswith(f"; did you mean {checkpoint}?\n")
-    assert "give a run's folder" in run_program("run=qqqqqqqqqqqqqqqqqqqqqqqqqqqq").stderr
+    assert "give a run's folder" in program("run=qqqqqqqqqqqqqqqqqqqqqqqqqqqq").stderr
 
 
 def test_every_game_with_reference_scores_exists() -> None:
@@ -134,11 +148,11 @@ def test_bad_options_are_refused_in_one_line(arguments: list[str], words: str) -
 @pytest.mark.parametrize(
     "overrides", [("env=pendulum",), ("env=breakout", "model=conv_pool_lstm_80", "env.preprocessing=report_80")]
 )
-def test_evaluate_writes_scores_and_videos(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+def test_evaluate_writes_scores_and_videos(tmp_path: Path, overrides: tuple[str, ...], program: Program) -> None:
     """Pendulum is played in this process, a game in several. The videos show the best and the median episode."""
     pytest.importorskip("moviepy")
     run = saved_run(tmp_path / "run", config_of(*overrides))
-    done = run_program(f"run={run}", "episodes=5", "horizon=300", "action=sample", "video=true", "frames=true")
+    done = program(f"run={run}", "episodes=5", "horizon=300", "action=sample", "video=true", "frames=true")
     assert done.returncode == 0, done.stderr
     with (run / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -156,7 +170,7 @@ def test_evaluate_writes_scores_and_videos(tmp_path: Path, overrides: tuple[str,
         assert frames_of(run / f"videos/evaluation-{name}.mp4") == int(rows[int(episode) - 1]["episodic_length"]) + 1
         images = list((run / f"videos/evaluation-{name}").iterdir())
         assert len(images) == int(rows[int(episode) - 1]["episodic_length"]) + 1
-    again = run_program(f"run={run}", "episodes=3", "horizon=300", "action=sample")
+    again = program(f"run={run}", "episodes=3", "horizon=300", "action=sample")
     assert again.returncode == 0, again.stderr
     assert (run / "scores.csv").read_text().splitlines() == [
         ",".join(rows[0]),

@@ -1,7 +1,8 @@
 """The command line: an error is one line that names key and value. The exit code is 2, and no file is written.
 
-Each case runs in its own process (0.7 s), in a private copy of src/ and conf/, so that only this case can write files
-there. Two cases run at a time. The first test queues all selected cases; each test then waits for its own."""
+Each case runs in its own process, in a private copy of src/ and conf/, so that only it can write files there.
+These processes are forks (`forked.py`), because each new interpreter would import for a second. Two cases run at a
+time. The first test queues all selected cases; each test then waits for its own."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from queue import SimpleQueue
 
 import pytest
 import yaml
+from forked import Forks
 
 from ablate.records.manifest import lock_run
 from ablate.records.schema import LAST_CHECKPOINT
@@ -25,22 +27,26 @@ ROOT = Path(__file__).resolve().parents[2]
 AT_ONCE = 2
 TIMEOUT_S = 120.0
 TINY = (
-    "workers=1", "schedule=interleaved", "max_episodes=1", "env.max_ep_step=20", "evaluation.every_steps=null",
-    "figures=false", "logger.display=off",
+    "workers=1", "schedule=interleaved", "backend=manual", "max_episodes=1", "env.max_ep_step=20",
+    "evaluation.every_steps=null", "figures=false", "logger.display=off",
 )  # fmt: skip
 
 
 class Program:
-    """A private copy of the program, with its own outputs/."""
+    """A private copy of the program, with its own outputs/. Python options need an interpreter of their own."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._forks: Forks | None = None
         for name in ("src", "conf", "sweeps"):
             ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "results")
             shutil.copytree(ROOT / name, root / name, ignore=ignored)
         (root / "outputs").mkdir()
 
     def __call__(self, *arguments: str, python: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
+        if not python:
+            self._forks = self._forks or Forks(self.root)
+            return self._forks.run(arguments, {**os.environ, **env}, TIMEOUT_S)
         return subprocess.run(
             [sys.executable, "-B", *python, "src/run.py", *arguments],
             cwd=self.root,
@@ -51,13 +57,19 @@ class Program:
             timeout=TIMEOUT_S,
         )
 
+    def end(self) -> None:
+        if self._forks is not None:
+            self._forks.end()
+
     def files(self) -> set[Path]:
         return set(self.root.rglob("*"))
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
-    return Program(tmp_path_factory.mktemp("program"))
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    made = Program(tmp_path_factory.mktemp("program"))
+    yield made
+    made.end()
 
 
 # The folders that the cases name. All are made from one tiny run.
@@ -226,8 +238,9 @@ def outcomes(
 ) -> Iterator[dict[Case, Future[Outcome]]]:
     """The outcomes of the selected cases. Each case has a copy of the program to itself while it runs."""
     free: SimpleQueue[Program] = SimpleQueue()
-    for _ in range(AT_ONCE):
-        free.put(Program(tmp_path_factory.mktemp("copy")))
+    programs = [Program(tmp_path_factory.mktemp("copy")) for _ in range(AT_ONCE)]
+    for one in programs:
+        free.put(one)
 
     def outcome(case: Case) -> Outcome:
         program = free.get()
@@ -245,6 +258,8 @@ def outcomes(
     with ThreadPoolExecutor(AT_ONCE) as executor:
         yield {case: executor.submit(outcome, case) for case in selected}
         executor.shutdown(cancel_futures=True)
+    for one in programs:
+        one.end()
     assert written(*folders.values()) == before, "a case changed one of the folders"
 
 

@@ -1,11 +1,17 @@
-"""What a container allows counts, not only what the machine has: files of control groups, versions 1 and 2."""
+"""What a container allows counts, not only what the machine has; and what happens on a system that is not Linux."""
 
+import ctypes
 import os
+import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from processes import Run
 
 from ablate.parallel import machine
+from ablate.paths import ROOT
+from ablate.records.schema import EPISODES
 
 GB = 1_000_000_000
 HUGE = str(2**63 - 4096)  # version 1 without a limit
@@ -80,3 +86,64 @@ def test_the_limit_of_a_container_limits_the_memory(
     meminfo = f"MemTotal: 9 kB\nMemAvailable:  {8 * GB // 1024} kB\n"
     monkeypatch.setattr(Path, "read_text", lambda p, *a: meminfo if str(p) == "/proc/meminfo" else read_text(p, *a))
     assert machine.available_bytes() == pytest.approx(free, abs=1024)
+
+
+# Other systems. sitecustomize is imported by each Python process of a run before anything else.
+
+ELSEWHERE = """
+import builtins, ctypes, io, os, sys
+del os.sched_getaffinity, os.posix_fallocate
+sys.modules["fcntl"] = None
+opened, symbol = io.open, ctypes.CDLL.__getattr__
+def without_proc(file, *arguments, **options):
+    if str(file).startswith(("/proc", "/sys")):
+        raise FileNotFoundError(2, "No such file or directory", file)
+    return opened(file, *arguments, **options)
+def without_prctl(library, name):
+    if name == "prctl":
+        raise AttributeError(name)
+    return symbol(library, name)
+io.open = builtins.open = without_proc
+ctypes.CDLL.__getattr__ = without_prctl
+"""
+
+
+@pytest.mark.slow
+def test_a_system_without_linuxs_own_calls_trains_and_plots(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/sitecustomize.py").write_text(ELSEWHERE)
+    settings = ("algo=dqn", "env=cartpole", "schedule=async", "replay.storage=memmap", "total_steps=1500",
+                "evaluation.every_seconds=null", "logger.display=plain")  # fmt: skip
+    run = Run(tmp_path / "run", *settings, f"hydra.run.dir={tmp_path / 'run'}", PYTHONPATH=str(tmp_path / "elsewhere"))
+    assert run.exit_code() == 0, run.errors
+    assert len(pd.read_csv(tmp_path / "run" / EPISODES)) > 5
+    assert (tmp_path / "run/figures").is_dir()
+    assert "Traceback" not in run.errors
+
+
+def test_a_system_that_does_not_say_has_all_cpus_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(machine, "_lines", lambda path: [])
+    assert machine.usable_cpus() == os.cpu_count()
+    assert machine.available_bytes() == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert machine.cpu_flags() == set()
+
+
+def test_a_system_without_locks_and_reserved_space_goes_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "fcntl", None)
+    monkeypatch.delattr(os, "posix_fallocate")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    with (tmp_path / "one").open("wb") as one, (tmp_path / "one").open("rb") as same:
+        machine.lock(one.fileno(), wait=False)
+        machine.lock(same.fileno(), wait=False)
+        machine.reserve(one.fileno(), 4096)
+    machine.die_with_parent()
+    assert (tmp_path / "one").stat().st_size == 4096
+
+
+def test_only_one_module_calls_what_only_linux_has() -> None:
+    calls = re.compile(r"sched_getaffinity|\bfcntl\b|/proc/|prctl|posix_fallocate|ru_maxrss|sys\.platform")
+    own = {str(path.relative_to(ROOT)) for path in (ROOT / "src").rglob("*.py") if calls.search(path.read_text())}
+    assert own == {"src/ablate/parallel/machine.py"}

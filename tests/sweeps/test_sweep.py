@@ -241,6 +241,7 @@ def test_a_study_is_refused_in_one_line(
         (("workers=2,0",), "workers=0: input should be greater than or equal to 1"),
         (("env.max_ep_step=100,200",), "evaluation.horizon: max_ep_step-100 would be evaluated with 100"),
         (("+env.kwargs.g=9.0,5.0",), "env.kwargs: g-9.0 would be evaluated with {'g': 9.0}, g-5.0 with"),
+        (("+env.kwargs.g=9.0,5.0",), "; for a difference in training only, see docs/sweeps.md, Settings that only"),
         (("env=breakout", "env.sticky_actions=0,0.25"), "env.sticky_actions: sticky_actions-0 would be"),
         (("env=breakout", "protocol=report,machado2018"), "env.frame_skip: protocol-report would be evaluated with"),
         (("load='/a b','/a,b'",), "sweep: load='/a b' and load='/a,b' would share the folder load--a-b"),
@@ -478,6 +479,23 @@ def test_a_damaged_cell_json_of_a_completed_cell_does_no_harm(content: bytes, pl
 
 
 # What other sweeps do meanwhile.
+
+
+def test_an_estimate_names_the_arms_that_were_not_probed(
+    plan_of: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The number of workers makes a kind of arm; each probe costs another time."""
+    study = plan_of("study")
+    configs = {f"w{n}": replace(study.configs["w2"], workers=n) for n in range(1, 10)}
+    monkeypatch.setattr("ablate.sweeps.plan._probe", lambda config: (0.0, float(config.workers), 0.0, 0.0))
+    made = estimate(make_plan(study.study, configs, study.folder))
+    assert made is not None
+    assert made.seconds == {f"w{n}": 1000.0 * (n if n < 5 else 1) for n in range(1, 10)}
+    assert made.source == "4 short probes; not probed, steps counted like those of w1: w5, w6, w7 and 2 more"
+    assert capsys.readouterr().err.count("probing") == 4
+    few = estimate(make_plan(study.study, {arm: configs[arm] for arm in ("w1", "w2")}, study.folder))
+    assert few is not None
+    assert few.source == "2 short probes"
 
 
 def test_a_second_sweep_in_the_same_folder_is_refused(plan_of: Folder) -> None:

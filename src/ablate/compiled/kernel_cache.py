@@ -7,7 +7,6 @@ folders is refused."""
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import tempfile
@@ -23,6 +22,7 @@ from ablate.compiled.numba_internals import (
     IndexDataCacheFile,
     UserProvidedCacheLocator,
 )
+from ablate.parallel.machine import lock
 
 PACKAGE = Path(__file__).parents[1]
 HASHED_FOLDERS = ("compiled", "replay")
@@ -133,7 +133,7 @@ def _locked(name: str) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor, wait=True)
     except OSError:
         os.close(descriptor)
         return None

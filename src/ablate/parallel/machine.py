@@ -1,27 +1,81 @@
-"""The CPUs and the memory of this machine. Only Linux is supported; support for other systems belongs here."""
+"""All that only Linux has: its counts of CPUs and memory, locks, reserved disk space, the signal of a parent's death.
+
+Other modules call these functions instead. Each docstring says what happens on another system, such as macOS."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import signal
+import sys
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resource import struct_rusage
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def usable_cpus() -> int:
-    """Number of CPUs that this process may use: its affinity, or the quota of its container if that is smaller."""
-    return max(1, min([len(os.sched_getaffinity(0)), *map(ceil, _cpu_quotas())]))
+    """Number of CPUs that this process may use: its affinity, or the quota of its container if that is smaller.
+
+    Elsewhere: all CPUs."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([affinity, *map(ceil, _cpu_quotas())]))
 
 
 def available_bytes() -> int:
-    """Memory that a new program may use without swapping, and without reaching the limit of its container."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    return max(0, min([free, *_free_in_cgroups()]))
+    """Memory that a new program may use without swapping, and without reaching the limit of its container.
+
+    Elsewhere: all memory, because the system does not say how much is free."""
+    lines = _lines(Path("/proc/meminfo"))
+    available = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+    all_memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(0, min([*(available or [all_memory]), *_free_in_cgroups()]))
+
+
+def peak_memory_mb(usage: struct_rusage) -> float:
+    """The largest memory of a process that has ended. macOS counts in bytes."""
+    return usage.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+
+
+def lock(descriptor: int, wait: bool) -> None:
+    """Lock an open file or folder until its descriptor is closed. Raises OSError if another process has locked it.
+
+    Elsewhere (macOS has locks): nothing is locked."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Lengthen a file, and reserve the space on its disk. Elsewhere: no space is reserved."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.ftruncate(descriptor, size)
+
+
+def die_with_parent() -> None:
+    """Let the kernel end this process when its parent (or the parent's thread that started it) ends.
+
+    Elsewhere: nothing, so a process that holds the interpreter outlives a parent that is killed."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _cpu_quotas() -> Iterator[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import multiprocessing
 import os
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 from ablate.config.plugins import import_plugins
 from ablate.parallel import heartbeat
+from ablate.parallel.machine import die_with_parent
 from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.signals import SIGNALS
 
@@ -29,7 +29,6 @@ COMPILATION_S = 900.0  # if it also compiles kernels, which takes about 15 s on 
 ASLEEP_S = 1.0  # if the parent has not watched for longer than this, a silent child does not count as hung
 GRACE_S = 5.0  # between the end of a child's pipe and the end of the child
 ABANDON_S = 1.0  # between asking the children to end and killing them
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Environment variables for the children, set before they import torch: each uses one thread.
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 # While a child starts, it must not import from the current folder: a pickle.py there is not Python's.
@@ -209,12 +208,6 @@ def shortened(text: str, most: int) -> str:
     if len(text) <= most:
         return text
     return f"{text[: most // 2]} ... {len(text) - most} characters ... {text[-(most // 2) :]}"
-
-
-def die_with_parent() -> None:
-    """On Linux, let the kernel end this process when its parent (or the parent's thread that started it) ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _exit_with_parent() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import os
 import platform
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import config_hash, to_dict
-from ablate.parallel.machine import cpu_description, usable_cpus
+from ablate.parallel.machine import cpu_description, lock, usable_cpus
 from ablate.paths import ROOT
 from ablate.records.files import read_json, write_json
 from ablate.records.schema import MANIFEST, SCHEMA_VERSION, STATES, STATUS
@@ -75,7 +74,7 @@ def lock_folder(folder: Path, reason: str) -> Iterator[Callable[[], bool]]:
     Raises ConfigError with `reason` if another process has locked it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor, wait=False)
     except OSError as error:
         os.close(descriptor)
         raise ConfigError(f"{folder}: {reason}") from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ablate.parallel.machine import reserve
 from ablate.types import ProcessState
 
 # What is stored with each frame. `ages`: the number of frames before it in its episode, at most S - 1.
@@ -199,7 +199,7 @@ def _in_file(shape: tuple[int, ...], dtype: np.dtype, path: Path) -> np.ndarray:
     All disk space is reserved now. On a disk that fills up later, a write would kill the process (SIGBUS)."""
     with path.open("wb+") as file:
         try:
-            os.posix_fallocate(file.fileno(), 0, prod(shape) * dtype.itemsize)
+            reserve(file.fileno(), prod(shape) * dtype.itemsize)
             return np.asarray(np.memmap(file, dtype, "r+", shape=shape))  # kernels are compiled for plain arrays
         finally:
             path.unlink()

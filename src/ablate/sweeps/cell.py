@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 from ablate.config.plugins import import_plugins
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import from_dict, to_dict
+from ablate.parallel.machine import die_with_parent, peak_memory_mb
 from ablate.parallel.signals import SIGNALS, Interrupted
-from ablate.parallel.supervisor import die_with_parent
 from ablate.paths import ROOT
 from ablate.records.files import read_json, write_json
 from ablate.records.manifest import lock_run, read_status
@@ -160,7 +160,7 @@ def _watched(
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
-            return _outcome(process, reason, folder), round(usage.ru_maxrss / 1024, 1)
+            return _outcome(process, reason, folder), round(peak_memory_mb(usage), 1)
         now = time.monotonic()
         if not reason:
             if stopped():
@@ -210,9 +210,7 @@ def _outcome(process: subprocess.Popen[bytes], stop_reason: str, folder: Path) -
 def main() -> int:
     """Train the cell in the folder given as argument. The configuration is read from standard input."""
     die_with_parent()
-    if sys.platform == "linux":
-        # Slurm sends this warning to all processes of a job; the parent handles it.
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm warns all processes of a job with it; the parent handles it
     request = json.load(sys.stdin)
     if os.getppid() != request["parent"]:
         return 1  # the parent died before it could watch this process

@@ -30,7 +30,8 @@ PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
 PROBE = "ablate-probe-"  # temporary folders of probes have this prefix
 PROBE_STARTS_S = 60.0  # a younger folder may not be locked yet
 PROBE_S = 30.0  # a probe is stopped after this time, and its measurements so far are used
-MOST_PROBES = 4  # at most this many kinds of arms are probed; further kinds use the result of the first
+MOST_PROBES = 4  # at most this many kinds of arms are probed; steps of further kinds count like those of the first
+MOST_NAMED = 3  # arms without a probe that are named
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,7 @@ def estimate(plan: SweepPlan) -> Estimate | None:
         done = sum(map(len, seconds.values()))
         return Estimate(_means(seconds), _means(sizes), f"{done} completed cell{'s' * (done > 1)}")
     probes: dict[tuple[Any, ...], tuple[float, float, float, float]] = {}
+    probed, guessed = list[str](), list[str]()  # arms
     mean_seconds, mean_bytes = _means(seconds), _means(sizes)
     for arm in sorted(arms - set(seconds)):
         config = plan.configs[arm]
@@ -212,10 +214,17 @@ def estimate(plan: SweepPlan) -> Estimate | None:
             if (probe := _probe(config)) is None:
                 return None
             probes[kind] = probe
+            probed.append(arm)
+        elif kind not in probes:
+            guessed.append(arm)
         start_s, per_step_s, fixed, per_step_bytes = probes.get(kind) or next(iter(probes.values()))
         mean_seconds[arm] = start_s + per_step_s * most_steps(config)
         mean_bytes[arm] = fixed + per_step_bytes * most_steps(config)
-    return Estimate(mean_seconds, mean_bytes, f"{len(probes)} short probe{'s' * (len(probes) > 1)}")
+    source = f"{len(probes)} short probe{'s' * (len(probes) > 1)}"
+    if guessed:
+        more = f" and {len(guessed) - MOST_NAMED} more" if len(guessed) > MOST_NAMED else ""
+        source += f"; not probed, steps counted like those of {probed[0]}: {', '.join(guessed[:MOST_NAMED])}{more}"
+    return Estimate(mean_seconds, mean_bytes, source)
 
 
 def most_steps(config: Config) -> int:

@@ -32,6 +32,7 @@ GAME_SWITCHES = (
     "frame_skip", "sticky_actions", "noop_max", "fire_on_reset", "fill_steps", "fire_action", "full_action_space",
     "mode", "difficulty",
 )  # fmt: skip
+ONLY_IN_TRAINING = "for a difference in training only, see docs/sweeps.md, Settings that only training has"
 LONGEST_NAME = 80  # characters; a folder's name may have 255
 MOST_SEEDS = 100_000  # a longer range of seeds must be a typing error
 # Keys that must not be in a study's overrides, with the right place for them.
@@ -154,9 +155,10 @@ def refuse_incomparable(configs: dict[str, Config]) -> None:
         for arm, config in configs.items():
             other, expected = by_env.setdefault(config.env.id, (arm, value(config)))
             if value(config) != expected:
+                hint = f"; {ONLY_IN_TRAINING}" if key == "env.kwargs" else ""
                 raise ConfigError(
                     f"{key}: {other} would be evaluated with {expected}, {arm} with {value(config)}, "
-                    f"which cannot be compared; give all arms the same, {key}={expected}"
+                    f"which cannot be compared; give all arms the same, {key}={expected}{hint}"
                 )
 
 
