@@ -262,7 +262,7 @@ class WorkerLoop:
         self._config, self._algo = config, config.algo
         self._shared = SharedState(plan.parameters.size, len(config.optimizer.statistics), 1)
         self._shared.parameters_view()[:] = plan.parameters
-        job = WorkerJob(config, plan.spec, plan.architecture, Path(), self._shared, (0,), False, {}, 0, 0, 0)
+        job = WorkerJob(config, plan.spec, plan.architecture, Path(), self._shared, (0,), False, {}, 0, 0, False, 0)
         heartbeat.install(partial(self._shared.beat, 0))  # as in a process of a run
         self._theta, *statistics = job.shared_tensors()
         self._optimizer = make_optimizer(config.optimizer, self._theta, statistics)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import time
@@ -206,9 +207,214 @@ class RaisesLongMessage(Faulty):
         raise ValueError("first " + "x" * 2_000_000 + " last")
 
 
+class BroadcastsObservation(Faulty):
+    def reset(self, **arguments: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        return super().reset(**arguments)[0][:1], {}
+
+
+class OldReset(Faulty):
+    def reset(self, **arguments: Any) -> Any:
+        return super().reset(**arguments)[0]
+
+
+class OldSignature(Faulty):
+    def reset(self) -> Any:  # type: ignore[override]
+        return super().reset()
+
+
+class OldStep(Faulty):
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, info
+
+
+class ArrayRewards(Faulty):
+    """Not a fault: one-element arrays are taken by value."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, np.array([reward]), np.array([terminated]), np.array(truncated), info
+
+
+class TwoRewards(Faulty):
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        return observation, np.array([reward, reward]), *rest
+
+
+class NanObservation(Faulty):
+    def reset(self, **arguments: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        return super().reset(**arguments)[0] * np.nan, {}
+
+
+class BroadcastsStep(Faulty):
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        return observation[:1], *rest
+
+
+class NoEnd(Faulty):
+    def step(self, action: Any) -> Any:
+        observation, reward, _, *rest = super().step(action)
+        return observation, reward, None, *rest
+
+
+class InfReward(Faulty):
+    def step(self, action: Any) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation, float("inf"), *rest
+
+
+class Words(Faulty):
+    def reset(self, **arguments: Any) -> Any:
+        return [*"abc"], {}
+
+
+class RaisesAtOnce(Raises):
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**{**arguments, "after": 0})
+
+
+class NoSpace(Faulty):
+    observation_space = None  # type: ignore[assignment]
+
+
+class OutOfItsSpace(Faulty):
+    """Not a fault: its numbers are outside of the bounds that it names."""
+
+    observation_space = spaces.Box(5.0, 6.0, (3,), np.float32)
+
+
+class Transposed(Faulty):
+    observation_space = spaces.Box(-np.inf, np.inf, (3, 2), np.float32)
+
+    def reset(self, **arguments: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(**arguments)
+        return np.zeros((2, 3), np.float32), {}
+
+
+class ChangesLater(Faulty):
+    """After some steps, its steps return something else."""
+
+    def step(self, action: Any) -> Any:
+        result = super().step(action)
+        return self.changed(*result) if self._armed and self._steps > self._after else result
+
+    def changed(self, observation: np.ndarray, reward: float, *rest: Any) -> Any:
+        raise NotImplementedError
+
+
+class ShrinksLater(ChangesLater):
+    def changed(self, observation: np.ndarray, reward: float, *rest: Any) -> Any:
+        return observation[:1], reward, *rest
+
+
+class GrowsLater(ChangesLater):
+    def changed(self, observation: np.ndarray, reward: float, *rest: Any) -> Any:
+        return np.tile(observation, (3, 1)), reward, *rest
+
+
+class NanLater(ChangesLater):
+    def changed(self, observation: np.ndarray, reward: float, *rest: Any) -> Any:
+        return observation * np.float32(np.nan), reward, *rest
+
+
+class InfLater(ChangesLater):
+    def changed(self, observation: np.ndarray, reward: float, *rest: Any) -> Any:
+        return np.full(3, np.inf, np.float32), reward, *rest
+
+
+class NanRewardLater(ChangesLater):
+    def changed(self, observation: np.ndarray, reward: float, *rest: Any) -> Any:
+        return observation, float("nan"), *rest
+
+
+class FlagsLater(ChangesLater):
+    def changed(self, observation: np.ndarray, reward: float, *rest: Any) -> Any:
+        return observation, reward, np.array([True, False]), *rest[1:]
+
+
+class Endless(Faulty):
+    """Its episodes never end."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        if self._armed:
+            self._episode_steps = 10**12
+
+
+class DoubleBox(Faulty):
+    """Not a fault: its action is of float64."""
+
+    action_space = spaces.Box(-0.1, 0.1, (1,), np.float64)
+
+
+class HalfBounded(Faulty):
+    """Not a fault: one dimension of its action has no bounds."""
+
+    action_space = spaces.Box(np.array([0, -np.inf], np.float32), np.array([10, np.inf], np.float32))
+
+
+class Bytes(Faulty):
+    """Not a fault: its observations are small images."""
+
+    observation_space = spaces.Box(0, 255, (2, 2, 3), np.uint8)
+
+    def _observation(self) -> np.ndarray:
+        return np.full((2, 2, 3), self._time, np.uint8)
+
+
+class DrawsElsewhere(Faulty):
+    """Not a fault: its noise comes from a generator that gymnasium does not seed."""
+
+    SOURCES: ClassVar = {
+        "random": lambda self: random.random(),
+        "numpy": lambda self: np.random.random(),  # noqa: NPY002
+        "action_space": lambda self: float(self.action_space.sample()[0]),
+        "observation_space": lambda self: float(self.observation_space.sample()[0]),
+        "system": lambda self: int.from_bytes(os.urandom(4), "big") / 2**32,
+    }
+
+    def __init__(self, source: str = "random", **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)  # with generators of its own
+        self.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+        self._draw = self.SOURCES[source]
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        return observation, reward - abs(self._draw(self)), *rest
+
+
+class ChangesItsAction(Faulty):
+    """Not a fault: it writes into the action that it gets."""
+
+    def step(self, action: Any) -> Any:
+        action *= 0.5
+        return super().step(action)
+
+
+class Numbered(Faulty):
+    """Not a fault: it is told apart from the other environments of its run, for example by a port."""
+
+    made: ClassVar[list[Any]] = []  # the numbers, in this process
+
+    def __init__(self, port: Any = None, changes_the_task: bool = False, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.made.append(port)
+        self._scale = 1.0 + port if changes_the_task else 1.0
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        return observation, reward * self._scale, *rest
+
+
 ENVIRONMENTS = (
     Faulty, Raises, Hangs, SysExit0, OsExit0, OsExit3, NanReward, Slow, Hoards, Unbounded, HangsInC, Takes,
-    ChosenByGamma, StartsDaemon, StartsDaemonAndCrashes, ExitsAtOnce, RaisesLongMessage,
+    ChosenByGamma, StartsDaemon, StartsDaemonAndCrashes, ExitsAtOnce, RaisesLongMessage, BroadcastsObservation,
+    OldReset, OldSignature, OldStep, ArrayRewards, TwoRewards, NanObservation, BroadcastsStep, NoEnd, InfReward, Words,
+    RaisesAtOnce, NoSpace, OutOfItsSpace, Transposed, ShrinksLater, GrowsLater, NanLater, InfLater, NanRewardLater,
+    FlagsLater, Endless, DoubleBox, HalfBounded, Bytes, DrawsElsewhere, ChangesItsAction, Numbered,
 )  # fmt: skip
 for environment in ENVIRONMENTS:
     gymnasium.register(id=f"{environment.__name__}-v0", entry_point=environment)

@@ -68,7 +68,7 @@ def job_of(config: Config, folder: Path, evaluates: bool = False) -> WorkerJob:
     shared = SharedState(parameters.size, len(config.optimizer.statistics), 1)
     shared.parameters_view()[:] = parameters
     members = tuple(range(config.workers or 1))
-    return WorkerJob(config, spec, architecture, folder, shared, members, evaluates, {}, 0, 0, 0)
+    return WorkerJob(config, spec, architecture, folder, shared, members, evaluates, {}, 0, 0, False, 0)
 
 
 def work(job: WorkerJob) -> list[Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any
 
@@ -21,6 +24,23 @@ class Role(IntEnum):
 def generator(seed: int, role: Role, *index: int) -> np.random.Generator:
     """The stream of a role: generator(seed, Role.action, worker)."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(int(role), *index))))
+
+
+def seed_libraries(seed: int) -> None:
+    """Seed the generators behind `random` and numpy's functions, which some environments use."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def keeping_libraries() -> Iterator[None]:
+    """Give those generators their present states back at the end of this context."""
+    ours, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(numpys)  # noqa: NPY002
 
 
 def draw_seed(rng: np.random.Generator) -> int:

@@ -4,7 +4,7 @@ T: steps of a rollout; A: dimensions of an action; E: environments side by side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple, get_type_hints
 
@@ -19,6 +19,7 @@ class ActionSpec:
     low: tuple[float, ...] = ()  # (A,)
     high: tuple[float, ...] = ()  # (A,)
     start: int = 0  # the first discrete action
+    dtype: str = "float32"  # of a box; empty: saved before types were stored, and actions were float32
 
     @property
     def is_discrete(self) -> bool:
@@ -33,6 +34,8 @@ class EnvSpec:
     action: ActionSpec
     time_limit: int | None = None  # steps after which an episode is cut
     observation_dtype: str = "float32"  # or uint8
+    # What a user should know of the environment, one sentence each. `from_dict` leaves them out.
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def observation_size(self) -> int:
@@ -47,7 +50,9 @@ class EnvSpec:
         action = values["action"]
         return cls(
             tuple(values["observation_shape"]),
-            ActionSpec(action["n"], tuple(action["low"]), tuple(action["high"]), action["start"]),
+            ActionSpec(
+                action["n"], tuple(action["low"]), tuple(action["high"]), action["start"], action.get("dtype", "")
+            ),
             values["time_limit"],
             values["observation_dtype"],
         )

@@ -16,7 +16,7 @@ import pytest
 from helpers import config_of
 from scipy import stats
 
-from ablate.cli import evaluate
+from ablate.cli import evaluate, video
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import to_dict
 from ablate.envs.make import spec_of
@@ -184,12 +184,12 @@ def test_a_video_that_does_not_match_its_score_is_refused(tmp_path: Path) -> Non
     config = config_of("env=cartpole")
     episode = Episode(0, 3, Score(4.0, 3), [0, 1, 0])  # three steps give a return of 3
     with pytest.raises(ConfigError, match=r"^CartPole-v1 is not reproducible from a seed .*4.* 3"):
-        evaluate.write_video(evaluate.replayed(config, 10, episode), 50.0, tmp_path / "x.mp4")
+        video.write_video(evaluate.replayed(config, 10, episode), 50.0, tmp_path / "x.mp4")
     assert not (tmp_path / "x.mp4").exists()
     right = episode._replace(score=Score(3.0, 3))
-    evaluate.write_video(evaluate.replayed(config, 10, right), 50.0, tmp_path / "x.mp4")
+    video.write_video(evaluate.replayed(config, 10, right), 50.0, tmp_path / "x.mp4")
     assert frames_of(tmp_path / "x.mp4") == 4
-    evaluate.write_images(evaluate.replayed(config, 10, right), tmp_path / "x")
+    video.write_images(evaluate.replayed(config, 10, right), tmp_path / "x")
     drawn = [cv2.imread(str(path)) for path in sorted((tmp_path / "x").iterdir())]
     assert [image.shape for image in drawn] == [(400, 600, 3)] * 4
     assert (drawn[0] != drawn[3]).any()

@@ -61,3 +61,19 @@ def test_tensorboard_has_cleanrls_tags(tmp_path: Path) -> None:
         assert events.Scalars(tag)[0].value == pytest.approx(value)
         assert events.Scalars(tag)[0].step == 100
     assert len(pd.read_csv(tmp_path / UPDATES)) == 1
+
+
+def test_tensorboard_shows_only_what_counts_after_a_resume(tmp_path: Path) -> None:
+    """A run is killed at step 500 and continues from its checkpoint of step 300."""
+    killed = Recorder(tmp_path, UpdateRecord, tensorboard=True, max_episodes=None)
+    for step in range(100, 600, 100):
+        killed.episode(episode(-2.0, step))
+    killed.close()
+    resumed = Recorder(tmp_path, UpdateRecord, tensorboard=True, max_episodes=None, first_step=301)
+    for step in range(400, 800, 100):
+        resumed.episode(episode(-1.0, step))
+    resumed.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("charts/episodic_return")]
+    assert shown == [(step, -20.0 if step < 400 else -10.0) for step in range(100, 800, 100)]

@@ -140,6 +140,19 @@ def two_interrupts(run: Run) -> None:
     os.killpg(run.process.pid, signal.SIGINT)
 
 
+def terminate_in_its_evaluation(run: Run) -> None:
+    """Training waits for the evaluation, so its steps stand still."""
+
+    def stands_still() -> bool:
+        if not (run.folder / STATUS).exists() or (before := run.status()["steps"]) < 500:
+            return False
+        time.sleep(2.5)  # a status is written every two seconds
+        return bool(run.status()["steps"] == before)
+
+    run.wait_until(stands_still, "evaluating")
+    os.kill(run.process.pid, signal.SIGTERM)
+
+
 def stop_child(index: int) -> Callable[[Run], None]:
     """Like a worker that hangs in a kernel: it does not run at all."""
     return lambda run: os.kill(run.child(index), signal.SIGSTOP)
@@ -244,6 +257,11 @@ FAULTS = (
         runs=("compiled async",), finishes=True,
     ),
     Fault(
+        "SIGTERM in an evaluation that never ends", terminate_in_its_evaluation, "interrupted", "^SIGTERM$", 143,
+        "Endless-v0", ("evaluation.horizon=1000000000000", ALONE),
+        runs=("manual interleaved",), quick=("manual interleaved",), finishes=True,
+    ),
+    Fault(
         "SIGTERM to the group", signal_to_group(signal.SIGTERM), "interrupted", "^SIGTERM$", 143,
         runs=("compiled async",), finishes=True,
     ),
@@ -269,8 +287,8 @@ FAULTS = (
     ),
     Fault("kill -9 of the parent", kill_parent, "running", "^$", -signal.SIGKILL, quick=("compiled async",)),
     Fault(
-        "NaN reward", wait_for_it, "failed", r"^diverged: loss nan.* at update \d+ \(worker \d\)$", 1, "NanReward-v0",
-        (BROKEN, ALONE), runs=("manual async",),
+        "NaN reward", wait_for_it, "failed", "^WORKER raised ValueError: the environment returned reward nan;", 1,
+        "NanReward-v0", (BROKEN, ALONE), runs=("manual async",),
     ),
     Fault(
         "full disk", fill_the_disk, "failed", "^the records could not be written: .*File too large", 1,

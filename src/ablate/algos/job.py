@@ -36,6 +36,7 @@ class WorkerJob(NamedTuple):
     resumed: dict[int, ProcessState]  # by member
     turn: int  # the worker whose turn it is
     evaluations_done: int
+    owes_evaluation: bool  # schedule=interleaved: a stop came during an evaluation, which is made first
     starts: int  # how often the run was resumed
     exchange: Exchange | None = None  # with another process that trains
 

@@ -6,12 +6,13 @@ import csv
 import importlib.util
 import io
 import os
-import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from types import FrameType
 
 import gymnasium
 import numpy as np
@@ -20,13 +21,17 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.progress import Progress
 
 from ablate.cli.hydra_app import exit_code
+from ablate.cli.video import refuse_missing_ffmpeg, rgb, same_size, steps_per_second, write_images, write_video
 from ablate.config.choices import ActionChoice, Display
-from ablate.config.derived import evaluation_horizon
+from ablate.config.derived import evaluation_horizon, horizon_notes
 from ablate.config.plugins import import_plugins
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import from_dict
 from ablate.config.validation import suggest
 from ablate.envs.make import kind_of
+from ablate.parallel.closing import close_now, closing_at_end
+from ablate.parallel.descendants import Guard, ending_descendants
+from ablate.parallel.signals import Interrupted
 from ablate.parallel.supervisor import ChildFailed
 from ablate.paths import locate
 from ablate.play.episodes import Episode, make_envs, play, play_in_processes
@@ -54,7 +59,6 @@ HELP = """Play a saved run:  python src/evaluate.py run=<folder or checkpoint> [
 The scores replace those in <run>/scores.csv. Games are played to their end, with all lives and raw scores."""
 LINE_EVERY_S = 10.0  # time between two progress lines, which replace the progress bar if there is no terminal
 ENOUGH_EPISODES = 30  # the mean of this many returns is approximately normally distributed
-LEAST_HEIGHT = 480  # pixels; the frames of a video are enlarged to at least this height
 
 
 @dataclass
@@ -77,14 +81,32 @@ def main() -> None:
         print(HELP)
         return
     options = read_options(sys.argv[1:])
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    guard = Guard()  # environments may start programs
+    try:
+        with closing_at_end(), ending_descendants(guard.mark):
+            evaluate(options)
+    finally:
+        guard.close()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+def evaluate(options: Options) -> None:
+    """Play, write the scores, print them, and film what was asked for."""
     import_plugins(options.plugins)
     path = find_checkpoint(locate(options.run))
     checkpoint = read_checkpoint(path)
     config = from_dict(checkpoint.state["config"])
     folder = next((f for f in path.parents[:2] if (f / MANIFEST).exists()), path.parent)
     horizon = options.horizon or evaluation_horizon(config)
-    if options.video or options.frames:
-        refuse_undrawn(config)
+    fps = drawing_rate(config) if options.video or options.frames else 0.0
+    for note in () if options.horizon else horizon_notes(config, "horizon"):
+        print(f"note     {note}")
     streams = generator(options.seed, Role.evaluation).spawn(options.episodes)
     action = options.action or config.evaluation.action
     sample = action == ActionChoice.sample
@@ -111,8 +133,8 @@ def main() -> None:
         path = folder / VIDEOS / f"evaluation-{name}"
         note = f"(episode {episode.number + 1}: {episode.score.episodic_return:g})"
         if options.video:
-            fps = float(shown_env(config, horizon, "rgb_array").metadata.get("render_fps", 30))  # steps per second
-            write_video(replayed(config, horizon, episode), fps, path.with_suffix(".mp4"))
+            frames = same_size(replayed(config, horizon, episode), config.env.id)
+            write_video(frames, fps, path.with_suffix(".mp4"))
             print(f"video    {path.with_suffix('.mp4')} {note}")
         if options.frames:
             write_images(replayed(config, horizon, episode), path)
@@ -145,8 +167,10 @@ def read_options(arguments: list[str]) -> Options:
         raise ConfigError(f"render={options.render}: only render=human is possible")
     if options.render and (options.video or options.frames):
         raise ConfigError(f"render=human {'video' if options.video else 'frames'}=true: give only one of them")
-    if options.video and importlib.util.find_spec("moviepy") is None:
-        raise ConfigError("video=true: needs the extra [video]; run pip install -e '.[video]'")
+    if options.video:
+        if importlib.util.find_spec("moviepy") is None:
+            raise ConfigError("video=true: needs the extra [video]; run pip install -e '.[video]'")
+        refuse_missing_ffmpeg()
     return options
 
 
@@ -206,13 +230,18 @@ def shown_env(config: Config, horizon: int | None, render_mode: str | None) -> g
     return make_envs(config, horizon, 1, **({"render_mode": render_mode} if render_mode else {}))[0]
 
 
-def refuse_undrawn(config: Config) -> None:
-    """Raise ConfigError before anything is played if the environment cannot draw its frames."""
+def drawing_rate(config: Config) -> float:
+    """Steps per second of a film. Raises ConfigError before anything is played if there are no frames to draw."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws frames without a screen
     env = shown_env(config, None, "rgb_array")
-    env.close()
-    if "rgb_array" not in env.metadata.get("render_modes", ()):
-        raise ConfigError(f"{config.env.id}: this environment cannot draw its frames (render_mode rgb_array)")
+    try:
+        if "rgb_array" not in (env.metadata.get("render_modes") or ()):
+            raise ConfigError(f"{config.env.id}: this environment cannot draw its frames (render_mode rgb_array)")
+        env.reset(seed=0)
+        rgb(env.render(), config.env.id)
+        return steps_per_second(env.metadata)
+    finally:
+        close_now(env.close)
 
 
 def best_and_median(episodes: list[Episode]) -> dict[str, Episode]:
@@ -226,48 +255,20 @@ def replayed(config: Config, horizon: int | None, episode: Episode) -> Iterator[
     """Play an episode again from its seed and its actions. Yields its first frame and one frame per step.
 
     Raises ConfigError at the end if the return differs from the episode's."""
-    env = shown_env(config, horizon, "rgb_array")
-    env.reset(seed=episode.seed)
-    yield np.asarray(env.render())
-    total = 0.0
-    for action in episode.actions:
-        total += float(env.step(action)[1])
-        yield np.asarray(env.render())
-    env.close()
+    total, env = 0.0, shown_env(config, horizon, "rgb_array")
+    try:
+        env.reset(seed=episode.seed)
+        yield rgb(env.render(), config.env.id)
+        for action in episode.actions:
+            total += float(env.step(copy(action))[1])  # the environment may alter what it gets
+            yield rgb(env.render(), config.env.id)
+    finally:
+        close_now(env.close)
     if total != episode.score.episodic_return:
         raise ConfigError(
             f"{config.env.id} is not reproducible from a seed (episode {episode.number + 1}: the return was "
             f"{episode.score.episodic_return:g}, and {total:g} when played again); use render=human"
         )
-
-
-def write_video(frames: Iterator[np.ndarray], steps_per_second: float, path: Path) -> None:
-    """Write an mp4 video at the speed of the game. It is removed if `frames` raises ConfigError."""
-    from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
-
-    frame = next(frames)
-    factor = -(-LEAST_HEIGHT // frame.shape[0])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The codec needs even numbers of pixels.
-    scale = ["-vf", f"scale=trunc(iw*{factor}/2)*2:trunc(ih*{factor}/2)*2:flags=neighbor"]
-    try:
-        with FFMPEG_VideoWriter(str(path), frame.shape[1::-1], steps_per_second, ffmpeg_params=scale) as video:
-            video.write_frame(frame)
-            for frame in frames:
-                video.write_frame(frame)
-    except ConfigError:
-        path.unlink()
-        raise
-
-
-def write_images(frames: Iterator[np.ndarray], folder: Path) -> None:
-    """Write the frames as numbered PNG files. Deletes what was in the folder before."""
-    import cv2
-
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for step, frame in enumerate(frames):
-        cv2.imwrite(str(folder / f"{step:06d}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
 
 def program() -> int:

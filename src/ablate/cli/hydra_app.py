@@ -25,6 +25,7 @@ from ablate.cli.messages import REFUSALS, explain
 from ablate.cli.resolvers import register
 from ablate.config.plugins import import_plugins
 from ablate.config.schema import ConfigError
+from ablate.records.terminal import discard_output
 from ablate.runs.plan import Resolved
 from ablate.runs.run import RunFailed, refuse_used
 
@@ -86,7 +87,7 @@ def exit_code(program: Callable[[], Any]) -> int:
         print(f"failed: {failure}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `--help | head`: the reader is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt as interrupt:
         return 128 + getattr(interrupt, "signal", signal.SIGINT)

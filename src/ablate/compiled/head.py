@@ -23,7 +23,7 @@ class GaussianHead(NamedTuple):
 
     centre: np.ndarray  # (A,)
     scale: np.ndarray  # (A,)
-    low: np.ndarray  # (A,) bounds of the environment's actions
+    low: np.ndarray  # (A,) bounds of the environment's actions, rounded inwards
     high: np.ndarray  # (A,)
     sigma_min: float
 
@@ -44,10 +44,18 @@ def head_of(architecture: MlpArchitecture, action: ActionSpec, dtype: type) -> H
     return GaussianHead(
         np.asarray(architecture.mu_centre, dtype),
         np.asarray(architecture.mu_scale, dtype),
-        np.asarray(action.low, dtype),
-        np.asarray(action.high, dtype),
+        _rounded(action.low, dtype, np.inf),
+        _rounded(action.high, dtype, -np.inf),
         architecture.sigma_min,
     )
+
+
+def _rounded(bounds: tuple[float, ...], dtype: type, inwards: float) -> np.ndarray:
+    """The bounds in `dtype`, rounded inwards: the nearest number to a bound of a float64 box can lie outside of it."""
+    exact = np.asarray(bounds, np.float64)
+    rounded: np.ndarray = np.asarray(bounds, dtype)
+    outside = rounded < exact if inwards > 0 else rounded > exact
+    return np.where(outside, np.nextafter(rounded, dtype(inwards)), rounded)
 
 
 def draws(head: Any) -> int:

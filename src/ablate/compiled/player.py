@@ -33,7 +33,7 @@ class CompiledPlayer:
         self._module, self._env = environment_of(config.env)
         assert isinstance(architecture, MlpArchitecture)
         self._policy = policy_of(architecture, spec.action, 1)
-        self._horizon = evaluation_horizon(config) or 0
+        self._horizon = evaluation_horizon(config)
         self._sample = config.evaluation.action == "sample"
         self._discrete = spec.action.is_discrete
         self._state = np.zeros(self._module.STATE_SIZE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from ablate.config.schema import Config
 from ablate.types import Counters
@@ -32,9 +33,21 @@ def cuda_index(device: str) -> int:
     return int(device.removeprefix("cuda").removeprefix(":") or 0)
 
 
-def evaluation_horizon(config: Config) -> int | None:
-    """Steps after which an evaluation episode is cut; None if there is no limit."""
-    return config.evaluation.horizon or config.env.max_ep_step
+LONGEST_EVALUATION = 10_000  # steps of an evaluation episode if neither configuration nor environment limits it
+
+
+def evaluation_horizon(config: Config) -> int:
+    """Steps after which an evaluation episode is cut."""
+    return config.evaluation.horizon or config.env.max_ep_step or LONGEST_EVALUATION
+
+
+def horizon_notes(config: Config, key: str = "evaluation.horizon") -> Iterator[str]:
+    """That evaluation episodes have a limit that nobody chose; nothing if somebody did."""
+    if config.evaluation.horizon is None and config.env.max_ep_step is None:
+        yield (
+            f"{config.env.id} has no time limit: an evaluation episode is cut after {LONGEST_EVALUATION} steps; "
+            f"{key}=<steps> sets another limit"
+        )
 
 
 def game_of(env_id: str) -> str | None:

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import time
 import warnings
+from collections.abc import Iterator
+from math import isfinite
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from ablate import seeding
 from ablate.config.schema import ConfigError, EnvConfig
 from ablate.config.validation import suggest
 from ablate.envs import saving
+from ablate.envs.checked import Checked, check_interface, is_gymnasiums_own, two_episodes
 from ablate.envs.kind import EnvKind, RawInterface
+from ablate.envs.placeholders import keys_with_placeholders, numbered
+from ablate.parallel.closing import close_at_end, close_now
+from ablate.parallel.descendants import ending_descendants
 from ablate.types import ActionSpec, EnvSpec
+
+LONG_S = 5.0  # an environment that takes longer for two short episodes is not tried twice
 
 
 class GymnasiumKind(EnvKind):
     """Observations are flattened to (size,). `env.kwargs` are arguments of gymnasium.make."""
 
     def spec(self, env: EnvConfig) -> EnvSpec:
+        if _is_registered_by_gymnasium(env.id):
+            for key in keys_with_placeholders(env):
+                raise ConfigError(
+                    f"env.kwargs.{key}={env.kwargs[key]}: the arguments of {env.id} are its task, the same for all "
+                    "workers; a placeholder is for what tells programs apart, such as a port"
+                )
+            return self._spec(env)
+        with ending_descendants(), seeding.keeping_libraries():
+            return self._spec(env)
+
+    def _spec(self, env: EnvConfig) -> EnvSpec:
+        began, first = time.monotonic(), None
         made = self.make(env, None, training=True)
         try:
             observation, action = made.observation_space, made.action_space
@@ -28,13 +50,49 @@ class GymnasiumKind(EnvKind):
             if isinstance(action, spaces.Discrete):
                 spec = ActionSpec(n=int(action.n), start=int(action.start))
             elif isinstance(action, spaces.Box) and len(action.shape) == 1 and np.issubdtype(action.dtype, np.floating):
-                spec = ActionSpec(low=tuple(action.low.tolist()), high=tuple(action.high.tolist()))
+                low, high = tuple(action.low.tolist()), tuple(action.high.tolist())
+                spec = ActionSpec(low=low, high=high, dtype=str(action.dtype))
             else:
                 raise ConfigError(f"env.id={env.id}: its action is {action}; a Discrete or a flat Box is needed")
             limit = made.spec.max_episode_steps if made.spec else None
-            return EnvSpec((int(np.prod(observation.shape)),), spec, limit)
+            notes = [*_space_notes(env.id, made.unwrapped.observation_space, spec)]
+            if not is_gymnasiums_own(made):
+                notes += check_interface(env.id, made)
+                first = two_episodes(made)
         finally:
-            made.close()
+            close_now(made.close)  # before it is made again: both may want the same port
+        if first is not None and time.monotonic() - began < LONG_S:
+            notes += self._repetition_notes(env, first)
+        return EnvSpec((int(np.prod(observation.shape)),), spec, limit, notes=tuple(notes))
+
+    def _repetition_notes(self, env: EnvConfig, first: list[Any]) -> Iterator[str]:
+        """Make the environment again and repeat its first steps. first: what they gave before.
+
+        Raises ConfigError if they depend on a placeholder of env.kwargs."""
+        try:
+            repeatable = _same(first, self._first_steps(env))
+        except ConfigError as error:
+            yield f"{error} (when it was made a second time)"
+            return
+        if not repeatable:
+            yield (
+                f"env.id={env.id}: it is not reproducible; two episodes with the same seed and actions differ, "
+                "so the same command gives other rows"
+            )
+        elif (keys := keys_with_placeholders(env)) and not _same(first, self._first_steps(numbered(env, 1))):
+            raise ConfigError(
+                f"env.kwargs.{keys[0]}={env.kwargs[keys[0]]}: a placeholder changes the task: the same seed and "
+                "actions give something else; it may only tell programs apart, such as a port"
+            )
+
+    def _first_steps(self, env: EnvConfig) -> list[Any]:
+        """What `two_episodes` gives of a new environment, after the check."""
+        made = self.make(env, None, training=True)
+        try:
+            list(check_interface(env.id, made))
+            return two_episodes(made)
+        finally:
+            close_now(made.close)
 
     def make(self, env: EnvConfig, max_ep_step: int | None, training: bool, **kwargs: Any) -> gymnasium.Env:
         try:
@@ -44,7 +102,7 @@ class GymnasiumKind(EnvKind):
                     env.id,
                     max_episode_steps=max_ep_step or env.max_ep_step,
                     disable_env_checker=True,
-                    **{**env.kwargs, **kwargs},
+                    **{**numbered(env, 0).kwargs, **kwargs},
                 )
         except SystemExit as error:
             raise ConfigError(f"env.id={env.id}: its constructor ends the program, sys.exit({error.code})") from error
@@ -52,6 +110,13 @@ class GymnasiumKind(EnvKind):
             message = " ".join(str(error).split()).partition(" Did you mean")[0].rstrip(".")
             hint = _hint(env.id) if isinstance(error, gymnasium.error.UnregisteredEnv) else ""
             raise ConfigError(f"env.id={env.id}: {message}{hint}") from error
+        for name in ("observation_space", "action_space"):
+            if not isinstance(getattr(made.unwrapped, name, None), spaces.Space):
+                close_now(made.close)
+                raise ConfigError(f"env.id={env.id}: its {name} is no space of gymnasium.spaces")
+        close_at_end(made.close)
+        if not is_gymnasiums_own(made):
+            made = Checked(made)
         if isinstance(made.observation_space, spaces.Box) and len(made.observation_space.shape) != 1:
             made = gymnasium.wrappers.FlattenObservation(made)
         return made
@@ -64,6 +129,32 @@ class GymnasiumKind(EnvKind):
 
     def raw_interface(self, env: EnvConfig, spec: EnvSpec) -> RawInterface:
         return _Vectors(spec)
+
+
+def _same(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other) and all(map(np.array_equal, one, other))
+
+
+def _is_registered_by_gymnasium(env_id: str) -> bool:
+    """Whether it is one of gymnasium's own environments, which start no programs."""
+    registered = gymnasium.registry.get(env_id)
+    return registered is not None and str(registered.entry_point).startswith("gymnasium.")
+
+
+def _space_notes(env_id: str, observation: spaces.Space, action: ActionSpec) -> Iterator[str]:
+    """What a user should know of the spaces."""
+    if observation.dtype == np.uint8:
+        yield (
+            f"env.id={env_id}: its observations are bytes, shape {observation.shape}, which the network takes "
+            "unscaled, as numbers from 0 to 255; a wrapper that divides them by 255 learns better"
+        )
+    if open_ended := sum(
+        not (isfinite(low) and isfinite(high)) for low, high in zip(action.low, action.high, strict=True)
+    ):
+        yield (
+            f"env.id={env_id}: {open_ended} of {len(action.low)} dimensions of its action lack a bound; model.mu_scale "
+            "is for these, the others take their scale from their bounds"
+        )
 
 
 def _hint(env_id: str) -> str:

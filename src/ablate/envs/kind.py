@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 
 from ablate.config.schema import EnvConfig
+from ablate.envs.placeholders import numbered
 from ablate.types import EnvSpec, Stepped
 
 
@@ -69,7 +70,7 @@ class EnvKind(ABC):
 
     def make_side_by_side(self, env: EnvConfig, count: int) -> SideBySide:
         """The environments of one process."""
-        return OneByOne(self, [self.make(env, None, training=True) for _ in range(count)])
+        return OneByOne(self, [self.make(numbered(env, number), None, training=True) for number in range(count)])
 
     def outcome(self, reward: float, terminated: bool, truncated: bool, info: dict[str, Any]) -> tuple[float, bool]:
         """What one step means for the score: (raw reward, whether the episode that is scored has ended)."""

@@ -15,8 +15,9 @@ from gymnasium.wrappers import FlattenObservation, OrderEnforcing, TimeLimit
 
 from ablate import seeding
 from ablate.compiled.envs import ENVIRONMENTS
+from ablate.envs.checked import Checked
 
-WRAPPERS = (TimeLimit, OrderEnforcing, FlattenObservation)  # only TimeLimit has a state
+WRAPPERS = (Checked, TimeLimit, OrderEnforcing, FlattenObservation)  # only TimeLimit has a state
 
 
 def save(env: gymnasium.Env) -> dict[str, Any] | None:

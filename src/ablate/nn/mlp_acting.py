@@ -30,7 +30,8 @@ class MlpActing:
         self._activation = NUMPY_ACTIVATIONS[architecture.activation]
         self._discrete = action.is_discrete
         self._start = action.start
-        self._low, self._high = np.asarray(action.low, np.float32), np.asarray(action.high, np.float32)
+        self._dtype = np.dtype(action.dtype or np.float32)
+        self._low, self._high = np.asarray(action.low, self._dtype), np.asarray(action.high, self._dtype)
         self._dimensions = len(action.low)
         self._mu_centre = np.asarray(architecture.mu_centre, parameters.dtype)
         self._mu_scale = np.asarray(architecture.mu_scale, parameters.dtype)
@@ -61,10 +62,10 @@ class MlpActing:
         return int(np.argmax(outputs[0])) if self._discrete else outputs[0]
 
     def to_env(self, action: Action) -> Action:
-        """The action as the environment takes it: clipped to its bounds, or counted from its first action."""
+        """The action as the environment takes it: of its type and clipped to its bounds, or counted from its first."""
         if self._discrete:
             return int(action) + self._start
-        return np.minimum(np.maximum(action, self._low), self._high)
+        return np.minimum(np.maximum(np.asarray(action, self._dtype), self._low), self._high)
 
     def reset(self, env_index: int) -> None:
         """Nothing is remembered."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ablate.nn.mlp_networks import ManualMlp, TorchMlp
 
 
+LARGEST_FLOAT32 = 3.4028234663852886e38  # some programs write it for no bound
+
+
 @dataclass(frozen=True)
 class MlpArchitecture(Architecture):
     """Actor and critic, both on a shared torso or, without a torso, on the observation.
@@ -93,13 +96,34 @@ class MlpArchitecture(Architecture):
 
 
 def _mu_range(mu_scale: float | None, action: ActionSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Centre and half width of the range of mu, each (A,): the action's bounds, or `mu_scale` around their centre."""
-    bounded = all(isfinite(bound) for bound in action.low + action.high)
-    if not bounded and mu_scale is None:
-        raise ConfigError("model.mu_scale=null: the action has no bounds to take the scale from; give a number")
-    centre = tuple((low + high) / 2 if bounded else 0.0 for low, high in zip(action.low, action.high, strict=True))
-    scale = tuple(mu_scale or (high - low) / 2 for low, high in zip(action.low, action.high, strict=True))
-    return centre, scale
+    """Centre and half width of the range of mu, each (A,), decided for each dimension by its own bounds.
+
+    Two bounds give both; if all dimensions have two, `mu_scale` replaces their half widths. One bound is an end of the
+    range, no bound leaves its centre at 0; then `mu_scale` is the half width."""
+    bounds = list(zip(action.low, action.high, strict=True))
+    has_bounds = [(low > -LARGEST_FLOAT32, high < LARGEST_FLOAT32) for low, high in bounds]
+    bounded = [all(has) for has in has_bounds]
+    if not all(bounded) and action.dtype == "" and any(map(isfinite, action.low + action.high)):
+        raise ConfigError(
+            "model.name=mlp: this checkpoint was saved when an action without bounds changed the range of "
+            "all; train again"
+        )
+    if not all(bounded) and mu_scale is None:
+        raise ConfigError(
+            f"model.mu_scale=null: dimension {bounded.index(False)} of the action does not have two bounds to take the "
+            "scale from; give a number"
+        )
+    centre, scale = [], []
+    for (low, high), (has_low, has_high) in zip(bounds, has_bounds, strict=True):
+        by_bounds = has_low and has_high and (mu_scale is None or not all(bounded))
+        half = (high - low) / 2 if by_bounds else mu_scale
+        assert half is not None
+        scale.append(half)
+        if has_low and has_high:
+            centre.append((low + high) / 2)
+        else:
+            centre.append(low + half if has_low else high - half if has_high else 0.0)
+    return tuple(centre), tuple(scale)
 
 
 NAME, build = "mlp", MlpArchitecture.build  # for the registry in architecture.py

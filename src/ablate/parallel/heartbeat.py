@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 
 def _nothing() -> None:
@@ -18,8 +19,9 @@ def install(beat: Callable[[], None]) -> None:
     _beat = beat
 
 
-def also(check: Callable[[], None]) -> None:
-    """Call `check` at every heartbeat from now on. It may raise an exception to interrupt the work of the process."""
+@contextlib.contextmanager
+def checking(check: Callable[[], None]) -> Iterator[None]:
+    """Within this context, call `check` at every heartbeat. It may raise an exception to interrupt the work."""
     first = _beat
 
     def both() -> None:
@@ -27,6 +29,10 @@ def also(check: Callable[[], None]) -> None:
         check()
 
     install(both)
+    try:
+        yield
+    finally:
+        install(first)
 
 
 def beat() -> None:

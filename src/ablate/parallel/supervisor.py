@@ -16,10 +16,13 @@ from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import FrameType
 from typing import Any, NamedTuple
 
 from ablate.config.plugins import import_plugins
 from ablate.parallel import heartbeat
+from ablate.parallel.closing import CLOSE_S, closing_at_end
+from ablate.parallel.descendants import MARK, Guard, descendants, end, marked
 from ablate.parallel.machine import die_with_parent
 from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.signals import SIGNALS
@@ -27,6 +30,7 @@ from ablate.parallel.signals import SIGNALS
 STARTUP_S = 120.0  # for a child to import torch and to make its environment, on a busy machine
 COMPILATION_S = 900.0  # if it also compiles kernels, which takes about 15 s on an idle machine
 ASLEEP_S = 1.0  # if the parent has not watched for longer than this, a silent child does not count as hung
+CLOSING_S = 2 * CLOSE_S  # between the last message of a child and its end: it closes its environments
 GRACE_S = 5.0  # between the end of a child's pipe and the end of the child
 ABANDON_S = 1.0  # between asking the children to end and killing them
 # Environment variables for the children, set before they import torch: each uses one thread.
@@ -60,7 +64,7 @@ class _Done(NamedTuple):
 class Supervisor:
     """Runs children and gives their messages to the parent, in the order in which each child sent them.
 
-    It is a context manager: whatever happens, no child is left when the context ends."""
+    It is a context manager: whatever happens, no child is left when the context ends, nor what a child has started."""
 
     def __init__(self, children: list[Child], shared: SharedState, hang_timeout_s: float) -> None:
         self._children = children
@@ -68,18 +72,22 @@ class Supervisor:
         self._hang_timeout_s = hang_timeout_s
         self._processes: dict[str, BaseProcess] = {}
         self._pipes: dict[str, Connection] = {}
-        self._done: set[str] = set()
+        self._done: dict[str, float] = {}  # when a child sent its last message
+        self._guard: Guard | None = None
         self._watched = self._awake_since = time.monotonic()
 
     def __enter__(self) -> Supervisor:
         context = multiprocessing.get_context("spawn")
         resource_tracker.ensure_running()  # otherwise spawning starts it, and then unblocks the signals
+        self._guard = Guard()
         try:
-            with _environment({**ONE_THREAD, SAFE_PATH: "1"}), _signals_blocked():
+            with _environment({**ONE_THREAD, SAFE_PATH: "1", MARK: ""}), _signals_blocked():
                 for index, child in enumerate(self._children):
+                    os.environ[MARK] = self._mark(child.name)
                     receiving, sending = context.Pipe(duplex=False)
                     arguments = (child, self._shared, index, sending)
-                    process = context.Process(target=_run_child, args=arguments, name=child.name, daemon=True)
+                    # not a daemon, which may have no children: an environment may start processes
+                    process = context.Process(target=_run_child, args=arguments, name=child.name, daemon=False)
                     process.start()
                     sending.close()  # only the child keeps this end, so the pipe ends with the child
                     self._processes[child.name] = process
@@ -122,6 +130,11 @@ class Supervisor:
         for index, child in enumerate(self._children):
             if child.name not in self._pipes:
                 continue
+            if child.name in self._done:
+                if now - self._done[child.name] > CLOSING_S:  # it does not close its environments: all results are here
+                    self._processes[child.name].kill()
+                    self._pipes.pop(child.name).close()
+                continue
             silent = self._shared.silent_for_s(index)
             if silent is not None:
                 silent = min(silent, now - self._awake_since)
@@ -137,7 +150,7 @@ class Supervisor:
         if isinstance(message, ChildFailed):
             raise message
         if isinstance(message, _Done):
-            self._done.add(name)
+            self._done[name] = time.monotonic()
         else:
             yield name, message
 
@@ -151,22 +164,38 @@ class Supervisor:
             raise ChildFailed(f"{name} was killed by {signal.Signals(-process.exitcode).name}")
         if process.exitcode > 0 or name not in self._done:
             raise ChildFailed(f"{name} exited with code {process.exitcode}")
+        end(lambda: marked(self._mark(name)))  # what it started and left behind
+
+    def _mark(self, name: str) -> str:
+        """The mark of a child, which all that it starts inherits."""
+        assert self._guard is not None
+        return f"{self._guard.mark}/{name}/"
 
     def kill(self) -> None:
         """End all children: give them a second to end, then kill them. A signal skips the wait."""
         alive = [process for process in self._processes.values() if process.is_alive()]
         self._shared.command = Command.abandon
+        started: set[int] = set()
         deadline = time.monotonic() + ABANDON_S
         try:
+            started |= descendants(*_pids(alive))
             for process in alive:
                 process.join(max(0.0, deadline - time.monotonic()))
         finally:
+            started |= descendants(*_pids(alive))
             for process in alive:
                 process.kill()  # does nothing if the process has ended
                 process.join()
+            end(lambda: started)
+            if self._guard is not None:
+                self._guard.close()
             for pipe in self._pipes.values():
                 pipe.close()
             self._pipes.clear()
+
+
+def _pids(processes: list[BaseProcess]) -> list[int]:
+    return [process.pid for process in processes if process.pid is not None]
 
 
 def _run_child(child: Child, shared: SharedState, index: int, sending: Connection) -> None:
@@ -176,7 +205,10 @@ def _run_child(child: Child, shared: SharedState, index: int, sending: Connectio
     handles them."""
     os.environ.pop(SAFE_PATH, None)  # it was for this process, not for those that an environment starts
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        if signal.getsignal(number) != signal.SIG_IGN:  # SIGHUP is ignored under nohup, also by what is started here
+            signal.signal(number, _nothing)
+            signal.siginterrupt(number, False)
+    os.register_at_fork(after_in_child=_default_signals)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     die_with_parent()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -189,18 +221,35 @@ def _run_child(child: Child, shared: SharedState, index: int, sending: Connectio
         except BrokenPipeError:
             os._exit(1)  # the parent is gone
 
-    try:
-        import_plugins(child.plugins)
-        getattr(importlib.import_module(child.module), child.function)(send, *child.arguments)
-        send(_Done())
-        sys.stdout.flush()
-        os._exit(0)  # skips the slow and needless clean-up of torch and Numba
-    except ChildFailed as failure:
-        send(failure)
-    except Exception as error:
-        # Otherwise the parent would only see an exit code.
-        message = shortened(f"{child.name} raised {type(error).__name__}: {error}", LONGEST_MESSAGE)
-        send(ChildFailed(f"{message}\n{shortened(traceback.format_exc(), LONGEST_TRACEBACK)}"))
+    code = 0
+    with closing_at_end():
+        try:
+            import_plugins(child.plugins)
+            getattr(importlib.import_module(child.module), child.function)(send, *child.arguments)
+            send(_Done())
+        except ChildFailed as failure:
+            send(failure)
+        except SystemExit as leaving:  # in an environment
+            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        except Exception as error:
+            # Otherwise the parent would only see an exit code.
+            message = shortened(f"{child.name} raised {type(error).__name__}: {error}", LONGEST_MESSAGE)
+            send(ChildFailed(f"{message}\n{shortened(traceback.format_exc(), LONGEST_TRACEBACK)}"))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # it may be closed
+            stream.flush()
+    os._exit(code)  # skips the slow clean-up of torch and Numba, and does not wait for what an environment has started
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """A handler of signals. Unlike SIG_IGN, it does not pass on to programs: they must obey a `terminate()`."""
+
+
+def _default_signals() -> None:
+    """In a process forked by an environment: signals end it."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is _nothing:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def shortened(text: str, most: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from ablate.config.plugins import import_plugins
 from ablate.config.schema import Config
 from ablate.config.serial import from_dict
 from ablate.envs.make import make_env
+from ablate.envs.placeholders import first_of_evaluations, numbered
 from ablate.nn.acting import Action
 from ablate.parallel.heartbeat import beat
 from ablate.parallel.machine import usable_cpus
@@ -85,8 +87,8 @@ class _Seat:
 
     def step(self, action: Action) -> bool:
         """Take one step. Returns whether the episode has ended."""
-        self.observation, reward, terminated, truncated, _ = self._env.step(action)
         self._actions.append(action)
+        self.observation, reward, terminated, truncated, _ = self._env.step(copy(action))  # which may alter it
         self._return += float(reward)
         return terminated or truncated
 
@@ -103,7 +105,8 @@ def make_envs(config: Config, horizon: int | None, count: int, **kwargs: Any) ->
     """`count` environments for evaluation: whole games and raw rewards, whatever training sees.
 
     kwargs: further arguments of `make_env`."""
-    return [make_env(config.env, horizon, training=False, **kwargs) for _ in range(count)]
+    first = first_of_evaluations(config)
+    return [make_env(numbered(config.env, first + k), horizon, training=False, **kwargs) for k in range(count)]
 
 
 class Share(NamedTuple):

@@ -22,7 +22,7 @@ from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpo
 from ablate.records.csv_writer import CsvWriter
 from ablate.records.schema import BEST_CHECKPOINT, EVALUATIONS
 from ablate.schedules import due
-from ablate.seeding import Role, generator
+from ablate.seeding import Role, generator, keeping_libraries
 from ablate.types import Counters, EnvSpec, EvaluationSummary, Score
 
 POLL_S = 0.05
@@ -97,17 +97,13 @@ class Evaluator:
         """Whether the evaluation before the first step (evaluation.at_start) is still to be made."""
         return self._config.evaluation.at_start and self.done == 0
 
-    def begin(self, shared: SharedState, send: Callable[[EvaluationSummary], None]) -> None:
-        """Evaluate before the first step if evaluation.at_start=true, and send the summary."""
-        if self.begins:
-            send(self.evaluate(shared, shared.counters()))
-
     def evaluate(self, shared: SharedState, counters: Counters) -> EvaluationSummary:
         """Evaluate the current shared parameters. counters: the totals of training at this moment."""
         parameters, normalisation = shared.parameters_view().copy(), frozen_normalisation(shared)
         wall_time_s = shared.wall_time_s()
         rng = generator(self._config.seed, Role.evaluation, self.done)
-        scores = list(self._player.play(parameters, self._config.evaluation.episodes, rng, normalisation))
+        with keeping_libraries():  # training in this process must not depend on how often it is evaluated
+            scores = list(self._player.play(parameters, self._config.evaluation.episodes, rng, normalisation))
         self.done += 1
         at = (self.done, counters.steps, counters.updates, f"{wall_time_s:.3f}")
         protocol = (evaluation_horizon(self._config), str(self._config.evaluation.action))
@@ -146,33 +142,38 @@ def test_process(
         if shared.command == Command.abandon:
             raise _Abandoned
 
-    heartbeat.also(leave_if_abandoned)
-    evaluator = Evaluator(config, spec, architecture, folder, done)
+    try:
+        with heartbeat.checking(leave_if_abandoned):
+            _evaluate_until_the_end(send, config, Evaluator(config, spec, architecture, folder, done), shared)
+    except _Abandoned:
+        return
+
+
+def _evaluate_until_the_end(
+    send: Callable[[EvaluationSummary], None], config: Config, evaluator: Evaluator, shared: SharedState
+) -> None:
     every_s, every_steps = config.evaluation.every_seconds, config.evaluation.every_steps
     last_time, last_steps, evaluated_steps = time.monotonic(), shared.counters().steps, -1
     begins = evaluator.begins
-    try:
-        while True:
-            heartbeat.beat()
-            command, counters = shared.command, shared.counters()
-            if begins:
-                now_due, begins = True, False
-            elif every_s is not None:
-                now = time.monotonic()
-                if not shared.began:  # workers still import or compile; the network has its initial parameters
-                    last_time = now
-                now_due = now - last_time >= every_s
-            else:
-                now_due = due(every_steps, last_steps, counters.steps)
-            finish = command == Command.finish
-            if (now_due and command == Command.run) or (finish and counters.steps != evaluated_steps):
-                last_time, last_steps, evaluated_steps = time.monotonic(), counters.steps, counters.steps
-                send(evaluator.evaluate(shared, counters))
-            if finish:
-                return
-            time.sleep(POLL_S)
-    except _Abandoned:
-        return
+    while True:
+        heartbeat.beat()
+        command, counters = shared.command, shared.counters()
+        if begins:
+            now_due, begins = True, False
+        elif every_s is not None:
+            now = time.monotonic()
+            if not shared.began:  # workers still import or compile; the network has its initial parameters
+                last_time = now
+            now_due = now - last_time >= every_s
+        else:
+            now_due = due(every_steps, last_steps, counters.steps)
+        finish = command == Command.finish
+        if (now_due and command == Command.run) or (finish and counters.steps != evaluated_steps):
+            last_time, last_steps, evaluated_steps = time.monotonic(), counters.steps, counters.steps
+            send(evaluator.evaluate(shared, counters))
+        if finish:
+            return
+        time.sleep(POLL_S)
 
 
 class _Abandoned(Exception):

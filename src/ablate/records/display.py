@@ -7,7 +7,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ablate.config.choices import Display
 from ablate.records.durations import clock
-from ablate.records.terminal import PlainConsole
+from ablate.records.terminal import PlainConsole, discard_output
 
 REFRESH_EVERY_S = 0.25
 STEP_WINDOW_S = 10.0
@@ -162,9 +162,7 @@ class ProgressDisplay:
             yield
         except OSError:
             self._mode = Display.off
-            # Buffered output must go somewhere, or Python prints an error when it exits.
-            with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            discard_output()
 
     def _show(self, progress: Progress) -> None:
         self._shown_s = progress.elapsed_s

@@ -19,10 +19,18 @@ SHOWN = 20  # how many of the last episodes, and of the last rows of updates.csv
 class Recorder:
     """Writes episodes.csv and updates.csv. `episodes` counts the rows; rows beyond `max_episodes` are not written."""
 
-    def __init__(self, folder: Path, update_record: type[Any], tensorboard: bool, max_episodes: int | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        update_record: type[Any],
+        tensorboard: bool,
+        max_episodes: int | None,
+        first_step: int | None = None,
+    ) -> None:
+        """first_step: of a resumed run."""
         self._episodes_csv = CsvWriter(folder / EPISODES)
         self._updates_csv = CsvWriter(folder / UPDATES, update_record._fields)
-        self._tensorboard = TensorBoard(folder) if tensorboard else None
+        self._tensorboard = TensorBoard(folder, first_step) if tensorboard else None
         self._max_episodes = max_episodes
         self.episodes = 0
         self.moving_average: float | None = None

@@ -34,7 +34,14 @@ class Checkpoints:
         """Whether each process has sent a state."""
         return len(self._states) == len(self._processes)
 
-    def make(self, counters: Counters, moving_average: float | None, evaluations_done: int) -> Checkpoint:
+    @property
+    def owes_evaluation(self) -> bool:
+        """Whether a process was stopped during an evaluation, or before one that was due."""
+        return any(state.state.get("owes_evaluation", False) for state in self._states.values())
+
+    def make(
+        self, counters: Counters, moving_average: float | None, evaluations_done: int, owes_evaluation: bool
+    ) -> Checkpoint:
         """A copy of the state now. All processes that train must be paused or have ended."""
         shared = self._shared
         statistics = zip(self._run.config.optimizer.statistics, shared.statistics_views(), strict=True)
@@ -55,6 +62,7 @@ class Checkpoints:
                 "wall_time_s": shared.wall_time_s(),
                 "moving_average": moving_average,
                 "evaluations_done": evaluations_done,
+                "owes_evaluation": owes_evaluation,
                 "starts": self._starts,
                 "turns": [self._states[name].state["turn"] for name in self._processes],
                 "workers": members,
@@ -69,6 +77,11 @@ class Checkpoints:
         for path in self._path.parent.glob(REPLAY_FILES):
             if int(path.stem.rpartition("-")[2]) < checkpoint.state["counters"]["steps"]:
                 path.unlink()
+
+
+def owes_evaluation(checkpoint: Checkpoint | None) -> bool:
+    """Whether a resume must begin with an evaluation that was due when the run was stopped."""
+    return checkpoint is not None and bool(checkpoint.state.get("owes_evaluation"))
 
 
 def restore_shared(run: Resolved, checkpoint: Checkpoint, shared: SharedState) -> None:

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ablate.config.derived import horizon_notes
 from ablate.config.schema import Config
 from ablate.paths import shown
 from ablate.records.checkpoint import Checkpoint
 from ablate.records.schema import BEST_CHECKPOINT, EPISODES, EVALUATIONS, LAST_CHECKPOINT, LEARNING_CURVE, UPDATES
+from ablate.records.terminal import print_if_read
 from ablate.runs.plan import Resolved
 from ablate.types import Counters
 
@@ -28,7 +30,7 @@ def announcement(run: Resolved, folder: Path, dropped: int) -> Iterator[str]:
         yield f"backend  {run.backend_note}"
     if run.memory_note:
         yield f"replay   {run.memory_note}"
-    for note in run.algorithm.notes(run.config):
+    for note in (*horizon_notes(run.config), *run.spec.notes, *run.algorithm.notes(run.config)):
         yield f"note     {note}"
     if run.resumed is not None:
         yield from _resumption(run, run.resumed, dropped)
@@ -51,7 +53,7 @@ def _resumption(run: Resolved, checkpoint: Checkpoint, dropped: int) -> Iterator
 
 def report(config: Config, folder: Path, counters: Counters, elapsed_s: float, interrupted: bool) -> None:
     """Draw the figure. Print how long the run trained, and the paths of its files."""
-    print(
+    print_if_read(
         f"{'interrupted' if interrupted else 'completed'}: {counters.episodes} episodes, {counters.steps} steps, "
         f"{counters.updates} updates in {elapsed_s:.1f} s ({counters.steps / max(elapsed_s, 1e-9):.0f} steps/s)"
     )
@@ -67,9 +69,9 @@ def report(config: Config, folder: Path, counters: Counters, elapsed_s: float, i
             print(f"the figure could not be written: {error}", file=sys.stderr)
     for name in files:
         if (folder / name).exists():
-            print(f"  {shown(folder / name)}")
+            print_if_read(f"  {shown(folder / name)}")
     if interrupted:
-        print(f"continue with: {resume_command(folder)}")
+        print_if_read(f"continue with: {resume_command(folder)}")
 
 
 def resume_command(folder: Path) -> str:

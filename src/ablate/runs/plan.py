@@ -92,6 +92,8 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
         except ConfigError as error:
             raise ConfigError(f"load={config.load}: {error}") from error
         _refuse_other_network(config.load, source, architecture)
+    if resumed is not None:  # raises for parameters that an older version trained for another range of actions
+        architecture_of(config.model, EnvSpec.from_dict(resumed.state["env_spec"]))
     if source is not None:
         parameters = source.tensors["parameters"]
         normalisation = source.tensors.get("normalisation")

@@ -11,6 +11,7 @@ from ablate.parallel.signals import Interrupted, Signals
 from ablate.parallel.supervisor import ChildFailed
 from ablate.records.manifest import lock_run, note_resume, read_status, write_manifest
 from ablate.records.schema import CHECKPOINTS, EPISODES, EVALUATIONS, MANIFEST, STATUS, UPDATES
+from ablate.runs.checkpoints import owes_evaluation
 from ablate.runs.console import resume_command
 from ablate.runs.plan import Resolved
 from ablate.runs.training import Training
@@ -64,10 +65,10 @@ def run(resolved: Resolved, folder: Path, overrides: list[str]) -> None:
 
 
 def _resume(resolved: Resolved, folder: Path) -> Training | None:
-    """The training to continue; None if the run has already reached its limit."""
+    """The training to continue; None if the run has already reached its limit and owes no evaluation."""
     counters = Counters(**resolved.resumed.state["counters"]) if resolved.resumed else Counters()
     reached = limit_reached(resolved.config, counters)
-    if not reached:
+    if not reached or owes_evaluation(resolved.resumed):
         note_resume(folder, resolved.config, sys.argv, counters)
         return Training(resolved, folder)
     if read_status(folder).get("state") == "completed":

@@ -23,7 +23,7 @@ from ablate.records.files import remove_temporaries
 from ablate.records.manifest import write_status
 from ablate.records.recorder import Recorder, trim_to_checkpoint
 from ablate.records.schema import EVALUATIONS
-from ablate.runs.checkpoints import Checkpoints, restore_shared, states_of
+from ablate.runs.checkpoints import Checkpoints, owes_evaluation, restore_shared, states_of
 from ablate.runs.console import announcement, report, title
 from ablate.runs.plan import Resolved
 from ablate.runs.record_order import RecordOrder
@@ -72,13 +72,15 @@ class Training:
         names = [process.name for process in processes]
         self._checkpoints = Checkpoints(run, folder, self.shared, names, self._starts)
         self._order = RecordOrder()
+        self._evaluation_left = False  # schedule=async: the last evaluation is still to be made
         self._pausing: set[str] | None = None  # processes whose state a checkpoint waits for
         counters = self.shared.counters()
         remove_temporaries(folder)
         self._dropped = trim_to_checkpoint(folder, counters.episodes, counters.updates, self._evaluations_done)
         CsvWriter(folder / EVALUATIONS).close()  # only the header; the process that evaluates writes the rows
         record = run.algorithm.update_record
-        self._recorder = Recorder(folder, record, config.logger.tensorboard, config.max_episodes)
+        first_step = None if run.new else counters.steps + bool(resumed)
+        self._recorder = Recorder(folder, record, config.logger.tensorboard, config.max_episodes, first_step)
         self._recorder.episodes = counters.episodes
         self._recorder.moving_average = resumed.state["moving_average"] if resumed else None
 
@@ -95,6 +97,7 @@ class Training:
             resumed=states_of(resumed, process.members) if resumed else {},
             turn=resumed.state["turns"][index] if resumed else 0,
             evaluations_done=self._evaluations_done,
+            owes_evaluation=owes_evaluation(resumed),
             starts=self._starts,
             exchange=self._exchange,
         )
@@ -134,10 +137,12 @@ class Training:
                 display.line(line)
             with Supervisor(self._children, self.shared, config.hang_timeout_s) as supervisor:
                 self._loop(supervisor, display, signals)
+                self._evaluation_left = bool(supervisor.running)  # a signal came before the last evaluation was done
             if self._checkpoints.complete:  # else a signal came before training began
                 self._write_checkpoint()
             self._recorder.close()
-            if reached := limit_reached(config, self._counters()):
+            reached = limit_reached(config, self._counters())
+            if reached and not self._owes_evaluation:
                 self.end("completed", reached)
             else:  # only a signal can end a run early
                 assert signals.received is not None
@@ -161,8 +166,9 @@ class Training:
                 if signals.received is not None:
                     return  # without waiting for the test process
                 if shared.command == Command.stop and supervisor.running:
+                    self._evaluation_left = True
                     self._write_checkpoint()  # before the last evaluation, which may fail
-                    display.line("trained; the last evaluation is running (Ctrl-C skips it)")
+                    display.line("trained; the last evaluation is running (Ctrl-C leaves it to resume=)")
                 shared.command = Command.finish
             elif self._pausing is not None and not self._pausing:
                 self._pausing, checkpointed = None, now
@@ -231,8 +237,15 @@ class Training:
             figure=self._run.algorithm.progress(self._config, steps, recorder.last_updates),
         )
 
+    @property
+    def _owes_evaluation(self) -> bool:
+        """Whether an evaluation was due and is not made: the last one of all, or one that a signal interrupted."""
+        return self._evaluation_left or self._checkpoints.owes_evaluation
+
     def _checkpoint(self) -> Checkpoint:
-        return self._checkpoints.make(self._counters(), self._recorder.moving_average, self._evaluations_done)
+        return self._checkpoints.make(
+            self._counters(), self._recorder.moving_average, self._evaluations_done, self._owes_evaluation
+        )
 
     def _write_checkpoint(self) -> None:
         self._recorder.flush()

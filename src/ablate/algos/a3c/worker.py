@@ -24,6 +24,7 @@ from ablate.algos.rounds import Send, rounds
 from ablate.config.derived import device_of
 from ablate.config.schema import Config
 from ablate.envs.make import kind_of, make_env
+from ablate.envs.placeholders import numbered
 from ablate.nn.distributions import make_distribution
 from ablate.nn.mlp_acting import MlpActing
 from ablate.nn.optimizers import Optimizer, make_optimizer
@@ -112,7 +113,7 @@ class Worker:
         self._acting: MlpActing = architecture.acting(self._acting_parameters, spec.action)
         self._rollout = RolloutAccumulator(config.algo.t_max, spec.observation_size, spec.action, np.dtype(np.float32))
         self._action_rng = generator(config.seed, Role.action, index)
-        self._env, self._env_kind = make_env(config.env), kind_of(config.env)
+        self._env, self._env_kind = make_env(numbered(config.env, index)), kind_of(config.env)
         self._episodic_return, self._episodic_length = 0.0, 0
         self.pulled_at = 0  # updates made by all workers when this one last pulled
         resumed = job.resumed.get(index)

@@ -1,0 +1,29 @@
+"""What a run prints after its training."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from ablate.records.manifest import read_status
+
+SETTINGS = (
+    "env=cartpole", "backend=manual", "schedule=interleaved", "workers=1", "max_episodes=3", "figures=false",
+    "evaluation.every_steps=null", "logger.display=off",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("stdout", ["a pipe without a reader", "a full disk", "closed"])
+def test_a_run_completes_though_nobody_reads_its_output(stdout: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "src/run.py"), *SETTINGS, f"hydra.run.dir={tmp_path / 'run'}"]
+    how = {"a full disk": ">/dev/full", "closed": ">&-", "a pipe without a reader": "| true"}[stdout]
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f'"$@" {how}', "bash", *command], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert read_status(tmp_path / "run")["state"] == "completed"
