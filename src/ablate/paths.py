@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS, CONF = ROOT / "outputs", ROOT / "conf"
 
 
+def _current_folder() -> Path:
+    try:
+        return Path(os.getcwd())
+    except FileNotFoundError:  # it was deleted
+        return ROOT
+
+
+STARTED_IN = _current_folder()  # hydra.job.chdir=true changes the folder later, and what a user types does not
+
+
 def locate(path: str) -> Path:
-    """The path that a user gave: relative to the current folder or, if nothing is there, to the repository's root."""
-    given = Path(path).expanduser()
-    return ROOT / given if not given.exists() and (ROOT / given).exists() else given.absolute()
+    """The path that a user gave: relative to the user's folder or, if nothing is there, to the repository's root."""
+    given = STARTED_IN / Path(path).expanduser()
+    return ROOT / path if not given.exists() and (ROOT / path).exists() else given
 
 
 def shown(path: Path) -> str:
-    """A path as the user would type it: relative to the current folder if that is shorter."""
+    """A path as the user would type it: relative to the user's folder if that is shorter."""
     try:
-        return str(path.relative_to(Path.cwd()))
+        return str(path.relative_to(STARTED_IN))
     except ValueError:
         return str(path)

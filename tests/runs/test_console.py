@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
+from ablate.paths import STARTED_IN, locate, shown
 from ablate.records.manifest import read_status
 
 SETTINGS = (
@@ -27,3 +28,15 @@ def test_a_run_completes_though_nobody_reads_its_output(stdout: str, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert read_status(tmp_path / "run")["state"] == "completed"
+
+
+def test_a_path_means_the_same_after_hydra_has_changed_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """hydra.job.chdir=true goes into the run's folder, so the resumed folder would be looked for within itself."""
+    before = locate("tests"), shown(STARTED_IN / "x"), locate("../there"), locate("outputs")
+    (tmp_path / "tests").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert (locate("tests"), shown(STARTED_IN / "x"), locate("../there"), locate("outputs")) == before
+    assert before[0] == STARTED_IN / "tests"
+    assert before[1] == "x"

@@ -84,6 +84,6 @@ def test_a_sweep_of_it_leaves_nothing(start: Callable[..., Run], tmp_path: Path)
         "-m", *SETTINGS, "seed=1,2", "max_episodes=3", "workers=1", f"hydra.sweep.dir={tmp_path / 'sweep'}",
         "+env.kwargs.closes=false",
     )  # fmt: skip
-    assert run.exit_code() == 0, run.errors + run.output
+    assert run.exit_code(timeout_s=280) == 0, run.errors + run.output
     assert len(list((tmp_path / "sweep").rglob(EPISODES))) == 2
     assert_nothing_is_left(run)

@@ -112,7 +112,13 @@ class Training:
             self.end("interrupted", f"{interrupt} a second time: stopped at once, the last checkpoint stays")
             raise
         except ChildFailed as failure:
-            self.end("failed", str(failure).splitlines()[0])
+            reason = str(failure).splitlines()[0]
+            if signals.received is not None:  # Ctrl-C reaches all programs of the terminal, also an environment's
+                reason = f"{signal.Signals(signals.received).name}: the last checkpoint stays, because {reason}"
+                print(f"interrupted by {reason}", file=sys.stderr)
+                self.end("interrupted", reason)
+                raise Interrupted(signals.received) from failure
+            self.end("failed", reason)
             raise
         except OSError as error:
             self.end("failed", f"the records could not be written: {error}")
