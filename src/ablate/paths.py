@@ -20,9 +20,12 @@ STARTED_IN = _current_folder()  # hydra.job.chdir=true changes the folder later,
 
 
 def locate(path: str) -> Path:
-    """The path that a user gave: relative to the user's folder or, if nothing is there, to the repository's root."""
-    given = STARTED_IN / Path(path).expanduser()
-    return ROOT / path if not given.exists() and (ROOT / path).exists() else given
+    """The path that a user gave: in the current folder, in the user's, or in the repository."""
+    given = Path(path).expanduser()
+    return next(
+        (base / given for base in (STARTED_IN, ROOT) if not given.exists() and (base / given).exists()),
+        given.absolute(),
+    )
 
 
 def shown(path: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from ablate.paths import STARTED_IN, locate, shown
+from ablate import paths
 from ablate.records.manifest import read_status
 
 SETTINGS = (
@@ -33,10 +33,13 @@ def test_a_run_completes_though_nobody_reads_its_output(stdout: str, tmp_path: P
 def test_a_path_means_the_same_after_hydra_has_changed_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """hydra.job.chdir=true goes into the run's folder, so the resumed folder would be looked for within itself."""
-    before = locate("tests"), shown(STARTED_IN / "x"), locate("../there"), locate("outputs")
-    (tmp_path / "tests").mkdir()
-    monkeypatch.chdir(tmp_path)
-    assert (locate("tests"), shown(STARTED_IN / "x"), locate("../there"), locate("outputs")) == before
-    assert before[0] == STARTED_IN / "tests"
-    assert before[1] == "x"
+    """hydra.job.chdir=true goes into the run's folder, where a relative resume= would no longer be found."""
+    monkeypatch.setattr(paths, "STARTED_IN", tmp_path)
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    for folder in (run, elsewhere):
+        folder.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert paths.locate("run") == run
+    assert paths.locate("src") == ROOT / "src"
+    assert paths.locate("nowhere") == elsewhere / "nowhere"
+    assert paths.shown(run / "x") == "run/x"
