@@ -1,6 +1,7 @@
 """The programs that environments start, such as simulators: they end with the process that started them.
 
-They are found in /proc, by their parents and by a mark in their environment variables, which also a daemon inherits.
+They are found in /proc, by their parents and by a mark in their environment variables, which also a daemon inherits. A
+system without /proc ends none of them.
 Run as a program, this file is the guard of a run: a process killed with SIGKILL cannot end what it has started."""
 
 from __future__ import annotations
