@@ -1,4 +1,4 @@
-"""Measure speed with one command:  python src/benchmark.py [a3c|compiled|arms|atari|dqn|learning]
+"""Measure speed with one command:  python src/benchmark.py [a3c|compiled|arms|atari|dqn|learning|decisions]
 
 a3c       A3C's torch backends on Pendulum, compared with a plain loop, and the parts of a step
 compiled  backend=compiled, its kernels compared with one written for the Pendulum report alone, and the parts of a step
@@ -6,6 +6,7 @@ arms      all runs of that report's two ablations, with --repeats seeds each
 atari     A3C-LSTM on Breakout, compared with the emulator alone, and the parts of a step
 dqn       DQN on Breakout, compared with stable-baselines3 (extra [bench]), and the parts of an update
 learning  A3C's score on Breakout after --seconds of training, for --repeats seeds
+decisions errors, power and coverage of the verdicts on --repeats simulated studies per number (no training)
 
 Ratios are between runs that took turns on the same machine, so that its drift affects all of them equally.
 """
@@ -28,6 +29,7 @@ from benchmarks.a3c import benchmark_a3c
 from benchmarks.atari import benchmark_atari
 from benchmarks.common import Options, header
 from benchmarks.compiled import benchmark_arms, benchmark_compiled
+from benchmarks.decisions import benchmark_decisions
 from benchmarks.dqn import benchmark_dqn
 from benchmarks.learning import benchmark_learning
 
@@ -48,6 +50,7 @@ BENCHMARKS = {
     "arms": Benchmark(benchmark_arms),
     "atari": Benchmark(benchmark_atari, workers="1,2,8"),
     "compiled": Benchmark(benchmark_compiled),
+    "decisions": Benchmark(benchmark_decisions, repeats=4000),
     "dqn": Benchmark(benchmark_dqn, seconds=15.0, workers="1"),
     "learning": Benchmark(benchmark_learning, seconds=600.0, repeats=1, workers="2"),
 }
@@ -77,7 +80,9 @@ def parse_arguments() -> tuple[str, Options]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", default="a3c", choices=sorted(BENCHMARKS), help="what to measure")
     parser.add_argument("--seconds", type=float, help="of training per measurement; default 8, dqn 15, learning 600")
-    parser.add_argument("--repeats", type=int, help="measurements of each row, or seeds; default 3, learning 1")
+    parser.add_argument(
+        "--repeats", type=int, help="measurements per row, or seeds; default 3, learning 1, decisions 4000"
+    )
     parser.add_argument("--workers", help="numbers of workers; default 1,2,4, atari 1,2,8, dqn 1, learning 2")
     given = parser.parse_args()
     defaults = BENCHMARKS[given.what]

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from synthetic import write_sweep
 
-from ablate.analysis import summary as summaries
 from ablate.analysis import sweep_figures
+from ablate.analysis import verdicts as verdicts_module
 from ablate.analysis.load import load_sweep
 from ablate.analysis.markdown import escaped
 from ablate.analysis.report import write_report
@@ -89,14 +89,14 @@ def test_a_figure_that_fails_leaves_its_reason(tmp_path: Path, monkeypatch: pyte
 
 def test_a_claim_that_fails_does_not_cost_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_sweep(tmp_path / "sweep", ARMS, episodes=20, claims=CLAIMS)
-    judge = summaries.judge
+    case = verdicts_module._case
 
-    def judging(sweep: object, values: object, refusals: object, claim: object) -> object:
+    def broken(sweep: object, values: object, claim: object) -> object:
         if claim.id == "B":  # type: ignore[attr-defined]
             raise OverflowError("too large")
-        return judge(sweep, values, refusals, claim)  # type: ignore[arg-type]
+        return case(sweep, values, claim)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(summaries, "judge", judging)
+    monkeypatch.setattr(verdicts_module, "_case", broken)
     verdicts = summarise(load_sweep(folder)).verdicts
     assert [v.verdict == "not testable here" for v in verdicts] == [False, True, False]
     assert verdicts[1].reason == "it cannot be computed from these values (OverflowError: too large)"

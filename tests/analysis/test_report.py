@@ -20,6 +20,7 @@ from helpers import ROOT
 from synthetic import write_sweep
 
 from ablate.analysis.load import load_sweep
+from ablate.analysis.markdown import title
 from ablate.analysis.report import (
     LOG_LINES,
     LOGS,
@@ -122,11 +123,11 @@ def test_the_verdicts_come_first_with_their_numbers(folder: Path, page: Page) ->
         "supported", "contradicted", "not testable here", "not testable here",
     ]  # fmt: skip
     for verdict in verdicts.values():
-        assert f"{verdict.verdict} {verdict.id}: {verdict.words}" in words
+        assert f"{title(verdict)} {verdict.id}: {verdict.words}" in words
         assert verdict.reason[1:] in words  # a sentence there
     b1 = verdicts["B1"]
     assert f"{number(b1.effect)} [{number(b1.low)}, {number(b1.high)}]" in words
-    assert "n 5, 6 seeds" in words  # of two and four
+    assert "n 5 of 6 (1 crashed), 6 " in words  # of two and four
     assert words.index("B1: Two workers") < words.index("Against the baseline") < words.index("Learning curves")
 
 

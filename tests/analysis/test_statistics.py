@@ -37,6 +37,10 @@ def assert_like(ours: Interval, theirs: list[float]) -> None:
 @pytest.mark.parametrize("arm", ["a", "b", "one"])
 @pytest.mark.parametrize("statistic", [statistics.iqm, statistics.mean])
 def test_mean_and_iqm_are_rliables(arm: str, statistic: Callable[[np.ndarray], float]) -> None:
+    if (statistic, arm) == (statistics.mean, "one"):  # the mean of one environment has Student's interval instead
+        theirs = stats.ttest_1samp(strata(arm)[0], 0).confidence_interval(0.95)
+        assert statistics.interval(strata(arm), statistic)[1:] == pytest.approx(theirs)
+        return
     assert_like(statistics.interval(strata(arm), statistic), RLIABLE[statistic.__name__][arm])
 
 
@@ -72,7 +76,6 @@ def test_the_interval_of_a_difference_of_few_seeds_is_welchs() -> None:
 @pytest.mark.parametrize(
     ("statistic", "along_axis"),
     [
-        (statistics.mean, np.mean),
         (statistics.median, np.median),
         (statistics.iqm, functools.partial(stats.trim_mean, proportiontocut=0.25)),
     ],
@@ -117,8 +120,8 @@ def interval_of(statistic: Callable[[np.ndarray], float]) -> Callable[[np.ndarra
 
 
 # A thousand simulations estimate a coverage of 0.95 with an error of ± 0.02 (three standard errors).
-@pytest.mark.parametrize("n", [5, 10])
-def test_intervals_of_few_seeds_have_their_nominal_coverage(n: int) -> None:
+@pytest.mark.parametrize("n", [5, 10, 30])
+def test_intervals_have_their_nominal_coverage(n: int) -> None:
     assert coverage(interval_of(statistics.mean), 0, (0, 1), n=n) == pytest.approx(0.95, abs=0.02)
     assert coverage(statistics.difference, -3, (3, 1), (6, 2), n=n) == pytest.approx(0.95, abs=0.02)
     assert coverage(statistics.ratio, 0.5, (3, 1), (6, 2), n=n) == pytest.approx(0.95, abs=0.025)
@@ -129,10 +132,8 @@ def test_intervals_of_few_seeds_have_their_nominal_coverage(n: int) -> None:
 
 def test_bootstrapped_intervals_of_thirty_seeds_have_nearly_that_coverage() -> None:
     nearly = pytest.approx(0.94, abs=0.035)
-    for statistic in (statistics.mean, statistics.median, statistics.iqm):
+    for statistic in (statistics.median, statistics.iqm):
         assert coverage(interval_of(statistic), 0, (0, 1), n=30, times=500) == nearly
-    assert coverage(statistics.difference, -3, (3, 1), (6, 2), n=30, times=500) == nearly
-    assert coverage(statistics.ratio, 0.5, (3, 1), (6, 2), n=30, times=500) == nearly
 
 
 @pytest.mark.parametrize("n", [0, 1, 4])
@@ -160,6 +161,10 @@ def test_probability_of_improvement_and_cliffs_delta_are_counts_of_pairs(a: np.n
     assert 0 <= ours.low <= ours.value <= ours.high <= 1
     turned = statistics.probability_of_improvement(b, a)
     assert turned == pytest.approx((1 - ours.value, 1 - ours.high, 1 - ours.low), abs=1e-6)
+    delta, opposite = statistics.cliffs_delta(a, b), statistics.cliffs_delta(b, a)
+    assert delta == (-opposite.value, -opposite.high, -opposite.low)
+    difference, turned = statistics.difference(a, b), statistics.difference(b, a)
+    assert difference == (-turned.value, -turned.high, -turned.low)
 
 
 def test_an_arm_that_wins_every_pair_of_five_is_not_certain_to_win() -> None:
@@ -302,30 +307,6 @@ def test_a_curve_whose_gain_is_too_small_does_not_collapse() -> None:
     curve = np.array([-0.5, -0.4, -0.55])
     assert statistics.collapsed(curve)
     assert not statistics.collapsed(curve, smallest_gain=0.2)
-
-
-@pytest.mark.parametrize("half_width", [5.0, 1.0, 0.3])
-def test_seeds_needed_is_the_least_number_whose_interval_is_narrow_enough(half_width: float) -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(0, 1, 12), rng.normal(1, 2, 12)
-
-    def half_width_of(n: int) -> float:
-        """The half-width of Welch's interval with n seeds per arm and the standard deviations of these arms."""
-        means, spreads = (0.0, 0.0), (a.std(ddof=1), b.std(ddof=1))
-        test = stats.ttest_ind_from_stats(means[0], spreads[0], n, means[1], spreads[1], n, equal_var=False)
-        freedom = (spreads[0] ** 2 + spreads[1] ** 2) ** 2 * (n - 1) / (spreads[0] ** 4 + spreads[1] ** 4)
-        assert test.pvalue == 1
-        return float(stats.t.ppf(0.975, freedom) * np.sqrt((spreads[0] ** 2 + spreads[1] ** 2) / n))
-
-    n = statistics.seeds_needed(a, b, half_width)
-    assert n is not None
-    assert half_width_of(n) <= half_width
-    assert n == statistics.MIN_SEEDS or half_width_of(n - 1) > half_width
-
-
-def test_seeds_needed_is_unknown_for_one_seed_and_least_for_equal_scores() -> None:
-    assert statistics.seeds_needed(np.ones(1), np.ones(9), 0.1) is None
-    assert statistics.seeds_needed(np.ones(6), np.ones(6), 0.1) == statistics.MIN_SEEDS
 
 
 def test_the_same_scores_have_the_same_interval() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from ablate.config.choices import Until
 from ablate.config.schema import ConfigError
 from ablate.records.schema import (
     CELL,
@@ -188,9 +189,20 @@ def load_sweep(folder: Path) -> Sweep:
         for arm in study.arms
         for seed in study.seeds
     )
+    cells = _asked_for(cells, study)
     episodes, torn_episodes = _read_cells(folder, EPISODES, cells)
     evaluations, torn_evaluations = _read_cells(folder, EVALUATIONS, cells)
     return Sweep(folder, study, cells, episodes, evaluations, torn_episodes + torn_evaluations)
+
+
+def _asked_for(cells: pd.DataFrame, study: StudyFile) -> pd.DataFrame:
+    """The cells without those of blocks that were never started: a study until=decided may not need them."""
+    if study.until is not Until.decided or cells.empty:
+        return cells
+    place = cells["seed"].map({seed: place for place, seed in enumerate(study.seeds)})
+    started = place.where(cells["state"] != "missing").groupby(cells["arm"]).max().fillna(0)
+    blocks = cells["arm"].map(started) // study.block + 1
+    return cells[place < blocks * study.block].reset_index(drop=True)
 
 
 def read_cell(folder: Path) -> dict[str, Any]:

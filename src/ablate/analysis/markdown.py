@@ -14,13 +14,20 @@ from ablate.config.choices import Statistic
 from ablate.records.study_file import StudyFile
 
 METHODS = """\
-Intervals are 95 % confidence intervals; with fewer than 5 seeds there is none. Mean and difference: Student's t and
-Welch's t with fewer than 20 seeds, else the percentile bootstrap. Median and IQM (interquartile mean): the percentile
-bootstrap. Ratio of means: Fieller's method with fewer than 20 seeds, else the bootstrap. P(better) compares a seed of
-the arm with a seed of the baseline; it and Cliff's δ use Newcombe's method 5. p: Welch's test and the permutation test,
+Verdicts: each claim is one test of a difference of means, Welch's t, or Student's t over pairs of seeds if the arms
+share their random numbers. Its interval decides, by where it is among 0 and ± smallest_effect. All claims of the
+study share an error rate of 5 % by Holm's method, so the intervals of verdicts have 95 % confidence or more, as they
+say. Supported and contradicted: there is a difference in the claimed or in the other direction (a ~ b: it is within,
+or outside, ± smallest_effect). No relevant difference: it is within ± smallest_effect. Failed and diverged seeds
+count: the interval covers both their worst score and leaving them out, so no verdict depends on that choice.
+Tables: 95 % confidence intervals that describe and are not corrected for their number; with fewer than 5 seeds there
+is none. Mean and difference: Student's t and Welch's t. Median and IQM (interquartile mean): the percentile
+bootstrap; failed seeds are worse than all others. Ratio of means: Fieller's method. P(better) compares a seed of the
+arm with a seed of the baseline; it and Cliff's δ use Newcombe's method 5. p: Welch's test and the permutation test,
 both with Holm's correction over the arms of a table. Times to reach a score are restricted means: a cell that did not
-reach it counts with the end of the budget. Collapsed: the curve ends below half of its gain, start + ½ (best - start).
-Verdicts are not corrected for the number of claims."""
+reach it counts with the end of the budget. Collapsed: the curve ends below half of its gain, start + ½ (best -
+start)."""
+UNCORRECTED = "These 95 % intervals describe and are not corrected for their number; the intervals of verdicts are."
 
 
 def escaped(text: str) -> str:
@@ -33,7 +40,7 @@ def report(summary: Summary) -> str:
     """verdict.md: question, verdicts, tables, failures, notes, provenance."""
     study = summary.sweep.study
     metrics = sorted(summary.arms["metric"].unique(), key=lambda name: name != study.metric)
-    claims = [_claim(verdict, study.smallest_effect) for verdict in summary.verdicts]
+    claims = [_claim(verdict) for verdict in summary.verdicts]
     parts = [
         f"# {escaped(study.name)}", escaped(study.question),
         "## Verdicts", *(claims or ["The study makes no claims."]),
@@ -52,18 +59,30 @@ def with_interval(value: float, low: float, high: float) -> str:
     return number(value) if pd.isna(low) else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
-def _claim(verdict: Verdict, smallest_effect: float | None) -> str:
+def title(verdict: Verdict) -> str:
+    return verdict.verdict + ", preliminary" * verdict.preliminary
+
+
+def _claim(verdict: Verdict) -> str:
+    level = "" if pd.isna(verdict.low) else f" ({100 * verdict.confidence:.4g} % interval)"
     lines = [
-        f"### {escaped(verdict.id)}: {verdict.verdict}",
+        f"### {escaped(verdict.id)}: {title(verdict)}",
         f"> {escaped(verdict.words)}",
         "",
         f"- `{verdict.inequality}` in `{verdict.metric}`: effect"
-        f" {with_interval(verdict.effect, verdict.low, verdict.high)}, n = {verdict.n}",
+        f" {with_interval(verdict.effect, verdict.low, verdict.high)}{level}, n = {verdict.n}",
         f"- {escaped(verdict.reason)}",
     ]
     if verdict.seeds_needed is not None:
-        lines.append(f"- seeds per arm for an interval of at most ±{smallest_effect:g}: {verdict.seeds_needed}")
+        lines.append(f"- {needed(verdict.seeds_needed)}")
     return "\n".join(lines)
+
+
+def needed(seeds: int) -> str:
+    return (
+        f"{seeds} seeds per arm would settle it in 80 % of studies if there is no difference, in more if it is "
+        "smallest_effect"
+    )
 
 
 def _metric(summary: Summary, name: str) -> list[str]:
@@ -77,30 +96,44 @@ def _metric(summary: Summary, name: str) -> list[str]:
     parts = [
         f"## {escaped(metric.label)} (`{name}`{', the primary metric' * (name == study.metric)})",
         f"{metric.statistic}{target} of {metric.source} {window} the {metric.budget} budget on {metric.x}; "
-        f"in {unit_name}; {better} is better.",
+        f"in {unit_name}; {better} is better. {UNCORRECTED}",
     ]
     for env, part in environments(sweep).items():
         if part is not sweep:
             parts.append(f"### {env}")
-        parts.append(_table(_only(summary.arms, name, part.arms), {
+        shown = _only(summary.arms, name, part.arms)
+        parts.append(_table(shown, {
             "arm": lambda row: escaped(row["label"]),
             "n": lambda row: f"{row['n']} of {row['n_planned']}",
+            "failed": lambda row: row["failed"] or "0",
             "restricted mean" if target else "mean": _interval("mean"),
             "median": _interval("median"), "IQM": _interval("iqm"),
             "spread": lambda row: number(row["spread"]),
-            "diverged": lambda row: str(row["n_diverged"]),
+            **_if_failed(shown, "mean, failed at the worst score", "mean_worst"),
             **({"not reached": lambda row: str(row["n_censored"])} if target else {}),
         }))  # fmt: skip
         if len(compared := _only(summary.comparisons, name, part.arms)):
             parts.append(_table(compared, {
                 f"against {compared['baseline'].iloc[0]}": lambda row: row["arm"],
-                "difference": _interval("difference"), "ratio": _interval("ratio"),
+                "n": lambda row: ", ".join(_scored(row[n], row[f"{n}_failed"]) for n in ("n", "n_baseline")),
+                "difference": _interval("difference"),
+                **_if_failed(compared, "difference, failed at the worst score", "difference_worst"),
+                "ratio": _interval("ratio"),
                 "P(better)": _interval("probability_of_improvement"), "Cliff's δ": _interval("cliffs_delta"),
                 "p Welch (Holm)": lambda row: f"{number(row['welch_p'])} ({number(row['welch_p_holm'])})",
                 "p permutation (Holm)":
                     lambda row: f"{number(row['permutation_p'])} ({number(row['permutation_p_holm'])})",
             }))  # fmt: skip
     return parts
+
+
+def _if_failed(rows: pd.DataFrame, heading: str, name: str) -> dict[str, Callable[[pd.Series], str]]:
+    """A column that there is only if a seed of the table failed."""
+    return {} if rows[name].isna().all() else {heading: _interval(name)}
+
+
+def _scored(n: int, failed: int) -> str:
+    return f"{n} ({failed} failed)" if failed else str(n)
 
 
 def _speed_ups(summary: Summary) -> list[str]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import numpy as np
 import pandas as pd
 
 from ablate.analysis import markdown
@@ -32,13 +31,16 @@ LOG_LINES = 25
 LOGS = 20  # failures whose log is shown; a page with a thousand logs would not open
 LOG_BYTES = 16_384  # read from the end of a log: a run that prints without end must not fill the page
 HEADINGS = {
-    "n_planned": "planned", "n_failed": "failed", "n_missing": "missing", "n_diverged": "diverged",
+    "n_planned": "planned", "n_failed": "failed", "failed": "why", "n_missing": "missing",
+    "n_baseline_failed": "failed, baseline", "mean_worst": "mean, failed at the worst score",
+    "difference_worst": "difference, failed at the worst score",
     "n_censored": "censored", "n_baseline": "n baseline", "n_baseline_censored": "censored, baseline", "iqm": "IQM",
     "probability_of_improvement": "P(better)", "cliffs_delta": "Cliff's δ", "welch_p": "Welch p",
     "welch_p_holm": "Welch p, Holm", "permutation_p": "permutation p", "permutation_p_holm": "permutation p, Holm",
     "speed_up": "speed-up",
 }  # fmt: skip
-SYMBOLS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not testable here": "–"}
+SYMBOLS = {"supported": "✓", "contradicted": "✗", "no relevant difference": "≈", "undecided": "?",
+           "not testable here": "–"}  # fmt: skip
 
 
 class Entry(NamedTuple):
@@ -80,8 +82,10 @@ def render(summary: Summary, figures: list[tuple[Drawing, bytes | ConfigError]])
         study=sweep.study,
         summary=summary,
         symbols=SYMBOLS,
-        claims=[{"verdict": v, "unit": effect_unit(summary, v), "marks": interval_marks(summary, v)}
-                for v in summary.verdicts],
+        claims=[{"verdict": v, "title": markdown.title(v), "unit": effect_unit(summary, v),
+                 "marks": interval_marks(summary, v),
+                 "needed": markdown.needed(v.seeds_needed) if v.seeds_needed else ""} for v in summary.verdicts],
+        uncorrected=markdown.UNCORRECTED,
         methods=markdown.METHODS,
         tables=tables(summary),
         figures=grouped(figures),
@@ -153,12 +157,9 @@ def number(value: Any) -> str:
 
 
 def effect_unit(summary: Summary, verdict: Verdict) -> str:
-    """The unit of a verdict's effect: its metric's unit, or Cliff's δ if cells diverged."""
-    if verdict.metric not in summary.sweep.study.metrics:
-        return "no such metric"
-    scores = summary.scores[summary.scores["metric"] == verdict.metric]
-    values = scores.loc[scores["arm"].isin(verdict.inequality.split()), "value"]
-    return "Cliff's δ" if np.isinf(values).any() else metric_unit(summary.sweep, verdict.metric)
+    """The unit of a verdict's effect: its metric's unit."""
+    known = verdict.metric in summary.sweep.study.metrics
+    return metric_unit(summary.sweep, verdict.metric) if known else "no such metric"
 
 
 def interval_marks(summary: Summary, verdict: Verdict) -> dict[str, float] | None:
@@ -260,9 +261,11 @@ def differences(sweep: Sweep) -> Table:
 
 
 def _without_empty_counts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Drop the counts that are 0 for every arm: failed, missing, diverged, censored."""
-    counts = ["n_failed", "n_missing", "n_diverged", "n_censored", "n_baseline_censored"]
-    return frame.drop(columns=[c for c in counts if c in frame and not frame[c].any()])
+    """Drop the columns of failed, missing and censored cells that there are not."""
+    counts = ["n_failed", "n_baseline_failed", "n_missing", "n_censored", "n_baseline_censored"]
+    empty = [c for c in counts if c in frame and not frame[c].any()]
+    worst = [c for c in frame if str(c).startswith(("mean_worst", "difference_worst")) and frame[c].isna().all()]
+    return frame.drop(columns=[*empty, *worst, *(["failed"] if "n_failed" in empty and "failed" in frame else [])])
 
 
 def _with_labels(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:

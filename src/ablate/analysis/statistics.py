@@ -5,6 +5,8 @@ such arrays, one per environment; seeds are then resampled within each environme
 MIN_SEEDS seeds, because no method has its nominal coverage then. Scores of -inf or inf are runs that diverged: worse
 than all others. Statistics of ranks (median, IQM, probability of improvement, Cliff's δ) allow them, means do not.
 
+These intervals describe; they are not corrected for their number. What decides is in `decisions`.
+
 Random draws come from generators with fixed seeds: the same scores always have the same interval.
 
 Sources: Agarwal et al. 2021 (rliable), Henderson et al. 2018, Patterson et al. 2024.
@@ -15,14 +17,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from math import ceil, comb, isfinite
+from math import comb, isfinite
 from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, stats
 
 MIN_SEEDS = 5  # with fewer seeds, there are no intervals
-SMALL = 20  # with fewer seeds, Student's t: the 95 % bootstrap of a mean covers only 82 % at 5 seeds, 89 % at 10
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 SEED = 0
@@ -65,30 +66,28 @@ def spread(scores: np.ndarray) -> float:
 def interval(scores: Scores, statistic: Statistic, confidence: float = CONFIDENCE) -> Interval:
     """`mean`, `median` or `iqm` of all scores, with its confidence interval.
 
-    Student's t for the mean of fewer than SMALL seeds, else the percentile bootstrap, stratified by environment as in
-    rliable."""
+    Student's t for the mean of one environment. Its percentile bootstrap covers only 82 % at 5 seeds, 89 % at 10, and
+    is no better for skewed scores later (docs/statistics.md). Else the percentile bootstrap, stratified by environment
+    as in rliable."""
     strata = _strata(scores)
     value = statistic(np.concatenate(strata)) if sum(map(len, strata)) else np.nan
     if min(map(len, strata)) < MIN_SEEDS:
         return Interval(value, np.nan, np.nan)
-    if statistic is mean and len(strata) == 1 and len(strata[0]) < SMALL:
+    if statistic is mean and len(strata) == 1:
         return _student(value, [_variance_of_mean(strata[0])], [len(strata[0])], confidence)
     return Interval(value, *_percentiles(_resampled(strata, statistic, stream=0), confidence))
 
 
 def difference(a: np.ndarray, b: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """mean(a) - mean(b). Welch's t if an arm has fewer than SMALL seeds, else the percentile bootstrap."""
+    """mean(a) - mean(b), with Welch's t. difference(b, a) is exactly its opposite."""
     value = mean(a) - mean(b) if len(a) and len(b) else np.nan
     if min(len(a), len(b)) < MIN_SEEDS:
         return Interval(value, np.nan, np.nan)
-    if min(len(a), len(b)) < SMALL:
-        return _student(value, [_variance_of_mean(a), _variance_of_mean(b)], [len(a), len(b)], confidence)
-    resampled = _resampled([a], mean, stream=0) - _resampled([b], mean, stream=1)
-    return Interval(value, *_percentiles(resampled, confidence))
+    return _student(value, [_variance_of_mean(a), _variance_of_mean(b)], [len(a), len(b)], confidence)
 
 
 def ratio(a: np.ndarray, b: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """mean(a) / mean(b). Fieller's theorem if an arm has fewer than SMALL seeds, else the percentile bootstrap.
+    """mean(a) / mean(b), with the interval of Fieller's theorem.
 
     There is no interval if mean(b) may be 0: the ratio is then unbounded."""
     if min(len(a), len(b)) == 0 or mean(b) == 0:
@@ -99,9 +98,6 @@ def ratio(a: np.ndarray, b: np.ndarray, confidence: float = CONFIDENCE) -> Inter
     of_b = interval(b, mean, confidence)
     if min(len(a), len(b)) < MIN_SEEDS or of_b.low <= 0 <= of_b.high:
         return Interval(value, np.nan, np.nan)
-    if min(len(a), len(b)) >= SMALL:
-        resampled = _resampled([a], mean, stream=0) / _resampled([b], mean, stream=1)
-        return Interval(value, *_percentiles(resampled, confidence))
     # Fieller 1954: all r for which mean(a) - r mean(b) does not differ significantly from 0.
     variance_a, variance_b = _variance_of_mean(a), _variance_of_mean(b)
     t = _t_quantile([variance_a, value**2 * variance_b], [len(a), len(b)], confidence)
@@ -116,18 +112,28 @@ def ratio(a: np.ndarray, b: np.ndarray, confidence: float = CONFIDENCE) -> Inter
 def probability_of_improvement(a: Scores, b: Scores, confidence: float = CONFIDENCE) -> Interval:
     """P(a > b) + ½ P(a = b) for one seed of each, averaged over environments (Mann-Whitney U / (n m)).
 
-    One environment: Newcombe's interval (2006, method 5). With a true value of 0.96 it covers 95 % to 98 % from 5 to 30
-    seeds. The bootstrap covers only 41 % to 88 %: it gives [1, 1] once `a` wins every pair. Several environments:
-    rliable's stratified bootstrap."""
+    It is ½ (1 + Cliff's δ), whose intervals it has."""
+    return Interval(*((1 + delta) / 2 for delta in cliffs_delta(a, b, confidence)))
+
+
+def cliffs_delta(a: Scores, b: Scores, confidence: float = CONFIDENCE) -> Interval:
+    """P(a > b) - P(a < b) for one seed of each (Cliff 1993), averaged over environments.
+
+    One environment: Newcombe's interval (2006, method 5). With a true P(a > b) of 0.96 it covers 95 % to 98 % from 5 to
+    30 seeds. The bootstrap covers only 41 % to 88 %: it gives [1, 1] once `a` wins every pair. With one environment,
+    cliffs_delta(b, a) is exactly its opposite. Several environments: rliable's stratified bootstrap."""
     pairs = list(zip(_strata(a), _strata(b), strict=True))
     if min(min(len(x), len(y)) for x, y in pairs) == 0:
         return Interval(np.nan, np.nan, np.nan)
-    wins = [(x[:, None] > y) + 0.5 * (x[:, None] == y) for x, y in pairs]
-    value = float(np.mean([won.mean() for won in wins]))
+    wins = [(x[:, None] > y).astype(float) - (x[:, None] < y) for x, y in pairs]
+    value = float(np.mean([won.sum() / won.size for won in wins]))
     if min(min(won.shape) for won in wins) < MIN_SEEDS:
         return Interval(value, np.nan, np.nan)
     if len(wins) == 1:
-        return _newcombe(value, len(wins[0]), wins[0].shape[1], confidence)
+        low, high = _newcombe(abs(value), len(wins[0]), wins[0].shape[1], confidence)
+        if value == 0:
+            return Interval(value, -high, high)  # exactly symmetric
+        return Interval(value, low, high) if value > 0 else Interval(value, -high, -low)
     drawn_a = _counts(tuple(won.shape[0] for won in wins), stream=0)
     drawn_b = _counts(tuple(won.shape[1] for won in wins), stream=1)
     resampled = np.zeros(RESAMPLES)
@@ -136,11 +142,6 @@ def probability_of_improvement(a: Scores, b: Scores, confidence: float = CONFIDE
         resampled += ((drawn_a[:, :n] @ won) * drawn_b[:, :m]).sum(1) / (n * m)
         drawn_a, drawn_b = drawn_a[:, n:], drawn_b[:, m:]
     return Interval(value, *_percentiles(resampled / len(wins), confidence))
-
-
-def cliffs_delta(a: Scores, b: Scores, confidence: float = CONFIDENCE) -> Interval:
-    """P(a > b) - P(a < b) for one seed of each (Cliff 1993): 2 probability_of_improvement - 1."""
-    return Interval(*(2 * p - 1 for p in probability_of_improvement(a, b, confidence)))
 
 
 def performance_profile(
@@ -230,19 +231,6 @@ def collapsed(scores: np.ndarray, smallest_gain: float = 0.0) -> bool:
     return bool(best - start > smallest_gain and finite[-1] < start + 0.5 * (best - start))
 
 
-def seeds_needed(a: np.ndarray, b: np.ndarray, half_width: float, confidence: float = CONFIDENCE) -> int | None:
-    """Seeds per arm for Welch's interval of mean(a) - mean(b) to be at most ± half_width, with these seeds' variances.
-
-    None if an arm has fewer than 2 seeds."""
-    if min(len(a), len(b)) < 2:
-        return None
-    variance = float(np.var(a, ddof=1) + np.var(b, ddof=1))
-    n = max(MIN_SEEDS, ceil(variance * (stats.norm.ppf((1 + confidence) / 2) / half_width) ** 2))
-    while _student(0.0, [np.var(a, ddof=1) / n, np.var(b, ddof=1) / n], [n, n], confidence).high > half_width:
-        n += 1  # Student's t is wider than the normal distribution of the first guess
-    return n
-
-
 def _strata(scores: Scores) -> list[np.ndarray]:
     if isinstance(scores, np.ndarray) and scores.ndim == 1:
         return [scores.astype(float)]
@@ -267,19 +255,21 @@ def _student(value: float, variances: Sequence[float], sizes: Sequence[int], con
     return Interval(value, value - half_width, value + half_width)
 
 
-def _newcombe(value: float, n: int, m: int, confidence: float) -> Interval:
-    """Newcombe 2006, method 5: all θ within z standard errors of the value, with the standard error at θ."""
+def _newcombe(delta: float, n: int, m: int, confidence: float) -> tuple[float, float]:
+    """Newcombe 2006, method 5, for Cliff's δ from 0 to 1: all values within z standard errors, each with its own.
+
+    Written for θ = P(a > b) = ½ (1 + δ)."""
     z = stats.norm.ppf((1 + confidence) / 2)
-    middle = (n + m) / 2 - 1
+    middle, value = (n + m) / 2 - 1, (1 + delta) / 2
 
     def excess(theta: float) -> float:
         shape = 1 + middle * (1 - theta) / (2 - theta) + middle * theta / (1 + theta)
         return (value - theta) ** 2 - z**2 * theta * (1 - theta) * shape / (n * m)
 
-    inside = np.clip(value, 1e-9, 1 - 1e-9)  # at 0 and 1 the standard error is 0, which is another root
-    low = 0.0 if value == 0 else optimize.brentq(excess, 0, inside)
+    inside = min(value, 1 - 1e-9)  # at 1 the standard error is 0, which is another root
+    low = optimize.brentq(excess, 0, inside)
     high = 1.0 if value == 1 else optimize.brentq(excess, inside, 1)
-    return Interval(value, float(low), float(high))
+    return float(2 * low - 1), float(2 * high - 1)
 
 
 @lru_cache(maxsize=8)

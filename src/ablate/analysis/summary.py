@@ -19,10 +19,11 @@ from ablate.analysis.metrics import (
     shortest_cell,
 )
 from ablate.analysis.tables import Summary, arms, comparisons, speed_ups, stability
-from ablate.analysis.verdicts import NOT_TESTABLE, Refusals, Values, Verdict, judge, number, untimed
+from ablate.analysis.verdicts import Refusals, Values, Verdict, judge, number, untimed, with_failures
 from ablate.config.choices import Axis, Budget
-from ablate.config.schema import ClaimConfig, ConfigError
+from ablate.config.schema import ConfigError
 from ablate.records.files import replace_atomically
+from ablate.records.schema import VERDICTS
 
 
 def summarise(sweep: Sweep) -> Summary:
@@ -31,7 +32,7 @@ def summarise(sweep: Sweep) -> Summary:
     A metric whose values cannot be compared is left out, and the notes say why. Raises ConfigError if no metric is
     left, or if the study's primary metric cannot be computed."""
     scores, refusals = _scores(sweep)
-    values: Values = {(str(m), str(a)): rows for (m, a), rows in scores.groupby(["metric", "arm"], sort=False)}
+    values = _values(scores)
     shown = [(metric, arm) for metric in sweep.study.metrics for arm in sweep.arms if (metric, arm) not in refusals]
     baselines = _baselines(sweep)
     pairs = [(metric, arm, baselines[arm]) for metric, arm in shown if arm != baselines[arm]]
@@ -42,23 +43,23 @@ def summarise(sweep: Sweep) -> Summary:
         comparisons=comparisons(sweep, values, pairs),
         speed_ups=speed_ups(sweep, values, pairs),
         stability=stability(sweep, values),
-        verdicts=[_judged(sweep, values, refusals, claim) for claim in sweep.study.claims],
+        verdicts=judge(sweep, values, refusals),
         notes=_notes(sweep, scores, refusals),
     )
 
 
-def _judged(sweep: Sweep, values: Values, refusals: Refusals, claim: ClaimConfig) -> Verdict:
-    """The verdict on a claim. What goes wrong in one must not cost the others."""
-    try:
-        return judge(sweep, values, refusals, claim)
-    except Exception as error:
-        reason = " ".join(f"it cannot be computed from these values ({type(error).__name__}: {error})".split())[:300]
-        nothing = (np.nan, np.nan, np.nan)
-        return Verdict(claim.id, claim.words, claim.metric, claim.inequality, NOT_TESTABLE, *nothing, "-", None, reason)
+def judged(sweep: Sweep) -> list[Verdict]:
+    """The verdicts alone, without tables."""
+    scores, refusals = _scores(sweep)
+    return judge(sweep, _values(scores), refusals)
+
+
+def _values(scores: pd.DataFrame) -> Values:
+    return {(str(m), str(a)): rows for (m, a), rows in scores.groupby(["metric", "arm"], sort=False)}
 
 
 def _scores(sweep: Sweep) -> tuple[pd.DataFrame, Refusals]:
-    """All metrics of all cells, and the reasons why some metrics are left out."""
+    """All metrics of all cells that have ended, and the reasons why some metrics are left out."""
     parts: list[pd.DataFrame] = []
     refusals: Refusals = {}
     for part in environments(sweep).values():
@@ -73,7 +74,7 @@ def _scores(sweep: Sweep) -> tuple[pd.DataFrame, Refusals]:
             parts.append(table)
     if not parts:
         raise ConfigError(next(iter(refusals.values()), "sweep.metrics={}: at least one metric is needed"))
-    return pd.concat(parts, ignore_index=True), refusals
+    return with_failures(sweep, pd.concat(parts, ignore_index=True)), refusals
 
 
 def _baselines(sweep: Sweep) -> dict[str, str]:
@@ -106,9 +107,10 @@ def _notes(sweep: Sweep, scores: pd.DataFrame, refusals: Refusals) -> list[str]:
     if sweep.torn:
         notes.append(f"incomplete last lines of tables that were left out: {sweep.torn}")
     for (metric, arm), rows in scores.groupby(["metric", "arm"], sort=False):
-        if diverged := int(np.isinf(rows["value"]).sum()):
+        if failed := int(np.isinf(rows["value"]).sum()):
             notes.append(
-                f"{metric}: {_cells(diverged)} of {arm} diverged; means leave them out, ranks count them as the worst"
+                f"{metric}: {_cells(failed)} of {arm} failed or diverged; the mean is shown without them and with them "
+                "at the worst score, and ranks count them as worse than all others"
             )
         if absent := int(rows["value"].isna().sum()):
             notes.append(f"{metric}: {_cells(absent)} of {arm} without a value in the window, left out")
@@ -140,14 +142,16 @@ def _names(cells: pd.DataFrame, most: int = 6) -> str:
 
 
 def write_tables(summary: Summary) -> None:
-    """Write summary.csv (one row per number), verdict.md and export.npz into the sweep's folder, each atomically.
+    """Write summary.csv (one row per number), verdict.md, seeds.csv (one row per seed) and export.npz into the sweep's
+    folder, each atomically.
 
     export.npz has rliable's layout: scores.<arm> (runs, 1 task) of the primary metric, curves.<arm> (runs, 1 task,
     frames) of its source, seeds.<arm> (runs,), and frames.<arm> (frames,) in environment steps. NaN: no value.
     Raises OSError if a file cannot be written."""
     folder = summary.sweep.folder
     replace_atomically(folder / "summary.csv", _tidy(summary).to_csv(index=False).encode())
-    replace_atomically(folder / "verdict.md", report(summary).encode())
+    replace_atomically(folder / VERDICTS, report(summary).encode())
+    replace_atomically(folder / "seeds.csv", summary.scores.to_csv(index=False).encode())
     export = io.BytesIO()
     np.savez_compressed(export, **_export(summary))  # type: ignore[arg-type]
     replace_atomically(folder / "export.npz", export.getvalue())
@@ -157,7 +161,7 @@ def _tidy(summary: Summary) -> pd.DataFrame:
     """The numbers of the tables, one per row: metric, arm, baseline, statistic, value, low, high."""
     tables = (
         summary.arms,
-        summary.comparisons.drop(columns=["n", "n_baseline"], errors="ignore"),
+        summary.comparisons.drop(columns=["n", "n_failed", "n_baseline", "n_baseline_failed"], errors="ignore"),
         summary.speed_ups.drop(columns=["n", "n_baseline", "workers"], errors="ignore").rename(
             columns={"low": "speed_up_low", "high": "speed_up_high"}
         ),
@@ -166,7 +170,7 @@ def _tidy(summary: Summary) -> pd.DataFrame:
     rows = []
     for row in [row for table in tables for row in table.to_dict("records")]:
         key = [row.pop(name, "") for name in ("metric", "arm", "baseline")]
-        numbers = {str(name): value for name, value in row.items() if name != "label"}
+        numbers = {str(name): value for name, value in row.items() if name not in ("label", "failed")}
         rows += [
             [*key, name, value, numbers.get(f"{name}_low"), numbers.get(f"{name}_high")]
             for name, value in numbers.items()

@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 
 import matplotlib as mpl
 import numpy as np
@@ -18,6 +18,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
+from scipy import stats
 
 from ablate.analysis.figures import COLOURS, DPI, STYLE
 from ablate.analysis.load import Sweep
@@ -32,7 +33,7 @@ from ablate.analysis.metrics import (
     unit,
 )
 from ablate.analysis.published import draw_published
-from ablate.analysis.statistics import CONFIDENCE, MIN_SEEDS, RESAMPLES, SEED, SMALL, interval, mean
+from ablate.analysis.statistics import CONFIDENCE, MIN_SEEDS
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import take_turns, untimed, workers
 from ablate.config.choices import Axis, Source
@@ -195,21 +196,14 @@ def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
 
 
 def mean_band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds (T,), (T,) of the pointwise 95 % confidence interval of the mean of curves (N, T).
-
-    `statistics.interval` of each point. With SMALL or more curves, all points share the resamples: much faster."""
+    """Bounds (T,), (T,) of the pointwise 95 % confidence interval of the mean of curves (N, T), with Student's t."""
     n = len(scores)
-    if n < SMALL:
-        intervals = [interval(point, mean) for point in scores.T]
-        return np.array([i.low for i in intervals]), np.array([i.high for i in intervals])
-    low, high = np.quantile(_resamples(n) @ scores, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
-    return low, high
-
-
-@lru_cache(maxsize=4)
-def _resamples(n: int) -> np.ndarray:
-    """The weight of each of n curves in each bootstrap resample, (RESAMPLES, n)."""
-    return np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
+    if n < MIN_SEEDS:
+        nothing = np.full(scores.shape[1], np.nan)
+        return nothing, nothing
+    middle, error = scores.mean(0), np.std(scores, axis=0, ddof=1) / np.sqrt(n)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * error
+    return middle - half, middle + half
 
 
 def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = None) -> Figure:

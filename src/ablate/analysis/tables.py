@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from ablate.analysis import statistics
 from ablate.analysis.load import Sweep
 from ablate.analysis.metrics import cell_curves, environments, moving_average, unit
 from ablate.analysis.statistics import Interval
-from ablate.analysis.verdicts import Values, Verdict, comparable, of_arm, workers
+from ablate.analysis.verdicts import Values, Verdict, comparable, failures_of, of_arm, workers, worst_score
 from ablate.config.choices import Axis, Source, Statistic
 
 
@@ -20,12 +22,14 @@ class Summary:
     """The content of the tables, verdict.md and the report. Intervals are 95 %, and NaN with fewer than 5 seeds.
 
     scores: metric, arm, seed, value, censored (see `metrics.score_cells`).
-    arms: metric, arm, label, n, n_planned, n_failed, n_missing, n_diverged, n_censored, mean, mean_low, mean_high,
-    median, median_low, median_high, iqm, iqm_low, iqm_high, spread. n counts completed cells, including diverged ones.
-    Mean and spread leave out diverged cells; in median and IQM they are the worst.
-    comparisons: metric, arm, baseline, n, n_baseline, and arm against baseline: difference and ratio (of means),
-    probability_of_improvement (of a better value), cliffs_delta (of a higher value), each with _low and _high; welch_p,
-    welch_p_holm, permutation_p, permutation_p_holm, corrected over the arms of a metric.
+    arms: metric, arm, label, n, n_planned, n_failed, failed (why, in words), n_missing, n_censored, mean, mean_low,
+    mean_high, median, median_low, median_high, iqm, iqm_low, iqm_high, spread, and if seeds failed mean_worst with _low
+    and _high. n counts seeds that have a score. Mean and spread leave out failed and diverged seeds, mean_worst counts
+    them at the worst score (`verdicts.worst_score`); in median and IQM they are worse than all others.
+    comparisons: metric, arm, baseline, n, n_failed, n_baseline, n_baseline_failed; arm against baseline: difference,
+    difference_worst (if seeds failed), ratio (of means), probability_of_improvement (of a better value), cliffs_delta
+    (of a higher value), each with _low and _high; welch_p, welch_p_holm, permutation_p, permutation_p_holm, corrected
+    over the arms of a metric.
     speed_ups: metric, arm, baseline, workers, n, n_censored, n_baseline, n_baseline_censored, speed_up, low, high.
     stability: arm, collapsed, n, spread.
     Arms of different environments are not compared with each other."""
@@ -45,16 +49,17 @@ def arms(sweep: Sweep, values: Values, shown: list[tuple[str, str]]) -> pd.DataF
     states = sweep.cells.groupby("arm")["state"]
     planned = states.count()
     missing = states.agg(lambda s: s.isin(["missing", "running", "interrupted"]).sum())
-    completed = states.agg(lambda s: (s == "completed").sum())
     rows = []
     for metric, arm in shown:
         value, censored = of_arm(values, metric, arm)
-        finite = value[np.isfinite(value)]
+        finite, worst = value[np.isfinite(value)], worst_score(sweep, values, metric, arm)
+        kinds = failures_of(sweep, values, metric, arm)
         rows.append({
-            "metric": metric, "arm": arm, "label": sweep.arms[arm], "n": len(value), "n_planned": planned[arm],
-            "n_failed": planned[arm] - missing[arm] - completed[arm], "n_missing": missing[arm],
-            "n_diverged": len(value) - len(finite), "n_censored": censored.sum(),
+            "metric": metric, "arm": arm, "label": sweep.arms[arm], "n": len(finite), "n_planned": planned[arm],
+            "n_failed": kinds.total(), "failed": ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
+            "n_missing": missing[arm], "n_censored": censored.sum(),
             **_columns("mean", statistics.interval(finite, statistics.mean)),
+            **_columns("mean_worst", _with_worst(statistics.interval, (value,), worst, statistics.mean)),
             **_columns("median", statistics.interval(value, statistics.median)),
             **_columns("iqm", statistics.interval(value, statistics.iqm)),
             "spread": statistics.spread(finite),
@@ -69,9 +74,12 @@ def comparisons(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]])
         a, b, _, _ = comparable(values, metric, arm, baseline)
         finite_a, finite_b = a[np.isfinite(a)], b[np.isfinite(b)]
         sign = -1 if sweep.study.metrics[metric].smaller_is_better else 1
+        worst = worst_score(sweep, values, metric, arm)
         rows.append({
-            "metric": metric, "arm": arm, "baseline": baseline, "n": len(a), "n_baseline": len(b),
+            "metric": metric, "arm": arm, "baseline": baseline, "n": len(finite_a), "n_failed": len(a) - len(finite_a),
+            "n_baseline": len(finite_b), "n_baseline_failed": len(b) - len(finite_b),
             **_columns("difference", statistics.difference(finite_a, finite_b)),
+            **_columns("difference_worst", _with_worst(statistics.difference, (a, b), worst)),
             **_columns("ratio", statistics.ratio(finite_a, finite_b)),
             **_columns("probability_of_improvement", statistics.probability_of_improvement(sign * a, sign * b)),
             **_columns("cliffs_delta", statistics.cliffs_delta(a, b)),
@@ -87,6 +95,15 @@ def comparisons(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]])
     return table
 
 
+def _with_worst(
+    estimate: Callable[..., Interval], arms: tuple[np.ndarray, ...], worst: float, *arguments: Any
+) -> Interval:
+    """The estimate with this score for failed seeds; NaN if none failed, or if no seed has a score."""
+    if np.isnan(worst) or not any(np.isinf(scores).any() for scores in arms):
+        return Interval(np.nan, np.nan, np.nan)
+    return estimate(*(np.where(np.isinf(scores), worst, scores) for scores in arms), *arguments)
+
+
 def speed_ups(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]]) -> pd.DataFrame:
     """How much faster than the baseline an arm reaches the score: the ratio of the restricted means of x.
 
@@ -96,6 +113,10 @@ def speed_ups(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]]) -
         if sweep.study.metrics[metric].statistic is not Statistic.first_reach:
             continue
         a, b, censored_a, censored_b = comparable(values, metric, arm, baseline)
+        # A failed cell did not reach the score.
+        worst = worst_score(sweep, values, metric, arm)
+        censored_a, censored_b = censored_a | np.isinf(a), censored_b | np.isinf(b)
+        a, b = np.where(np.isinf(a), worst, a), np.where(np.isinf(b), worst, b)
         reached = not censored_a.all() and not censored_b.all()
         speed_up = statistics.ratio(b, a) if reached else Interval(np.nan, np.nan, np.nan)
         rows.append({

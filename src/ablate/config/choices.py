@@ -135,3 +135,10 @@ class Budget(StrEnum):
 
     equal = "equal"  # for all arms, the end of the shortest one
     own = "own"  # each arm's own end
+
+
+class Until(StrEnum):
+    """When a sweep has enough seeds."""
+
+    seeds = "seeds"  # when all of sweep.seeds have run
+    decided = "decided"  # when every claim is settled, or will hardly be

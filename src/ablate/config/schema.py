@@ -27,6 +27,7 @@ from ablate.config.choices import (
     Source,
     Statistic,
     Storage,
+    Until,
     WeightNorm,
 )
 from ablate.schedules import linear
@@ -330,6 +331,10 @@ class SweepConfig:
     metric: str = ""
     metrics: dict[str, MetricConfig] = field(default_factory=dict)
     smallest_effect: Positive | None = None
+    floor: Finite | None = None
+    until: Until = Until.seeds
+    max_seeds: Count | None = None
+    block: Annotated[int, Field(ge=5, le=LARGEST)] = 5  # no interval has fewer seeds
     claims: list[ClaimConfig] = field(default_factory=list)
     parallel: Count | None = None
     time_limit_s: Positive | None = None

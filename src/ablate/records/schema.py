@@ -22,6 +22,7 @@ CELL = "cell.json"  # in a cell's folder: its attempts and how each ended
 CELL_LOG = "cell.log"  # the output of the cell's process
 LEARNING_CURVE = "figures/learning_curve.png"
 REPORT = "report.html"  # in a sweep's folder
+VERDICTS = "verdict.md"  # in a sweep's folder
 
 # Returns and rewards are raw (unshifted, unscaled, unclipped). Times are seconds of training since the first start.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -38,6 +39,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 WALL_CLOCK_COLUMNS = ("wall_time_s",)  # may differ between two runs of the same interleaved configuration
 STATES = ("running", "completed", "interrupted", "failed")
+ENDED = ("completed", "failed")  # states of cells whose result is known
 MOVING_AVERAGE_DECAY = 0.99  # of the moving average over episodes: decay · old + (1 - decay) · new
 
 

@@ -13,7 +13,7 @@ from omegaconf import MISSING
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from ablate.config.choices import Statistic
+from ablate.config.choices import Statistic, Until
 from ablate.config.schema import ClaimConfig, ConfigError, MetricConfig
 from ablate.records.files import write_json
 from ablate.records.schema import SCHEMA_VERSION, STUDY
@@ -36,6 +36,7 @@ class StudyChange:
     when: str
     completed: int  # cells at that time
     what: list[str]
+    seeds: list[int] = field(default_factory=list)  # of a verdict that had been seen when seeds were added
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,9 @@ class StudyFile:
     seeds: list[int]
     provenance: Provenance
     changes: list[StudyChange] = field(default_factory=list)
+    floor: float | None = None  # score of a failed seed, in the primary metric's unit
+    until: Until = Until.seeds
+    block: int = 5  # until=decided: seeds per arm between two looks; `seeds` has as many as may be run
 
     def metric_config(self, name: str) -> MetricConfig:
         """The metric of this name. Raises ConfigError if there is none, or if it cannot be computed."""

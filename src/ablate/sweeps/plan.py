@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ablate.algos.algorithm import algorithm_of
+from ablate.config.choices import Until
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import flat, to_dict
 from ablate.parallel.signals import Interrupted, Signals
@@ -128,6 +129,7 @@ def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Est
     states = Counter(cell.state for cell in plan.cells)
     study, todo = plan.study, plan.to_run
     baseline = study.settings.baseline or study.arms[0].name
+    grows = study.settings.until is Until.decided
     before = ", ".join(f"{states[s]} {s} before" for s in ("failed", "interrupted", "running") if states[s])
     lines = [f"sweep     {shown(plan.folder)}"]
     if plan.moved:
@@ -137,9 +139,11 @@ def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Est
     arms = ", ".join(arm.name + (" (baseline)" if arm.name == baseline else "") for arm in study.arms)
     lines += [
         f"arms      {arms}",
-        f"cells     {len(plan.cells)} = {len(study.arms)} arms x {len(study.seeds)} seeds; "
+        f"cells     {grows * 'at most '}{len(plan.cells)} = {len(study.arms)} arms x {len(study.seeds)} seeds; "
         f"{states['completed']} completed, {len(todo)} to run{f' ({before})' if before else ''}",
     ]
+    if grows:
+        lines.append(f"until     every claim is settled; a look every {study.settings.block} seeds per arm")
     if todo:
         largest = max((plan.configs[cell.arm] for cell in todo), key=_cores)
         need = _range([_cores(plan.configs[cell.arm]) for cell in todo])

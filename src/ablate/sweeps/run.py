@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ablate.config.choices import Until
 from ablate.config.schema import ConfigError
 from ablate.config.serial import to_dict
 from ablate.parallel.signals import Interrupted, Signals
@@ -23,7 +24,7 @@ from ablate.paths import shown
 from ablate.records.durations import approximate
 from ablate.records.files import remove_temporaries, write_json
 from ablate.records.manifest import lock_folder, provenance
-from ablate.records.schema import CELL, CELL_LOG
+from ablate.records.schema import CELL, CELL_LOG, VERDICTS
 from ablate.records.study_file import Provenance, StudyArm, StudyChange, StudyFile, write_study
 from ablate.runs.run import RunFailed
 from ablate.sweeps.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines
@@ -62,7 +63,8 @@ def run(
         with Signals() as signals:
             watch = _Watch(plan, signals)
             try:
-                _rounds(plan, watch, launch, job_overrides)
+                for cells in _blocks(plan, watch):
+                    _rounds(cells, plan, watch, launch, job_overrides)
             except ConfigError:  # from the launcher, before anything ran
                 if new and not any(cell.folder.exists() for cell in plan.cells):
                     shutil.rmtree(plan.folder)
@@ -71,6 +73,9 @@ def run(
                 print("stopped at once; the work of running cells since their last checkpoints is lost")
                 raise
         (plan.folder / STOP).unlink(missing_ok=True)
+        if plan.study.settings.until is Until.decided:  # the other cells were not needed
+            asked = [cell for cell in plan.cells if cell.folder.exists() or cell in watch.outcomes]
+            plan = plan._replace(cells=asked)
         _report(plan, watch, signals)
 
 
@@ -91,14 +96,54 @@ def _tidy(plan: SweepPlan) -> None:
         remove_temporaries(folder)
 
 
+def _blocks(plan: SweepPlan, watch: _Watch) -> Iterator[list[Cell]]:
+    """The cells to run, list by list: all of them, or blocks of seeds for the arms whose claims are not settled yet.
+
+    What is settled follows from the cells in the folder alone, so a repeated command continues the same plan. A failed
+    cell counts in its claims and is not run again."""
+    settings = plan.study.settings
+    if settings.until is not Until.decided:
+        yield plan.to_run
+        return
+    asked: set[Cell] = set()
+    arms, most = list(plan.configs), len(plan.study.seeds)
+    for size in (*range(settings.block, most, settings.block), most):
+        seeds = plan.study.seeds[:size]
+        asked |= {cell for cell in plan.cells if cell.arm in arms and cell.seed in seeds}
+        if todo := [
+            cell for cell in plan.to_run if cell in asked and cell not in watch.outcomes and not _has_failed(cell)
+        ]:
+            print(f"block     {size} seeds per arm: {', '.join(arms)}", flush=True)
+            yield todo
+        if watch.stopping or not (arms := _undecided_arms(plan.folder)):
+            break
+
+
+def _has_failed(cell: Cell) -> bool:
+    return any(attempt.get("outcome") == "failed" for attempt in attempts_of(cell.folder)[-1:])
+
+
+def _undecided_arms(folder: Path) -> list[str]:
+    """The arms of claims that more seeds may settle."""
+    from ablate.analysis.load import load_sweep
+    from ablate.analysis.summary import judged
+
+    try:
+        verdicts = judged(load_sweep(folder))
+    except ConfigError as error:
+        raise RunFailed(f"the claims cannot be judged: {error}") from error
+    named = [verdict.inequality.split() for verdict in verdicts if verdict.wants_seeds]
+    return list(dict.fromkeys(arm for left, _, right in named for arm in (left, right)))
+
+
 def _rounds(
+    todo: list[Cell],
     plan: SweepPlan,
     watch: _Watch,
     launch: Callable[[Sequence[Sequence[str]]], Sequence[Any]],
     job_overrides: Callable[[Cell], list[str]],
 ) -> None:
-    """Run all cells that are not completed. Then run failed cells again, at most sweep.max_retries times."""
-    todo = plan.to_run
+    """Run these cells. Then run failed cells again, at most sweep.max_retries times."""
     for attempt in range(plan.study.settings.max_retries + 1):
         if not todo or watch.stopping:
             return
@@ -121,13 +166,15 @@ class _Watch:
         self._ended = threading.Event()
         self._began = time.monotonic()
         self._steps = {arm: most_steps(config) for arm, config in plan.configs.items()}
-        self._shares = {cell: self._share(cell) for cell in plan.to_run}  # share done when this sweep began
+        self._shares: dict[Cell, float] = {}  # share done when this sweep began
 
     @contextmanager
     def watching(self, cells: list[Cell]) -> Iterator[None]:
         """Watch the cells while a launcher runs them."""
         self._pending = {cell: len(attempts_of(cell.folder)) for cell in cells}
-        self._total = len(self._plan.cells)
+        for cell in cells:
+            self._shares.setdefault(cell, self._share(cell))
+        self._total = sum(cell.state == "completed" for cell in self._plan.cells) + len(self._shares)
         self._ended.clear()
         thread = threading.Thread(target=self._watch, daemon=True)
         thread.start()
@@ -221,6 +268,7 @@ def _write_study(plan: SweepPlan) -> None:
     """Write study.json: this study, with the arms and seeds that its folder already had."""
     study, settings = plan.study, plan.study.settings
     before = stored_study(plan.folder)
+    grown = before is not None and before.until is Until.decided
     arms = {
         arm.name: StudyArm(
             label=arm.label,
@@ -242,11 +290,16 @@ def _write_study(plan: SweepPlan) -> None:
         seeds=sorted({*(before.seeds if before else ()), *study.seeds}),
         provenance=Provenance(**provenance(sys.argv)),
         changes=before.changes if before else [],
+        floor=settings.floor,
+        # A study that grew until it was decided stays one: its looks cannot be undone.
+        until=before.until if before and grown else settings.until,
+        block=before.block if before and grown else settings.block,
     )
     if before:
         completed = sum(cell.state == "completed" for cell in plan.cells)
         if completed and (what := [*_changes(before, now)]):
-            change = StudyChange(when=now.provenance.started, completed=completed, what=what)
+            seen = before.seeds if now.seeds != before.seeds and (plan.folder / VERDICTS).exists() else []
+            change = StudyChange(when=now.provenance.started, completed=completed, what=what, seeds=seen)
             now = replace(now, changes=[*now.changes, change])
         now = replace(now, provenance=replace(now.provenance, started=before.provenance.started))
     write_study(plan.folder, now)
@@ -254,7 +307,7 @@ def _write_study(plan: SweepPlan) -> None:
 
 def _changes(before: StudyFile, now: StudyFile) -> Iterator[str]:
     """The changes in the judgement or the size of a study, in words."""
-    for key in ("baseline", "metric", "smallest_effect"):
+    for key in ("baseline", "metric", "smallest_effect", "floor", "until", "block"):
         if (old := getattr(before, key)) != (new := getattr(now, key)):
             yield f"{key} {old} -> {new}"
     for name in sorted({*before.metrics, *now.metrics}):
@@ -302,15 +355,16 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
 def _judge(folder: Path) -> None:
     """Write tables, figures and report; print the verdicts."""
     from ablate.analysis.load import load_sweep
+    from ablate.analysis.markdown import title
     from ablate.analysis.report import write_report
     from ablate.analysis.summary import summarise
 
     summary = summarise(load_sweep(folder))
     report, *figures = write_report(summary)
     for verdict in summary.verdicts:
-        print(f"{verdict.id:9} {verdict.verdict}: {verdict.words} ({verdict.inequality}: {verdict.reason})")
+        print(f"{verdict.id:9} {title(verdict)}: {verdict.words} ({verdict.inequality}: {verdict.reason})")
     print(f"report    {shown(report)}")
-    for name in ("verdict.md", "summary.csv", "export.npz"):
+    for name in (VERDICTS, "summary.csv", "seeds.csv", "export.npz"):
         print(f"          {shown(folder / name)}")
     if figures:
         print(f"          {len(figures)} figures, PNG and PDF, in {shown(figures[0].parent)}")

@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
+from ablate.config.choices import Until
 from ablate.config.derived import evaluation_horizon
 from ablate.config.schema import LARGEST_SEED, Config, ConfigError, SweepConfig
 from ablate.config.serial import to_dict, with_new_name, with_new_names
@@ -97,7 +98,7 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
         arms = [_arm(settings.base, values, fixed) for values in itertools.product(*map(_values, swept))]
     _refuse_same(arms)
     _refuse_unknown_names(settings, [arm.name for arm in arms])
-    return Study(settings.name or study_name(arguments), settings, tuple(arms), seeds)
+    return Study(settings.name or study_name(arguments), settings, tuple(arms), _most_seeds(seeds, settings))
 
 
 def study_name(arguments: list[str]) -> str:
@@ -214,6 +215,26 @@ def _seeds(overrides: list[Override], settings: SweepConfig, seed: int) -> tuple
         return (seed,)
     listed = settings.seeds if isinstance(settings.seeds, list) else [settings.seeds]
     return parse_seeds(",".join(map(str, listed)))
+
+
+def _most_seeds(seeds: tuple[int, ...], settings: SweepConfig) -> tuple[int, ...]:
+    """All seeds that a sweep may run: with until=decided, max_seeds of them, the given ones first."""
+    most = settings.max_seeds
+    if settings.until is not Until.decided:
+        if most is not None:
+            raise ConfigError(f"sweep.max_seeds={most}: it needs sweep.until=decided; else give sweep.seeds")
+        return seeds
+    if not settings.claims:
+        raise ConfigError("sweep.until=decided: the study makes no claim that could be decided; give sweep.claims")
+    most = len(seeds) if most is None else most
+    if most < settings.block:
+        raise ConfigError(
+            f"sweep.max_seeds={most}: sweep.until=decided needs at least one block (sweep.block={settings.block})"
+        )
+    if most > MOST_SEEDS:
+        raise ConfigError(f"sweep.max_seeds={most}: more than {MOST_SEEDS} seeds")
+    more = range(seeds[-1] + 1, seeds[-1] + 1 + most - len(seeds))
+    return (*seeds, *more)[:most]
 
 
 def _values(swept: Override) -> list[tuple[str, str]]:
