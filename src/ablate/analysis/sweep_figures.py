@@ -377,7 +377,8 @@ def _score_label(sweep: Sweep, source: Source) -> str:
 def _with_n(label: str, row: pd.Series) -> str:
     planned = f" of {row['n_planned']}" if row["n"] != row["n_planned"] else ""
     parts = [f"n = {row['n']}{planned}"]
-    parts += [f"{row[f'n_{what}']} {what}" for what in ("diverged", "censored") if row[f"n_{what}"]]
+    parts += [row["failed"]] if row["failed"] else []
+    parts += [f"{row['n_censored']} censored"] if row["n_censored"] else []
     return f"{label}\n" + ", ".join(parts)
 
 
