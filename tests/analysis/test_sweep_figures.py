@@ -193,7 +193,7 @@ def test_scores_have_a_dot_per_seed_and_mark_the_censored_ones(folder: Path) -> 
     ax = figure.axes[0]
     dots = np.sort(np.asarray(ax.collections[0].get_offsets())[:, 0])
     np.testing.assert_allclose(dots, np.sort([evaluations(folder, "four", seed)[1][-1] for seed in SEEDS]))
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["4 workers\nn = 6", "two\nn = 5 of 6"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["4 workers\nn = 6", "two\nn = 5 of 6, 1 crashed"]
     assert ax.get_xlabel() == "final evaluation [average reward per step]"
     assert legend(figure) == ["one seed", "mean, 95 % CI"]
 
