@@ -571,10 +571,9 @@ def test_a_long_message_of_an_exception_is_shortened(start: Callable[..., Run], 
 def test_a_run_whose_folder_is_gone_fails(then: str, start: Callable[..., Run], tmp_path: Path) -> None:
     run = new_run(start, tmp_path, "schedule=interleaved", *SOUND["manual"], ALONE, "max_episodes=3000")
     wait_until_it_trains(run, evaluations=0)
-    if then == "deleted":
-        shutil.rmtree(run.folder)
-    else:
-        run.folder.rename(tmp_path / "moved")
+    run.folder.rename(tmp_path / "moved")
+    if then == "deleted":  # only now, when the run no longer writes into it
+        shutil.rmtree(tmp_path / "moved")
     if "made" in then:
         (run.folder / "checkpoints").mkdir(parents=True)
     assert run.exit_code() == 1
