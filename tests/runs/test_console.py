@@ -18,7 +18,10 @@ SETTINGS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("stdout", ["a pipe without a reader", "a full disk", "closed"])
+@pytest.mark.parametrize(
+    "stdout",
+    ["a pipe without a reader", *(pytest.param(gone, marks=pytest.mark.slow) for gone in ("a full disk", "closed"))],
+)
 def test_a_run_completes_though_nobody_reads_its_output(stdout: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "src/run.py"), *SETTINGS, f"hydra.run.dir={tmp_path / 'run'}"]
     how = {"a full disk": ">/dev/full", "closed": ">&-", "a pipe without a reader": "| true"}[stdout]

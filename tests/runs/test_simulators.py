@@ -64,8 +64,13 @@ def test_it_trains_resumes_and_is_filmed(start: Callable[..., Run], tmp_path: Pa
     assert_nothing_is_left(filmed)
 
 
-@pytest.mark.parametrize("end", ["Ctrl-C", "kill -9 of the parent"])
-@pytest.mark.parametrize("how", ["program", pytest.param("daemon", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("end", "how"),
+    [
+        pytest.param("Ctrl-C", "program"),
+        pytest.param("kill -9 of the parent", "daemon", marks=pytest.mark.slow),
+    ],
+)
 def test_nothing_is_left_if_it_is_ended(end: str, how: str, start: Callable[..., Run], tmp_path: Path) -> None:
     """With daemons, the environment forgets its simulators."""
     more = (f"+env.kwargs.how={how}", f"+env.kwargs.closes={'false' if how == 'daemon' else 'true'}")
@@ -79,6 +84,7 @@ def test_nothing_is_left_if_it_is_ended(end: str, how: str, start: Callable[...,
     assert_nothing_is_left(run)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_it_leaves_nothing(start: Callable[..., Run], tmp_path: Path) -> None:
     run = start(
         "-m", *SETTINGS, "seed=1,2", "max_episodes=3", "workers=1", f"hydra.sweep.dir={tmp_path / 'sweep'}",
