@@ -65,7 +65,7 @@ class Checked(gymnasium.Wrapper):
             raise ValueError(
                 f"the environment returned an observation of shape {observation.shape}; its space has {self._shape}"
             )
-        # The sum of squares takes half a microsecond. It may overflow, so it only says where to look closely.
+        # One product, not a test of each number. It may overflow, so it only says where to look closely.
         if observation.dtype.kind == "f" and not math.isfinite(np.vdot(observation, observation)):
             _refuse_infinite(observation)
         return observation
