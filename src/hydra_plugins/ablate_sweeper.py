@@ -23,7 +23,7 @@ class AblateSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         # Hydra imports every plugin, also for --help, so heavy modules are imported here.
-        from ablate.cli.arguments import quoted
+        from ablate.cli.arguments import make_folder, quoted, remove_empty
         from ablate.cli.compose import plan_arms
         from ablate.cli.hydra_private import result_of
         from ablate.config.validation import sweep_settings
@@ -37,6 +37,7 @@ class AblateSweeper(Sweeper):
         local = launcher in ("local", "basic")
         configs = plan_arms(study, self._context.config_loader, self._config, here=local)
         plan = planning.make_plan(study, configs, Path(self._config.hydra.sweep.dir).absolute())
+        remove_empty(make_folder("hydra.sweep.dir", plan.folder))  # also a dry run must find that it cannot be made
         if not study.settings.dry_run:
             sweep.refuse_a_second(plan.folder)  # before the probes of `estimate` slow down the first sweep
         todo = [plan.configs[cell.arm] for cell in plan.to_run]

@@ -16,12 +16,14 @@ EXAMPLE = Path(__file__).parent / "user_environment"
 PROGRAM = """
 import json
 import numpy as np
-import my_walk
 from ablate.compiled import dynamics
 from ablate.compiled.arguments import environment_of
 from ablate.compiled.jit import kernel
+from ablate.config.plugins import import_plugins
 from ablate.config.schema import GymnasiumConfig
 from ablate.envs.make import kind_of, make_env
+
+import_plugins(["my_walk"])
 
 @kernel
 def play(env, state, action):

@@ -36,7 +36,7 @@ class Sweep(Run):
         yaml_of_arms = "".join(f"    {arm}: {json.dumps({'overrides': own})}\n" for arm, own in arms.items())
         (studies / "sweep/study.yaml").write_text(STUDY.format(seeds=seeds) + yaml_of_arms)
         self.sweep = folder
-        settings = (f"--config-dir={studies}", "sweep=study", f"hydra.sweep.dir={folder}")
+        settings = (f"--config-dir={studies}", "sweep=study", "plugins=[faulty_envs]", f"hydra.sweep.dir={folder}")
         super().__init__(folder, *settings, *arguments, **env)
 
     def cell(self, arm: str, seed: int = 0) -> Path:

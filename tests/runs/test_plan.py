@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from helpers import config_of
 
-from ablate.config.schema import ConfigError
+from ablate.config.schema import LARGEST, ConfigError
+from ablate.runs.console import announcement
 from ablate.runs.plan import plan
 
 
@@ -36,3 +37,26 @@ def test_planning_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     plan(config_of(), [])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "given", "reached"),
+    [
+        (["algo=dqn", "env=cartpole", "envs_per_worker=8"], 1500, 1504),
+        (["algo=dqn", "env=cartpole", "algo.train_freq=4"], 1501, 1504),
+        (["algo=dqn", "env=cartpole", "algo.train_freq=4"], 1504, 1504),
+        (["algo=dqn", "env=cartpole", "envs_per_worker=3", "algo.train_freq=3"], LARGEST, LARGEST - 1),
+        (["env=breakout", "envs_per_worker=16"], 1500, 1504),
+        (["env=cartpole"], 1501, 1501),
+    ],
+)
+def test_a_run_says_at_which_step_it_can_end(overrides: list[str], given: int, reached: int) -> None:
+    config = config_of(*overrides, f"total_steps={given}", "optimizer.schedule=constant")
+    planned = plan(config, [])
+    assert planned.config.total_steps == reached
+    lines = [line for line in announcement(planned, Path("run"), 0) if "total_steps" in line]
+    expected = f"so the run ends at {reached}"
+    assert len(lines) == (given != reached)
+    assert all(line.startswith(f"note     total_steps={given}: ") and line.endswith(expected) for line in lines)
+    assert plan(planned.config, []).limit_note == ""
+    assert planned.config.optimizer == config.optimizer  # its schedule keeps the given total

@@ -46,14 +46,15 @@ def test_it_trains_resumes_and_is_filmed(start: Callable[..., Run], tmp_path: Pa
     assert run.rows() == 8
     assert_nothing_is_left(run)
 
-    resumed = start(f"resume={folder}", "max_episodes=12")
+    resumed = start(f"resume={folder}", "plugins=[simulator_env]", "max_episodes=12")
     assert resumed.exit_code() == 0, resumed.errors
     assert resumed.rows() == 12
     assert resumed.rows(EVALUATIONS) >= 1
     assert_nothing_is_left(resumed)
 
     # While it is filmed, it must not die: the replayed episode would have another return.
-    filmed = start(f"run={folder}", "episodes=2", "frames=true", program=("src/evaluate.py",), **{LIVES: "1"})
+    played = (f"run={folder}", "plugins=[simulator_env]", "episodes=2", "frames=true")
+    filmed = start(*played, program=("src/evaluate.py",), **{LIVES: "1"})
     assert filmed.exit_code() == 0, filmed.errors
     images = sorted((folder / "videos/evaluation-best").iterdir())
     assert len(images) == 21

@@ -359,7 +359,7 @@ def assert_it_can_go_on(run: Run, start: Callable[..., Run], whole: bool = False
         assert tables.torn == 0
 
     end = episodes + 40
-    resumed = start(f"resume={run.folder}", f"max_episodes={end}", **{DISARMED: "1"})
+    resumed = start(f"resume={run.folder}", "plugins=[faulty_envs]", f"max_episodes={end}", **{DISARMED: "1"})
     assert resumed.exit_code() == 0, resumed.errors
     assert "resumed  at step" in resumed.output or not counted
     status = resumed.status()
@@ -620,7 +620,7 @@ def test_resume_of_a_completed_run_adds_nothing(start: Callable[..., Run], tmp_p
     assert run.exit_code() == 0, run.errors
     before, status = load_run(run.folder), run.status()
     parameters = read_checkpoint(run.folder / LAST_CHECKPOINT).tensors["parameters"]
-    resumed = start(f"resume={run.folder}")
+    resumed = start(f"resume={run.folder}", "plugins=[faulty_envs]")
     assert resumed.exit_code() == 0, resumed.errors
     after = load_run(run.folder)
     assert after.episodes.equals(before.episodes)

@@ -599,3 +599,19 @@ def test_what_a_killed_sweep_left_half_written_is_removed(plan_of: Folder) -> No
         path.write_text("half")
     swept(plan_of("study"))
     assert list(plan.folder.rglob("*.tmp")) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "note"),
+    [
+        (["env=cartpole"], "scores of Pendulum-v1 and CartPole-v1 have different units"),
+        (["workers=4"], "it is about real time, and the workers of w2 take turns"),
+    ],
+)
+def test_the_plan_names_claims_that_no_result_can_answer(
+    planned: Planner, capsys: pytest.CaptureFixture[str], overrides: list[str], note: str
+) -> None:
+    study = claim(real_time=True)  # type: ignore[arg-type]
+    study["arms"]["w4"]["overrides"] = overrides
+    planned(study=study)
+    assert f"note      the claim A1 cannot be tested: {note}\n" in capsys.readouterr().out

@@ -64,7 +64,8 @@ class Sweep:
         content = {"base": list(BASE), "arms": {n: {"overrides": list(o)} for n, o in arms.items()}, **study}
         file.write_text("# @package _global_\n" + yaml.safe_dump({"sweep": content}, sort_keys=False))
         search = f"hydra.searchpath=[file://{file.parents[1]}]"
-        self._arguments = ("-m", "sweep=faulty", search, f"hydra.sweep.dir={self.folder}", *arguments)
+        named = "plugins=[faulty_envs]"  # the study alone may not name code
+        self._arguments = ("-m", "sweep=faulty", search, named, f"hydra.sweep.dir={self.folder}", *arguments)
         (tmp_path / "tmp").mkdir()
         self.tmp = {"TMPDIR": str(tmp_path / "tmp")}
 

@@ -77,6 +77,10 @@ class Algorithm(ABC):
         Raises ConfigError if this machine does not have it."""
         return ""
 
+    def steps_at_once(self, config: Config) -> int:
+        """Steps that are counted together, so that a run ends at a multiple of them."""
+        return 1
+
     # Cores and memory of a run.
 
     def cores(self, config: Config) -> int:

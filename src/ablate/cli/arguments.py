@@ -2,54 +2,46 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
-from ablate.config.plugins import plugin_configurations
-from ablate.config.schema import SCHEMAS, ConfigError
+from ablate.cli.hydra_private import parse_flags
+from ablate.config.plugins import import_plugins, modules_of_ids, name_modules, plugin_configurations
+from ablate.config.schema import LARGEST_SEED, ConfigError
 from ablate.config.serial import with_new_name
-from ablate.config.validation import suggest
-from ablate.paths import CONF
+from ablate.config.validation import boolean_keys, suggest
+from ablate.paths import CONF, ROOT, locate
 
 PATHS = ("resume", "load", "hydra.run.dir", "hydra.sweep.dir")
+PARTS_OF_PATHS = ("hydra.output_subdir", "hydra.sweep.subdir")  # inside the folder of a run or a sweep
+LONGEST_NAME = 255  # bytes in the name of a file or a folder
+OPTION = r"\w[\w.-]*(/\w[\w.-]*)*"  # of a group: the name of a file in its folder
 
 
 def complete_arguments(arguments: list[str]) -> list[str]:
     """The arguments in the form that Hydra needs.
 
     `env.id=<id>` without `env=`: adds env=atari or env=gymnasium. Otherwise the id would get Pendulum's settings.
-    `sweep=<study>`: adds hydra.mode=MULTIRUN, also if the study's file lacks it. A path with a =, such as the path of a
-    cell: puts it in quotes.
-    Raises ConfigError for an argument that Hydra cannot parse, and for `_target_`: code is chosen by names from the
-    schema, never by an import path."""
-    parser = OverridesParser.create()
-    arguments = [_with_new_name(_with_quoted_path(argument)) for argument in arguments]
-    for argument in arguments:
-        if "_target_" in argument:
-            raise ConfigError(
-                f"{argument}: _target_ is not allowed; code is chosen by a group's option, such as algo=a3c"
-            )
-        if argument.startswith("="):
-            raise ConfigError(f"{argument}: there is no key before the =")
-        if "=" in argument and not argument.startswith("-"):
-            try:
-                parser.parse_override(argument)
-            except HydraException as error:
-                hint = "; write a list without spaces, or in quotes" if argument.endswith(",") else ""
-                message = str(error).splitlines()[0]
-                raise ConfigError(f"{argument}: not of the form key=value ({message}){hint}") from error
-    keys = [argument.partition("=")[0].lstrip("+") for argument in arguments]
+    `sweep=<study>`: adds hydra.mode=MULTIRUN, also if the study's file lacks it. A path with characters that have a
+    meaning for Hydra, such as the = in the path of a cell: puts it in quotes.
+    Raises ConfigError for an argument that Hydra cannot parse or would misunderstand."""
+    multirun = bool({"hydra.mode", "-m", "--multirun"} & {a.partition("=")[0] for a in arguments})
+    arguments = [_with_new_name(_with_quoted_path(argument, multirun)) for argument in arguments]
+    check_overrides(arguments)
+    parse_flags(arguments)
+    keys = [_key(argument) if "=" in argument else "" for argument in arguments]
     for group in {"algo_env", "algo_env_optimizer"} & set(keys):  # Hydra ignores a missing option of these groups
         raise ConfigError(
             f"{arguments[keys.index(group)]}: this key cannot be given; algo=, env= and optimizer= set it"
         )
-    for group, argument in zip(keys, arguments, strict=True):
-        if group in SCHEMAS and "=" in argument:
-            _refuse_missing_option(group, argument)
     if "env.protocol" in keys:
         argument = arguments[keys.index("env.protocol")]
         raise ConfigError(
@@ -58,11 +50,57 @@ def complete_arguments(arguments: list[str]) -> list[str]:
     if "env.id" in keys and not {"env", "experiment", "resume"} & set(keys):
         index = keys.index("env.id")  # insert here: argparse requires that all overrides are in one block
         arguments = [*arguments[:index], f"env={_file_for(arguments[index])}", *arguments[index:]]
-    studies = [a for a in arguments if a.startswith("sweep=") and a != "sweep=null"]
-    if studies and not {"hydra.mode", "-m", "--multirun"} & {a.partition("=")[0] for a in arguments}:
+    studies = [a for a in arguments if a.startswith("sweep=")]
+    if studies and not multirun:
         index = arguments.index(studies[0])
         arguments = [*arguments[:index], "hydra.mode=MULTIRUN", *arguments[index:]]
     return arguments
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for overrides that Hydra cannot parse, or would accept although they mean nothing.
+
+    Also for `_target_`: code is chosen by names from the schema, never by an import path."""
+    parser = OverridesParser.create()
+    booleans = boolean_keys()
+    groups = {"sweep"} | {
+        path.name for folder in (CONF, *plugin_configurations()) for path in folder.iterdir() if path.is_dir()
+    }
+    for argument in arguments:
+        if "_target_" in argument:
+            raise ConfigError(
+                f"{argument}: _target_ is not allowed; code is chosen by a group's option, such as algo=a3c"
+            )
+        if argument.startswith("="):
+            raise ConfigError(f"{argument}: there is no key before the =")
+        if "=" not in argument or argument.startswith("-"):
+            continue
+        try:
+            override = parser.parse_override(argument)
+        except HydraException as error:
+            hint = "; write a list without spaces, or in quotes" if argument.endswith(",") else ""
+            message = str(error).splitlines()[0]
+            raise ConfigError(f"{argument}: not of the form key=value ({message}){hint}") from error
+        key = _key(argument)
+        group = key.partition("@")[0]
+        if group in groups or group.startswith("hydra/"):
+            _refuse_missing_option(group, argument, _values(override))
+        if key in booleans:
+            refuse_number(argument, _values(override))
+        if key in PARTS_OF_PATHS:
+            _refuse_outside(argument, _values(override))
+        if key in ("hydra.run.dir", "hydra.sweep.dir") and not str(override.value() or "").strip():
+            raise ConfigError(f"{argument}: it is empty; give a folder")
+        if any(abs(number) > LARGEST_SEED for number in _whole_numbers(_values(override))):
+            raise ConfigError(f"{argument}: no whole number may be larger than {LARGEST_SEED}")
+
+
+def import_named(arguments: Sequence[str]) -> None:
+    """Import the plugins that the arguments name, and allow the import of the modules in env.id=module:Name-v0."""
+    for argument in arguments:
+        if _key(argument) == "env.id":
+            name_modules(modules_of_ids(argument.partition("=")[2]))
+    import_plugins(named_plugins(arguments))
 
 
 def named_plugins(arguments: Sequence[str]) -> list[str]:
@@ -83,6 +121,57 @@ def quoted(value: str) -> str:
     return f"'{escaped}'"
 
 
+def make_folder(key: str, folder: Path) -> list[Path]:
+    """Make a folder with its parents. Returns those that are new, outermost first.
+
+    Raises ConfigError, which names the key, if it cannot be made; then no part of it is left."""
+    made: list[Path] = []
+    try:
+        for path in reversed([folder, *folder.parents]):
+            if not path.is_dir():
+                path.mkdir(exist_ok=True)  # another run may make it at the same time
+                made.append(path)
+    except OSError as error:
+        remove_empty(made)
+        raise ConfigError(f"{key}={folder}: it cannot be made ({error.filename}: {error.strerror})") from error
+    return made
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove what `make_folder` has made, if nothing is in it."""
+    for folder in reversed(folders):
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
+def _key(argument: str) -> str:
+    return argument.partition("=")[0].lstrip("+~")
+
+
+def _values(override: Override) -> list[Any]:
+    """The value of an override, or all values that it sweeps over."""
+    if not override.is_sweep_override():
+        return [override.value()]
+    if not override.is_discrete_sweep() or isinstance(override.value(), Glob):
+        return []  # refused by the sweeper
+    return [value.strip("'\"") for value in override.sweep_string_iterator()]
+
+
+def _whole_numbers(values: Iterable[Any]) -> Iterator[int]:
+    """The whole numbers among values, also in lists, in dictionaries and in the text of a sweep."""
+    for value in values:
+        if isinstance(value, list):
+            yield from _whole_numbers(value)
+        elif isinstance(value, dict):
+            yield from _whole_numbers(value.values())
+        elif isinstance(value, int):
+            yield value
+        elif isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,4000}", value):
+            yield int(value)
+
+
 def _with_new_name(argument: str) -> str:
     """The argument with its key's present name. An old name is accepted with a note."""
     if (new := with_new_name(argument)) != argument:
@@ -90,17 +179,36 @@ def _with_new_name(argument: str) -> str:
     return new
 
 
-def _refuse_missing_option(group: str, argument: str) -> None:
-    """Raise ConfigError for <group>=null, and for a missing option of `replay`.
+def _refuse_missing_option(group: str, argument: str, values: list[Any]) -> None:
+    """Raise ConfigError for a value that cannot be the name of an option, and for a missing option of `replay`.
 
     The group `replay` is optional, so Hydra would ignore a missing option without a message."""
-    folders = (CONF, *plugin_configurations())
+    folders = (CONF, ROOT / "sweeps", *plugin_configurations())
     options = sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
-    known = {*options, "none"} if group == "replay" else None
-    for value in argument.partition("=")[2].split(","):
-        if value == "null" or (known and re.fullmatch(r"\w+", value) and value not in known):
-            hint = suggest(value, options) if value != "null" else ""
-            raise ConfigError(f"{argument}: no such option{hint} (there are: {', '.join(options)})")
+    for value in values:
+        named = isinstance(value, str) and re.fullmatch(OPTION, value) and value != "null"
+        if not named or (group == "replay" and value not in (*options, "none")):
+            hint = suggest(str(value), options) if named else ""
+            known = f" (there are: {', '.join(options)})" if options else ""
+            raise ConfigError(f"{argument}: no such option{hint}{known}")
+
+
+def refuse_number(argument: str, values: list[Any]) -> None:
+    """Raise ConfigError for a number other than 0 and 1, which OmegaConf takes as true."""
+    for value in values:
+        if re.fullmatch(r"[+-]?[\d_]+", str(value)) and str(value) not in ("0", "1"):
+            raise ConfigError(f"{argument}: give true or false")
+
+
+def _refuse_outside(argument: str, values: list[Any]) -> None:
+    for value in values:
+        path = Path(str(value))
+        if (
+            ".." in path.parts
+            or path.is_absolute()
+            or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts)
+        ):
+            raise ConfigError(f"{argument}: it must be a folder inside the folder of the run")
 
 
 def _file_for(argument: str) -> str:
@@ -110,7 +218,13 @@ def _file_for(argument: str) -> str:
     return "atari" if looks_like_a_game(re.split(r"[=,]", argument)[1].strip("'\"")) else "gymnasium"
 
 
-def _with_quoted_path(argument: str) -> str:
-    """The argument; a path that contains a =, as in resume=outputs/sweeps/x/y/seed=0, is put in quotes for Hydra."""
+def _with_quoted_path(argument: str, multirun: bool) -> str:
+    """The argument; a path with characters that have a meaning for Hydra is put in quotes.
+
+    In a multirun, a comma separates several paths, unless there is a folder of this name."""
     key, _, value = argument.partition("=")
-    return f"{key}={quoted(value)}" if key in PATHS and "=" in value and value[0] not in "'\"" else argument
+    if key not in PATHS or not re.search(r"[^\w/.~+:@%-]", value) or value[0] in "'\"" or "${" in value:
+        return argument
+    if multirun and "," in value and not locate(value).exists():
+        return argument
+    return f"{key}={quoted(value)}"

@@ -13,12 +13,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from ablate.algos.algorithm import algorithm_of
-from ablate.cli.arguments import named_plugins
+from ablate.cli.arguments import import_named
 from ablate.cli.compose import plan_job
 from ablate.cli.hydra_private import failed_job
 from ablate.cli.resolvers import register
 from ablate.config.derived import devices
-from ablate.config.plugins import import_plugins
 from ablate.sweeps.cell import STOP
 
 JOB_MB = 300  # memory of the process that watches the cell's process; measured: 160 to 220
@@ -80,7 +79,7 @@ class Jobs(NamedTuple):
         Singleton.set_state(self.singletons)
         setup_globals()
         os.chdir(self.config.hydra.runtime.cwd)  # the user's own modules may be there
-        import_plugins(named_plugins(overrides))
+        import_named(overrides)
         register()
         composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(composed):

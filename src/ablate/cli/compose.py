@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +13,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ablate.cli.arguments import complete_arguments, named_plugins
+from ablate.cli.arguments import check_overrides, complete_arguments, import_named
 from ablate.cli.hydra_private import apply_overrides, is_group
 from ablate.cli.messages import REFUSALS, explain
 from ablate.cli.resolvers import register
-from ablate.config.plugins import import_plugins
 from ablate.config.schema import Config, ConfigError
 from ablate.config.validation import validate
 from ablate.paths import CONF
@@ -28,7 +28,7 @@ WORTH_SHARING = 4  # sharing saves time for at least this many arms with the sam
 
 def compose_config(overrides: Sequence[str]) -> Config:
     """The configuration of `python src/run.py <overrides>`, for programs outside Hydra. Raises ConfigError."""
-    import_plugins(named_plugins(overrides))
+    import_named(overrides)
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return validate(compose("config", complete_arguments(list(overrides))))
@@ -61,12 +61,18 @@ def plan_arms(study: Study, loader: Any, master: DictConfig, here: bool) -> dict
     machine. Raises ConfigError."""
     configs = {}
     composer = _Composer(loader, master, [list(arm.overrides) for arm in study.arms])
+    notes: dict[str, None] = {}
     for arm in study.arms:
         try:
-            configs[arm.name] = plan_job(composer.compose(list(arm.overrides)), arm.overrides, here).config
+            check_overrides(arm.overrides)
+            planned = plan_job(composer.compose(list(arm.overrides)), arm.overrides, here)
+            configs[arm.name] = planned.config
+            notes[planned.limit_note] = None
         except REFUSALS as error:
             prefix = f"sweep.arms.{arm.name}: " if study.settings.arms else ""
             raise ConfigError(prefix + explain(error, arm.overrides)) from error
+    for note in filter(None, notes):
+        print(f"note      {note}", file=sys.stderr)
     return configs
 
 

@@ -19,13 +19,15 @@ import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.progress import Progress
+from yaml import YAMLError
 
+from ablate.cli.arguments import refuse_number
 from ablate.cli.hydra_app import exit_code
 from ablate.cli.video import refuse_missing_ffmpeg, rgb, same_size, steps_per_second, write_images, write_video
 from ablate.config.choices import ActionChoice, Display
 from ablate.config.derived import evaluation_horizon, horizon_notes
 from ablate.config.plugins import import_plugins
-from ablate.config.schema import Config, ConfigError
+from ablate.config.schema import LARGEST, LARGEST_SEED, Config, ConfigError
 from ablate.config.serial import from_dict
 from ablate.config.validation import suggest
 from ablate.envs.make import kind_of
@@ -59,6 +61,7 @@ HELP = """Play a saved run:  python src/evaluate.py run=<folder or checkpoint> [
 The scores replace those in <run>/scores.csv. Games are played to their end, with all lives and raw scores."""
 LINE_EVERY_S = 10.0  # time between two progress lines, which replace the progress bar if there is no terminal
 ENOUGH_EPISODES = 30  # the mean of this many returns is approximately normally distributed
+MOST_EPISODES = 1_000_000
 
 
 @dataclass
@@ -126,7 +129,8 @@ def evaluate(options: Options) -> None:
     writer.writerows((e.number + 1, *e.score, horizon, action) for e in episodes)
     replace_atomically(folder / SCORES, text.getvalue().encode())
 
-    print(f"{config.env.id}, {path.name}, {options.episodes} episodes of at most {horizon} steps, {action}")
+    limit = f"of at most {horizon} steps" if horizon else "without a limit of steps"
+    print(f"{config.env.id}, {path.name}, {options.episodes} episodes {limit}, {action}")
     print("\n".join(summary(episodes, kind_of(config.env).reference_scores(config.env))))
     print(f"scores   {folder / SCORES}")
     for name, episode in best_and_median(episodes).items():
@@ -151,18 +155,29 @@ def read_options(arguments: list[str]) -> Options:
         key, equals, _ = argument.partition("=")
         if not equals or key not in known:
             raise ConfigError(f"{argument}: no such option{suggest(key, known)} (there are: {', '.join(known)})")
-    try:
-        options = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.from_dotlist(arguments)))
-    except OmegaConfBaseException as error:
-        given = next(argument for argument in arguments if argument.startswith(f"{error.full_key}="))
-        raise ConfigError(f"{given}: {str(error).splitlines()[0]}") from error
+    values, booleans = schema, [field.name for field in fields(Options) if field.type == "bool"]
+    run = ""
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "run":
+            run = value  # any path, also one with characters that have a meaning in YAML
+            continue
+        if key in booleans:
+            refuse_number(argument, [value])
+        try:
+            values = OmegaConf.merge(values, OmegaConf.from_dotlist([argument]))
+            OmegaConf.resolve(values)
+        except (OmegaConfBaseException, YAMLError) as error:
+            raise ConfigError(f"{argument}: {str(error).splitlines()[0]}") from error
+    options = OmegaConf.to_object(values)
     assert isinstance(options, Options)
+    options.run = run
     if not options.run:
         raise ConfigError("run: no value; give run=<a run's folder or a checkpoint>")
-    for key, least in (("episodes", 1), ("horizon", 1), ("seed", 0)):
+    for key, least, most in (("episodes", 1, MOST_EPISODES), ("horizon", 1, LARGEST), ("seed", 0, LARGEST_SEED)):
         value = getattr(options, key)
-        if value is not None and value < least:
-            raise ConfigError(f"{key}={value}: it must be at least {least}")
+        if value is not None and not least <= value <= most:
+            raise ConfigError(f"{key}={value}: it must be at least {least} and at most {most}")
     if options.render not in (None, "human"):
         raise ConfigError(f"render={options.render}: only render=human is possible")
     if options.render and (options.video or options.frames):

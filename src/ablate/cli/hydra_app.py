@@ -18,12 +18,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from ablate.cli.arguments import complete_arguments, named_plugins
+from ablate.cli.arguments import complete_arguments, import_named, make_folder
 from ablate.cli.compose import plan_job, plan_run
 from ablate.cli.hydra_private import jobs_of_basic_sweeper
 from ablate.cli.messages import REFUSALS, explain
 from ablate.cli.resolvers import register
-from ablate.config.plugins import import_plugins
 from ablate.config.schema import ConfigError
 from ablate.records.terminal import discard_output
 from ablate.runs.plan import Resolved
@@ -44,8 +43,10 @@ class ValidateFirst(Callback):
             if of_sweeps := [o for o in config.hydra.overrides.task if o.lstrip("+~").startswith("sweep.")]:
                 raise ConfigError(f"{of_sweeps[0]}: this key belongs to sweeps; add -m, or sweep=<study>")
             planned = plan_run(config, config.hydra.overrides.task)
+            folder = Path(config.hydra.run.dir)
             if planned.new:
-                refuse_used(Path(config.hydra.run.dir))
+                refuse_used(folder)
+            make_folder("hydra.run.dir", folder.absolute())
             ValidateFirst.planned = planned
         except Exception as error:
             _refuse(error)
@@ -75,9 +76,11 @@ def exit_code(program: Callable[[], Any]) -> int:
     """Run a program, print an expected error in one line, and return the exit code.
 
     0: completed, 1: failed, 2: refused, 128 + n: ended by signal n."""
-    sys.path.append(os.getcwd())  # for the user's own modules: env.id=<module>:<Name>-v0, plugins=[<module>]
     try:
         program()
+    except BrokenPipeError:  # `--help | head`: the reader is gone
+        discard_output()
+        return 128 + signal.SIGPIPE
     except REFUSALS as error:
         if os.environ.get(SHOW_TRACEBACKS):
             raise
@@ -86,9 +89,6 @@ def exit_code(program: Callable[[], Any]) -> int:
     except RunFailed as failure:
         print(f"failed: {failure}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # `--help | head`: the reader is gone
-        discard_output()
-        return 128 + signal.SIGPIPE
     except KeyboardInterrupt as interrupt:
         return 128 + getattr(interrupt, "signal", signal.SIGINT)
     return 0
@@ -103,7 +103,7 @@ def main(program: Callable[[], Any]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that exceptions reach `exit_code` instead of being printed by Hydra
 
     def checked() -> None:
-        import_plugins(named_plugins(sys.argv[1:]))
+        import_named(sys.argv[1:])
         register()
         sys.argv[1:] = complete_arguments(sys.argv[1:])
         program()

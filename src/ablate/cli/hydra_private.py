@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, _save_config
 from omegaconf import DictConfig, OmegaConf
+
+from ablate.config.schema import ConfigError
 
 
 def apply_overrides(overrides: list[Override], composed: DictConfig) -> None:
@@ -41,3 +44,26 @@ def result_of(job: JobReturn) -> Any:
 def save_config(config: DictConfig, filename: str, folder: Path) -> None:
     """Write one file into a job's folder .hydra, as Hydra's run_job does."""
     _save_config(config, filename, folder)
+
+
+def parse_flags(arguments: list[str]) -> None:
+    """Raise ConfigError for what Hydra's own flags (--cfg, -m) do not allow. Hydra would print its usage in ten lines.
+
+    Also for --experimental-rerun: it unpickles a file, which may run any code."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; --hydra-help lists the flags")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    parsed = parser.parse_args(arguments)
+    if parsed.resolve and parsed.cfg is None and not parsed.help:
+        refuse("--resolve: only together with --cfg or --help")
+    modes = {"--run": parsed.run, "--cfg": parsed.cfg, "--multirun": parsed.multirun, "--info": parsed.info}
+    modes["--shell-completion"] = parsed.shell_completion
+    if len(given := [flag for flag, value in modes.items() if value]) > 1:
+        refuse(f"{' '.join(given)}: only one of them")
+    if parsed.experimental_rerun is not None:
+        raise ConfigError(
+            f"--experimental-rerun={parsed.experimental_rerun}: a pickle may run any code; resume= continues a run"
+        )

@@ -15,16 +15,31 @@ from yaml import YAMLError
 from ablate.config.schema import SCHEMAS, Config, ConfigError
 from ablate.config.validation import known_keys, suggest
 
-REFUSALS = (ConfigError, HydraException, OmegaConfBaseException, YAMLError)  # errors that the user can correct
+REFUSALS = (ConfigError, HydraException, OmegaConfBaseException, YAMLError, OSError)  # errors that the user can correct
+LONGEST = 199  # letters of a message
+FROM_RESOLVER = "ConfigError raised while resolving interpolation: "  # raised by our resolvers
 
 
 def explain(error: BaseException, given: Sequence[str] = ()) -> str:
     """One line for the user: which key and value are wrong, why, and the nearest right one.
 
     given: the overrides that the error is about, if they are not those of the command line."""
-    text = str(error).removeprefix("ConfigError raised while resolving interpolation: ")  # raised by our resolvers
-    cause = str(error.__cause__ or "")
     overrides = {a.lstrip("+~").partition("=")[0]: a for a in given or sys.argv[1:] if "=" in a}
+    return one_line(_explained(error, overrides))
+
+
+def one_line(text: str) -> str:
+    """The text as one line of at most LONGEST printable letters. What is too long loses its middle, words first."""
+    text = "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
+    for half in (40, 24):
+        if len(text) > LONGEST:
+            text = re.sub(rf"(\S{{{half}}})\S{{2,}}(\S{{{half}}})", r"\1…\2", text)
+    return text if len(text) <= LONGEST else f"{text[:120]}…{text[121 - LONGEST :]}"
+
+
+def _explained(error: BaseException, overrides: dict[str, str]) -> str:
+    text = str(error).removeprefix(FROM_RESOLVER)
+    cause = str(error.__cause__ or "")
     resumed = "a resumed run keeps its configuration (load= starts a new run from saved parameters)"
     if match := re.match(r"(?:Could not override|Could not delete from config\.|Key) '([^']+)'", text):
         key = match[1].rpartition("@")[0] or match[1]
@@ -58,8 +73,15 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
     if match := re.search(r"Could not find '([^']+)'\n\nAvailable options in '([^']+)':\n((?:\t.+\n?)+)", text):
         group, options = match[2], match[3].split()
         option = match[1].removeprefix(f"{group}/")
-        others = "; for any other environment give its id, as in env.id=ALE/Pong-v5" if group == "env" else ""
+        others = "; for others give an id: env.id=ALE/Pong-v5" if group == "env" else ""
         return f"{group}={option}: no such option{suggest(option, options)} (there are: {', '.join(options)}{others})"
+    if isinstance(error, OSError):
+        name = str(error.filename)
+        key = next((o for o in overrides.values() if (name and name in o) or o.partition("=")[2] in name), name)
+        return f"{key}: {error.strerror or error}"
+    key = getattr(error, "full_key", None)
+    if key and not str(error).startswith(FROM_RESOLVER):
+        return f"{overrides.get(key, key)}: {_sentence(text)}"
     return _sentence(text)
 
 

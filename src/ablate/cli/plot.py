@@ -10,6 +10,7 @@ from ablate.analysis.figures import learning_curve
 from ablate.analysis.load import load_run, load_sweep
 from ablate.analysis.report import write_report
 from ablate.analysis.summary import summarise
+from ablate.cli.messages import explain
 from ablate.config.schema import ConfigError
 from ablate.paths import locate
 from ablate.records.schema import LEARNING_CURVE, STUDY
@@ -25,7 +26,7 @@ def main() -> int:
             for path in redraw(locate(argument.removeprefix("run="))):
                 print(path)
         except (ConfigError, OSError) as error:
-            print(error, file=sys.stderr)
+            print(explain(error), file=sys.stderr)
             failed = True
     return 2 if failed else 0
 

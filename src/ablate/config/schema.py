@@ -182,7 +182,7 @@ class ConvolutionConfig:
     channels: Size
     kernel: Size
     stride: Size = 1
-    padding: Annotated[int, Field(ge=0)] = 0
+    padding: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     pool: bool = False  # 2 × 2 max-pooling after the activation
 
 
@@ -338,7 +338,7 @@ class SweepConfig:
     claims: list[ClaimConfig] = field(default_factory=list)
     parallel: Count | None = None
     time_limit_s: Positive | None = None
-    max_retries: Annotated[int, Field(ge=0)] = 0
+    max_retries: CountFromZero = 0
     fail_fast: bool = False
     dry_run: bool = False
 

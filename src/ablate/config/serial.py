@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -60,14 +61,27 @@ def from_dict(values: dict[str, Any]) -> Config:
     for group, options in SCHEMAS.items():
         if group == "replay" and values.get(group) is None:
             continue
-        name = values.get(group, {}).get("name")
+        name = inner.get("name") if isinstance(inner := values.get(group), dict) else None
         if name not in options:
             raise ConfigError(f"{group}.name={name}: not one of {', '.join(options)}")
         schema[group] = OmegaConf.structured(options[name])
     try:
-        return validate(OmegaConf.merge(schema, values))  # type: ignore[arg-type]
+        return validate(OmegaConf.merge(schema, _plain(values)))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         raise ConfigError(f"stored configuration: {str(error).splitlines()[0]}") from error
+
+
+def _plain(value: Any) -> Any:
+    """Stored values in a form that OmegaConf takes as they are. It would resolve a text like `${oc.env:HOME}`.
+
+    A backslash keeps `${` as text; those that are before it already must be doubled."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
+    return value
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

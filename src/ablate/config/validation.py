@@ -9,18 +9,22 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
 from ablate.config.choices import Precision, ScheduleKind
 from ablate.config.derived import devices
 from ablate.config.plugins import refuse_unknown_plugins
 from ablate.config.schema import (
+    LARGEST,
+    SCHEMAS,
     Config,
     ConfigError,
+    EvaluationConfig,
+    LoggerConfig,
     SweepConfig,
 )
 
@@ -62,6 +66,19 @@ def known_keys(composed: DictConfig) -> list[str]:
     return [key for key, known in _walk(composed, "") if known]
 
 
+def boolean_keys() -> set[str]:
+    """Every dotted key whose value is true or false."""
+    parts: dict[str, list[type]] = {f"{group}.": [*options.values()] for group, options in SCHEMAS.items()}
+    parts |= {"": [Config], "evaluation.": [EvaluationConfig], "logger.": [LoggerConfig], "sweep.": [SweepConfig]}
+    return {
+        prefix + name
+        for prefix, kinds in parts.items()
+        for kind in kinds
+        for name, hint in get_type_hints(kind).items()
+        if hint is bool
+    }
+
+
 def _walk(node: DictConfig, prefix: str) -> Iterator[tuple[str, bool]]:
     """Yield (dotted key, whether the schema knows it) for all keys; free-form dictionaries are not entered."""
     object_type = OmegaConf.get_type(node)
@@ -91,16 +108,18 @@ def _build(node: DictConfig, prefix: str) -> Any:
         key = f"{prefix}{item.name}"
         if OmegaConf.is_missing(node, item.name):
             raise ConfigError(f"{key}: no value; give {key}=<value>")
-        child = node[item.name]
-        if isinstance(child, DictConfig) and is_dataclass(OmegaConf.get_type(child)):
-            values[item.name] = _build(child, f"{key}.")
-        elif isinstance(child, DictConfig | ListConfig):
-            try:
-                values[item.name] = OmegaConf.to_container(child, resolve=True, throw_on_missing=True)
-            except MissingMandatoryValue as error:
-                raise ConfigError(f"{error.full_key}: no value; it is needed") from error
-        else:
-            values[item.name] = child
+        try:
+            child = node[item.name]
+            if isinstance(child, DictConfig) and is_dataclass(OmegaConf.get_type(child)):
+                child = _build(child, f"{key}.")
+            elif isinstance(child, DictConfig | ListConfig):
+                child = OmegaConf.to_container(child, resolve=True, throw_on_missing=True)
+        except MissingMandatoryValue as error:
+            raise ConfigError(f"{error.full_key}: no value; it is needed") from error
+        except OmegaConfBaseException as error:  # from an interpolation; not every such error names its key
+            text = OmegaConf.to_container(node, resolve=False)[item.name]  # type: ignore[call-overload, index]
+            raise ConfigError(f"{key}={text}: {str(error).splitlines()[0]}") from error
+        values[item.name] = child
     try:
         return object_type(**values)
     except ValidationError as error:
@@ -135,6 +154,9 @@ def refuse_contradictions(config: Config) -> None:
         raise ConfigError(
             "optimizer.schedule=linear: it needs an end; give optimizer.decay_steps or optimizer.decay_episodes"
         )
+    for key, limit in (("decay_steps", optimizer.decay_steps), ("decay_episodes", optimizer.decay_episodes)):
+        if limit is not None and limit > LARGEST:
+            raise ConfigError(f"optimizer.{key}={limit}: it must be at most {LARGEST}")
     config.algo.refuse(config)
     given = devices(config)
     if not given or not all(re.fullmatch(r"cpu|cuda(:\d+)?", str(device)) for device in given):

@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ablate import seeding
+from ablate.config.plugins import refuse_unknown_environment
 from ablate.config.schema import ConfigError, EnvConfig
 from ablate.config.validation import suggest
 from ablate.envs import saving
@@ -95,6 +96,7 @@ class GymnasiumKind(EnvKind):
             close_now(made.close)
 
     def make(self, env: EnvConfig, max_ep_step: int | None, training: bool, **kwargs: Any) -> gymnasium.Env:
+        refuse_unknown_environment(env.id)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # gymnasium warns of old versions; the user chose the id

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, NamedTuple
 
-from ablate.config.plugins import import_plugins
+from ablate.config.plugins import import_plugins, named_modules
 from ablate.parallel import heartbeat
 from ablate.parallel.closing import CLOSE_S, closing_at_end
 from ablate.parallel.descendants import MARK, Guard, descendants, end, marked
@@ -54,7 +54,6 @@ class Child(NamedTuple):
     module: str
     function: str
     arguments: tuple[Any, ...]
-    plugins: Sequence[str] = ()  # the user's own modules, imported first
 
 
 class _Done(NamedTuple):
@@ -85,7 +84,7 @@ class Supervisor:
                 for index, child in enumerate(self._children):
                     os.environ[MARK] = self._mark(child.name)
                     receiving, sending = context.Pipe(duplex=False)
-                    arguments = (child, self._shared, index, sending)
+                    arguments = (child, named_modules(), self._shared, index, sending)
                     # not a daemon, which may have no children: an environment may start processes
                     process = context.Process(target=_run_child, args=arguments, name=child.name, daemon=False)
                     process.start()
@@ -198,7 +197,7 @@ def _pids(processes: list[BaseProcess]) -> list[int]:
     return [process.pid for process in processes if process.pid is not None]
 
 
-def _run_child(child: Child, shared: SharedState, index: int, sending: Connection) -> None:
+def _run_child(child: Child, modules: list[str], shared: SharedState, index: int, sending: Connection) -> None:
     """The main function of a child. When the parent ends, a thread ends the child, and on Linux the kernel does too.
 
     Ctrl-C reaches all processes of the terminal, and a cluster's SIGTERM all processes of the job. Only the parent
@@ -224,7 +223,7 @@ def _run_child(child: Child, shared: SharedState, index: int, sending: Connectio
     code = 0
     with closing_at_end():
         try:
-            import_plugins(child.plugins)
+            import_plugins(modules)
             getattr(importlib.import_module(child.module), child.function)(send, *child.arguments)
             send(_Done())
         except ChildFailed as failure:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from ablate.config.plugins import import_plugins
 from ablate.config.schema import Config
 from ablate.config.serial import from_dict
 from ablate.envs.make import make_env
@@ -141,8 +140,6 @@ def play_in_processes(
 def play_share(send: Callable[[Episode], None], share: Share) -> None:
     """The main function of a player process: play its share and send each episode."""
     checkpoint = read_checkpoint(share.checkpoint)
-    # The parent has already refused plugins that the user did not name.
-    import_plugins(checkpoint.state["config"].get("plugins", []))
     count = envs_for(EnvSpec.from_dict(checkpoint.state["env_spec"]), len(share.streams))
     envs = make_envs(from_dict(checkpoint.state["config"]), share.horizon, count)
     policy = Policy.of(checkpoint, share.sample, games=len(envs))

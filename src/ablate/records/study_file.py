@@ -5,6 +5,7 @@ The only module that reads or writes it. Everything else works with `StudyFile`.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ablate.config.choices import Statistic, Until
 from ablate.config.schema import ClaimConfig, ConfigError, MetricConfig
 from ablate.records.files import write_json
 from ablate.records.schema import SCHEMA_VERSION, STUDY
+
+NAME = r"\w[\w.-]*"  # of an arm or a metric: part of the name of a folder or a file
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,12 @@ def _parsed(values: Any) -> StudyFile:
     if (version := values.get("schema_version")) != SCHEMA_VERSION:
         raise ValueError(f"schema_version={version}; {SCHEMA_VERSION} is needed")
     study = TypeAdapter(StudyFile).validate_python({**values, "provenance": values})
+    for kind, names in (("arm", study.arms), ("metric", study.metrics)):
+        for name in names:
+            if not re.fullmatch(NAME, name):
+                raise ValueError(
+                    f"the {kind} {name!r}: it is part of a file's name; letters, digits, dots and dashes are allowed"
+                )
     parts = {f"metrics.{name}": asdict(metric) for name, metric in study.metrics.items()}
     parts |= {f"claims.{i}": asdict(claim) for i, claim in enumerate(study.claims)}
     for key, part in parts.items():

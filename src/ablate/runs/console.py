@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ablate.config.derived import horizon_notes
+from ablate.config.plugins import named_modules
 from ablate.config.schema import Config
 from ablate.paths import shown
 from ablate.records.checkpoint import Checkpoint
@@ -30,6 +31,8 @@ def announcement(run: Resolved, folder: Path, dropped: int) -> Iterator[str]:
         yield f"backend  {run.backend_note}"
     if run.memory_note:
         yield f"replay   {run.memory_note}"
+    if run.limit_note:
+        yield f"note     {run.limit_note}"
     for note in (*horizon_notes(run.config), *run.spec.notes, *run.algorithm.notes(run.config)):
         yield f"note     {note}"
     if run.resumed is not None:
@@ -75,4 +78,5 @@ def report(config: Config, folder: Path, counters: Counters, elapsed_s: float, i
 
 
 def resume_command(folder: Path) -> str:
-    return f"python src/run.py resume={shown(folder)}"
+    named = f" plugins=[{','.join(modules)}]" if (modules := named_modules()) else ""
+    return f"python src/run.py resume={shown(folder)}{named}"

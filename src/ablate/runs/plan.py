@@ -13,11 +13,12 @@ from ablate.algos.algorithm import Algorithm, algorithm_of, number_of_workers
 from ablate.compiled.support import check_arguments
 from ablate.config.choices import Backend
 from ablate.config.derived import cuda_index, devices
-from ablate.config.schema import Config, ConfigError
+from ablate.config.schema import LARGEST, Config, ConfigError
 from ablate.config.serial import from_dict, to_dict, with_new_names
 from ablate.config.validation import refuse_contradictions
 from ablate.envs.make import kind_of, spec_of
 from ablate.nn.architecture import Architecture, architecture_of, initial_parameters
+from ablate.parallel.machine import available_bytes
 from ablate.paths import locate
 from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from ablate.records.csv_writer import read_rows
@@ -41,6 +42,7 @@ class Resolved:
     new: bool  # not resumed: the folder must not hold a run
     backend_note: str  # which backend was chosen and why, if the configuration left it open
     memory_note: str  # how much memory the run needs, if it is a lot
+    limit_note: str  # at which step the run ends, if not at the one that was given
 
 
 def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
@@ -84,6 +86,8 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
     architecture = architecture_of(config.model, spec)
     config, backend_note = _resolve_backend(config, algorithm, architecture)
     config = algorithm.resolve(config, here, new)
+    config, limit_note = _with_reachable_limit(config, algorithm)
+    _refuse_huge(config, architecture)
     parameters = initial_parameters(architecture, generator(config.seed, Role.parameters))
     source, normalisation = resumed, None
     if config.load and resumed is None:
@@ -99,8 +103,9 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
         normalisation = source.tensors.get("normalisation")
     memory_note = algorithm.memory_note(config, spec) if here else ""
     return Resolved(
-        config, spec, algorithm, architecture, parameters, resumed, normalisation, new, backend_note, memory_note
-    )
+        config, spec, algorithm, architecture, parameters, resumed, normalisation, new, backend_note, memory_note,
+        limit_note,
+    )  # fmt: skip
 
 
 # Keys that may be given with resume=: how long to train and what to show, not what is trained.
@@ -168,6 +173,8 @@ def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str])
             if inner:  # logger.display=off does not change the other keys of logger
                 value = replace(changed.get(name, getattr(own, name)), **{inner: getattr(value, inner)})
             changed[name] = value
+        elif key == "plugins":  # not a change: it says which code the user trusts
+            continue
         elif _at(stored, key) is None or _at(stored, key) != _at(to_dict(given), key):
             raise ConfigError(
                 f"{override}: a resumed run keeps its configuration; with resume= only "
@@ -220,6 +227,28 @@ def _resolve_backend(config: Config, algorithm: Algorithm, architecture: Archite
         return config, ""
     backend = next(backend for backend in backends if not (backend == Backend.compiled and obstacle))
     return replace(config, backend=backend), f"{backend} ({obstacle or 'the fastest; it has all needed kernels'})"
+
+
+def _with_reachable_limit(config: Config, algorithm: Algorithm) -> tuple[Config, str]:
+    """The configuration with a total_steps at which the run can end, and a note if it is not the given one."""
+    total, at_once = config.total_steps, algorithm.steps_at_once(config)
+    if total is None or total % at_once == 0:
+        return config, ""
+    reachable = total + -total % at_once
+    if reachable > LARGEST:
+        reachable -= at_once
+    note = f"total_steps={total}: {at_once} steps are made at once, so the run ends at {reachable}"
+    return replace(config, total_steps=reachable), note
+
+
+def _refuse_huge(config: Config, architecture: Architecture) -> None:
+    """Raise ConfigError for a network whose parameters alone are larger than the memory."""
+    size, free = 4 * architecture.layout().size, available_bytes()
+    if size > free:
+        raise ConfigError(
+            f"model.name={config.model.name}: the parameters of this network take {size / 1e9:.3g} GB, and "
+            f"{free / 1e9:.2f} GB are free; use smaller layers"
+        )
 
 
 def _check_device(device: str) -> None:

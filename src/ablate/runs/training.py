@@ -66,9 +66,7 @@ class Training:
         self._children = [self._trainer(i, process) for i, process in enumerate(processes)]
         if has_test_process:
             arguments = (config, run.spec, run.architecture, folder, self.shared, self._evaluations_done)
-            self._children.append(
-                Child("test process", "ablate.play.evaluator", "test_process", arguments, config.plugins)
-            )
+            self._children.append(Child("test process", "ablate.play.evaluator", "test_process", arguments))
         names = [process.name for process in processes]
         self._checkpoints = Checkpoints(run, folder, self.shared, names, self._starts)
         self._order = RecordOrder()
@@ -101,7 +99,7 @@ class Training:
             starts=self._starts,
             exchange=self._exchange,
         )
-        return Child(process.name, process.module, process.function, (job,), job.config.plugins)
+        return Child(process.name, process.module, process.function, (job,))
 
     def run(self, signals: Signals) -> None:
         """Train until a limit, a signal or a failure, and write the reason to status.json. Ends all child processes."""

@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablate.config.plugins import import_plugins
+from ablate.config.plugins import import_plugins, named_modules
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import from_dict, to_dict
 from ablate.parallel.machine import die_with_parent, peak_memory_mb
@@ -122,7 +122,8 @@ def _supervised(
 ) -> tuple[Outcome, float]:
     """Start the cell's process and watch it until it ends. Returns the outcome and the peak memory in MB."""
     environment = {**os.environ, "PYTHONPATH": python_path()}
-    request = json.dumps({"config": to_dict(config), "overrides": overrides, "parent": os.getpid()})
+    values = {"config": to_dict(config), "overrides": overrides, "modules": named_modules(), "parent": os.getpid()}
+    request = json.dumps(values)
     with (folder / CELL_LOG).open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "ablate.sweeps.cell", str(folder)],  # -P: not from the current folder first
@@ -216,9 +217,8 @@ def main() -> int:
         return 1  # the parent died before it could watch this process
     folder = Path(sys.argv[1])
     sys.argv = ["src/run.py", *request["overrides"]]  # for the manifest: the command that trains only this cell
-    sys.path.append(os.getcwd())  # for the user's own environments: env.id=<module>:<Name>-v0
     try:
-        import_plugins(request["config"].get("plugins", []))  # the plugins that the user gave for the sweep
+        import_plugins(request["modules"])
         _train(from_dict(request["config"]), request["overrides"], folder)
     except ConfigError as error:
         print(error)

@@ -25,7 +25,7 @@ from ablate.records.manifest import lock_folder, read_manifest, read_status
 from ablate.records.schema import EPISODES, MANIFEST, STATES, STUDY, UPDATES, cell_folder
 from ablate.records.study_file import StudyArm, StudyFile, read_study
 from ablate.sweeps.cell import attempts_of, run_cell
-from ablate.sweeps.study import NOT_COMPARED, Study, identity, identity_of, refuse_incomparable
+from ablate.sweeps.study import NOT_COMPARED, Study, identity, identity_of, refuse_incomparable, untestable
 
 PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
 PROBE = "ablate-probe-"  # temporary folders of probes have this prefix
@@ -134,6 +134,7 @@ def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Est
     lines = [f"sweep     {shown(plan.folder)}"]
     if plan.moved:
         lines.append(f"note      a new folder: {plan.moved}")
+    lines += [f"note      {sentence}" for sentence in untestable(study, plan.configs)]
     if study.settings.question:
         lines.append(f"question  {study.settings.question}")
     arms = ", ".join(arm.name + (" (baseline)" if arm.name == baseline else "") for arm in study.arms)

@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from ablate.config.derived import evaluation_horizon
 from ablate.config.schema import LARGEST_SEED, Config, ConfigError, SweepConfig
 from ablate.config.serial import to_dict, with_new_name, with_new_names
 from ablate.config.validation import suggest
+from ablate.records.study_file import NAME
 
 # Defaults of every cell. Evaluations are at fixed steps, because seconds differ from arm to arm. A cell draws no
 # figure, which could take longer than its training.
@@ -161,6 +162,19 @@ def refuse_incomparable(configs: dict[str, Config]) -> None:
                     f"{key}: {other} would be evaluated with {expected}, {arm} with {value(config)}, "
                     f"which cannot be compared; give all arms the same, {key}={expected}{hint}"
                 )
+
+
+def untestable(study: Study, configs: dict[str, Config]) -> Iterator[str]:
+    """The claims that no result can answer, a sentence each. configs: the resolved configuration of each arm."""
+    for claim in study.settings.claims:
+        arms = claim.inequality.split(" ")[::2]
+        first, second = (configs[arm].env.id for arm in arms)
+        if first != second:
+            yield f"the claim {claim.id} cannot be tested: scores of {first} and {second} have different units"
+        turns = [arm for arm in arms if configs[arm].schedule == "interleaved" and (configs[arm].workers or 1) > 1]
+        if claim.real_time and turns:
+            why = f"it is about real time, and the workers of {turns[0]} take turns"
+            yield f"the claim {claim.id} cannot be tested: {why}"
 
 
 def _switch(name: str, config: Config) -> Any:
@@ -310,6 +324,10 @@ def _refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
             if name not in known:
                 raise ConfigError(f"{key}: no such {what}{suggest(name, known)} (there are: {', '.join(known)})")
     for name, metric in settings.metrics.items():
+        if not re.fullmatch(NAME, name):
+            raise ConfigError(
+                f"sweep.metrics.{name}: it is part of a file's name; use letters, digits, dots and dashes"
+            )
         if metric.window[0] > metric.window[1]:
             raise ConfigError(f"sweep.metrics.{name}.window={list(metric.window)}: it must start before it ends")
         if (metric.statistic == "first_reach") != (metric.score is not None):

@@ -137,7 +137,7 @@ def test_each_push_is_the_gradient_of_this_rollout(model: str, tmp_path: Path, m
     rollouts, with its LSTM state carried from one rollout to the next."""
     small = SMALL if model == "conv_lstm_42" else ("model.hidden=8",)
     config = config_of(
-        "env=atari", "env.id=ALE/Pong-v5", f"model={model}", *small, "workers=1", "backend=manual", "total_steps=90",
+        "env=atari", "env.id=ALE/Pong-v5", f"model={model}", *small, "workers=1", "backend=manual", "total_steps=89",
         "schedule=interleaved", "envs_per_worker=3", "algo.t_max=5", "log_interval=1", "evaluation.every_steps=null",
     )  # fmt: skip
     from ablate.runs.plan import plan
@@ -160,5 +160,6 @@ def test_each_push_is_the_gradient_of_this_rollout(model: str, tmp_path: Path, m
         return result
 
     monkeypatch.setattr(CONV_BACKENDS["manual"], "compute", computing)
-    train(config, tmp_path)
+    shared = train(config, tmp_path)[2]
     assert compared == [15] * 6
+    assert shared.counters().steps == config.total_steps == 90  # 89 is no multiple of three games

@@ -500,3 +500,12 @@ def test_beta_rises_over_the_whole_run_or_a_million_steps() -> None:
         replay = config_of("algo=dqn", "env=cartpole", "replay=prioritized", "max_episodes=9", limit).replay
         assert replay is not None
         assert replay.beta_steps == expected  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("envs", "every", "reached"), [(8, 4, 152), (1, 4, 152), (1, 1, 150), (3, 3, 150)])
+def test_a_run_ends_at_the_limit_of_its_plan(envs: int, every: int, reached: int, tmp_path: Path) -> None:
+    given = quick(f"envs_per_worker={envs}", f"algo.train_freq={every}", "total_steps=150")
+    config = plan(given, []).config
+    job = job_of(config, tmp_path)._replace(members=(0, 1))
+    learn(lambda message: None, job)
+    assert job.shared.counters().steps == config.total_steps == reached

@@ -118,6 +118,10 @@ class A3C(Algorithm):
     def default_workers(self) -> int:
         return usable_cpus()
 
+    def steps_at_once(self, config: Config) -> int:
+        """One step of each game of a worker."""
+        return config.envs_per_worker
+
     def refuse_backend(self, config: Config) -> str:
         return why_not(config)
 

@@ -166,6 +166,11 @@ class DQN(Algorithm):
     def memory_note(self, config: Config, spec: EnvSpec) -> str:
         return check_replay(config, spec)
 
+    def steps_at_once(self, config: Config) -> int:
+        """A block."""
+        assert isinstance(config.algo, DQNConfig)
+        return max(config.algo.train_freq, config.envs_per_worker)
+
     def cores(self, config: Config) -> int:
         """The actor waits for its learner, but the two work at the same time; its games may have threads."""
         threads = getattr(config.env, "threads", 0)
