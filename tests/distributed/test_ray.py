@@ -145,9 +145,9 @@ def test_an_impatient_ctrl_c_leaves_nothing(start: Callable[..., Sweep]) -> None
     sweep = start(arms, "hang_timeout_s=200")
     sweep.wait_until(lambda: sweep.trains(*arms), "training", WAIT_S)
     sweep.hang("hangs")
-    for _ in range(2):
-        os.killpg(sweep.process.pid, signal.SIGINT)
-        time.sleep(0.5)
+    os.killpg(sweep.process.pid, signal.SIGINT)
+    sweep.wait_until(lambda: "stopping" in sweep.output, "stopping", WAIT_S)
+    os.killpg(sweep.process.pid, signal.SIGINT)
     assert sweep.exit_code(WAIT_S) == 130, sweep.errors
     assert_gone(sweep)
 

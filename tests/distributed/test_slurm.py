@@ -166,9 +166,9 @@ def test_an_impatient_ctrl_c_leaves_no_job_either(cluster: SlurmCluster, start: 
     sweep = start(arms, "hang_timeout_s=200", "hydra.launcher.cpus_per_task=4")
     sweep.wait_until(lambda: sweep.trains(*arms), "training", WAIT_S)
     sweep.hang("hangs")
-    for _ in range(2):
-        os.killpg(sweep.process.pid, signal.SIGINT)
-        time.sleep(0.5)
+    os.killpg(sweep.process.pid, signal.SIGINT)
+    sweep.wait_until(lambda: "stopping" in sweep.output, "stopping", WAIT_S)
+    os.killpg(sweep.process.pid, signal.SIGINT)
     assert sweep.exit_code(WAIT_S) == 130, sweep.errors
     assert_gone(cluster, sweep)
 
