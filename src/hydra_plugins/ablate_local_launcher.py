@@ -71,10 +71,12 @@ class LocalLauncher(Launcher):
             composed.hydra.job.id = composed.hydra.job.num = number
             folder = Path(composed.hydra.sweep.dir) / composed.hydra.sweep.subdir
             composed.hydra.runtime.output_dir = str(folder.absolute())
+        from ablate.cli.hydra_private import typed_overrides
+
         task = composed.copy()
         with open_dict(task):
             del task["hydra"]
-        job = JobReturn(list(composed.hydra.overrides.task), task, composed, os.getcwd(), composed.hydra.job.name)
+        job = JobReturn(typed_overrides(composed.hydra), task, composed, os.getcwd(), composed.hydra.job.name)
         return composed, job
 
     def _run(self, index: int, config: Config, job: JobReturn, ended: queue.SimpleQueue[int]) -> None:

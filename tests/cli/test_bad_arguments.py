@@ -138,7 +138,7 @@ REFUSED: tuple[tuple[list[str], tuple[str, ...]], ...] = (
     (["--experimental-rerun=x.pickle"], ("--experimental-rerun=x.pickle: a pickle may run any code",)),
     # Long texts and control characters.
     ([f"env.id={LONG}"], ("env.id=xxx",)),
-    ([f"{LONG}=1"], ("xxx", "no such key")),
+    ([f"{LONG}=1"], ("xxx", "File name too long")),
     ([f"sweep.question='{LONG}'"], ("sweep.question=", "add -m")),
     (["env.id='a\nb\x1b[31m'"], ("env.id=", "\\x1b[31m")),
     # Studies: what can be known is said before the first cell.

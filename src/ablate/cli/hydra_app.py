@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from ablate.cli.arguments import complete_arguments, import_named, make_folder
 from ablate.cli.compose import plan_job, plan_run
-from ablate.cli.hydra_private import jobs_of_basic_sweeper
+from ablate.cli.hydra_private import jobs_of_basic_sweeper, typed_overrides
 from ablate.cli.messages import REFUSALS, explain
 from ablate.cli.resolvers import register
 from ablate.config.schema import ConfigError
@@ -40,9 +40,9 @@ class ValidateFirst(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            if of_sweeps := [o for o in config.hydra.overrides.task if o.lstrip("+~").startswith("sweep.")]:
+            if of_sweeps := [o for o in typed_overrides(config.hydra) if o.lstrip("+~").startswith("sweep.")]:
                 raise ConfigError(f"{of_sweeps[0]}: this key belongs to sweeps; add -m, or sweep=<study>")
-            planned = plan_run(config, config.hydra.overrides.task)
+            planned = plan_run(config, typed_overrides(config.hydra))
             folder = Path(config.hydra.run.dir)
             if planned.new:
                 refuse_used(folder)
@@ -56,7 +56,7 @@ class ValidateFirst(Callback):
             return  # our sweeper checks its arms itself; the jobs of any other sweeper are not known yet
         loader = GlobalHydra.instance().config_loader()
         try:
-            overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+            overrides = OverridesParser.create().parse_overrides(typed_overrides(config.hydra))
             for job in jobs_of_basic_sweeper(overrides):
                 plan_job(loader.load_sweep_config(config, job), job)
         except Exception as error:

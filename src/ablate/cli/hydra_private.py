@@ -67,3 +67,9 @@ def parse_flags(arguments: list[str]) -> None:
         raise ConfigError(
             f"--experimental-rerun={parsed.experimental_rerun}: a pickle may run any code; resume= continues a run"
         )
+
+
+def typed_overrides(hydra: Any) -> list[str]:
+    """The overrides of Hydra's node as they were typed. To iterate over them would resolve their interpolations."""
+    overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    return list(overrides)

@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from ablate.algos.algorithm import algorithm_named
+from ablate.cli.hydra_private import typed_overrides
 from ablate.config.plugins import plugin_configurations
 from ablate.config.schema import SCHEMAS, Config, EnvConfig
 from ablate.config.serial import config_hash
@@ -96,7 +97,7 @@ def _sweep_dir(now: str, *, _root_: DictConfig) -> str:
     now: the folder's name, with the time, if the sweeper is not ours."""
     if _root_.hydra.runtime.choices["hydra/sweeper"] != "ablate":
         return str(OUTPUTS / "sweeps" / now)
-    return str(OUTPUTS / "sweeps" / (_root_.sweep.name or study_name(list(_root_.hydra.overrides.task))))
+    return str(OUTPUTS / "sweeps" / (_root_.sweep.name or study_name(typed_overrides(_root_.hydra))))
 
 
 def _unused(folder: Path) -> Path:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from ablate.cli.compose import plan_job
 from ablate.cli.hydra_app import ValidateFirst, main
+from ablate.cli.hydra_private import typed_overrides
 from ablate.paths import CONF
 from ablate.runs.run import RunFailed, run
 from ablate.sweeps.cell import run_as_job
@@ -23,7 +24,7 @@ def program() -> int:
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def job(composed: DictConfig) -> float | None:
         context = HydraConfig.get()
-        overrides, folder = list(context.overrides.task), Path(context.runtime.output_dir)
+        overrides, folder = typed_overrides(context), Path(context.runtime.output_dir)
         if context.mode == RunMode.MULTIRUN:  # started by a launcher, possibly on another machine
             return run_as_job(plan_job(composed, overrides).config, overrides, folder, Path(context.sweep.dir))
         assert ValidateFirst.planned is not None  # set by on_run_start, which Hydra calls before it makes the folder

@@ -87,7 +87,7 @@ def _walk(node: DictConfig, prefix: str) -> Iterator[tuple[str, bool]]:
     known = {f.name for f in fields(object_type)}
     for key in map(str, node):
         yield f"{prefix}{key}", key in known
-        if key in known and not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+        if key in known and not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
             child = node[key]
             if isinstance(child, DictConfig):
                 yield from _walk(child, f"{prefix}{key}.")
@@ -106,9 +106,9 @@ def _build(node: DictConfig, prefix: str) -> Any:
     values: dict[str, Any] = {}
     for item in fields(object_type):
         key = f"{prefix}{item.name}"
-        if OmegaConf.is_missing(node, item.name):
-            raise ConfigError(f"{key}: no value; give {key}=<value>")
         try:
+            if OmegaConf.is_missing(node, item.name):  # resolves interpolations
+                raise ConfigError(f"{key}: no value; give {key}=<value>")
             child = node[item.name]
             if isinstance(child, DictConfig) and is_dataclass(OmegaConf.get_type(child)):
                 child = _build(child, f"{key}.")
