@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ class AblateSweeper(Sweeper):
         study = expand(arguments, sweep_settings(self._config), self._config.seed)
         launcher = self._config.hydra.runtime.choices["hydra/launcher"]
         local = launcher in ("local", "basic")
-        configs = plan_arms(study, self._context.config_loader, self._config, here=local)
+        configs, notes = plan_arms(study, self._context.config_loader, self._config, here=local)
         plan = planning.make_plan(study, configs, Path(self._config.hydra.sweep.dir).absolute())
+        for note in notes:
+            print(f"note      {note}", file=sys.stderr)
         remove_empty(make_folder("hydra.sweep.dir", plan.folder))  # also a dry run must find that it cannot be made
         if not study.settings.dry_run:
             sweep.refuse_a_second(plan.folder)  # before the probes of `estimate` slow down the first sweep

@@ -238,7 +238,8 @@ def _strata(scores: Scores) -> list[np.ndarray]:
 
 
 def _variance_of_mean(scores: np.ndarray) -> float:
-    return float(np.var(scores, ddof=1) / len(scores))
+    """0 for equal scores, of which rounding would make a difference."""
+    return float(np.var(scores, ddof=1) / len(scores)) if np.ptp(scores) > 0 else 0.0
 
 
 def _t_quantile(variances: Sequence[float], sizes: Sequence[int], confidence: float) -> float:
@@ -246,7 +247,7 @@ def _t_quantile(variances: Sequence[float], sizes: Sequence[int], confidence: fl
     total = sum(variances)
     if total == 0:
         return 0.0
-    freedom = total**2 / sum(v**2 / (n - 1) for v, n in zip(variances, sizes, strict=True))
+    freedom = 1 / sum((v / total) ** 2 / (n - 1) for v, n in zip(variances, sizes, strict=True))
     return float(stats.t.ppf((1 + confidence) / 2, freedom))
 
 

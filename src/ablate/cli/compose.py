@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -54,8 +53,8 @@ def plan_job(composed: DictConfig, overrides: Sequence[str], here: bool = True) 
     return plan(config, list(overrides), here)
 
 
-def plan_arms(study: Study, loader: Any, master: DictConfig, here: bool) -> dict[str, Config]:
-    """The resolved configuration of each arm, by the arm's name.
+def plan_arms(study: Study, loader: Any, master: DictConfig, here: bool) -> tuple[dict[str, Config], list[str]]:
+    """The resolved configuration of each arm, by the arm's name, and notes on them.
 
     loader: Hydra's configuration loader. master: the sweep's configuration. here: whether the cells will run on this
     machine. Raises ConfigError."""
@@ -71,9 +70,7 @@ def plan_arms(study: Study, loader: Any, master: DictConfig, here: bool) -> dict
         except REFUSALS as error:
             prefix = f"sweep.arms.{arm.name}: " if study.settings.arms else ""
             raise ConfigError(prefix + explain(error, arm.overrides)) from error
-    for note in filter(None, notes):
-        print(f"note      {note}", file=sys.stderr)
-    return configs
+    return configs, list(filter(None, notes))
 
 
 class _Composer:

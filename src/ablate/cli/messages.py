@@ -16,7 +16,7 @@ from ablate.config.schema import SCHEMAS, Config, ConfigError
 from ablate.config.validation import known_keys, suggest
 
 REFUSALS = (ConfigError, HydraException, OmegaConfBaseException, YAMLError, OSError)  # errors that the user can correct
-LONGEST = 199  # letters of a message
+LONGEST = 199  # letters of a message, without its paths
 FROM_RESOLVER = "ConfigError raised while resolving interpolation: "  # raised by our resolvers
 
 
@@ -29,12 +29,20 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text as one line of at most LONGEST printable letters. What is too long loses its middle, words first."""
+    """The text as one line of printable letters, at most LONGEST without its paths, which must stay usable.
+
+    What is too long loses its middle, words first."""
     text = "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
+    paths = [word for word in re.findall(r"\S+", text) if "/" in word and len(word) <= LONGEST]
+    longest = LONGEST + sum(map(len, paths))
+
+    def shortened(half: int, word: str) -> str:
+        return word if word in paths or len(word) < 2 * half + 2 else f"{word[:half]}…{word[-half:]}"
+
     for half in (40, 24):
-        if len(text) > LONGEST:
-            text = re.sub(rf"(\S{{{half}}})\S{{2,}}(\S{{{half}}})", r"\1…\2", text)
-    return text if len(text) <= LONGEST else f"{text[:120]}…{text[121 - LONGEST :]}"
+        if len(text) > longest:
+            text = re.sub(r"\S+", lambda match, half=half: shortened(half, match[0]), text)  # type: ignore[misc]
+    return text if len(text) <= longest else f"{text[: longest - 79]}…{text[-78:]}"
 
 
 def _explained(error: BaseException, overrides: dict[str, str]) -> str:

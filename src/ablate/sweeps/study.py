@@ -157,10 +157,10 @@ def refuse_incomparable(configs: dict[str, Config]) -> None:
         for arm, config in configs.items():
             other, expected = by_env.setdefault(config.env.id, (arm, value(config)))
             if value(config) != expected:
-                hint = f"; {ONLY_IN_TRAINING}" if key == "env.kwargs" else ""
+                hint = ONLY_IN_TRAINING if key == "env.kwargs" else f"give all arms the same, {key}={expected}"
                 raise ConfigError(
                     f"{key}: {other} would be evaluated with {expected}, {arm} with {value(config)}, "
-                    f"which cannot be compared; give all arms the same, {key}={expected}{hint}"
+                    f"which cannot be compared; {hint}"
                 )
 
 
