@@ -1,10 +1,14 @@
 """Set-up for every test."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from ablate.parallel import heartbeat
+
+# Under nohup it is ignored, and the runs that tests start would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -49,7 +49,13 @@ class Simulated(gymnasium.Env[np.ndarray, Any]):
         if self._process is not None or not self._started:  # what it cannot end, it keeps
             self._end()
             self._start()
-        self._ask(f"reset {self.np_random.integers(2**31)}")
+        command = f"reset {self.np_random.integers(2**31)}"
+        try:
+            self._ask(command)
+        except (OSError, ValueError):  # it has died since its last step
+            self._end()
+            self._start()
+            self._ask(command)
         self._time = 0
         return self._observation(), {}
 
