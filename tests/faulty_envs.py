@@ -395,7 +395,7 @@ class ChangesItsAction(Faulty):
 
 
 class Numbered(Faulty):
-    """Not a fault: it is told apart from the other environments of its run, for example by a port."""
+    """Not a fault: it has another number than the other environments of its run, for example by a port."""
 
     made: ClassVar[list[Any]] = []  # the numbers, in this process
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import pytest
@@ -19,20 +18,6 @@ SETTINGS = (
     "env=gymnasium", "env.id=simulator_env:Simulated-v0", "+env.kwargs.dies=0.01", "workers=2", "figures=false",
     "checkpoint_every_seconds=0.5", "evaluation.every_seconds=0.5", "evaluation.episodes=1", "logger.display=plain",
 )  # fmt: skip
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    """Start programs for the run in tmp_path/run. All are killed at the end of the test."""
-    runs: list[Run] = []
-
-    def started(*arguments: str, **options: Any) -> Run:
-        runs.append(Run(tmp_path / "run", *arguments, **options))
-        return runs[-1]
-
-    yield started
-    for run in runs:
-        run.kill()
 
 
 def assert_nothing_is_left(run: Run) -> None:

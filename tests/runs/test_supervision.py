@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,20 +59,6 @@ def left_in_shared_memory(before: set[str], run: Run) -> set[str]:
             maps = read_proc(pid, "maps").decode(errors="replace")
             new -= {name for name in new if f"/dev/shm/{name}" in maps}
     return new
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    """Start runs in tmp_path/run. All are killed at the end of the test."""
-    runs: list[Run] = []
-
-    def started(*arguments: str, **options: Any) -> Run:
-        runs.append(Run(tmp_path / "run", *arguments, **options))
-        return runs[-1]
-
-    yield started
-    for run in runs:
-        run.kill()
 
 
 def new_run(start: Callable[..., Run], tmp_path: Path, *arguments: str, **options: Any) -> Run:
