@@ -74,7 +74,7 @@ def welch(a: np.ndarray, b: np.ndarray) -> Effects:
 
     Degrees of freedom of Welch & Satterthwaite, (Σ v)² / Σ [v² / (n - 1)] with v the variances of the means."""
     n, m = a.shape[-1], b.shape[-1]
-    v, w = _variance(a) / n, _variance(b) / m
+    v, w = sample_variance(a) / n, sample_variance(b) / m
     error = np.sqrt(v + w)
     scale = np.where(error > 0, v + w, 1.0)
     v, w = np.where(error > 0, v / scale, 0.5), np.where(error > 0, w / scale, 0.5)  # squares of tiny numbers are 0
@@ -84,7 +84,7 @@ def welch(a: np.ndarray, b: np.ndarray) -> Effects:
 def paired(a: np.ndarray, b: np.ndarray) -> Effects:
     """mean(a) - mean(b) over the last axis, a and b (..., n), with the standard error of the differences of pairs."""
     n = a.shape[-1]
-    error = np.sqrt(_variance(a - b) / n)
+    error = np.sqrt(sample_variance(a - b) / n)
     return Effects(_mean(a) - _mean(b), error, np.full(error.shape, n - 1.0))
 
 
@@ -98,7 +98,8 @@ def _mean(scores: np.ndarray) -> np.ndarray:
     return np.clip(scores.mean(-1), scores.min(-1), scores.max(-1))
 
 
-def _variance(scores: np.ndarray) -> np.ndarray:
+def sample_variance(scores: np.ndarray) -> np.ndarray:
+    """Of a sample, over the last axis. Exactly 0 for equal scores, of which rounding would make a difference."""
     return np.where(np.ptp(scores, axis=-1) > 0, np.var(scores, axis=-1, ddof=1), 0.0)
 
 

@@ -23,6 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
+from ablate.analysis.decisions import sample_variance
+
 MIN_SEEDS = 5  # with fewer seeds, there are no intervals
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -238,8 +240,7 @@ def _strata(scores: Scores) -> list[np.ndarray]:
 
 
 def _variance_of_mean(scores: np.ndarray) -> float:
-    """0 for equal scores, of which rounding would make a difference."""
-    return float(np.var(scores, ddof=1) / len(scores)) if np.ptp(scores) > 0 else 0.0
+    return float(sample_variance(scores) / len(scores))
 
 
 def _t_quantile(variances: Sequence[float], sizes: Sequence[int], confidence: float) -> float:
