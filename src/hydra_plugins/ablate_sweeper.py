@@ -24,7 +24,7 @@ class AblateSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         # Hydra imports every plugin, also for --help, so heavy modules are imported here.
-        from ablate.cli.arguments import make_folder, quoted, remove_empty
+        from ablate.cli.arguments import quoted, refuse_unmakeable
         from ablate.cli.compose import plan_arms
         from ablate.cli.hydra_private import result_of
         from ablate.config.validation import sweep_settings
@@ -40,7 +40,7 @@ class AblateSweeper(Sweeper):
         plan = planning.make_plan(study, configs, Path(self._config.hydra.sweep.dir).absolute())
         for note in notes:
             print(f"note      {note}", file=sys.stderr)
-        remove_empty(make_folder("hydra.sweep.dir", plan.folder))  # also a dry run must find that it cannot be made
+        refuse_unmakeable("hydra.sweep.dir", plan.folder)  # also a dry run must find that it cannot be made
         if not study.settings.dry_run:
             sweep.refuse_a_second(plan.folder)  # before the probes of `estimate` slow down the first sweep
         todo = [plan.configs[cell.arm] for cell in plan.to_run]

@@ -7,6 +7,7 @@ time. The first test queues all selected cases; each test then waits for its own
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -279,6 +280,14 @@ def test_an_error_is_one_line_and_writes_no_file(
 def written(*folders: Path) -> dict[Path, int]:
     """The files in the folders, with the times at which they were written."""
     return {path: path.stat().st_mtime_ns for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_makes_one_folder_without_a_number(program: Program) -> None:
+    done = program(*TINY)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (program.root / "outputs/runs").glob("*/*")
+    assert re.fullmatch(r"[\d_-]+_[0-9a-f]{8}", folder.name)
+    shutil.rmtree(program.root / "outputs/runs")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -121,10 +122,10 @@ def quoted(value: str) -> str:
     return f"'{escaped}'"
 
 
-def make_folder(key: str, folder: Path) -> list[Path]:
-    """Make a folder with its parents. Returns those that are new, outermost first.
+def refuse_unmakeable(key: str, folder: Path) -> None:
+    """Raise ConfigError, which names the key, if the folder and its parents cannot be made. No new folder is left.
 
-    Raises ConfigError, which names the key, if it cannot be made; then no part of it is left."""
+    Hydra makes the folder later, by evaluating the key again: by default, a folder that exists gets another name."""
     made: list[Path] = []
     try:
         for path in reversed([folder, *folder.parents]):
@@ -132,18 +133,11 @@ def make_folder(key: str, folder: Path) -> list[Path]:
                 path.mkdir(exist_ok=True)  # another run may make it at the same time
                 made.append(path)
     except OSError as error:
-        remove_empty(made)
         raise ConfigError(f"{key}={folder}: it cannot be made ({error.filename}: {error.strerror})") from error
-    return made
-
-
-def remove_empty(folders: list[Path]) -> None:
-    """Remove what `make_folder` has made, if nothing is in it."""
-    for folder in reversed(folders):
-        try:
-            folder.rmdir()
-        except OSError:
-            return
+    finally:
+        with contextlib.suppress(OSError):  # another run has started in it
+            for path in reversed(made):
+                path.rmdir()
 
 
 def _key(argument: str) -> str:

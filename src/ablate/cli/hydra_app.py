@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from ablate.cli.arguments import complete_arguments, import_named, make_folder
+from ablate.cli.arguments import complete_arguments, import_named, refuse_unmakeable
 from ablate.cli.compose import plan_job, plan_run
 from ablate.cli.hydra_private import jobs_of_basic_sweeper, typed_overrides
 from ablate.cli.messages import REFUSALS, explain
@@ -46,7 +46,7 @@ class ValidateFirst(Callback):
             folder = Path(config.hydra.run.dir)
             if planned.new:
                 refuse_used(folder)
-            make_folder("hydra.run.dir", folder.absolute())
+            refuse_unmakeable("hydra.run.dir", folder.absolute())
             ValidateFirst.planned = planned
         except Exception as error:
             _refuse(error)
