@@ -133,7 +133,8 @@ def refuse_unmakeable(key: str, folder: Path) -> None:
                 path.mkdir(exist_ok=True)  # another run may make it at the same time
                 made.append(path)
     except OSError as error:
-        raise ConfigError(f"{key}={folder}: it cannot be made ({error.filename}: {error.strerror})") from error
+        part = Path(error.filename).name  # of the folder's path, which is named already
+        raise ConfigError(f"{key}={folder}: it cannot be made ({part}: {error.strerror})") from error
     finally:
         with contextlib.suppress(OSError):  # another run has started in it
             for path in reversed(made):
