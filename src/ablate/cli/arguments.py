@@ -80,7 +80,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
             override = parser.parse_override(argument)
         except HydraException as error:
             hint = "; write a list without spaces, or in quotes" if argument.endswith(",") else ""
-            message = str(error).splitlines()[0]
+            message = str(error).splitlines()[0].partition(" expecting {")[0]  # without the list of all tokens
             raise ConfigError(f"{argument}: not of the form key=value ({message}){hint}") from error
         key = _key(argument)
         group = key.partition("@")[0]

@@ -33,7 +33,7 @@ def one_line(text: str) -> str:
 
     What is too long loses its middle, words first."""
     text = "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
-    paths = [word for word in re.findall(r"\S+", text) if "/" in word and len(word) <= LONGEST]
+    paths = [w for w in re.findall(r"\S+", text) if "/" in w and "://" not in w and len(w) <= LONGEST]
     longest = LONGEST + sum(map(len, paths))
 
     def shortened(half: int, word: str) -> str:
@@ -97,7 +97,7 @@ def _sentence(text: str) -> str:
     """Hydra's message in one line, without its internal details."""
     lines = [line.strip() for line in text.splitlines()]
     return " ".join(
-        line for line in lines if line and not line.startswith(("full_key:", "reference_type=", "object_type="))
+        line for line in lines if line and not line.startswith(("full_key:", "reference_type=", "object_type=", "See https"))
     )
 
 
