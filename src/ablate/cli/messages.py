@@ -97,7 +97,9 @@ def _sentence(text: str) -> str:
     """Hydra's message in one line, without its internal details."""
     lines = [line.strip() for line in text.splitlines()]
     return " ".join(
-        line for line in lines if line and not line.startswith(("full_key:", "reference_type=", "object_type=", "See https"))
+        line
+        for line in lines
+        if line and not line.startswith(("full_key:", "reference_type=", "object_type=", "See https"))
     )
 
 
