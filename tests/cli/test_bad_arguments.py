@@ -147,6 +147,10 @@ REFUSED: tuple[tuple[list[str], tuple[str, ...]], ...] = (
         ["-m", "seed=1,2", "+sweep.metrics.a/b={label:x,source:episodes,statistic:mean}", "sweep.dry_run=true"],
         ("sweep.metrics.a/b",),
     ),
+    (["hydra.output_subdir=${oc.env:NO_SUCH_VARIABLE}"], ("hydra.output_subdir=${oc.env:NO_SUCH_VARIABLE}: ",)),
+    (["++hang/timeout_s=a,b"], ("++hang/timeout_s=a,b: ", "add -m")),
+    (["experiment=pendulum_report", "env=file"], ("env=file: no such option",)),
+    (["hydra/sweeper=" + "word " * 100], ("hydra/sweeper=word",)),
     (["-m", "workers=1,2", "sweep.max_retries=-1", "sweep.dry_run=true"], ("sweep.max_retries=-1: ",)),
     (["-m", "algo.gamma=0.9,${nothing}", "sweep.dry_run=true"], ("algo.gamma=${nothing}: ",)),
 )  # fmt: skip

@@ -43,6 +43,7 @@ class ValidateFirst(Callback):
             if of_sweeps := [o for o in typed_overrides(config.hydra) if o.lstrip("+~").startswith("sweep.")]:
                 raise ConfigError(f"{of_sweeps[0]}: this key belongs to sweeps; add -m, or sweep=<study>")
             planned = plan_run(config, typed_overrides(config.hydra))
+            _ = config.hydra.output_subdir, config.hydra.job.chdir  # Hydra resolves them when it has made the folder
             folder = Path(config.hydra.run.dir)
             if planned.new:
                 refuse_used(folder)

@@ -16,7 +16,7 @@ from ablate.config.schema import SCHEMAS, Config, ConfigError
 from ablate.config.validation import known_keys, suggest
 
 REFUSALS = (ConfigError, HydraException, OmegaConfBaseException, YAMLError, OSError)  # errors that the user can correct
-LONGEST = 199  # letters of a message, without its paths
+LONGEST = 199  # letters of a message, without its long paths
 FROM_RESOLVER = "ConfigError raised while resolving interpolation: "  # raised by our resolvers
 
 
@@ -29,11 +29,11 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text as one line of printable letters, at most LONGEST without its paths, which must stay usable.
+    """The text as one line of printable letters, at most LONGEST without its long paths, which must stay usable.
 
     What is too long loses its middle, words first."""
     text = "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
-    paths = [w for w in re.findall(r"\S+", text) if "/" in w and "://" not in w and len(w) <= LONGEST]
+    paths = [w for w in re.findall(r"\S+", text) if "/" in w and "://" not in w and 40 < len(w) <= LONGEST]
     longest = LONGEST + sum(map(len, paths))
 
     def shortened(half: int, word: str) -> str:
@@ -48,6 +48,8 @@ def one_line(text: str) -> str:
 def _explained(error: BaseException, overrides: dict[str, str]) -> str:
     text = str(error).removeprefix(FROM_RESOLVER)
     cause = str(error.__cause__ or "")
+    if match := re.match(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{match[1]}: for several values add -m; a list is written key=[a,b]"
     resumed = "a resumed run keeps its configuration (load= starts a new run from saved parameters)"
     if match := re.match(r"(?:Could not override|Could not delete from config\.|Key) '([^']+)'", text):
         key = match[1].rpartition("@")[0] or match[1]
