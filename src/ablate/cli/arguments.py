@@ -72,8 +72,8 @@ def check_overrides(arguments: Sequence[str]) -> None:
             raise ConfigError(
                 f"{argument}: _target_ is not allowed; code is chosen by a group's option, such as algo=a3c"
             )
-        if argument.startswith("="):
-            raise ConfigError(f"{argument}: there is no key before the =")
+        if re.match(r"[+~]*[=@]", argument):
+            raise ConfigError(f"{argument}: there is no key before {re.findall('[=@]', argument)[0]}")
         if "=" not in argument or argument.startswith("-"):
             continue
         try:
