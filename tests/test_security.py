@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from synthetic import write_sweep
 
 from ablate.analysis.load import load_run, load_sweep
-from ablate.cli import evaluate, plot, status
+from ablate.cli import evaluate, plot, reproduce, status
 from ablate.cli.arguments import complete_arguments, import_named
 from ablate.cli.hydra_app import exit_code
 from ablate.config import plugins
@@ -26,11 +28,13 @@ from ablate.config.schema import ConfigError
 from ablate.config.serial import from_dict, to_dict
 from ablate.envs.make import spec_of
 from ablate.nn.architecture import architecture_of, initial_parameters
+from ablate.play import random_policy
 from ablate.play.policy import Policy
 from ablate.records.checkpoint import Checkpoint, write_checkpoint
+from ablate.records.files import write_json
 from ablate.records.manifest import write_manifest, write_status
 from ablate.records.schema import COLUMNS, EPISODES, EVALUATIONS, LAST_CHECKPOINT, MANIFEST, STUDY, UPDATES
-from ablate.runs.plan import plan
+from ablate.runs.plan import Resolved, plan
 from ablate.seeding import Role, generator
 from ablate.types import Counters
 
@@ -120,6 +124,45 @@ def test_resuming_imports_a_module_only_if_the_user_names_it(theirs: Path, argum
     import_named([argument])
     assert "theirs" in plugins.named_modules()
     plugins.refuse_unknown_environment("theirs:Theirs-v0")
+
+
+def test_reproducing_imports_a_module_only_if_the_user_names_it(theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run itself is left out. A forged hash cannot lead out of outputs/reproduced."""
+    manifest = json.loads((theirs / MANIFEST).read_text())
+    write_json(theirs / MANIFEST, {**manifest, "config_hash": "../../x", "overrides": 3, "versions": [1], "machine": 0})
+    write_status(theirs, "completed", "", Counters())
+    runs: list[Path] = []
+
+    def record(resolved: Resolved, folder: Path, overrides: list[str]) -> None:
+        runs.append(folder)
+        shutil.copytree(theirs, folder)
+
+    monkeypatch.setattr(reproduce, "run", record)
+    monkeypatch.setattr(reproduce, "OUTPUTS", theirs.parent / "outputs")
+    with pytest.raises(ConfigError, match=r"^env\.id=theirs:Theirs-v0: .*add plugins=\[theirs\] if you trust it$"):
+        reproduce.reproduce([f"reproduce={theirs}"])
+    assert not ran(theirs)
+    assert not runs
+    reproduce.reproduce([f"reproduce={theirs}", "plugins=[theirs]"])
+    assert ran(theirs)
+    assert [folder.parent for folder in runs] == [theirs.parent / "outputs/reproduced"]
+
+
+@pytest.mark.parametrize("modules", [[], ["theirs"]])
+def test_random_play_imports_a_module_only_if_the_user_names_it(
+    theirs: Path, modules: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sweep sends the configuration and the modules that the user named to the process that plays at random."""
+    config = json.loads((theirs / MANIFEST).read_text())["config"]
+    request = {"config": config, "modules": modules, "episodes": 2}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
+    if modules:
+        random_policy.main()
+        assert [length for _, length in json.loads(capsys.readouterr().out.splitlines()[-1])] == [5, 5]
+    else:
+        with pytest.raises(ConfigError, match=r"add plugins=\[theirs\]"):
+            random_policy.main()
+    assert ran(theirs) == bool(modules)
 
 
 def test_a_module_that_a_configuration_file_names_needs_the_users_word(named: None) -> None:

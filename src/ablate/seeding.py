@@ -19,6 +19,8 @@ class Role(IntEnum):
     action = 2
     evaluation = 3
     replay = 4
+    later_evaluation = 5  # by src/evaluate.py: other games than those by which the best parameters were chosen
+    random_policy = 6
 
 
 def generator(seed: int, role: Role, *index: int) -> np.random.Generator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ class AblateSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._task_function, self._config = hydra_context, task_function, config
 
+    def _study_file(self) -> Path | None:
+        """The file of sweep=<name>, from the folders in which Hydra looks for options."""
+        runtime = self._config.hydra.runtime
+        name = runtime.choices.get("sweep")
+        paths = [Path(source.path, "sweep", f"{name}.yaml") for source in runtime.config_sources if source.path]
+        return next((path for path in paths if name and path.is_file()), None)
+
     def sweep(self, arguments: list[str]) -> None:
         # Hydra imports every plugin, also for --help, so heavy modules are imported here.
         from ablate.cli.arguments import quoted, refuse_unmakeable
@@ -31,12 +39,13 @@ class AblateSweeper(Sweeper):
         from ablate.sweeps import plan as planning
         from ablate.sweeps import run as sweep
         from ablate.sweeps.resources import MachineCapacity
-        from ablate.sweeps.study import expand
+        from ablate.sweeps.study import expand, with_equal_looks
 
         study = expand(arguments, sweep_settings(self._config), self._config.seed)
         launcher = self._config.hydra.runtime.choices["hydra/launcher"]
         local = launcher in ("local", "basic")
         configs, notes = plan_arms(study, self._context.config_loader, self._config, here=local)
+        study, configs = with_equal_looks(replace(study, source=self._study_file()), configs)
         plan = planning.make_plan(study, configs, Path(self._config.hydra.sweep.dir).absolute())
         for note in notes:
             print(f"note      {note}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """A cell's curve as one number: windows, budgets, censoring, divergence, and what cannot be compared."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,18 @@ from synthetic import DEFAULTS, write_sweep
 
 from ablate.analysis.load import Sweep, load_sweep
 from ablate.analysis.metrics import (
-    budget,
     cell_curves,
+    collapsed,
     curves,
     environments,
     moving_average,
+    noise_share,
+    planned_end,
     refuse_mixed,
     score_cells,
-    shortest_cell,
+    span_of,
 )
-from ablate.config.choices import Axis, Budget, Source
+from ablate.config.choices import Axis, Budget, ScoreUnit, Source
 from ablate.config.schema import ConfigError, MetricConfig
 from ablate.records.schema import COLUMNS, EPISODES, EVALUATIONS
 from ablate.records.study_file import Provenance, StudyArm, StudyFile
@@ -93,18 +96,135 @@ def test_the_window_is_a_range_of_the_budget(window: tuple[float, float], of_bud
     assert values_of(sweep_of(TWO, window=window, budget=of_budget)) == pytest.approx(expected)
 
 
-def test_the_equal_budget_is_the_shortest_cells_end() -> None:
-    points: Points = {("a", 1): [(400, 1)], ("a", 2): [(300, 1)], ("b", 1): [(350, 1)]}
-    sweep = sweep_of(points)
-    assert budget(sweep, Source.evaluations, Axis.global_step) == {"a": 300, "b": 350}
-    assert budget(sweep, Source.evaluations, Axis.wall_time_s) == {"a": 600, "b": 700}
-    assert shortest_cell(sweep, Source.evaluations, Axis.global_step) == ("a", 2)
+def configured(sweep: Sweep, **by_arm: dict[str, Any]) -> Sweep:
+    """The sweep with more settings in its arms' configurations."""
+    for arm, settings in by_arm.items():
+        sweep.study.arms[arm].config.update(settings)
+    return sweep
 
 
-def test_a_cell_without_a_row_up_to_the_windows_end_has_no_value() -> None:
-    values = values_of(sweep_of({("a", 1): [(100, 1)], ("b", 1): [(150, 5), (200, 6)]}))
-    assert values["a", 1] == 1
-    assert np.isnan(values["b", 1])
+def test_the_equal_budget_is_the_shortest_cells_end_if_nothing_is_planned() -> None:
+    points: Points = {("a", 1): [(100, 1), (400, 1)], ("a", 2): [(100, 1), (300, 1)], ("b", 1): [(150, 1), (350, 1)]}
+    span = span_of(sweep_of(points), Source.evaluations, Axis.global_step)
+    assert (span.start, span.end, span.latest, span.shortest) == (150, 300, ("b", 1), ("a", 2))
+    assert span_of(sweep_of(points), Source.evaluations, Axis.wall_time_s).end == 600
+
+
+def test_the_equal_budget_is_where_the_plan_ends_the_shortest_arm() -> None:
+    """Not where its fastest cell happened to stop, which in async runs is beyond the plan."""
+    points: Points = {("a", 1): [(100, 1), (430, 1)], ("b", 1): [(100, 1), (317, 1)]}
+    sweep = configured(sweep_of(points), a={"total_steps": 400}, b={"total_steps": 300})
+    span = span_of(sweep, Source.evaluations, Axis.global_step)
+    assert (span.end, span.shortest) == (300, None)
+    sweep = configured(sweep, b={"total_steps": 320})  # no cell of b has a row up to there
+    assert span_of(sweep, Source.evaluations, Axis.global_step).shortest == ("b", 1)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "settings", "x", "end"),
+    [
+        ("Pendulum-v1", {"total_steps": 500}, Axis.global_step, 500),
+        ("Pendulum-v1", {"max_episodes": 3}, Axis.global_step, 300),
+        ("Pendulum-v1", {"max_episodes": 3, "total_steps": 250}, Axis.global_step, 250),
+        ("Pendulum-v1", {"max_episodes": 3}, Axis.episode, 3),
+        ("CartPole-v1", {"max_episodes": 3}, Axis.global_step, None),  # a pole may fall at any time
+        ("CartPole-v1", {"max_episodes": 3, "total_steps": 250}, Axis.episode, None),
+        ("Pendulum-v1", {"total_steps": 500}, Axis.wall_time_s, None),
+    ],
+)
+def test_a_plan_fixes_the_end_or_leaves_it_open(env_id: str, settings: dict, x: Axis, end: float | None) -> None:
+    assert planned_end({"env": {"id": env_id, "max_ep_step": 100}, **settings}, x) == end
+
+
+def test_cells_without_a_common_range_are_not_compared() -> None:
+    with pytest.raises(
+        ConfigError, match=r"the first evaluation of b/seed=1 is at 150 .* after the equal budget of 100"
+    ):
+        score_cells(sweep_of({("a", 1): [(50, 1), (100, 1)], ("b", 1): [(150, 5), (200, 6)]}), "m")
+    rare: Points = {("a", 1): [(20 * k, 1) for k in range(1, 21)], ("b", 1): [(336, 5), (400, 6)]}
+    with pytest.raises(ConfigError, match=r"the first evaluation of b/seed=1 is at 336 .*, others have one at 20"):
+        score_cells(sweep_of(rare, statistic="auc"), "m")
+    values_of(sweep_of(rare, window=(1.0, 1.0), budget="own"))  # their ends are comparable
+
+
+def looked_at(every: int, first: int = 0, last: int = 100_000, arm: int = 0) -> Points:
+    """Forty seeds of one learning curve, whose evaluations have noise: one every `every` steps."""
+    points: Points = {}
+    for seed in range(40):
+        speed = 20_000 * np.exp(0.2 * np.random.default_rng(seed).standard_normal())
+        noise = np.random.default_rng([arm, seed])
+        steps = range(first, last + 1, every)
+        points["ab"[arm], seed] = [(x, 100 * (1 - np.exp(-x / speed)) + 3 * noise.standard_normal()) for x in steps]
+    return points
+
+
+@pytest.mark.parametrize(
+    "rare",
+    [
+        {},
+        {"first": 10_000},  # without the evaluation at the start
+        {"last": 90_000},  # without that at the end
+        {"first": 10_000, "last": 90_000},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "metric",
+    [
+        {"statistic": "auc"},
+        {"statistic": "mean", "window": (0.5, 1.0)},
+        {"statistic": "mean", "window": (1.0, 1.0), "budget": "own"},
+        {"statistic": "first_reach", "score": 60.0},
+    ],
+    ids=lambda metric: metric["statistic"],
+)
+def test_how_often_an_arm_is_evaluated_makes_no_difference(metric: dict, rare: dict) -> None:
+    """Both arms train alike. Earlier, `auc` of the arm with few looks was 36 to 94 higher in all of 40 seeds."""
+    sweep = sweep_of({**looked_at(1000), **looked_at(10_000, arm=1, **rare)}, **metric)
+    sweep = configured(sweep, a={"total_steps": 100_000}, b={"total_steps": 100_000})
+    table = score_cells(sweep, "m").pivot(index="seed", columns="arm", values="value")
+    unit = 10_000 if metric["statistic"] == "first_reach" else 10  # a tenth of what training changes
+    gap = table["a"] - table["b"]
+    assert abs(gap.mean()) < unit / 5
+    assert abs(gap.mean()) < 3 * gap.std() / len(gap) ** 0.5 + 1e-9
+
+
+def test_half_of_a_spread_that_is_noise_is_told() -> None:
+    rng = np.random.default_rng(0)
+    points: Points = {(arm, seed): [(100, rng.normal())] for arm in "ab" for seed in range(200)}
+    sweep = sweep_of(points, window=(1.0, 1.0), budget="own")
+    # Its two episodes are 1 apart at random, so their mean has the variance 2 σ² / 4 with σ² = 1, as the seeds have.
+    sweep.evaluations["episodic_return"] = np.repeat(
+        sweep.evaluations["episodic_return"].to_numpy()[::2] + 0.5 * HORIZON, 2
+    )
+    sweep.evaluations["episodic_return"] += HORIZON * rng.normal(0, 2**0.5, len(sweep.evaluations))
+    assert noise_share(sweep, "m") == pytest.approx(0.5, abs=0.08)
+    assert np.isnan(noise_share(sweep_of(points, source="episodes"), "m"))
+
+
+def test_pure_noise_rarely_collapses_however_often_it_is_evaluated() -> None:
+    """Earlier it did so in 61 % of the curves with 9 evaluations, and in 86 % with 80."""
+    for count in (3, 9, 80):
+        rng = np.random.default_rng(count)
+        lost = 0
+        for _ in range(400):
+            episodes = rng.normal(size=(count, 10))
+            noise = episodes.var(axis=1, ddof=1) / 10
+            lost += collapsed(np.arange(count, dtype=float), episodes.mean(axis=1), noise)
+        assert lost / 400 <= 0.05 + 3 * (0.05 * 0.95 / 400) ** 0.5
+
+
+@pytest.mark.parametrize("count", [6, 20, 200])
+def test_a_curve_that_falls_back_has_collapsed_whatever_its_unit(count: int) -> None:
+    x = np.linspace(0, 1, count)
+    falls = np.where(x < 0.5, -6 + 10 * x, -1 - 8 * (x - 0.5))
+    rises, noise = -6 + 5 * x, np.full(count, 0.01)
+    for scale, shift in ((1.0, 0.0), (7.0, -30.0)):
+        assert collapsed(x, scale * falls + shift, scale**2 * noise)
+        assert not collapsed(x, scale * rises + shift, scale**2 * noise)
+    assert not collapsed(x, falls, noise, smallest_gain=6.0)
+    assert collapsed(x, np.append(rises[:-1], np.nan), noise)
+    assert not collapsed(x, falls, noise * 1e5)
 
 
 def test_standard_deviation_over_the_window() -> None:
@@ -114,8 +234,8 @@ def test_standard_deviation_over_the_window() -> None:
 
 def test_auc_ends_where_the_window_does_between_two_rows() -> None:
     line: Points = {("a", 1): [(x, 0.1 * x) for x in (50, 130, 290, 410)], ("b", 1): [(80, 0.0), (200, 0.0)]}
-    # the mean of a straight line is its height in the middle of [50, 200]: a's own start, and the equal budget
-    assert values_of(sweep_of(line, statistic="auc"))["a", 1] == pytest.approx(12.5)
+    # the mean of a straight line is its height in the middle of [80, 200]: where both have begun, and the equal budget
+    assert values_of(sweep_of(line, statistic="auc"))["a", 1] == pytest.approx(14)
     assert values_of(sweep_of(line, statistic="auc", window=(0.5, 1.0)))["a", 1] == pytest.approx(15)
 
 
@@ -126,7 +246,7 @@ def test_a_cell_whose_window_is_not_finite_diverged_and_is_the_worst() -> None:
         **{("b", 1): TWO["b", 1]},
     }
     for statistic in ("mean", "auc", "std"):
-        values = values_of(sweep_of(points, statistic=statistic))
+        values = values_of(sweep_of(points, statistic=statistic, smaller_is_better=False))
         assert values["a", 1] == values["a", 2] == -np.inf
         values = values_of(sweep_of(points, statistic=statistic, smaller_is_better=True))
         assert values["a", 1] == np.inf
@@ -142,16 +262,14 @@ def test_one_diverged_episode_makes_its_evaluation_diverged() -> None:
 def test_first_reach_is_censored_at_the_budget() -> None:
     metric = {"statistic": "first_reach", "score": 3.0, "smaller_is_better": True}
     points: Points = {
-        ("a", 1): [(100, 1), (200, 3.5), (300, 1)],
-        ("a", 2): [(100, 1), (300, 2), (400, 9)],
-        ("b", 1): [(250, 3)],
+        ("a", 1): [(100, 1), (200, 3.5), (300, 1), (400, 9)],
+        ("a", 2): [(100, 1), (200, 2), (300, 2), (400, 9)],
+        ("b", 1): [(100, 1), (200, 1), (300, 3)],
     }
-    table = score_cells(sweep_of(points, **metric), "m")
-    assert table["value"].tolist() == [200, 250, 250]
-    assert table["censored"].tolist() == [False, True, False]
-    table = score_cells(sweep_of(points, **metric, budget="own"), "m")  # arm a ends at 300, with its shortest cell
-    assert table["value"].tolist() == [200, 300, 250]
-    assert table["censored"].tolist() == [False, True, False]
+    for budget in ("equal", "own"):  # all arms have one horizon, as restricted means need it
+        table = score_cells(sweep_of(points, **metric, budget=budget), "m")
+        assert table["value"].tolist() == [200, 300, 300]
+        assert table["censored"].tolist() == [False, True, False]
 
 
 def test_training_episodes_reach_a_score_by_their_moving_average() -> None:
@@ -193,10 +311,17 @@ def test_training_episodes_are_placed_among_the_updates_by_their_step(tmp_path: 
         np.testing.assert_allclose(x, steps / 10)
 
 
-def test_the_score_is_the_return_if_episodes_end_by_themselves() -> None:
-    sweep = sweep_of({("a", 1): [(100, 1), (200, 2)]})
-    sweep.episodes["terminated"] = True
-    assert values_of(sweep)["a", 1] == pytest.approx(1.5 * HORIZON)
+def test_the_unit_of_a_score_is_the_studys_and_not_the_datas() -> None:
+    points: Points = {("a", 1): [(100, 1), (200, 2)]}
+    assert values_of(sweep_of(points))["a", 1] == pytest.approx(1.5)
+    for terminated in (False, True):
+        sweep = sweep_of(points)
+        sweep.episodes["terminated"] = terminated
+        assert values_of(sweep)["a", 1] == pytest.approx(1.5)
+        sweep.study.arms["a"].config["env"]["id"] = "CartPole-v1"
+        assert values_of(sweep)["a", 1] == pytest.approx(1.5 * HORIZON)
+        given = replace(sweep, study=replace(sweep.study, score_units={"CartPole-v1": ScoreUnit.reward_per_step}))
+        assert values_of(given)["a", 1] == pytest.approx(1.5)
 
 
 def test_curves_of_evaluations_share_a_grid_without_extrapolation() -> None:
@@ -231,9 +356,8 @@ def test_a_sweep_without_a_completed_cell_has_empty_curves(tmp_path: Path) -> No
     for source in Source:
         for x in Axis:
             assert curves(sweep, source, x).empty
-            assert budget(sweep, source, x) == {}
+            assert span_of(sweep, source, x) is None
     assert score_cells(sweep, "auc").columns.tolist() == ["arm", "seed", "value", "censored"]
-    assert shortest_cell(sweep, Source.episodes, Axis.episode) is None
 
 
 def refusal_of(sweep: Sweep, source: Source = Source.evaluations) -> str:
@@ -285,7 +409,7 @@ def test_training_returns_of_episodes_of_another_length_are_refused() -> None:
     sweep.study.arms["b"].config["env"]["max_ep_step"] = 500
     refuse_mixed(sweep, Source.episodes)  # rewards per step
     returns = sweep_of(TWO)
-    returns.episodes["terminated"] = True
+    returns.study.score_units["Pendulum-v1"] = ScoreUnit.episodic_return
     returns.study.arms["b"].config["env"]["max_ep_step"] = 500
     assert "env.max_ep_step differs: a: 100; b: 500" in refusal_of(returns, Source.episodes)
 

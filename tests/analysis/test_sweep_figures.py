@@ -21,6 +21,7 @@ from ablate.analysis.statistics import interval, mean
 from ablate.analysis.summary import summarise
 from ablate.analysis.sweep_figures import (
     IDEAL,
+    Drawing,
     axes,
     draw_arms,
     draw_curves,
@@ -28,6 +29,8 @@ from ablate.analysis.sweep_figures import (
     draw_staleness,
     drawings,
     mean_band,
+    rendered,
+    shows_data,
     write_figures,
 )
 from ablate.analysis.verdicts import untimed
@@ -271,6 +274,65 @@ def test_a_sweep_without_a_completed_cell_refuses_each_figure(tmp_path: Path) ->
     for drawing in drawings(summary):
         with pytest.raises(ConfigError, match="completed cell"):
             drawing.draw()
+
+
+def thin(folder: Path, arm: str, keep: Any) -> None:
+    """Leave only those evaluations of an arm for which keep(global_step) holds."""
+    for path in folder.glob(f"{arm}/*/evaluations.csv"):
+        table = pd.read_csv(path)
+        table[keep(table["global_step"])].to_csv(path, index=False)
+
+
+@pytest.mark.parametrize(
+    ("keep_four", "keep_two"),
+    [
+        (lambda x: x >= 8000, lambda x: x > 0),  # one begins with its first evaluation where the other ends
+        (lambda x: x >= 11_000, lambda x: x <= 4000),  # no range is common
+        (lambda x: x == 12_000, lambda x: x == 8000),
+    ],
+)
+def test_no_figure_is_an_empty_picture(tmp_path: Path, keep_four: Any, keep_two: Any) -> None:
+    """A curve of a single point is a mark; without a common range, each arm has its own, and the figure says so."""
+    folder = write_sweep(tmp_path / "thin", ARMS, seeds=SEEDS, episodes=EPISODES)
+    thin(folder, "four", keep_four)
+    thin(folder, "two", keep_two)
+    for drawing in drawings(summarise(load_sweep(folder))):
+        try:
+            figure = drawing.draw()
+        except ConfigError:  # the reason stands in the figure's place
+            continue
+        assert shows_data(figure), drawing.name
+        if drawing.name.startswith("curves"):
+            for line in figure.axes[0].lines:
+                assert len(line.get_xdata()) > (line.get_marker() in (None, "None")), drawing.name
+                assert "n = 0" not in str(line.get_label())
+
+
+def test_a_picture_without_a_value_is_refused_with_its_reason() -> None:
+    empty = Figure()
+    ax = empty.subplots()
+    assert not shows_data(empty)
+    ax.plot([], [], label="an arm")
+    ax.plot([1], [2])
+    ax.plot([1, 2], [np.nan, 3])
+    ax.scatter([], [])
+    assert not shows_data(empty)
+    with pytest.raises(ConfigError, match="invented: no value can be drawn"):
+        rendered(Drawing("invented", "group", "tab", lambda: empty))
+    ax.plot([1], [2], marker="o")
+    assert shows_data(empty)
+
+
+def test_nine_arms_have_a_panel_each(tmp_path: Path) -> None:
+    arms = {f"arm-{i}": {"label": f"arm {i}", "level": -i / 4} for i in range(9)}
+    sweep = load_sweep(write_sweep(tmp_path / "nine", arms, seeds=SEEDS, episodes=10))
+    figure = draw_curves(sweep, Source.evaluations, Axis.global_step)
+    assert [ax.get_title() for ax in figure.axes] == [f"arm {i}  (n = 6)" for i in range(9)]
+    assert [len(ax.collections) for ax in figure.axes] == [1] * 9  # only the panel's own arm has a band
+    labels = legend(figure)
+    assert labels[:2] == ["the baseline, arm 0", "other arms"]
+    few = sweep.only([f"arm-{i}" for i in range(6)])
+    assert len(draw_curves(few, Source.evaluations, Axis.global_step).axes) == 1
 
 
 def test_one_evaluation_per_cell_is_drawn_as_a_point(tmp_path: Path) -> None:

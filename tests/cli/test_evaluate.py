@@ -193,3 +193,11 @@ def test_a_video_that_does_not_match_its_score_is_refused(tmp_path: Path) -> Non
     drawn = [cv2.imread(str(path)) for path in sorted((tmp_path / "x").iterdir())]
     assert [image.shape for image in drawn] == [(400, 600, 3)] * 4
     assert (drawn[0] != drawn[3]).any()
+
+
+def test_no_role_plays_the_games_of_another() -> None:
+    """src/evaluate.py with its default seed played the games of a run with seed 0 by which `best` was chosen."""
+    later = evaluate.episode_streams(0, 20)
+    of_the_run = [generator(0, role, i) for role in (Role.environment, Role.action, Role.evaluation) for i in range(20)]
+    draws = [stream.integers(2**62) for stream in (*later, *of_the_run)]
+    assert len(set(draws)) == len(draws)

@@ -21,7 +21,7 @@ sweep:
   name: study
   base: [env=gymnasium, "env.id=faulty_envs:Faulty-v0", env.max_ep_step=20, schedule=interleaved, workers=2,
          max_episodes=60, log_interval=10, hang_timeout_s=3, checkpoint_every_seconds=0.5, logger.display=plain,
-         evaluation.every_steps=200, evaluation.episodes=1]
+         evaluation.every_steps=200, evaluation.at_start=false, evaluation.episodes=1]
   seeds: "{seeds}"
   arms:
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import deque
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -25,8 +26,9 @@ from ablate.parallel import heartbeat
 from ablate.parallel.shared import SharedState
 from ablate.parallel.supervisor import ChildFailed
 from ablate.play.episodes import Episode, make_envs, play, play_in_processes
-from ablate.play.evaluator import Evaluator, frozen_normalisation
+from ablate.play.evaluator import Evaluator, Snapshot, _watch, frozen_normalisation
 from ablate.play.policy import Policy
+from ablate.play.random_policy import random_scores
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ablate.records.schema import BEST_CHECKPOINT, EVALUATIONS
 from ablate.runs.plan import plan
@@ -357,3 +359,35 @@ def test_a_checkpoint_of_another_network_cannot_be_loaded(tmp_path: Path) -> Non
         ConfigError, match=r"^load=.*: it has another network, input_shape \(1, 42, 42\) there, \(1, 80, 80\) here"
     ):
         plan(config_for("report_80", f"load={path}"), [])
+
+
+class Steps:
+    """An event that never comes; each wait for it is a moment in which training goes on."""
+
+    def __init__(self, shared: SharedState, steps: list[int]) -> None:
+        self._shared, self._steps = shared, iter(steps)
+
+    def wait(self, seconds: float) -> bool:
+        steps = next(self._steps, None)
+        if steps is None:
+            return True
+        self._shared.set_counters(Counters(steps // 10, steps, 0))
+        self._shared.parameters_view()[:] = steps
+        return False
+
+
+def test_parameters_are_kept_at_each_multiple_of_steps_however_fast_training_is() -> None:
+    """The evaluation of one may take longer than training to the next: earlier, those between were left out."""
+    shared = SharedState(3, 0, 1)
+    kept: deque[Snapshot] = deque()
+    _watch(shared, 100, 0, kept, Steps(shared, [40, 90, 103, 180, 205, 299, 300, 420, 430]))  # type: ignore[arg-type]
+    assert [snapshot.counters.steps for snapshot in kept] == [103, 205, 300, 420]
+    assert [snapshot.parameters.tolist() for snapshot in kept] == [[x] * 3 for x in (103, 205, 300, 420)]
+
+
+def test_a_random_policy_plays_whole_episodes_on_the_evaluations_horizon() -> None:
+    config = config_of("evaluation.horizon=50", "env.max_ep_step=80")
+    scores = random_scores(config, 4)
+    assert scores == random_scores(config, 4)
+    assert [score.episodic_length for score in scores] == [50] * 4
+    assert -9 < np.mean([score.episodic_return for score in scores]) / 50 < -3  # README: about -6 per step

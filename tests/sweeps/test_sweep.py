@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,12 +28,12 @@ from ablate.cli import hydra_app
 from ablate.cli.arguments import complete_arguments, quoted
 from ablate.cli.compose import compose_and_plan
 from ablate.cli.resolvers import register
-from ablate.config.choices import Source, Statistic
+from ablate.config.choices import ScoreUnit, Source, Statistic
 from ablate.config.schema import ConfigError, MetricConfig, SweepConfig
 from ablate.config.serial import to_dict
 from ablate.records.files import write_json
 from ablate.records.manifest import write_status
-from ablate.records.schema import CELL, COLUMNS, MANIFEST, STATUS, STUDY
+from ablate.records.schema import CELL, COLUMNS, MANIFEST, STATUS, STUDY, STUDY_SOURCE
 from ablate.runs.run import RunFailed
 from ablate.sweeps.plan import SweepPlan, estimate, make_plan, share_done
 from ablate.sweeps.run import run
@@ -40,6 +41,7 @@ from ablate.sweeps.study import expand
 from ablate.types import Counters
 from hydra_plugins.ablate_sweeper import AblateSweeper
 
+QUICK = runpy.run_path(str(ROOT / "sweeps/reproduce.py"))["QUICK"]
 SHORT = ("schedule=interleaved", "max_episodes=null", "total_steps=1000", "evaluation.every_steps=500")
 METRIC = MetricConfig(label="area", source=Source.evaluations, statistic=Statistic.auc)
 PLAIN = ("env=pendulum", *SHORT)
@@ -176,7 +178,25 @@ REFUSED_STUDIES: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
     (STUDY_FILE, ("seed=-1",), "seed=-1: a seed is a whole number from 0 to"),
     (STUDY_FILE, ("seed=-1,2",), "seed=-1: a seed is a whole number from 0 to"),
     (STUDY_FILE, ("sweep.seeds=0-3", "seed=1"), "sweep.seeds=0-3 seed=1: give only one of them"),
-    (STUDY_FILE, ("workers=3", "total_steps=5000"), "sweep: the arms w2 and w4 are the same configuration"),
+    (STUDY_FILE, ("workers=3",), "workers=3: the arm w2 is about workers=2, which this would undo; change the study's"),
+    (STUDY_FILE, ("total_steps=500",), "total_steps=500: the arm w4 is about total_steps=2000, which this would undo"),
+    (
+        changed("arms", "w2", "overrides", ["algo.t_max=3"]), ("algo={t_max: 5}",),
+        "algo={t_max: 5}: the arm w2 is about algo.t_max=3, which this would undo",
+    ),
+    (
+        changed("arms", "w2", "overrides", ["workers=x2"]), (),
+        "sweep.arms.w2: workers=x2: a multiple needs a number in sweep.base or on the command line, not nothing",
+    ),
+    (
+        changed("arms", "w2", "overrides", ["max_episodes=x2"]), (),
+        "max_episodes=x2: a multiple needs a number in sweep.base or on the command line, not max_episodes=null",
+    ),
+    (
+        changed("arms", "w2", "overrides", ["workers=2", "evaluation.every_steps=250"]), (),
+        "evaluation.every_steps: the arms have different values (w2: 250, w4: 500), and arms that are evaluated",
+    ),
+    (STUDY_FILE, ("evaluation.every_seconds=5",), "evaluation.every_seconds=5: cells of a sweep are evaluated at"),
     (STUDY_FILE, ("workers=1,2",), "workers=1,2: the study already has the arms w2, w4; give one value"),
     (STUDY_FILE, ("+wokers=8",), "wokers=8: no such key; did you mean workers?"),
     (STUDY_FILE, ("sweep.parallel=0",), "sweep.parallel=0: input should be greater than or equal to 1"),
@@ -275,13 +295,71 @@ def test_a_dry_run_makes_nothing(planned: Planner, tmp_path: Path, capsys: pytes
     assert "4 = 2 arms x 2 seeds; 0 completed, 4 to run" in capsys.readouterr().out
 
 
-def test_the_command_line_wins_over_an_arm(planned: Planner) -> None:
-    plan = planned("total_steps=500", "seed=range(3)", study=STUDY_FILE)
-    assert {arm: (config.workers, config.total_steps) for arm, config in plan.configs.items()} == {
-        "w2": (2, 500),
-        "w4": (4, 500),
+def test_the_command_line_counts_for_all_arms(planned: Planner) -> None:
+    plan = planned("log_interval=7", "seed=range(3)", study=STUDY_FILE)
+    assert {arm: (config.workers, config.log_interval) for arm, config in plan.configs.items()} == {
+        "w2": (2, 7),
+        "w4": (4, 7),
     }
     assert list(states(plan)) == [f"{arm} seed={seed}" for seed in range(3) for arm in ("w2", "w4")]
+
+
+def test_an_arm_that_gives_a_multiple_follows_the_command_line(planned: Planner) -> None:
+    """Half the steps stay half the steps, so the arm's label stays true."""
+    study = changed("arms", "w4", "overrides", ["workers=4", "total_steps=x0.5", "optimizer.lr=x3"])
+    study["base"] += ["optimizer.lr=1e-4"]
+    for arguments, steps in (((), {"w2": 1000, "w4": 500}), (("total_steps=300",), {"w2": 300, "w4": 150})):
+        plan = planned(*arguments, study=study, jobs=True)
+        assert {arm: config.total_steps for arm, config in plan.configs.items()} == steps
+        assert [config.optimizer.lr for config in plan.configs.values()] == pytest.approx([1e-4, 3e-4])
+        assert {job.total_steps for job in planned.jobs} == set(steps.values())
+        planned.jobs.clear()
+
+
+def test_the_quick_reproduction_runs_the_arms_that_its_labels_name(planned: Planner) -> None:
+    """The report's 6 workers have half the episodes of its 12. Earlier all arms got the 300 of --quick."""
+    plan = planned("sweep=workers", *QUICK)
+    episodes = {arm.label: plan.configs[arm.name].max_episodes for arm in plan.study.arms}
+    assert episodes == {"12 workers": 300, "6 workers, half the episodes": 150, "4 workers": 300}
+
+
+def test_all_arms_of_an_environment_are_looked_at_alike(planned: Planner, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned("env=cartpole", "algo=a3c,dqn", "total_steps=20000", "max_episodes=null", jobs=True)
+    looks = {
+        (c.every_steps, c.episodes, c.at_start, c.every_seconds) for c in (p.evaluation for p in plan.configs.values())
+    }
+    assert looks == {(5000, 10, True, None)}  # the defaults are 20 000 and 5000
+    assert {job.evaluation.every_steps for job in planned.jobs} == {5000}
+    planned("env=cartpole", "algo=a3c,dqn", "total_steps=20000", "max_episodes=null", "sweep.dry_run=true")
+    assert "all cells are evaluated every 5000 steps, and before the first, 10 episodes each" in capsys.readouterr().out
+
+
+def test_a_studys_folder_holds_its_file_and_the_unit_of_its_scores(planned: Planner) -> None:
+    plan = swept(planned(study=STUDY_FILE))
+    assert yaml.safe_load((plan.folder / STUDY_SOURCE).read_text()) == {"sweep": STUDY_FILE}
+    assert load_sweep(str(plan.folder)).study.score_units == {"Pendulum-v1": "reward_per_step"}
+    given = replace(plan.study, settings=replace(plan.study.settings, score=ScoreUnit.episodic_return))
+    swept(make_plan(given, plan.configs, plan.folder))
+    study = load_sweep(plan.folder).study
+    assert study.score_units == {"Pendulum-v1": "episodic_return"}
+    assert study.changes[-1].what == ["the unit of scores in Pendulum-v1 reward_per_step -> episodic_return"]
+    swept(make_plan(plan.study, plan.configs, plan.folder))  # without a word on it, it stays what it was
+    assert load_sweep(plan.folder).study.score_units == {"Pendulum-v1": "episodic_return"}
+
+
+def test_the_direction_of_a_metric_follows_from_its_statistic() -> None:
+    for statistic, smaller in (
+        ("first_reach", True),
+        ("duration", True),
+        ("std", True),
+        ("mean", False),
+        ("auc", False),
+    ):
+        metric = MetricConfig(label="", source=Source.evaluations, statistic=Statistic(statistic))
+        assert metric.smaller_is_better is smaller
+    assert MetricConfig(
+        label="", source=Source.evaluations, statistic=Statistic.mean, smaller_is_better=True
+    ).smaller_is_better
 
 
 def test_the_command_need_not_name_what_only_arms_have(planned: Planner) -> None:
@@ -393,6 +471,7 @@ def test_another_configuration_goes_to_a_folder_of_its_own(plan_of: Folder) -> N
     other = swept(plan_of("other"))
     assert other.folder.parent == first.folder.parent
     assert other.folder.name.startswith("invented-")
+    assert other.moved.endswith("has w2 with algo.gamma=0.9 (now 0.5)")
     assert {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")} == before
     assert (plan_of("other").folder, plan_of("other").to_run) == (other.folder, [])
     assert (plan_of("study").folder, plan_of("study").to_run) == (first.folder, [])

@@ -44,7 +44,8 @@ LONG_S = 400.0  # nine cells one after the other, on a machine that others use t
 MENDED = {DISARMED: "1"}
 BASE = (
     "env=gymnasium", "env.id=faulty_envs:ChosenByGamma-v0", "env.max_ep_step=20", "workers=2", "schedule=interleaved",
-    "backend=manual", "max_episodes=null", "total_steps=1200", "evaluation.every_steps=600", "evaluation.episodes=1",
+    "backend=manual", "max_episodes=null", "total_steps=1200", "evaluation.every_steps=600",
+    "evaluation.at_start=false", "evaluation.episodes=1",
     "log_interval=10", "checkpoint_every_seconds=0.2", "hang_timeout_s=4", "+env.kwargs.after=200",
     "+env.kwargs.step_s=0.02",
 )  # fmt: skip

@@ -20,6 +20,8 @@ from scipy import stats
 from ablate.analysis.load import Run
 from ablate.analysis.metrics import moving_average
 from ablate.analysis.published import draw_published
+from ablate.config.choices import ScoreUnit
+from ablate.config.derived import default_score_unit
 
 DPI = 150
 MAX_POINTS = 4000  # episodes drawn as points; more would overlap and take longer
@@ -51,14 +53,16 @@ def learning_curve(run: Run, path: Path) -> None:
 def draw_learning_curve(run: Run) -> Figure:
     """Average reward per step of each episode and its moving average, against episodes and environment steps.
 
-    If episodes can terminate, their length is part of the score; then the episodic return is drawn instead.
+    If episodes can terminate, their length is part of the score; then the episodic return is drawn instead. That
+    follows from the environment, not from the data.
     The right panel also shows the evaluations: mean and 95 % confidence interval over an evaluation's episodes, and
     for games the published scores that its steps reach."""
     with mpl.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03)
         figure = Figure(figsize=(11, 4.8), layout=layout)
         left, right = figure.subplots(1, 2, sharey=True)
-        per_step = not run.episodes["terminated"].any()
+        env_id = run.manifest.get("config", {}).get("env", {}).get("id", "")
+        per_step = default_score_unit(env_id) is ScoreUnit.reward_per_step
         scores = pd.DataFrame(
             {
                 "episode": run.episodes["episode"],

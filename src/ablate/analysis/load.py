@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.config.choices import Until
+from ablate.config.choices import ScoreUnit, Until
 from ablate.config.schema import ConfigError
 from ablate.records.schema import (
     CELL,
@@ -59,10 +59,11 @@ class Run:
         return value
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path | str) -> Run:
     """Read a run's folder.
 
     Raises ConfigError if it is not a run's folder or a file in it is damaged, OSError if a file cannot be read."""
+    folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder")
     if missing := [name for name in (MANIFEST, EPISODES) if not (folder / name).is_file()]:
@@ -127,7 +128,7 @@ class Sweep:
     """The content of a sweep's folder, which may be unfinished.
 
     cells: one row per arm and seed of the study: arm, seed, state (`missing` if it was never started), reason,
-    attempts, resumes, seconds.
+    attempts, resumes, seconds, and what made its numbers, each in words: code, machine, versions.
     episodes, updates, evaluations: the tables of all completed cells in one, with two more columns, arm and seed.
     `updates`, the longest and least used table, is read on first use."""
 
@@ -159,10 +160,11 @@ class Sweep:
         """The arms' labels by name, in the study's order."""
         return {name: arm.label or name for name, arm in self.study.arms.items()}
 
-    @cached_property
+    @property
     def per_step(self) -> bool:
-        """Whether scores are rewards per step: if no episode terminates, its length is no part of the score."""
-        return not self.episodes["terminated"].any()
+        """Whether scores are rewards per step in all environments, else returns. The study says it, not the data."""
+        units = {self.study.score_unit(arm.config["env"]["id"]) for arm in self.study.arms.values()}
+        return units == {ScoreUnit.reward_per_step}
 
     @property
     def failures(self) -> pd.DataFrame:
@@ -179,10 +181,11 @@ class Sweep:
         return Sweep(self.folder, study, cells, episodes, evaluations, self.torn)
 
 
-def load_sweep(folder: Path) -> Sweep:
+def load_sweep(folder: Path | str) -> Sweep:
     """Read a sweep's folder.
 
     Raises ConfigError if it is not a sweep's folder or a file in it is damaged."""
+    folder = Path(folder)
     study = read_study(folder)
     cells = pd.DataFrame(
         {"arm": arm, "seed": seed, **read_cell(cell_folder(folder, arm, seed))}
@@ -220,6 +223,21 @@ def read_cell(folder: Path) -> dict[str, Any]:
         "attempts": len(attempts),
         "resumes": len(manifest.get("resumes", [])),
         "seconds": sum(attempt.get("seconds", 0.0) for attempt in attempts),
+        **_origin(manifest),
+    }
+
+
+def _origin(manifest: dict[str, Any]) -> dict[str, str]:
+    """The code, the machine and the versions of a manifest, in words; empty if it does not have them."""
+    git, machine, versions = (
+        value if isinstance(value := manifest.get(key), dict) else {} for key in ("git", "machine", "versions")
+    )
+    changes = f" with uncommitted changes {git.get('diff_hash', '')}".rstrip() if git.get("dirty") else ""
+    versions = {"python": manifest.get("python"), **versions}
+    return {
+        "code": f"{str(git['commit'])[:10]}{changes}" if git.get("commit") else "",
+        "machine": ", ".join(str(machine[key]) for key in ("cpu", "cpu_features") if machine.get(key)),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
     }
 
 

@@ -25,8 +25,9 @@ is none. Mean and difference: Student's t and Welch's t. Median and IQM (interqu
 bootstrap; failed seeds are worse than all others. Ratio of means: Fieller's method. P(better) compares a seed of the
 arm with a seed of the baseline; it and Cliff's δ use Newcombe's method 5. p: Welch's test and the permutation test,
 both with Holm's correction over the arms of a table. Times to reach a score are restricted means: a cell that did not
-reach it counts with the end of the budget. Collapsed: the curve ends below half of its gain, start + ½ (best -
-start)."""
+reach it counts with the end of the budget, which is the same for all arms; next to a speed-up stands the log-rank
+test. Collapsed: the mean of the last tenth of the curve is below half of the gain, start + ½ (best - start), with the
+mean of the first and of the best tenth, and evaluation noise does not explain it."""
 UNCORRECTED = "These 95 % intervals describe and are not corrected for their number; the intervals of verdicts are."
 
 
@@ -43,7 +44,8 @@ def report(summary: Summary) -> str:
     claims = [_claim(verdict) for verdict in summary.verdicts]
     parts = [
         f"# {escaped(study.name)}", escaped(study.question),
-        "## Verdicts", *(claims or ["The study makes no claims."]),
+        "## Verdicts", *(f"**Note:** {escaped(caveat)}" for caveat in summary.caveats),
+        *(claims or ["The study makes no claims."]),
         *(part for name in metrics for part in _metric(summary, name)),
         *_speed_ups(summary),
         "## Stability", _stability(summary),
@@ -145,6 +147,7 @@ def _speed_ups(summary: Summary) -> list[str]:
         "workers": lambda row: str(row["workers"]),
         "against": lambda row: row["baseline"],
         "speed-up": _interval("speed_up", "low", "high"),
+        "p log-rank": lambda row: number(row["logrank_p"]),
         "not reached": lambda row: f"{row['n_censored']} of {row['n']}",
         "not reached by the baseline": lambda row: f"{row['n_baseline_censored']} of {row['n_baseline']}",
     })]  # fmt: skip
@@ -177,7 +180,7 @@ def _provenance(study: StudyFile) -> str:
         "command": "`" + " ".join(provenance.command).replace("`", "'") + "`",
         "started": provenance.started,
         "commit": f"{git['commit']}{' with uncommitted changes' * git['dirty']}" if git else "not in a git repository",
-        "machine": ", ".join(f"{key} {value}" for key, value in provenance.machine.items()),
+        "machine": ", ".join(f"{key} {value}" for key, value in provenance.machine.items() if value),
         "versions": ", ".join(f"{name} {version}" for name, version in provenance.versions.items()),
         **{f"arm {name}": escaped(" ".join(arm.overrides)) or "no overrides" for name, arm in study.arms.items()},
     }

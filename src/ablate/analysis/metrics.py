@@ -1,25 +1,32 @@
 """From a cell's curve to one number (its metric), and the curves of many cells on one grid.
 
 A curve is a cell's score along x: one point per evaluation (the mean over its episodes), or one point per training
-episode. The score is the reward per step, or the return if episodes can terminate (`Sweep.per_step`).
-Nothing is extrapolated: no cell is read beyond its own end, or beyond the equal budget if the metric uses it.
+episode. The score's unit is the study's (`Sweep.per_step`): the reward per step, or the return.
+All cells that are compared are read on one `Span` of x and, for evaluations, at the same points of it, so that an arm
+which is evaluated more often has no advantage. Nothing is extrapolated.
 """
 
 from __future__ import annotations
 
 import json
-from typing import assert_never
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, assert_never
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from ablate.analysis import statistics
 from ablate.analysis.load import Sweep
 from ablate.config.choices import Axis, Budget, Source, Statistic
+from ablate.config.derived import never_terminates
 from ablate.config.schema import ConfigError, MetricConfig
 from ablate.records.schema import MOVING_AVERAGE_DECAY
 
 POINTS = 100  # of a curve on a common grid, at most
+PARTS = 10  # of a curve's x, whose means are compared to see a collapse
+FALSE_COLLAPSES = 0.05  # of curves that are only evaluation noise, at most
 
 Cell = tuple[str, int]  # arm, seed
 Curve = tuple[np.ndarray, np.ndarray]  # x and score, (T,) each, sorted by x
@@ -146,61 +153,136 @@ def _updates_at(sweep: Sweep, steps: dict[Cell, np.ndarray]) -> dict[Cell, np.nd
     return placed
 
 
-def budget(sweep: Sweep, source: Source, x: Axis) -> dict[str, float]:
-    """The x at which each arm's shortest completed cell ends. The equal budget is the smallest of them.
+@dataclass(frozen=True)
+class Span:
+    """The range of x on which cells are compared, and the distance between its points.
 
-    Arms without a row are left out."""
-    return _ends(cell_curves(sweep, source, x))
+    It starts where every cell has a row. It ends where the plan ends the shortest arm (`total_steps`, or `max_episodes`
+    on the axis of episodes), or with the shortest cell if the plan does not say or a cell has no row up to there."""
+
+    start: float
+    end: float
+    spacing: float  # of evaluations: that of the cell which was evaluated least often; 0 for training episodes
+    latest: Cell  # the cell that begins last
+    shortest: Cell | None  # the cell that sets the end; None: the plan does
+
+    def points(self, end: float) -> np.ndarray:
+        """The points (G,) from the start to this end, both included; the last distance may be shorter."""
+        if self.spacing <= 0 or end <= self.start:
+            return np.array([end])
+        inside = np.arange(self.start, end - self.spacing / 4, self.spacing)
+        return np.append(inside, end)
 
 
-def shortest_cell(sweep: Sweep, source: Source, x: Axis) -> Cell | None:
-    """The cell whose end is the equal budget; None if no cell has a row."""
-    by_cell = cell_curves(sweep, source, x)
-    return min(by_cell, key=lambda cell: by_cell[cell][0][-1], default=None)
+def span_of(sweep: Sweep, source: Source, x: Axis, by_cell: dict[Cell, Curve] | None = None) -> Span | None:
+    """The span of all cells of the sweep, which has one environment; None if no cell has a row."""
+    by_cell = cell_curves(sweep, source, x) if by_cell is None else by_cell
+    if not by_cell:
+        return None
+    firsts = {cell: float(own[0]) for cell, (own, _) in by_cell.items()}
+    lasts = {cell: float(own[-1]) for cell, (own, _) in by_cell.items()}
+    latest = max(firsts, key=lambda cell: firsts[cell])
+    shortest: Cell | None = min(lasts, key=lambda cell: lasts[cell])
+    end = lasts[shortest]  # type: ignore[index]
+    planned = [planned_end(arm.config, x) for arm in sweep.study.arms.values()]
+    known = [value for value in planned if value is not None]
+    if len(known) == len(planned) and min(known) <= end:
+        end, shortest = min(known), None
+    spacing = 0.0
+    if source is Source.evaluations:
+        gaps = [float(np.median(np.diff(own))) for own, _ in by_cell.values() if len(own) > 1]
+        spacing = max(gaps, default=0.0)
+    return Span(firsts[latest], end, spacing, latest, shortest)
 
 
-def _ends(by_cell: dict[Cell, Curve]) -> dict[str, float]:
-    ends: dict[str, float] = {}
-    for (arm, _), (x, _) in by_cell.items():
-        ends[arm] = min(ends.get(arm, np.inf), float(x[-1]))
-    return ends
+def planned_end(config: Mapping[str, Any], x: Axis) -> float | None:
+    """Where the configuration ends a run on this axis; None if that depends on how the run goes."""
+    env = config["env"]
+    steps, episodes, length = config.get("total_steps"), config.get("max_episodes"), env.get("max_ep_step")
+    if x is Axis.global_step:
+        if episodes is None:
+            return steps
+        if not never_terminates(env["id"]) or length is None:
+            return None
+        return min(episodes * length, steps if steps is not None else np.inf)
+    return episodes if x is Axis.episode and steps is None else None
+
+
+def refuse_narrow(by_cell: dict[Cell, Curve], span: Span, metric: MetricConfig) -> None:
+    """Raise ConfigError if a cell's first evaluation is so late that most of the window is not common to all cells."""
+    cell = "/seed=".join(map(str, span.latest))
+    if span.start > span.end:
+        raise ConfigError(
+            f"{metric.label}: the first evaluation of {cell} is at {span.start:,.0f} ({metric.x}), after the equal "
+            f"budget of {span.end:,.0f}; give all arms one evaluation.every_steps"
+        )
+    low, high = (fraction * span.end for fraction in metric.window)
+    first = max(low, min(float(x[0]) for x, _ in by_cell.values()))
+    if high > low and span.start - first > (high - first) / 2:
+        raise ConfigError(
+            f"{metric.label}: the first evaluation of {cell} is at {span.start:,.0f} ({metric.x}), others have one at "
+            f"{first:,.0f}, so most of the window to {high:,.0f} is not common to all cells"
+        )
+
+
+def _equal_ends(sweep: Sweep, span: Span, ends: dict[Cell, float]) -> dict[Cell, float]:
+    """The end of cells whose plan ends at the same step, if one of them lacks its last evaluation."""
+    equal: dict[Cell, float] = {}
+    plans = {arm: planned_end(config.config, Axis.global_step) for arm, config in sweep.study.arms.items()}
+    for plan in {value for value in plans.values() if value is not None}:
+        group = {cell: end for cell, end in ends.items() if plans[cell[0]] == plan}
+        first, last = min(group.values(), default=0.0), max(group.values(), default=0.0)
+        if last >= plan and last - first > span.spacing / 2:
+            equal |= dict.fromkeys(group, first)
+    return equal
 
 
 def score_cells(sweep: Sweep, name: str) -> pd.DataFrame:
     """The metric of each completed cell: arm, seed, value, censored.
 
-    The window [a, b] of a budget B has the rows with a·B < x ≤ b·B, or the last row up to b·B if there are none. B is
-    the equal budget (the end of the shortest cell of all) or each cell's own end. `first_reach` searches the window for
-    the score and is censored at the window's end. With budget=own, B is then the end of the arm's shortest cell, so
-    that all cells of an arm are censored at the same x. Training episodes reach a score with their moving average,
+    The window [a, b] of a budget B has the points with a·B < x ≤ b·B (with a = 0 also x = 0), or the last point up
+    to b·B if there are none. B is the end of the common `Span`, or each cell's own end. Evaluations are read at the
+    points of the span, by linear interpolation. `first_reach` searches the window for the score and is censored at
+    the window's end, which is common to all cells. Training episodes reach a score with their moving average,
     because single episodes cross any score by chance. `duration` is the x at which the fraction b of the budget is
     done, counted on `counted_axis`.
-    value: -inf (inf if smaller is better) for a diverged cell, NaN for a cell without a row up to b·B."""
+    value: -inf (inf if smaller is better) for a diverged cell, NaN for a cell without a point up to b·B.
+    Raises ConfigError if the metric cannot be computed, or the cells have no common span of evaluations."""
     metric = sweep.study.metric_config(name)
     counted = counted_axis(metric)
     by_cell = cell_curves(sweep, metric.source, counted)
     reported = cell_curves(sweep, metric.source, metric.x) if counted is not metric.x else by_cell
-    ends = _ends(by_cell)
+    span = span_of(sweep, metric.source, counted, by_cell)
     rows = []
-    for cell, (x, score) in by_cell.items():
-        if metric.budget is Budget.equal:
-            end = min(ends.values())
-        else:
-            end = ends[cell[0]] if metric.statistic is Statistic.first_reach else float(x[-1])
-        rows.append((*cell, *_measure(metric, x, score, reported[cell][0], end)))
+    if span:
+        common = metric.budget is Budget.equal or metric.statistic is Statistic.first_reach
+        if metric.source is Source.evaluations and common and metric.statistic is not Statistic.duration:
+            refuse_narrow(by_cell, span, metric)
+        ends = {cell: span.end if common else float(x[-1]) for cell, (x, _) in by_cell.items()}
+        if not common and metric.source is Source.evaluations and counted is Axis.global_step:
+            ends |= _equal_ends(sweep, span, ends)
+        for cell, (x, score) in by_cell.items():
+            if metric.source is Source.evaluations and metric.statistic is not Statistic.duration:
+                points = span.points(ends[cell])
+                x, score = points, np.interp(points, x, score)
+            rows.append((*cell, *_measure(metric, x, score, reported[cell][0], span.start, ends[cell])))
     table = pd.DataFrame(rows, columns=["arm", "seed", "value", "censored"])
     return table.astype({"arm": "str", "seed": "int64", "value": "float64", "censored": "bool"})
 
 
 def _measure(
-    metric: MetricConfig, x: np.ndarray, score: np.ndarray, reported: np.ndarray, end: float
+    metric: MetricConfig, x: np.ndarray, score: np.ndarray, reported: np.ndarray, start: float, end: float
 ) -> tuple[float, bool]:
-    """The metric of one curve, and whether it is censored. reported (T,): the metric's x at the end of each row."""
+    """The metric of one curve, and whether it is censored. reported (T,): the metric's x at the end of each row.
+
+    start: where the curves of all cells have begun."""
     low, high = (fraction * end for fraction in metric.window)
     if metric.statistic is Statistic.duration:
         return float(reported[np.searchsorted(x, high)]), False  # the row that completes the fraction
     before = int(np.searchsorted(x, high, side="right"))  # rows up to the window's end
     first = min(int(np.searchsorted(x, low, side="right")), max(before - 1, 0))
+    if low == 0 and before and x[0] == 0:
+        first = 0  # the evaluation before the first step belongs to a window from the beginning
     if metric.statistic is Statistic.first_reach:
         assert metric.score is not None
         reached = moving_average(score) if metric.source is Source.episodes else score
@@ -211,7 +293,7 @@ def _measure(
         return np.inf if metric.smaller_is_better else -np.inf, False
     match metric.statistic:
         case Statistic.auc:  # over the whole window: interpolation between two rows is not extrapolation
-            points = np.clip(np.r_[low, x[first:before], high], max(low, x[0]), None)
+            points = np.clip(np.r_[low, x[first:before], high], max(low, min(start, high)), None)
             return statistics.auc(points, np.interp(points, x, score)), False
         case Statistic.std:
             return statistics.spread(score[first:before]), False
@@ -221,39 +303,113 @@ def _measure(
             assert_never(unknown)
 
 
+def noise_share(sweep: Sweep, name: str) -> float:
+    """The share of the variance between an arm's seeds that is evaluation noise, from 0 to 1, pooled over the arms.
+
+    The episodes of each evaluation are divided in two halves, which give each cell two values a and b. Both have the
+    same parameters, so var(a - b) / 4 is the variance that playing so few episodes adds to a cell's value.
+    NaN if that cannot be told: one episode per evaluation, one cell per arm, training episodes, or times."""
+    metric = sweep.study.metric_config(name)
+    if metric.source is not Source.evaluations or unit(metric) != "score" or metric.statistic is Statistic.std:
+        return np.nan
+    rows = sweep.evaluations
+    place = rows.groupby(["arm", "seed", "evaluation"]).cumcount()
+    size = rows.groupby(["arm", "seed", "evaluation"])["episode"].transform("size")
+    halves = [rows[(place < size // 2 * 2) & (place % 2 == half)] for half in (0, 1)]
+    if min(map(len, halves)) == 0:
+        return np.nan
+    a, b = (score_cells(replace(sweep, evaluations=half), name).set_index(["arm", "seed"])["value"] for half in halves)
+    noise = ((a - b) ** 2 / 4).replace(np.inf, np.nan).groupby("arm").mean()
+    whole = score_cells(sweep, name).replace([np.inf, -np.inf], np.nan).groupby("arm")["value"]
+    freedom, between = whole.count() - 1, whole.var()
+    arms = [arm for arm in between.index if between[arm] > 0 and np.isfinite(noise.get(arm, np.nan))]
+    total = sum(freedom[arm] * between[arm] for arm in arms)
+    return min(1.0, float(sum(freedom[arm] * noise[arm] for arm in arms) / total)) if total else np.nan
+
+
+def collapsed_cells(sweep: Sweep, source: Source, smallest_gain: float = 0.0) -> dict[Cell, bool]:
+    """Whether each completed cell has `collapsed`, on its curve against environment steps up to its own end."""
+    by_cell = cell_curves(sweep, source, Axis.global_step)
+    variances = _evaluation_noise(sweep) if source is Source.evaluations else {}
+    return {
+        cell: collapsed(x, score, variances.get(cell, np.full(len(x), np.nan)), smallest_gain)
+        for cell, (x, score) in by_cell.items()
+    }
+
+
+def _evaluation_noise(sweep: Sweep) -> dict[Cell, np.ndarray]:
+    """The variance (T,) of each evaluation's mean score, from the spread of its episodes; NaN for a single episode."""
+    rows = sweep.evaluations
+    score = rows["episodic_return"] / (rows["episodic_length"] if sweep.per_step else 1)
+    groups = score.groupby([rows["arm"], rows["seed"], rows["evaluation"]], sort=False)
+    steps = rows.groupby(["arm", "seed", "evaluation"], sort=False)["global_step"].max()
+    table = pd.DataFrame({"step": steps, "variance": groups.var() / groups.count()}).reset_index()
+    table = table.sort_values(["arm", "seed", "step"], kind="stable", ignore_index=True)
+    variances = table["variance"].to_numpy()
+    return {cell: variances[rows] for cell, rows in _cells(table).items()}
+
+
+def collapsed(x: np.ndarray, score: np.ndarray, variance: np.ndarray, smallest_gain: float = 0.0) -> bool:
+    """Whether a curve (T,) ends below half of its gain, start + ½ (best - start), and noise does not explain it.
+
+    x is cut into PARTS of equal length, so that more evaluations make the parts more exact, not their maximum higher.
+    Start, best and end are means of parts. best - end must exceed what `variance` (T,), the noise of each score,
+    gives by chance: Student's t at FALSE_COLLAPSES, divided over the parts that may be the best (Bonferroni). Without
+    variances, they are estimated from the differences of neighbours. Half of the best would be wrong: returns may be
+    negative, and half of -1 is better than -1. A gain of at most `smallest_gain` cannot be lost. A curve with a
+    non-finite end has collapsed."""
+    if len(score) and not np.isfinite(score[-1]):
+        return True
+    finite = np.isfinite(score)
+    x, score, variance = x[finite], score[finite], variance[finite]
+    if len(score) < 2 or x[-1] == x[0]:
+        return False
+    if not np.isfinite(variance).all():
+        if len(score) < 3:
+            return False
+        variance = np.full(len(score), np.mean(np.diff(score) ** 2) / 2)
+    variance = np.maximum(variance, np.median(variance))  # few episodes may be alike by chance
+    part = np.minimum((x - x[0]) / (x[-1] - x[0]) * PARTS, PARTS - 1).astype(int)
+    _, part, count = np.unique(part, return_inverse=True, return_counts=True)
+    means, errors = np.bincount(part, score) / count, np.bincount(part, variance) / count**2
+    start, end, best = means[0], means[-1], int(np.argmax(means))
+    gain, loss = means[best] - start, means[best] - end
+    bound = stats.t.ppf(1 - FALSE_COLLAPSES / max(1, len(means) - 1), len(score)) * np.sqrt(errors[best] + errors[-1])
+    return bool(gain > smallest_gain and loss > gain / 2 and loss > bound)
+
+
 def moving_average(score: np.ndarray) -> np.ndarray:
     """The moving average of episodes (T,) as in episodes.csv: the first value, then 0.99·old + 0.01·new."""
     return pd.Series(score).ewm(alpha=1 - MOVING_AVERAGE_DECAY, adjust=False).mean().to_numpy()
 
 
 def curves(sweep: Sweep, source: Source, x: Axis, budget: Budget = Budget.equal) -> pd.DataFrame:
-    """The cells' curves on a common grid up to the equal budget: arm, seed, x, score.
+    """The cells' curves on the points of their common span: arm, seed, x, score.
 
-    With budget=own, each arm has its own grid, up to the end of its shortest cell. Evaluations are interpolated between
-    neighbours, from where every cell has one. For training episodes, a point is the mean over the bin that ends at
-    x, or the previous value if no episode ended in the bin."""
+    With budget=own, each arm has its own span. Evaluations are interpolated between neighbours, from where every cell
+    has one. For training episodes, a point is the mean over the bin that ends at x, or the previous value if no episode
+    ended in the bin."""
     by_cell = cell_curves(sweep, source, x)
     arms = list(dict.fromkeys(arm for arm, _ in by_cell))
     parts = []
     for group in [arms] if budget is Budget.equal else [[arm] for arm in arms]:
         of_group = {cell: curve for cell, curve in by_cell.items() if cell[0] in group}
-        if of_group:
-            parts += _on_grid(of_group, source)
+        if span := span_of(sweep.only(group) if budget is Budget.own else sweep, source, x, of_group):
+            parts += _on_grid(of_group, source, span)
     if not parts:
         return pd.DataFrame({"arm": pd.Series(dtype="str"), "seed": pd.Series(dtype="int64"), "x": [], "score": []})
     return pd.concat(parts, ignore_index=True)
 
 
-def _on_grid(by_cell: dict[Cell, Curve], source: Source) -> list[pd.DataFrame]:
-    end = min(x[-1] for x, _ in by_cell.values())
-    by_cell = {cell: (x, score) for cell, (x, score) in by_cell.items() if x[0] <= end}
+def _on_grid(by_cell: dict[Cell, Curve], source: Source, span: Span) -> list[pd.DataFrame]:
+    by_cell = {cell: (x, score) for cell, (x, score) in by_cell.items() if x[0] <= span.end}
     if source is Source.evaluations:
         start = max(x[0] for x, _ in by_cell.values())
-        grid = np.linspace(start, end, POINTS) if start < end else np.array([end])
+        grid = np.linspace(start, span.end, POINTS) if start < span.end else np.array([span.end])
         on_grid = {cell: np.interp(grid, x, score) for cell, (x, score) in by_cell.items()}
     else:
-        bins = min(POINTS, *(int(np.searchsorted(x, end, side="right")) for x, _ in by_cell.values()))
-        grid = np.linspace(0, end, bins + 1)[1:]
+        bins = min(POINTS, *(int(np.searchsorted(x, span.end, side="right")) for x, _ in by_cell.values()))
+        grid = np.linspace(0, span.end, bins + 1)[1:]
         # The first bin in which every cell has begun.
         first = max(int(np.searchsorted(grid, x[0])) for x, _ in by_cell.values())
         on_grid = {cell: _binned(x, score, grid)[first:] for cell, (x, score) in by_cell.items()}

@@ -37,7 +37,7 @@ HEADINGS = {
     "n_censored": "censored", "n_baseline": "n baseline", "n_baseline_censored": "censored, baseline", "iqm": "IQM",
     "probability_of_improvement": "P(better)", "cliffs_delta": "Cliff's δ", "welch_p": "Welch p",
     "welch_p_holm": "Welch p, Holm", "permutation_p": "permutation p", "permutation_p_holm": "permutation p, Holm",
-    "speed_up": "speed-up",
+    "speed_up": "speed-up", "logrank_p": "log-rank p",
 }  # fmt: skip
 SYMBOLS = {"supported": "✓", "contradicted": "✗", "no relevant difference": "≈", "undecided": "?",
            "not testable here": "–"}  # fmt: skip
@@ -236,7 +236,7 @@ def metrics(sweep: Sweep) -> Table:
     for name, metric in sweep.study.metrics.items():
         low, high = metric.window
         window = "the end" if low == high == 1 else f"{low:.0%} to {high:.0%}"
-        budget = "the shortest arm's end" if metric.budget is Budget.equal else "the arm's own end"
+        budget = "the equal budget" if metric.budget is Budget.equal else "the cell's own end"
         score = "" if metric.score is None else f" {number(metric.score)}"
         better = "smaller" if metric.smaller_is_better else "larger"
         entries = (

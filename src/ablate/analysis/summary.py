@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from ablate.analysis.load import Sweep
 from ablate.analysis.markdown import report
 from ablate.analysis.metrics import (
-    budget,
+    cell_curves,
     counted_axis,
     curves,
     environments,
+    noise_share,
     refuse_mixed,
     score_cells,
-    shortest_cell,
+    score_label,
+    span_of,
 )
 from ablate.analysis.tables import Summary, arms, comparisons, speed_ups, stability
 from ablate.analysis.verdicts import Refusals, Values, Verdict, judge, number, untimed, with_failures
-from ablate.config.choices import Axis, Budget
+from ablate.config.choices import Axis, Budget, Source
 from ablate.config.schema import ConfigError
 from ablate.records.files import replace_atomically
 from ablate.records.schema import VERDICTS
@@ -45,6 +49,7 @@ def summarise(sweep: Sweep) -> Summary:
         stability=stability(sweep, values),
         verdicts=judge(sweep, values, refusals),
         notes=_notes(sweep, scores, refusals),
+        caveats=list(_caveats(sweep)),
     )
 
 
@@ -66,10 +71,10 @@ def _scores(sweep: Sweep) -> tuple[pd.DataFrame, Refusals]:
         for name in sweep.study.metrics:
             try:
                 refuse_mixed(part, sweep.study.metric_config(name).source)
+                table = score_cells(part, name)
             except ConfigError as refusal:
                 refusals |= {(name, arm): str(refusal) for arm in part.arms}
                 continue
-            table = score_cells(part, name)
             table.insert(0, "metric", pd.Series([name] * len(table), dtype="str"))
             parts.append(table)
     if not parts:
@@ -84,6 +89,44 @@ def _baselines(sweep: Sweep) -> dict[str, str]:
         arms = list(part.arms)
         baselines |= dict.fromkeys(arms, sweep.study.baseline if sweep.study.baseline in arms else arms[0])
     return baselines
+
+
+def _caveats(sweep: Sweep) -> Iterator[str]:
+    """What limits every verdict: cells that were not made by the same code, packages or machine."""
+    completed = sweep.cells[sweep.cells["state"] == "completed"]
+    for column, what in (("code", "commits"), ("versions", "versions of packages"), ("machine", "machines")):
+        counts = completed.loc[completed[column] != "", column].value_counts()
+        if len(counts) > 1:
+            own = [set(text.split(", ")) for text in counts.index]
+            shared = set.intersection(*own) if column == "versions" else set()
+            names = [", ".join(part for part in text.split(", ") if part not in shared) for text in counts.index]
+            listed = [f"{name or 'fewer packages'} ({_cells(n)})" for name, n in zip(names, counts, strict=True)]
+            yield f"the cells come from several {what}: {'; '.join(listed)}"
+    for env, part in environments(sweep).items():
+        yield from _unlearned(part, env)
+
+
+def _unlearned(sweep: Sweep, env: str) -> Iterator[str]:
+    """A sentence if no arm ends above a random policy. Each arm's last evaluations are tested against it (Welch)."""
+    random = np.array(
+        [score / (length if sweep.per_step else 1) for score, length in sweep.study.random_scores.get(env, [])]
+    )
+    finals: dict[str, list[float]] = {}
+    for (arm, _), (_, score) in cell_curves(sweep, Source.evaluations, Axis.global_step).items():
+        finals.setdefault(arm, []).append(score[-1])
+    arms = {arm: finite for arm, own in finals.items() if len(finite := np.array(own)[np.isfinite(own)]) > 1}
+    if len(random) < 2 or not arms:
+        return
+    best = max(arms, key=lambda arm: arms[arm].mean())
+    p = [stats.ttest_ind(own, random, equal_var=False, alternative="greater").pvalue for own in arms.values()]
+    constant = np.isnan(p).any() and arms[best].mean() > random.mean()  # equal scores have no p
+    if constant or np.nanmin([1.0, *p]) * len(p) < 0.05:
+        return
+    yield (
+        f"no arm has learned in {env}: the best final evaluation, {number(arms[best].mean())} of {best}, is not above "
+        f"that of a random policy, {number(random.mean())} ({len(random)} episodes). Before you compare arms, train "
+        "longer (total_steps, max_episodes), or try another optimizer.lr, env.reward_scale or algorithm"
+    )
 
 
 def _notes(sweep: Sweep, scores: pd.DataFrame, refusals: Refusals) -> list[str]:
@@ -118,17 +161,60 @@ def _notes(sweep: Sweep, scores: pd.DataFrame, refusals: Refusals) -> list[str]:
     budgets = {(m.source, counted_axis(m)): None for m in metrics.values() if m.budget is Budget.equal}
     for env, part in environments(sweep).items():
         where = "" if part is sweep else f" in {env}"
-        for source, x in budgets:
-            if cell := shortest_cell(part, source, x):
-                end = budget(part, source, x)[cell[0]]
-                notes.append(
-                    f"the equal budget{where} on {x} of {source} is {number(end)}, the end of {cell[0]}/seed={cell[1]}"
-                )
+        notes += [note for source, x in budgets for note in _budget_notes(part, source, x, where)]
+        notes += _noise_notes(part, where)
+        notes += _unit_notes(part, env)
     timed = [name for name, metric in metrics.items() if metric.x is Axis.wall_time_s]
     reasons = [reason for arm in sweep.arms if (reason := untimed(sweep, arm))]
     if timed and reasons:
         notes.append(f"seconds ({', '.join(timed)}) are not those of parallel workers: {'; '.join(reasons)}")
     return notes
+
+
+def _budget_notes(sweep: Sweep, source: Source, x: Axis, where: str) -> Iterator[str]:
+    """Up to which x, and from which, all cells are compared."""
+    if not (span := span_of(sweep, source, x)):
+        return
+    name = f"the equal budget{where} on {x} of {source} is {number(span.end)}"
+    if span.shortest:
+        arm, seed = span.shortest
+        yield f"{name}, the end of {arm}/seed={seed}: the plan does not fix it"
+    else:
+        yield f"{name}, as planned"
+    if source is Source.evaluations and 0 < span.start < span.end:
+        arm, seed = span.latest
+        yield (
+            f"curves of evaluations against {x}{where} begin at {number(span.start)}, with the first evaluation of "
+            f"{arm}/seed={seed}"
+        )
+
+
+def _noise_notes(sweep: Sweep, where: str) -> Iterator[str]:
+    """How much of the spread between seeds is due to playing only a few episodes."""
+    name = sweep.study.metric
+    try:
+        share = noise_share(sweep, name)
+    except ConfigError:  # the metric is left out, with its reason
+        return
+    if not np.isfinite(share):
+        return
+    episodes = {arm.config["evaluation"]["episodes"] for arm in sweep.study.arms.values()}
+    advice = ": most of this spread is evaluation noise, so raise evaluation.episodes" if share > 0.5 else ""
+    yield (
+        f"evaluation noise makes {share:.0%} of the variance of {name} between the seeds of an arm{where}, with "
+        f"{' or '.join(map(str, sorted(episodes)))} episodes per evaluation{advice}"
+    )
+
+
+def _unit_notes(sweep: Sweep, env: str) -> Iterator[str]:
+    """A study from before units were fixed had the unit that its data suggested."""
+    if sweep.study.score_units or sweep.episodes.empty:
+        return
+    if sweep.per_step != (not sweep.episodes["terminated"].any()):
+        yield (
+            f"the unit of scores in {env} is the {score_label(sweep)}; earlier versions of the program chose the unit "
+            "by the data, and showed the other one"
+        )
 
 
 def _cells(count: int) -> str:

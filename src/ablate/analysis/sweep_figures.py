@@ -8,15 +8,17 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
 from scipy import stats
 
@@ -36,10 +38,11 @@ from ablate.analysis.published import draw_published
 from ablate.analysis.statistics import CONFIDENCE, MIN_SEEDS
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import take_turns, untimed, workers
-from ablate.config.choices import Axis, Source
+from ablate.config.choices import Axis, Budget, Source
 from ablate.config.schema import ConfigError
 from ablate.records.files import replace_atomically
 
+MOST_TOGETHER = 6  # curves in one panel; with more arms, each has a panel of its own
 POINTS = 300  # of one seed's line: more cannot be distinguished on paper
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))  # with the colours: arms differ in grey as well
 LABELS = {Source.episodes: "training", Source.evaluations: "evaluation"}
@@ -123,12 +126,39 @@ def rendered(drawing: Drawing) -> dict[str, bytes]:
 
     Values that matplotlib cannot draw must not cost the rest of the report."""
     try:
-        return encode(drawing.draw())
+        figure = drawing.draw()
+        if not shows_data(figure):
+            raise ConfigError(
+                f"{drawing.name}: no value can be drawn: none is finite, or no range is common to the seeds"
+            )
+        return encode(figure)
     except ConfigError:
         raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ConfigError(f"{drawing.name}: matplotlib cannot draw these values ({reason})") from error
+
+
+def shows_data(figure: Figure) -> bool:
+    """Whether a value can be seen: a point with a marker, a line between two points, a bar or an area."""
+
+    def finite(points: Any) -> int:
+        return int(np.isfinite(np.asarray(points, float).reshape(-1, 2)).all(axis=1).sum())
+
+    for ax in (ax for ax in figure.axes if ax.get_visible()):
+        marked = [line.get_marker() not in (None, "None", "") for line in ax.lines]
+        if any(finite(line.get_xydata()) > 1 - mark for line, mark in zip(ax.lines, marked, strict=True)):
+            return True
+        for collection in ax.collections:
+            dots = isinstance(collection, PathCollection)
+            if any(
+                finite(part)
+                for part in ([collection.get_offsets()] if dots else [p.vertices for p in collection.get_paths()])
+            ):
+                return True
+        if any(patch.get_height() > 0 for patch in ax.patches if isinstance(patch, Rectangle)):
+            return True
+    return False
 
 
 def encode(figure: Figure) -> dict[str, bytes]:
@@ -152,47 +182,113 @@ def axes(sweep: Sweep) -> list[Axis | str]:
 
 
 def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
-    """The mean over seeds and its 95 % confidence interval, up to the equal budget: the end of the shortest arm.
+    """The mean over seeds and its 95 % confidence interval, up to the equal budget.
 
-    Ideal parallel time is steps / workers: the time of W workers that all run in parallel at full speed.
+    If an arm has less than two points on the range that is common to all arms, each arm has its own range, and the
+    figure says so. Ideal parallel time is steps / workers: the time of W workers that run in parallel at full speed.
     Raises ConfigError if arms were evaluated differently, or there is no data yet."""
     refuse_mixed(sweep, source)
     timed, column = (_with_ideal_time(sweep), Axis.wall_time_s) if x == IDEAL else (sweep, Axis(x))
-    points = curves(timed, source, column)
+    points, caveat = curves(timed, source, column), ""
+    widths = points.groupby("arm")["x"].nunique()
+    if any(widths.get(arm, 0) < 2 for arm, _ in cell_curves(timed, source, column)):
+        points = curves(timed, source, column, Budget.own)
+        caveat = "the arms have no range in common: each is drawn up to its own end"
     if points.empty:
         raise ConfigError(f"{sweep.folder.name}: no row of {LABELS[source]} of a completed cell yet")
     if all(len(steps) < 2 for steps, _ in cell_curves(sweep, source, Axis.global_step).values()):
         raise ConfigError(
             f"{sweep.folder.name}: one {LABELS[source]} per cell gives no curve; see evaluation.every_steps"
         )
+    drawn = {arm: _seeds_of(points, arm, label) for arm, label in sweep.arms.items()}
+    configs = [arm.config for arm in sweep.study.arms.values()]
+    one_task = len({(config["env"]["id"], config["algo"]["name"]) for config in configs}) == 1
+    untrue = _wall_time_caveat(sweep) if x == Axis.wall_time_s else ""
     with mpl.rc_context(STYLE):
-        figure, (ax,) = _figure(1, 1, (8.5, 5.2))
-        for arm, label in sweep.arms.items():
-            seeds = points[points["arm"] == arm].pivot(index="seed", columns="x", values="score")
-            sound = seeds[np.isfinite(seeds).all(axis=1)]
-            diverged = f", {len(seeds) - len(sound)} diverged" if len(sound) < len(seeds) else ""
-            label = f"{label}  (n = {len(sound)}{diverged})"
-            colour, dash = _look(sweep, arm)
-            if sound.empty:  # in the legend only
-                ax.plot([], [], color=colour, linestyle=dash, label=label)
-                continue
-            grid, scores = sound.columns.to_numpy(), sound.to_numpy()
-            sns.lineplot(x=grid, y=scores.mean(axis=0), errorbar=None, ax=ax, color=colour, linestyle=dash, linewidth=2,
-                         marker="o" if len(scores) < MIN_SEEDS else None, markersize=4, markevery=0.04,
-                         label=label)  # fmt: skip
-            if len(scores) >= MIN_SEEDS:
-                ax.fill_between(grid, *mean_band(scores), color=colour, alpha=0.2, linewidth=0)
-        configs = [arm.config for arm in sweep.study.arms.values()]
-        one_task = len({(config["env"]["id"], config["algo"]["name"]) for config in configs}) == 1
+        if facets := len(drawn) > MOST_TOGETHER:
+            figure, panels = _facets(sweep, drawn)
+        else:
+            figure, panels = _figure(1, 1, (8.5, 5.2))
+            for arm in drawn:
+                _draw_arm(panels[0], sweep, arm, *drawn[arm])
         if x == Axis.global_step and one_task and not sweep.per_step:
-            draw_published(ax, configs[0])
-        ax.set_ylabel(_score_label(sweep, source))
-        ax.set_xlabel(X_LABELS[x])
-        _finish_x(ax)
-        band = f" and its 95 % confidence interval (from {MIN_SEEDS} seeds on)" if ax.collections else ""
-        _legend(figure, ax, f"mean of the seeds{band}")
-        _title(figure, sweep, _wall_time_caveat(sweep) if x == Axis.wall_time_s else "")
+            draw_published(panels[0], configs[0])
+        if facets:
+            figure.supylabel(_score_label(sweep, source), fontsize="medium")
+        else:
+            panels[0].set_ylabel(_score_label(sweep, source))
+        for ax in panels:
+            ax.set_xlabel(X_LABELS[x])
+            ax.label_outer()
+        _finish_x(panels[0])
+        band = f" and its 95 % confidence interval (from {MIN_SEEDS} seeds on)" if panels[0].collections else ""
+        _legend(figure, panels[0], "" if facets else f"mean of the seeds{band}")
+        _title(figure, sweep, "\n".join(filter(None, (untrue, caveat))))
     return figure
+
+
+def _seeds_of(points: pd.DataFrame, arm: str, label: str) -> tuple[pd.DataFrame, str]:
+    """The curves of an arm's seeds that did not diverge, one per row, and the arm's label with their number."""
+    seeds = points[points["arm"] == arm].pivot(index="seed", columns="x", values="score")
+    sound = seeds.iloc[np.flatnonzero(np.isfinite(seeds.to_numpy()).all(axis=1))]
+    diverged = f", {len(seeds) - len(sound)} diverged" if len(sound) < len(seeds) else ""
+    return sound, f"{label}  (n = {len(sound)}{diverged})"
+
+
+def _draw_arm(ax: Axes, sweep: Sweep, arm: str, seeds: pd.DataFrame, label: str) -> None:
+    """The mean of an arm's curves, with its band."""
+    colour, dash = _look(sweep, arm)
+    if seeds.empty:  # in the legend only
+        ax.plot([], [], color=colour, linestyle=dash, label=label)
+        return
+    grid, scores = seeds.columns.to_numpy(), seeds.to_numpy()
+    alone = len(grid) == 1  # a line of one point is invisible
+    sns.lineplot(x=grid, y=scores.mean(axis=0), errorbar=None, ax=ax, color=colour, linestyle=dash, linewidth=2,
+                 marker="o" if len(scores) < MIN_SEEDS or alone else None, markersize=4,
+                 markevery=None if alone else 0.04, label=label)  # fmt: skip
+    if len(scores) >= MIN_SEEDS and alone:
+        ax.vlines(grid, *mean_band(scores), color=colour, alpha=0.4, linewidth=4)
+    elif len(scores) >= MIN_SEEDS:
+        ax.fill_between(grid, *mean_band(scores), color=colour, alpha=0.2, linewidth=0)
+
+
+def _facets(sweep: Sweep, drawn: dict[str, tuple[pd.DataFrame, str]]) -> tuple[Figure, list[Axes]]:
+    """One panel per arm: its curve in colour, the baseline in black, all others in grey."""
+    columns = 3
+    rows = -(-len(drawn) // columns)
+    figure, panels = _figure(rows, columns, (4.2 * columns, 3.2 * rows + 0.6))
+    for ax in panels[len(drawn) :]:
+        ax.remove()
+    panels = panels[: len(drawn)]
+    baseline = sweep.study.baseline
+    for ax, (arm, (seeds, label)) in zip(panels, drawn.items(), strict=True):
+        for other, (curves_of_other, _) in drawn.items():
+            if other not in (arm, baseline) and len(curves_of_other):
+                ax.plot(curves_of_other.columns, curves_of_other.mean(), color="0.8", linewidth=1, zorder=1)
+        if arm != baseline and baseline in drawn and len(drawn[baseline][0]):
+            of_baseline = drawn[baseline][0]
+            ax.plot(of_baseline.columns, of_baseline.mean(), color="0.1", linewidth=1.3, linestyle=":", zorder=2)
+        _draw_arm(ax, sweep, arm, seeds, label)
+        if legend := ax.get_legend():
+            legend.remove()
+        ax.set_title(textwrap.fill(label, 38), fontsize="medium")
+    for ax in panels[-columns:]:
+        ax.tick_params(labelbottom=True)
+    first = panels[0]
+    for line in first.lines:
+        line.set_label("_")
+    first.plot(
+        [], [], color="0.1", linewidth=1.3, linestyle=":", label=f"the baseline, {sweep.arms.get(baseline, baseline)}"
+    )
+    first.plot([], [], color="0.8", linewidth=1, label="other arms")
+    first.plot(
+        [],
+        [],
+        color=COLOURS[0],
+        linewidth=2,
+        label=f"the panel's arm: mean, 95 % confidence interval (from {MIN_SEEDS} seeds on)",
+    )
+    return figure, panels
 
 
 def mean_band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -237,6 +333,9 @@ def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = N
             ax.plot(*_mean_line(seeds), color="0.1", linewidth=2, marker=marker, label="mean of the seeds")
             ax.set_title(textwrap.fill(f"{sweep.arms[arm]}  (n = {len(seeds)})", 38), fontsize="medium")
             ax.autoscale_view()
+            if not seeds:
+                ax.text(0.5, 0.5, f"no {LABELS[source]} of a completed cell", transform=ax.transAxes, ha="center",
+                        va="center", color="0.4")  # fmt: skip
         _finish_x(panels[0])
         for ax in panels[len(arms) :]:
             ax.set_visible(False)
@@ -346,10 +445,11 @@ def _wall_time_caveat(sweep: Sweep) -> str:
 
 
 def _mean_line(seeds: list[Curve]) -> Curve:
-    """The mean over an arm's seeds, on the interval that all their curves cover."""
-    if not seeds:
+    """The mean over an arm's seeds, on the interval that all their curves cover; empty if there is none."""
+    start, end = max((x[0] for x, _ in seeds), default=1.0), min((x[-1] for x, _ in seeds), default=0.0)
+    if start > end:
         return np.array([]), np.array([])
-    grid = np.linspace(max(x[0] for x, _ in seeds), min(x[-1] for x, _ in seeds), POINTS)
+    grid = np.linspace(start, end, POINTS)
     return grid, np.mean([np.interp(grid, x, score) for x, score in seeds], axis=0)
 
 

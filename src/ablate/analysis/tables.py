@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from ablate.analysis import statistics
 from ablate.analysis.load import Sweep
-from ablate.analysis.metrics import cell_curves, environments, moving_average, unit
+from ablate.analysis.metrics import collapsed_cells, environments, unit
 from ablate.analysis.statistics import Interval
 from ablate.analysis.verdicts import Values, Verdict, comparable, failures_of, of_arm, workers, worst_score
-from ablate.config.choices import Axis, Source, Statistic
+from ablate.config.choices import Statistic
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Summary:
     difference_worst (if seeds failed), ratio (of means), probability_of_improvement (of a better value), cliffs_delta
     (of a higher value), each with _low and _high; welch_p, welch_p_holm, permutation_p, permutation_p_holm, corrected
     over the arms of a metric.
-    speed_ups: metric, arm, baseline, workers, n, n_censored, n_baseline, n_baseline_censored, speed_up, low, high.
+    speed_ups: metric, arm, baseline, workers, n, n_censored, n_baseline, n_baseline_censored, speed_up, low, high,
+    logrank_p.
     stability: arm, collapsed, n, spread.
     Arms of different environments are not compared with each other."""
 
@@ -42,6 +44,7 @@ class Summary:
     stability: pd.DataFrame
     verdicts: list[Verdict]
     notes: list[str]
+    caveats: list[str]  # what stands next to the verdicts
 
 
 def arms(sweep: Sweep, values: Values, shown: list[tuple[str, str]]) -> pd.DataFrame:
@@ -80,7 +83,7 @@ def comparisons(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]])
             "n_baseline": len(finite_b), "n_baseline_failed": len(b) - len(finite_b),
             **_columns("difference", statistics.difference(finite_a, finite_b)),
             **_columns("difference_worst", _with_worst(statistics.difference, (a, b), worst)),
-            **_columns("ratio", statistics.ratio(finite_a, finite_b)),
+            **_columns("ratio", _ratio(finite_a, finite_b)),
             **_columns("probability_of_improvement", statistics.probability_of_improvement(sign * a, sign * b)),
             **_columns("cliffs_delta", statistics.cliffs_delta(a, b)),
             "welch_p": statistics.welch_p(finite_a, finite_b),
@@ -104,6 +107,12 @@ def _with_worst(
     return estimate(*(np.where(np.isinf(scores), worst, scores) for scores in arms), *arguments)
 
 
+def _ratio(a: np.ndarray, b: np.ndarray) -> Interval:
+    """The ratio of the means if all scores are positive: only then is it so many times as much."""
+    positive = len(a) and len(b) and min(a.min(), b.min()) > 0
+    return statistics.ratio(a, b) if positive else Interval(np.nan, np.nan, np.nan)
+
+
 def speed_ups(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]]) -> pd.DataFrame:
     """How much faster than the baseline an arm reaches the score: the ratio of the restricted means of x.
 
@@ -122,9 +131,20 @@ def speed_ups(sweep: Sweep, values: Values, pairs: list[tuple[str, str, str]]) -
         rows.append({
             "metric": metric, "arm": arm, "baseline": baseline, "workers": workers(sweep, arm),
             "n": len(a), "n_censored": censored_a.sum(), "n_baseline": len(b), "n_baseline_censored": censored_b.sum(),
-            **_columns("speed_up", speed_up),
+            **_columns("speed_up", speed_up), "logrank_p": _logrank_p(a, censored_a, b, censored_b),
         })  # fmt: skip
     return pd.DataFrame(rows).rename(columns={"speed_up_low": "low", "speed_up_high": "high"})
+
+
+def _logrank_p(a: np.ndarray, censored_a: np.ndarray, b: np.ndarray, censored_b: np.ndarray) -> float:
+    """Two-sided p of the log-rank test of equal times to the score; NaN if all are the same.
+
+    Unlike the restricted means it uses only the order of the times, and it has most power if one arm reaches the score
+    at a multiple of the other's rate at any time (Mantel 1966)."""
+    if min(len(a), len(b)) < statistics.MIN_SEEDS or np.ptp(np.r_[a, b]) == 0:
+        return np.nan
+    first, second = (stats.CensoredData(x[~c], right=x[c]) for x, c in ((a, censored_a), (b, censored_b)))
+    return float(stats.logrank(first, second).pvalue)
 
 
 def stability(sweep: Sweep, values: Values) -> pd.DataFrame:
@@ -133,9 +153,8 @@ def stability(sweep: Sweep, values: Values) -> pd.DataFrame:
     smallest_gain = (sweep.study.smallest_effect or 0.0) if unit(primary) == "score" else 0.0
     by_arm: dict[str, list[bool]] = {arm: [] for arm in sweep.arms}
     for part in environments(sweep).values():
-        for (arm, _), (_, score) in cell_curves(part, primary.source, Axis.global_step).items():
-            curve = moving_average(score) if primary.source is Source.episodes else score
-            by_arm[arm].append(statistics.collapsed(curve, smallest_gain))
+        for (arm, _), has_collapsed in collapsed_cells(part, primary.source, smallest_gain).items():
+            by_arm[arm].append(has_collapsed)
     rows = []
     for arm, collapsed in by_arm.items():
         value, _ = of_arm(values, sweep.study.metric, arm)

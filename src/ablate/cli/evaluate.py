@@ -110,7 +110,7 @@ def evaluate(options: Options) -> None:
     fps = drawing_rate(config) if options.video or options.frames else 0.0
     for note in () if options.horizon else horizon_notes(config, "horizon"):
         print(f"note     {note}")
-    streams = generator(options.seed, Role.evaluation).spawn(options.episodes)
+    streams = episode_streams(options.seed, options.episodes)
     action = options.action or config.evaluation.action
     sample = action == ActionChoice.sample
     if config.env.has_images and not options.render:
@@ -187,6 +187,11 @@ def read_options(arguments: list[str]) -> Options:
             raise ConfigError("video=true: needs the extra [video]; run pip install -e '.[video]'")
         refuse_missing_ffmpeg()
     return options
+
+
+def episode_streams(seed: int, episodes: int) -> list[np.random.Generator]:
+    """A random stream per episode, none of which training or a run's own evaluations draw from, whatever their seed."""
+    return generator(seed, Role.later_evaluation).spawn(episodes)
 
 
 def with_progress(episodes: Iterator[Episode], total: int) -> Iterator[Episode]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import hydra
@@ -10,8 +11,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ablate.cli.compose import plan_job
-from ablate.cli.hydra_app import ValidateFirst, main
+from ablate.cli.hydra_app import ValidateFirst, exit_code, main
 from ablate.cli.hydra_private import typed_overrides
+from ablate.cli.reproduce import KEY, reproduce
 from ablate.paths import CONF
 from ablate.runs.run import RunFailed, run
 from ablate.sweeps.cell import run_as_job
@@ -19,6 +21,8 @@ from ablate.sweeps.cell import run_as_job
 
 def program() -> int:
     """Train the run or the sweep that the command line describes. Returns the exit code."""
+    if any(argument.startswith(KEY) for argument in sys.argv[1:]):
+        return exit_code(lambda: reproduce(sys.argv[1:]))
     failures: list[RunFailed] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -104,6 +104,13 @@ class Display(StrEnum):
     off = "off"
 
 
+class ScoreUnit(StrEnum):
+    """The unit of an episode's score in a study."""
+
+    reward_per_step = "reward_per_step"  # the return divided by the episode's length
+    episodic_return = "episodic_return"
+
+
 class Source(StrEnum):
     """Which of a cell's tables a metric is taken from."""
 
@@ -133,8 +140,8 @@ class Axis(StrEnum):
 class Budget(StrEnum):
     """The end of the range of x in which the curves of several arms are compared."""
 
-    equal = "equal"  # for all arms, the end of the shortest one
-    own = "own"  # each arm's own end
+    equal = "equal"  # for all arms, where the plan ends the shortest one
+    own = "own"  # each cell's own end
 
 
 class Until(StrEnum):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ablate.config.choices import ScoreUnit
 from ablate.config.schema import Config
 from ablate.types import Counters
 
@@ -48,6 +49,20 @@ def horizon_notes(config: Config, key: str = "evaluation.horizon") -> Iterator[s
             f"{config.env.id} has no time limit: an evaluation episode is cut after {LONGEST_EVALUATION} steps; "
             f"{key}=<steps> sets another limit"
         )
+
+
+# Environments of gymnasium that only a time limit ends.
+ENDLESS = {"Pendulum", "HalfCheetah", "HumanoidStandup", "Pusher", "Reacher", "Swimmer"}
+
+
+def never_terminates(env_id: str) -> bool:
+    """Whether the episodes of an environment are known to end only at a time limit."""
+    return env_id.partition(":")[2] == "" and env_id.rpartition("-v")[0] in ENDLESS
+
+
+def default_score_unit(env_id: str) -> ScoreUnit:
+    """The unit of a score if the study gives none: the length of an endless episode is no part of its score."""
+    return ScoreUnit.reward_per_step if never_terminates(env_id) else ScoreUnit.episodic_return
 
 
 def game_of(env_id: str) -> str | None:

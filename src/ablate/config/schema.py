@@ -24,6 +24,7 @@ from ablate.config.choices import (
     Preprocessing,
     Schedule,
     ScheduleKind,
+    ScoreUnit,
     Source,
     Statistic,
     Storage,
@@ -308,7 +309,14 @@ class MetricConfig:
     window: tuple[Fraction, Fraction] = (0.0, 1.0)
     budget: Budget = Budget.equal
     score: Finite | None = None
-    smaller_is_better: bool = False
+    smaller_is_better: bool | None = None  # None: as the statistic says
+
+    def __post_init__(self) -> None:
+        """A time and a fluctuation are better if smaller, a score if larger. To reach one sooner is always better."""
+        if self.statistic == Statistic.first_reach:
+            self.smaller_is_better = True
+        elif self.smaller_is_better is None:
+            self.smaller_is_better = self.statistic in (Statistic.duration, Statistic.std)
 
 
 @dataclass
@@ -331,6 +339,7 @@ class SweepConfig:
     metric: str = ""
     metrics: dict[str, MetricConfig] = field(default_factory=dict)
     smallest_effect: Positive | None = None
+    score: ScoreUnit | None = None  # None: by environment
     floor: Finite | None = None
     until: Until = Until.seeds
     max_seeds: Count | None = None

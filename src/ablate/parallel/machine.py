@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -134,6 +135,11 @@ def cpu_description() -> str:
 def cpu_flags() -> set[str]:
     """Names of the CPU's features, such as avx512_bf16; empty if they are not known."""
     return set(_cpuinfo("flags").split())
+
+
+def vector_features() -> list[str]:
+    """The CPU's features by which libraries choose their loops, and so how they round."""
+    return sorted(flag for flag in cpu_flags() if re.match(r"avx|fma|f16c|amx|sse|asimd|sve|neon|bf16", flag))
 
 
 def _cpuinfo(name: str) -> str:

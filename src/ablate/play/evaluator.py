@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from ablate.seeding import Role, generator, keeping_libraries
 from ablate.types import Counters, EnvSpec, EvaluationSummary, Score
 
 POLL_S = 0.05
+WATCH_S = 0.002  # between two looks at the counter of steps: the smaller, the nearer are evaluations to their steps
 
 
 class Player(Protocol):
@@ -73,6 +76,20 @@ def frozen_normalisation(shared: SharedState) -> np.ndarray | None:
     return RunningNormalisation.frozen(shared.normalisation_view().copy())
 
 
+class Snapshot(NamedTuple):
+    """What is evaluated: the shared parameters at one moment of training."""
+
+    parameters: np.ndarray  # (P,)
+    normalisation: np.ndarray | None  # (2,) mean and std of observations
+    counters: Counters
+    wall_time_s: float
+
+    @classmethod
+    def of(cls, shared: SharedState, counters: Counters) -> Snapshot:
+        """counters: the totals of training now."""
+        return cls(shared.parameters_view().copy(), frozen_normalisation(shared), counters, shared.wall_time_s())
+
+
 class Evaluator:
     """Evaluates parameters during training: rows to evaluations.csv, the best parameters to best.safetensors.
 
@@ -99,8 +116,11 @@ class Evaluator:
 
     def evaluate(self, shared: SharedState, counters: Counters) -> EvaluationSummary:
         """Evaluate the current shared parameters. counters: the totals of training at this moment."""
-        parameters, normalisation = shared.parameters_view().copy(), frozen_normalisation(shared)
-        wall_time_s = shared.wall_time_s()
+        return self.evaluate_snapshot(Snapshot.of(shared, counters))
+
+    def evaluate_snapshot(self, snapshot: Snapshot) -> EvaluationSummary:
+        """Play the evaluation's episodes, and write their scores."""
+        parameters, normalisation, counters, wall_time_s = snapshot
         rng = generator(self._config.seed, Role.evaluation, self.done)
         with keeping_libraries():  # training in this process must not depend on how often it is evaluated
             scores = list(self._player.play(parameters, self._config.evaluation.episodes, rng, normalisation))
@@ -135,8 +155,13 @@ def test_process(
     folder: Path,
     shared: SharedState,
     done: int,
+    start: Snapshot,
 ) -> None:
-    """The function of the process that evaluates every `evaluation.every_seconds`, or else every `every_steps`."""
+    """The function of the process that evaluates every `evaluation.every_seconds`, or else every `every_steps`.
+
+    start: what training starts from. With every_steps, a thread takes a snapshot whenever training passes a multiple,
+    also during an evaluation. All snapshots are evaluated, if need be after the training: so every run is looked at
+    after the same steps, however fast it trains."""
 
     def leave_if_abandoned() -> None:
         if shared.command == Command.abandon:
@@ -144,36 +169,64 @@ def test_process(
 
     try:
         with heartbeat.checking(leave_if_abandoned):
-            _evaluate_until_the_end(send, config, Evaluator(config, spec, architecture, folder, done), shared)
+            _evaluate_until_the_end(send, config, spec, architecture, folder, shared, done, start)
     except _Abandoned:
         return
 
 
-def _evaluate_until_the_end(
-    send: Callable[[EvaluationSummary], None], config: Config, evaluator: Evaluator, shared: SharedState
+def _watch(
+    shared: SharedState, every_steps: int, steps: int, snapshots: deque[Snapshot], ended: threading.Event
 ) -> None:
+    """Take a snapshot whenever the training passes a multiple of every_steps, until it has ended."""
+    while shared.command in (Command.run, Command.stop) and not ended.wait(WATCH_S):
+        counters = shared.counters()
+        if due(every_steps, steps, counters.steps):
+            snapshots.append(Snapshot.of(shared, counters))
+        steps = counters.steps
+
+
+def _evaluate_until_the_end(
+    send: Callable[[EvaluationSummary], None],
+    config: Config,
+    spec: EnvSpec,
+    architecture: Architecture,
+    folder: Path,
+    shared: SharedState,
+    done: int,
+    start: Snapshot,
+) -> None:
+    waiting: deque[Snapshot] = deque()
+    ended = threading.Event()
     every_s, every_steps = config.evaluation.every_seconds, config.evaluation.every_steps
-    last_time, last_steps, evaluated_steps = time.monotonic(), shared.counters().steps, -1
-    begins = evaluator.begins
-    while True:
-        heartbeat.beat()
-        command, counters = shared.command, shared.counters()
-        if begins:
-            now_due, begins = True, False
-        elif every_s is not None:
-            now = time.monotonic()
-            if not shared.began:  # workers still import or compile; the network has its initial parameters
-                last_time = now
-            now_due = now - last_time >= every_s
-        else:
-            now_due = due(every_steps, last_steps, counters.steps)
-        finish = command == Command.finish
-        if (now_due and command == Command.run) or (finish and counters.steps != evaluated_steps):
-            last_time, last_steps, evaluated_steps = time.monotonic(), counters.steps, counters.steps
-            send(evaluator.evaluate(shared, counters))
-        if finish:
-            return
-        time.sleep(POLL_S)
+    if every_s is None and every_steps is not None:
+        # Before the evaluator compiles or imports: training may have begun.
+        watch = (shared, every_steps, start.counters.steps, waiting, ended)
+        threading.Thread(target=_watch, args=watch, daemon=True).start()
+    try:
+        evaluator = Evaluator(config, spec, architecture, folder, done)
+        if evaluator.begins:
+            waiting.appendleft(start)
+        last_time, evaluated_steps = time.monotonic(), -1
+        while True:
+            heartbeat.beat()
+            finish = shared.command == Command.finish
+            if every_s is not None and shared.command == Command.run:
+                now = time.monotonic()
+                if not shared.began:  # workers still import or compile; the network has its initial parameters
+                    last_time = now
+                if now - last_time >= every_s:
+                    waiting.append(Snapshot.of(shared, shared.counters()))
+            while waiting:
+                snapshot = waiting.popleft()
+                last_time, evaluated_steps = time.monotonic(), snapshot.counters.steps
+                send(evaluator.evaluate_snapshot(snapshot))
+            if finish:
+                if shared.counters().steps != evaluated_steps:
+                    send(evaluator.evaluate(shared, shared.counters()))
+                return
+            time.sleep(POLL_S)
+    finally:
+        ended.set()
 
 
 class _Abandoned(Exception):

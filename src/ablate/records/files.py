@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 SUBFOLDERS = ("checkpoints", "figures")  # of a run's or a sweep's folder
-TEMPORARY = re.compile(r"\..+\.(json|csv|safetensors|html|md|npz|png|pdf)\.(?P<pid>\d+)\.tmp")
+TEMPORARY = re.compile(r"\..+\.(json|csv|safetensors|html|md|npz|png|pdf|yaml)\.(?P<pid>\d+)\.tmp")
 
 
 def replace_atomically(path: Path, content: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import os
 import platform
 import subprocess
@@ -15,13 +16,18 @@ from typing import Any
 
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import config_hash, to_dict
-from ablate.parallel.machine import cpu_description, lock, usable_cpus
+from ablate.parallel.machine import cpu_description, lock, usable_cpus, vector_features
 from ablate.paths import ROOT
 from ablate.records.files import read_json, write_json
 from ablate.records.schema import MANIFEST, SCHEMA_VERSION, STATES, STATUS
 from ablate.types import Counters
 
-PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "pandas")
+# Packages that can change a number, if they are installed.
+PACKAGES = (
+    "torch", "numpy", "scipy", "pandas", "numba", "llvmlite", "gymnasium", "ale-py", "opencv-python-headless",
+    "opencv-python", "box2d", "box2d-py", "mujoco", "pygame", "safetensors", "hydra-core", "omegaconf", "pydantic",
+)  # fmt: skip
+LONGEST_DIFF = 20_000  # characters of a dirty tree's diff in each manifest
 
 
 def write_manifest(folder: Path, config: Config, command: list[str], overrides: list[str]) -> None:
@@ -44,10 +50,39 @@ def provenance(command: list[str]) -> dict[str, Any]:
         "command": command,
         "git": _git(),
         "python": sys.version.split()[0],
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-        "machine": {"platform": platform.platform(), "cpu": cpu_description(), "cpus": usable_cpus()},
+        "versions": _versions(),
+        "machine": {
+            "platform": platform.platform(),
+            "cpu": cpu_description(),
+            "cpus": usable_cpus(),
+            "cpu_features": " ".join(vector_features()),
+        },
         "started": _now(),
     }
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
+    """In what code, packages and machine two manifests differ, as far as the first one has them."""
+    if (code := code_of(there)) != code_of(here):
+        yield f"the code was {code}, here it is {code_of(here)}"
+    versions, machine = (value if isinstance(value := there.get(k), dict) else {} for k in ("versions", "machine"))
+    for name, version in {"python": there.get("python"), **versions}.items():
+        now = here["versions"].get(name) if name != "python" else here["python"]
+        if version != now:
+            yield f"{name} was {version}, here it is {now}"
+    for key in ("cpu", "cpu_features"):
+        old, new = machine.get(key), here["machine"][key]
+        if old is not None and old != new:
+            yield f"the {key} was {old}, here it is {new}"
+
+
+def code_of(manifest: dict[str, Any]) -> str:
+    """The commit, and which uncommitted changes it had."""
+    git = manifest.get("git")
+    if not isinstance(git, dict):
+        return "not in a git repository"
+    changes = git.get("diff_hash", "unknown ones") if git.get("dirty") else ""
+    return f"{str(git.get('commit'))[:10]}{f' with uncommitted changes ({changes})' if changes else ''}"
 
 
 def note_resume(folder: Path, config: Config, command: list[str], counters: Counters) -> None:
@@ -120,12 +155,30 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
 def _git() -> dict[str, Any] | None:
-    """The commit of the code, and whether there are uncommitted changes; None outside a repository."""
-    command = ["git", "-C", str(ROOT), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    """The commit of the code, whether there are uncommitted changes, and which; None outside a repository.
+
+    The diff is cut after LONGEST_DIFF characters; diff_hash names all of it."""
     try:
-        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
+        lines = _of_git("status", "--porcelain=v2", "--branch", "--untracked-files=no").splitlines()
+        commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), None)
+        if all(line.startswith("#") for line in lines):
+            return {"commit": commit, "dirty": False}
+        diff = _of_git("diff", "HEAD")
     except (OSError, subprocess.SubprocessError):
         return None
-    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), None)
-    return {"commit": commit, "dirty": any(not line.startswith("#") for line in lines)}
+    digest = hashlib.sha256(diff.encode(errors="replace")).hexdigest()[:8]
+    return {"commit": commit, "dirty": True, "diff_hash": digest, "diff": diff[:LONGEST_DIFF]}
+
+
+def _of_git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True, timeout=10).stdout

@@ -18,6 +18,7 @@ LAST_CHECKPOINT = "checkpoints/last.safetensors"
 BEST_CHECKPOINT = "checkpoints/best.safetensors"
 REPLAY_FILES = "replay-*.safetensors"  # written by save_replay=true, next to the checkpoint that names it
 STUDY = "study.json"  # in a sweep's folder: what is compared
+STUDY_SOURCE = "study.yaml"  # in a sweep's folder: a copy of the study's file, if it has one
 CELL = "cell.json"  # in a cell's folder: its attempts and how each ended
 CELL_LOG = "cell.log"  # the output of the cell's process
 LEARNING_CURVE = "figures/learning_curve.png"

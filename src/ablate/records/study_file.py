@@ -14,7 +14,8 @@ from omegaconf import MISSING
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from ablate.config.choices import Statistic, Until
+from ablate.config.choices import ScoreUnit, Statistic, Until
+from ablate.config.derived import default_score_unit
 from ablate.config.schema import ClaimConfig, ConfigError, MetricConfig
 from ablate.records.files import write_json
 from ablate.records.schema import SCHEMA_VERSION, STUDY
@@ -76,6 +77,13 @@ class StudyFile:
     floor: float | None = None  # score of a failed seed, in the primary metric's unit
     until: Until = Until.seeds
     block: int = 5  # until=decided: seeds per arm between two looks; `seeds` has as many as may be run
+    score_units: dict[str, ScoreUnit] = field(default_factory=dict)  # by env.id; empty in files from before 2026-11-28
+    # By env.id: return and length of each episode of a random policy; nothing if it was not or could not be played.
+    random_scores: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+
+    def score_unit(self, env_id: str) -> ScoreUnit:
+        """The unit of a score in this environment."""
+        return self.score_units.get(env_id) or default_score_unit(env_id)
 
     def metric_config(self, name: str) -> MetricConfig:
         """The metric of this name. Raises ConfigError if there is none, or if it cannot be computed."""

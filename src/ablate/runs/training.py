@@ -16,6 +16,7 @@ from ablate.config.derived import limit_reached
 from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.parallel.supervisor import Child, ChildFailed, Supervisor
+from ablate.play.evaluator import Snapshot
 from ablate.records.checkpoint import Checkpoint
 from ablate.records.csv_writer import CsvWriter
 from ablate.records.display import Progress, ProgressDisplay
@@ -65,7 +66,8 @@ class Training:
         self._trainers = {process.name for process in processes}
         self._children = [self._trainer(i, process) for i, process in enumerate(processes)]
         if has_test_process:
-            arguments = (config, run.spec, run.architecture, folder, self.shared, self._evaluations_done)
+            start = Snapshot.of(self.shared, self.shared.counters())
+            arguments = (config, run.spec, run.architecture, folder, self.shared, self._evaluations_done, start)
             self._children.append(Child("test process", "ablate.play.evaluator", "test_process", arguments))
         names = [process.name for process in processes]
         self._checkpoints = Checkpoints(run, folder, self.shared, names, self._starts)

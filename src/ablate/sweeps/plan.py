@@ -94,7 +94,7 @@ def _differing(arm: StudyArm, config: Config) -> str:
         key for key in sorted({*old, *new}) if key.split(".")[0] not in NOT_COMPARED and old.get(key) != new.get(key)
     ]
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(f"{key}={old.get(key)}" for key in keys[:3]) + more
+    return ", ".join(f"{key}={old.get(key)} (now {new.get(key)})" for key in keys[:3]) + more
 
 
 def stored_study(folder: Path) -> StudyFile | None:
@@ -142,6 +142,7 @@ def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Est
         f"arms      {arms}",
         f"cells     {grows * 'at most '}{len(plan.cells)} = {len(study.arms)} arms x {len(study.seeds)} seeds; "
         f"{states['completed']} completed, {len(todo)} to run{f' ({before})' if before else ''}",
+        f"looks     {_looks(list(plan.configs.values()))}",
     ]
     if grows:
         lines.append(f"until     every claim is settled; a look every {study.settings.block} seeds per arm")
@@ -155,6 +156,18 @@ def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Est
             f"expected  {estimate.words(plan, parallel) if estimate else 'known when the first cell has completed'}"
         )
     return "\n".join(lines)
+
+
+def _looks(configs: list[Config]) -> str:
+    """When the cells are evaluated: the same for all arms of an environment."""
+    by_env = {config.env.id: config.evaluation for config in configs}
+    words = {
+        env: f"every {look.every_steps} steps{', and before the first' * look.at_start}, {look.episodes} episodes each"
+        for env, look in by_env.items()
+    }
+    if len(set(words.values())) == 1:
+        return f"all cells are evaluated {next(iter(words.values()))}"
+    return "; ".join(f"cells of {env} are evaluated {text}" for env, text in words.items())
 
 
 def _cores(config: Config) -> int:

@@ -5,33 +5,40 @@ To resume a sweep, repeat its command: completed cells are skipped, others conti
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ablate.config.choices import Until
+from ablate.config.choices import ScoreUnit, Until
+from ablate.config.derived import default_score_unit
+from ablate.config.plugins import named_modules
 from ablate.config.schema import ConfigError
 from ablate.config.serial import to_dict
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.paths import shown
 from ablate.records.durations import approximate
-from ablate.records.files import remove_temporaries, write_json
+from ablate.records.files import remove_temporaries, replace_atomically, write_json
 from ablate.records.manifest import lock_folder, provenance
-from ablate.records.schema import CELL, CELL_LOG, VERDICTS
-from ablate.records.study_file import Provenance, StudyArm, StudyChange, StudyFile, write_study
+from ablate.records.schema import CELL, CELL_LOG, STUDY_SOURCE, VERDICTS
+from ablate.records.study_file import Provenance, StudyArm, StudyChange, StudyFile, read_study, write_study
 from ablate.runs.run import RunFailed
-from ablate.sweeps.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines
+from ablate.sweeps.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines, python_path
 from ablate.sweeps.plan import Cell, SweepPlan, make_plan, most_steps, share_done, stored_study
 from ablate.sweeps.study import identity
 
 POLL_S = 0.25
+RANDOM_EPISODES = 20  # of a random policy, next to which the arms are judged
+RANDOM_S = 120.0
 
 
 def run(
@@ -294,6 +301,8 @@ def _write_study(plan: SweepPlan) -> None:
         # A study that grew until it was decided stays one: its looks cannot be undone.
         until=before.until if before and grown else settings.until,
         block=before.block if before and grown else settings.block,
+        score_units=_score_units(plan, before),
+        random_scores=before.random_scores if before else {},
     )
     if before:
         completed = sum(cell.state == "completed" for cell in plan.cells)
@@ -303,6 +312,16 @@ def _write_study(plan: SweepPlan) -> None:
             now = replace(now, changes=[*now.changes, change])
         now = replace(now, provenance=replace(now.provenance, started=before.provenance.started))
     write_study(plan.folder, now)
+    if study.source:
+        replace_atomically(plan.folder / STUDY_SOURCE, study.source.read_bytes())
+
+
+def _score_units(plan: SweepPlan, before: StudyFile | None) -> dict[str, ScoreUnit]:
+    """The unit of a score by environment: what the study gives, or what it had at its start, or the default."""
+    given = plan.study.settings.score
+    earlier = before.score_units if before else {}
+    ids = {config.env.id for config in plan.configs.values()}
+    return {**earlier, **{env: given or earlier.get(env) or default_score_unit(env) for env in sorted(ids)}}
 
 
 def _changes(before: StudyFile, now: StudyFile) -> Iterator[str]:
@@ -310,6 +329,9 @@ def _changes(before: StudyFile, now: StudyFile) -> Iterator[str]:
     for key in ("baseline", "metric", "smallest_effect", "floor", "until", "block"):
         if (old := getattr(before, key)) != (new := getattr(now, key)):
             yield f"{key} {old} -> {new}"
+    for env, unit in before.score_units.items():
+        if unit != now.score_units[env]:
+            yield f"the unit of scores in {env} {unit} -> {now.score_units[env]}"
     for name in sorted({*before.metrics, *now.metrics}):
         if before.metrics.get(name) != now.metrics.get(name):
             yield f"the metric {name}"
@@ -341,6 +363,8 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
         raise Interrupted(signals.received)
     if skipped + states["completed"]:
         print("report    being written", flush=True)
+        if plan.study.settings.claims:
+            _play_at_random(plan)
         _judge(plan.folder)
     if failed:
         raise RunFailed(f"{len(failed)} of {len(plan.cells)} cells; repeat the command to run them again")
@@ -350,6 +374,27 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
         raise RunFailed(
             f"{len(interrupted)} of {len(plan.cells)} cells were interrupted; repeat the command to continue them"
         )
+
+
+def _play_at_random(plan: SweepPlan) -> None:
+    """Add the scores of a random policy in each environment to study.json, so that verdicts can say if no arm learned.
+
+    Nothing is added if an environment crashes or takes longer than RANDOM_S."""
+    study = read_study(plan.folder)
+    for config in {config.env.id: config for config in plan.configs.values()}.values():
+        if config.env.id in study.random_scores:
+            continue
+        request = json.dumps({"config": to_dict(config), "modules": named_modules(), "episodes": RANDOM_EPISODES})
+        command = [sys.executable, "-P", "-m", "ablate.play.random_policy"]
+        environment = {**os.environ, "PYTHONPATH": python_path()}
+        with suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
+            played = subprocess.run(
+                command, input=request, capture_output=True, text=True, check=True, timeout=RANDOM_S, env=environment
+            )
+            scores = [(float(score), int(length)) for score, length in json.loads(played.stdout.splitlines()[-1])]
+            study = replace(study, random_scores={**study.random_scores, config.env.id: scores})
+    with suppress(OSError):  # the verdicts can do without it
+        write_study(plan.folder, study)
 
 
 def _judge(folder: Path) -> None:

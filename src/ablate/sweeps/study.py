@@ -8,8 +8,9 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,14 +19,14 @@ from hydra.errors import HydraException
 
 from ablate.config.choices import Until
 from ablate.config.derived import evaluation_horizon
-from ablate.config.schema import LARGEST_SEED, Config, ConfigError, SweepConfig
+from ablate.config.schema import LARGEST_SEED, ArmConfig, Config, ConfigError, SweepConfig
 from ablate.config.serial import to_dict, with_new_name, with_new_names
 from ablate.config.validation import suggest
 from ablate.records.study_file import NAME
 
-# Defaults of every cell. Evaluations are at fixed steps, because seconds differ from arm to arm. A cell draws no
-# figure, which could take longer than its training.
-CELL_DEFAULTS = ("evaluation.every_seconds=null", "figures=false")
+# Defaults of every cell. Evaluations are at fixed steps, because seconds differ from arm to arm, and start before the
+# first step. A cell draws no figure, which could take longer than its training.
+CELL_DEFAULTS = ("evaluation.every_seconds=null", "evaluation.at_start=true", "figures=false")
 # Keys that do not change the records of a cell.
 NOT_COMPARED = ("seed", "resume", "figures", "logger", "checkpoint_every_seconds", "hang_timeout_s")
 # Keys that change the game itself, also in evaluations. Keys that change only training (lost lives, clipping) may
@@ -35,6 +36,10 @@ GAME_SWITCHES = (
     "mode", "difficulty",
 )  # fmt: skip
 ONLY_IN_TRAINING = "for a difference in training only, see docs/sweeps.md, Settings that only training has"
+# Keys that must be the same for all arms of an environment, and the value of a sweep whose arms have other defaults.
+# Who is evaluated more often, or with fewer episodes, reaches a score sooner by chance.
+LOOKS: dict[str, Callable[..., int]] = {"every_steps": min, "episodes": max}
+SCALED = re.compile(r"x(\d+(?:\.\d+)?)")  # an arm's value that is a multiple of the other arms': x0.5
 LONGEST_NAME = 80  # characters; a folder's name may have 255
 MOST_SEEDS = 100_000  # a longer range of seeds must be a typing error
 # Keys that must not be in a study's overrides, with the right place for them.
@@ -60,6 +65,7 @@ class Study:
     settings: SweepConfig
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
+    source: Path | None = None  # its file
 
 
 def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
@@ -92,14 +98,92 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
             raise ConfigError(
                 f"{swept[0].input_line}: the study already has the arms {', '.join(settings.arms)}; give one value"
             )
-        arms = [
-            Arm(n, a.label or n, tuple(merged(settings.base, a.overrides, fixed))) for n, a in settings.arms.items()
-        ]
+        arms = [_study_arm(name, arm, settings.base, fixed) for name, arm in settings.arms.items()]
     else:
         arms = [_arm(settings.base, values, fixed) for values in itertools.product(*map(_values, swept))]
     _refuse_same(arms)
     _refuse_unknown_names(settings, [arm.name for arm in arms])
     return Study(settings.name or study_name(arguments), settings, tuple(arms), _most_seeds(seeds, settings))
+
+
+def _study_arm(name: str, arm: ArmConfig, base: list[str], fixed: list[str]) -> Arm:
+    """An arm of a study file. fixed: the overrides of the command line, which count for all arms.
+
+    An arm's value x0.5 is half of the base's or the command line's. Raises ConfigError if the command line gives a key
+    that the arm sets: it would undo what the arm's label says."""
+    given = {_key(override): override for override in map(with_new_name, fixed)}
+    common = {_key(override): override for override in map(with_new_name, [*base, *fixed])}
+    own = []
+    for override in map(with_new_name, arm.overrides):
+        key, value = _key(override), override.partition("=")[2]
+        if factor := SCALED.fullmatch(value):
+            own.append(f"{override.partition('=')[0]}={_multiple(name, override, factor[1], common.get(key))}")
+            given.pop(key, None)
+        elif clash := next((text for other, text in given.items() if _undoes(text, other, override, key)), None):
+            raise ConfigError(
+                f"{clash}: the arm {name} is about {override}, which this would undo; change the study's file, or "
+                f"write a multiple there, such as {key}=x0.5"
+            )
+        else:
+            own.append(override)
+    return Arm(name, arm.label or name, tuple(merged(base, own, list(given.values()))))
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _undoes(given: str, given_key: str, own: str, own_key: str) -> bool:
+    """Whether the override `given` changes what the arm's override `own` sets. A group's value may be a dictionary."""
+    value, own_value = given.partition("=")[2], own.partition("=")[2]
+    if given_key == own_key:
+        return value != own_value
+    contains = value.startswith("{") and own_key.startswith(f"{given_key}.")
+    return contains or (own_value.startswith("{") and given_key.startswith(f"{own_key}."))
+
+
+def _multiple(arm: str, override: str, factor: str, of: str | None) -> str:
+    """The multiple of the value in the override `of`: a whole number if that is one. Raises ConfigError."""
+    value = (of or "").partition("=")[2]
+    if not re.fullmatch(r"\d+(\.\d+)?(e[+-]?\d+)?", value):
+        raise ConfigError(
+            f"sweep.arms.{arm}: {override}: a multiple needs a number in sweep.base or on the command line, not "
+            f"{of or 'nothing'}"
+        )
+    product = float(factor) * float(value)
+    return str(max(1, round(product))) if value.isdigit() else repr(product)
+
+
+def with_equal_looks(study: Study, configs: dict[str, Config]) -> tuple[Study, dict[str, Config]]:
+    """The study and its resolved arms with the same evaluations for all arms of an environment.
+
+    A value that overrides give counts for all; else every cell is evaluated as often as the arm whose default is most
+    often, with the most episodes. Raises ConfigError if the arms' overrides give different values."""
+    more: dict[str, list[str]] = {arm.name: [] for arm in study.arms}
+    for name, choose in LOOKS.items():
+        key = f"evaluation.{name}"
+        by_env: dict[str, list[Arm]] = {}
+        for arm in study.arms:
+            if getattr(configs[arm.name].evaluation, name) is not None:
+                by_env.setdefault(configs[arm.name].env.id, []).append(arm)
+        for same_env in by_env.values():
+            values = {arm.name: getattr(configs[arm.name].evaluation, name) for arm in same_env}
+            given = {arm.name: values[arm.name] for arm in same_env if any(_key(o) == key for o in arm.overrides)}
+            if len(set(given.values())) > 1:
+                listed = ", ".join(f"{arm}: {value}" for arm, value in given.items())
+                raise ConfigError(
+                    f"{key}: the arms have different values ({listed}), and arms that are evaluated differently cannot "
+                    "be compared; give one value in sweep.base"
+                )
+            common = next(iter(given.values()), None) or choose(values.values())
+            for arm in same_env:
+                if values[arm.name] != common:
+                    more[arm.name].append(f"{key}={common}")
+                    changed: dict[str, Any] = {name: common}
+                    evaluation = replace(configs[arm.name].evaluation, **changed)
+                    configs = {**configs, arm.name: replace(configs[arm.name], evaluation=evaluation)}
+    arms = tuple(arm._replace(overrides=(*arm.overrides, *more[arm.name])) for arm in study.arms)
+    return replace(study, arms=arms), configs
 
 
 def study_name(arguments: list[str]) -> str:
@@ -118,7 +202,7 @@ def merged(*overrides: list[str] | tuple[str, ...]) -> list[str]:
     """All overrides in order; if a key occurs twice, the last one counts."""
     by_key: dict[str, str] = {}
     for override in map(with_new_name, itertools.chain(CELL_DEFAULTS, *overrides)):
-        key = override.partition("=")[0].lstrip("+~")
+        key = _key(override)
         by_key.pop(key, None)
         by_key[key] = override
     return list(by_key.values())
@@ -146,10 +230,16 @@ def refuse_incomparable(configs: dict[str, Config]) -> None:
             raise ConfigError(
                 f"evaluation.every_steps=null: cells of {arm} would not be evaluated; give a number of steps"
             )
+        if config.evaluation.every_seconds is not None:
+            raise ConfigError(
+                f"evaluation.every_seconds={config.evaluation.every_seconds:g}: cells of a sweep are evaluated at the "
+                "same steps, so that they can be compared; give evaluation.every_steps"
+            )
     compared: dict[str, Callable[[Config], Any]] = {
         **{f"env.{switch}": partial(_switch, switch) for switch in GAME_SWITCHES},
         "evaluation.horizon": evaluation_horizon,
         "evaluation.action": lambda c: str(c.evaluation.action),
+        "evaluation.at_start": lambda c: c.evaluation.at_start,
         "env.kwargs": lambda c: c.env.kwargs,  # they change the task, but not its name
     }
     for key, value in compared.items():

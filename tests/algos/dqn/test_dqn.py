@@ -24,6 +24,7 @@ from ablate.nn import precision
 from ablate.parallel import heartbeat
 from ablate.parallel.shared import Command
 from ablate.parallel.supervisor import ChildFailed
+from ablate.play.evaluator import Snapshot
 from ablate.play.evaluator import test_process as evaluating_process
 from ablate.records.schema import EPISODES, EVALUATIONS, UPDATES
 from ablate.runs.plan import plan
@@ -335,7 +336,8 @@ def test_a_test_process_does_not_count_the_time_before_training(
             job.shared.command = Command.abandon
 
     monkeypatch.setattr("ablate.play.evaluator.time.sleep", pause)
-    evaluating_process(messages.append, config, job.spec, job.architecture, tmp_path, job.shared, 0)
+    start = Snapshot.of(job.shared, job.shared.counters())
+    evaluating_process(messages.append, config, job.spec, job.architecture, tmp_path, job.shared, 0, start)
     assert before == [0, 0, 0, 0, 0, 1, 2, 3, 4]
 
 
