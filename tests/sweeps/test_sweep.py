@@ -181,8 +181,8 @@ REFUSED_STUDIES: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
     (STUDY_FILE, ("workers=3",), "workers=3: the arm w2 is about workers=2, which this would undo; change the study's"),
     (STUDY_FILE, ("total_steps=500",), "total_steps=500: the arm w4 is about total_steps=2000, which this would undo"),
     (
-        changed("arms", "w2", "overrides", ["evaluation.horizon=3"]), ("evaluation={horizon: 5}",),
-        "evaluation={horizon: 5}: the arm w2 is about evaluation.horizon=3, which this would undo",
+        changed("arms", "w2", "overrides", ["+env.kwargs.g=3"]), ("env=gymnasium", "+env.kwargs={g: 5}"),
+        "+env.kwargs={g: 5}: the arm w2 is about +env.kwargs.g=3, which this would undo",
     ),
     (
         changed("arms", "w2", "overrides", ["workers=x2"]), (),
