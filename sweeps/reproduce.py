@@ -40,7 +40,8 @@ def draw(folders: list[Path]) -> None:
     import pandas as pd
 
     from ablate.analysis.load import load_sweep
-    from ablate.analysis.sweep_figures import draw_arms, save
+    from ablate.analysis.sweep_figures import draw_arms, encode
+    from ablate.records.files import replace_atomically
 
     sweeps = [load_sweep(folder) for folder in folders]
     tables = ("cells", "episodes", "evaluations")
@@ -51,7 +52,8 @@ def draw(folders: list[Path]) -> None:
         **{name: pd.concat([getattr(sweep, name) for sweep in sweeps], ignore_index=True) for name in tables},
     )
     path = folders[0].with_name("-".join(folder.name for folder in folders))
-    save(draw_arms(both), path)
+    for kind, content in encode(draw_arms(both)).items():
+        replace_atomically(path.with_name(f"{path.name}.{kind}"), content)
     print(f"the report's six panels: {path}.png")
 
 

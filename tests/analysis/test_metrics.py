@@ -339,6 +339,15 @@ def test_curves_of_evaluations_share_a_grid_without_extrapolation() -> None:
     assert own.groupby("arm")["x"].max().to_dict() == {"a": 400, "b": 300}
 
 
+def test_curves_of_equal_training_are_equal_whatever_their_cadence() -> None:
+    """Between its evaluations, the arm with few of them was drawn as a straight line, above or below the other."""
+    points: Points = {(arm, 1): [(x, x**0.5) for x in range(0, 10_001, n)] for arm, n in (("a", 500), ("b", 2500))}
+    table = curves(sweep_of(points), Source.evaluations, Axis.global_step)
+    for _, rows in table.groupby("arm"):
+        assert rows["x"].tolist() == [0, 2500, 5000, 7500, 10_000]
+        np.testing.assert_allclose(rows["score"], rows["x"] ** 0.5)
+
+
 def test_curves_of_training_are_means_over_bins_or_the_value_before() -> None:
     many = [(x, float(x)) for x in range(1, 1001)]
     table = curves(sweep_of(TWO, {("a", 1): many, ("a", 2): many[:800]}), Source.episodes, Axis.global_step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import ROOT
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
@@ -266,6 +268,13 @@ def test_each_environment_has_figures_of_its_own(tmp_path: Path) -> None:
     assert {"arms_training_pendulum_v1", "arms_training_cartpole_v1"} <= set(listed)
     figure = listed["arms_training_cartpole_v1"].draw()
     assert [ax.get_title() for ax in figure.axes] == ["pole  (n = 2)"]
+
+
+def test_the_reproduction_draws_the_arms_of_both_studies(tmp_path: Path) -> None:
+    folders = [write_sweep(tmp_path / name, {arm: {}}, range(2), EPISODES) for name, arm in (("a", "x"), ("b", "y"))]
+    runpy.run_path(str(ROOT / "sweeps/reproduce.py"))["draw"](folders)
+    for kind, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
+        assert (folders[0].parent / f"{folders[0].name}-{folders[1].name}.{kind}").read_bytes().startswith(start)
 
 
 def test_a_sweep_without_a_completed_cell_refuses_each_figure(tmp_path: Path) -> None:

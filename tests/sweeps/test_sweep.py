@@ -194,7 +194,7 @@ REFUSED_STUDIES: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
     ),
     (
         changed("arms", "w2", "overrides", ["workers=2", "evaluation.every_steps=250"]), (),
-        "evaluation.every_steps: the arms have different values (w2: 250, w4: 500), and arms that are evaluated",
+        "evaluation.every_steps: the arms have different values (w2: 250, w4: 500), so their scores cannot",
     ),
     (STUDY_FILE, ("evaluation.every_seconds=5",), "evaluation.every_seconds=5: cells of a sweep are evaluated at"),
     (STUDY_FILE, ("workers=1,2",), "workers=1,2: the study already has the arms w2, w4; give one value"),

@@ -386,9 +386,9 @@ def moving_average(score: np.ndarray) -> np.ndarray:
 def curves(sweep: Sweep, source: Source, x: Axis, budget: Budget = Budget.equal) -> pd.DataFrame:
     """The cells' curves on the points of their common span: arm, seed, x, score.
 
-    With budget=own, each arm has its own span. Evaluations are interpolated between neighbours, from where every cell
-    has one. For training episodes, a point is the mean over the bin that ends at x, or the previous value if no episode
-    ended in the bin."""
+    With budget=own, each arm has its own span. Evaluations are read at the points of the span, interpolated between
+    neighbours. For training episodes, a point is the mean over the bin that ends at x, or the previous value if no
+    episode ended in the bin."""
     by_cell = cell_curves(sweep, source, x)
     arms = list(dict.fromkeys(arm for arm, _ in by_cell))
     parts = []
@@ -404,8 +404,9 @@ def curves(sweep: Sweep, source: Source, x: Axis, budget: Budget = Budget.equal)
 def _on_grid(by_cell: dict[Cell, Curve], source: Source, span: Span) -> list[pd.DataFrame]:
     by_cell = {cell: (x, score) for cell, (x, score) in by_cell.items() if x[0] <= span.end}
     if source is Source.evaluations:
-        start = max(x[0] for x, _ in by_cell.values())
-        grid = np.linspace(start, span.end, POINTS) if start < span.end else np.array([span.end])
+        grid = span.points(span.end)  # between two evaluations, a curve that is looked at more often has more to show
+        if len(grid) > POINTS:
+            grid = np.linspace(grid[0], span.end, POINTS)
         on_grid = {cell: np.interp(grid, x, score) for cell, (x, score) in by_cell.items()}
     else:
         bins = min(POINTS, *(int(np.searchsorted(x, span.end, side="right")) for x, _ in by_cell.values()))

@@ -172,8 +172,8 @@ def with_equal_looks(study: Study, configs: dict[str, Config]) -> tuple[Study, d
             if len(set(given.values())) > 1:
                 listed = ", ".join(f"{arm}: {value}" for arm, value in given.items())
                 raise ConfigError(
-                    f"{key}: the arms have different values ({listed}), and arms that are evaluated differently cannot "
-                    "be compared; give one value in sweep.base"
+                    f"{key}: the arms have different values ({listed}), so their scores cannot be compared; give one "
+                    "value for all arms"
                 )
             common = next(iter(given.values()), None) or choose(values.values())
             for arm in same_env:
