@@ -108,7 +108,7 @@ def test_the_package_imports_neither_benchmarks_nor_plugins() -> None:
 
 @pytest.mark.parametrize("module", sorted(m for m in MODULES if m.startswith("analysis")))
 def test_analysis_reads_only_files(module: str) -> None:
-    files = {"records.schema", "records.files", "records.study_file"}
+    files = {"records.schema", "records.files", "records.run_files", "records.study_file"}
     folders = {i if i in files else i.split(".")[0] for i in imports_of(MODULES[module])}
     assert folders <= {*GROUND, "config", "analysis"} | files
     assert "torch" not in packages_imported_by(MODULES[module])

@@ -32,7 +32,7 @@ from ablate.play import random_policy
 from ablate.play.policy import Policy
 from ablate.records.checkpoint import Checkpoint, write_checkpoint
 from ablate.records.files import write_json
-from ablate.records.manifest import write_manifest, write_status
+from ablate.records.manifest import StillThere, write_manifest, write_status
 from ablate.records.schema import COLUMNS, EPISODES, EVALUATIONS, LAST_CHECKPOINT, MANIFEST, STUDY, UPDATES
 from ablate.runs.plan import Resolved, plan
 from ablate.seeding import Role, generator
@@ -71,7 +71,7 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: None) -> Path
     parameters = initial_parameters(architecture_of(config.model, spec), generator(1, Role.parameters))
     state = {
         "config": to_dict(config), "env_spec": asdict(spec), "counters": Counters()._asdict(), "workers": {},
-        "evaluations_done": 0, "starts": 0,
+        "evaluations_done": 0, "starts": 0, "wall_time_s": 0.0, "moving_average": None, "turns": [],
     }  # fmt: skip
     write_checkpoint(folder / LAST_CHECKPOINT, Checkpoint({"parameters": parameters}, state))
     write_manifest(folder, config, [], [])
@@ -127,15 +127,19 @@ def test_resuming_imports_a_module_only_if_the_user_names_it(theirs: Path, argum
 
 
 def test_reproducing_imports_a_module_only_if_the_user_names_it(theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run itself is left out. A forged hash cannot lead out of outputs/reproduced."""
+    """The run itself is left out. A forged manifest is one line, and its hash cannot lead out of outputs/reproduced."""
     manifest = json.loads((theirs / MANIFEST).read_text())
-    write_json(theirs / MANIFEST, {**manifest, "config_hash": "../../x", "overrides": 3, "versions": [1], "machine": 0})
+    for key, value in {"overrides": 3, "versions": [1], "machine": 0}.items():
+        write_json(theirs / MANIFEST, {**manifest, key: value})
+        with pytest.raises(ConfigError, match=f"{MANIFEST}: damaged: {key}"):
+            reproduce.reproduce([f"reproduce={theirs}"])
+    write_json(theirs / MANIFEST, {**manifest, "config_hash": "../../x"})
     write_status(theirs, "completed", "", Counters())
     runs: list[Path] = []
 
-    def record(resolved: Resolved, folder: Path, overrides: list[str]) -> None:
+    def record(resolved: Resolved, folder: Path, overrides: list[str], still_there: StillThere) -> None:
         runs.append(folder)
-        shutil.copytree(theirs, folder)
+        shutil.copytree(theirs, folder, dirs_exist_ok=True)
 
     monkeypatch.setattr(reproduce, "run", record)
     monkeypatch.setattr(reproduce, "OUTPUTS", theirs.parent / "outputs")

@@ -34,3 +34,8 @@ def shown(path: Path) -> str:
         return str(path.relative_to(STARTED_IN))
     except ValueError:
         return str(path)
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the nearest of its parents that exists."""
+    return next(place for place in (path, *path.absolute().parents) if os.path.exists(place))

@@ -52,7 +52,7 @@ class LocalLauncher(Launcher):
             if prepared is None and waiting:  # compose the next cell while others run
                 index, overrides = waiting.popleft()
                 composed, job = self._compose(list(overrides), initial_job_idx + index)
-                config = plan_job(composed, list(job.overrides or [])).config
+                config = plan_job(composed, list(job.overrides or []), folder=stop.parent).config
                 prepared = (index, config, job)
             if prepared and capacity.take(prepared[0], prepared[1]):
                 index, config, job = prepared

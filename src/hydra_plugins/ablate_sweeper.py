@@ -44,14 +44,15 @@ class AblateSweeper(Sweeper):
         study = expand(arguments, sweep_settings(self._config), self._config.seed)
         launcher = self._config.hydra.runtime.choices["hydra/launcher"]
         local = launcher in ("local", "basic")
-        configs, notes = plan_arms(study, self._context.config_loader, self._config, here=local)
+        folder = Path(self._config.hydra.sweep.dir).absolute()
+        configs, notes = plan_arms(study, self._context.config_loader, self._config, local, folder)
         study, configs = with_equal_looks(replace(study, source=self._study_file()), configs)
-        plan = planning.make_plan(study, configs, Path(self._config.hydra.sweep.dir).absolute())
+        plan = planning.make_plan(study, configs, folder)
         for note in notes:
             print(f"note      {note}", file=sys.stderr)
         refuse_unmakeable("hydra.sweep.dir", plan.folder)  # also a dry run must find that it cannot be made
         if not study.settings.dry_run:
-            sweep.refuse_a_second(plan.folder)  # before the probes of `estimate` slow down the first sweep
+            sweep.refuse_folder(plan.folder)  # before the probes of `estimate` take time, or slow down another sweep
         todo = [plan.configs[cell.arm] for cell in plan.to_run]
         parallel = None
         if launcher == "local" and todo:

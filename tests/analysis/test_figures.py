@@ -16,6 +16,7 @@ from ablate.analysis.figures import draw_learning_curve, evaluation_means, learn
 from ablate.analysis.load import Run, load_run
 from ablate.config.schema import ConfigError
 from ablate.records.csv_writer import CsvWriter
+from ablate.records.run_files import Manifest
 from ablate.records.schema import (
     COLUMNS,
     EPISODES,
@@ -54,8 +55,8 @@ def make_run(rewards: np.ndarray, evaluations: list[list[float]] | None = None, 
     ]
     return Run(
         folder=Path("a run"),
-        manifest={"config": {**CONFIG, **settings}},
-        status={},
+        manifest=Manifest(config={**CONFIG, **settings}),
+        status=None,
         episodes=episodes,
         updates=pd.DataFrame(columns=list(COLUMNS[UPDATES])),
         evaluations=pd.DataFrame(rows, columns=list(COLUMNS[EVALUATIONS])).astype(
@@ -109,14 +110,14 @@ def test_the_interval_is_students_t() -> None:
 )
 def test_the_title_says_what_was_run(workers: int | None, cpus: int, crew: str) -> None:
     run = make_run(np.zeros(3), workers=workers)
-    run.manifest["machine"] = {"cpus": cpus}
+    run.manifest.machine["cpus"] = cpus
     assert title(run) == f"A3C · Pendulum-v1 · {crew} · interleaved · manual · seed 7"
     assert draw_learning_curve(run).get_suptitle() == title(run)
 
 
 def test_a_title_without_its_settings_is_refused() -> None:
     run = make_run(np.zeros(3))
-    del run.manifest["config"]["backend"]
+    del run.manifest.config["backend"]
     with pytest.raises(ConfigError, match="no backend"):
         draw_learning_curve(run)
 
@@ -203,7 +204,7 @@ def test_the_file_is_replaced_whole_and_no_temporary_file_is_left(
 
 def write_run(folder: Path, run: Run) -> Path:
     folder.mkdir()
-    (folder / MANIFEST).write_text(json.dumps(run.manifest))
+    (folder / MANIFEST).write_text(json.dumps({"config": run.manifest.config}))
     for name, table in ((EPISODES, run.episodes), (EVALUATIONS, run.evaluations)):
         writer = CsvWriter(folder / name)
         for row in table.itertuples(index=False, name=None):

@@ -44,7 +44,8 @@ def test_what_the_writer_wrote_comes_back(folder: Path) -> None:
     write(folder / UPDATES, [(100, 1000, 0.5, float("nan"), 1e-4)], columns)
     write(folder / EVALUATIONS, [(1, 1000, 100, 0.5, 1, -300.0, 200, None, "mode, raw")])
     run = load_run(folder)
-    assert run.status == {"state": "completed"}
+    assert run.status is not None
+    assert run.status.state == "completed"
     assert run.torn == 0
     assert list(run.episodes.itertuples(index=False, name=None)) == EPISODE_ROWS
     assert run.episodes.dtypes.astype(str).tolist() == (
@@ -58,7 +59,7 @@ def test_what_the_writer_wrote_comes_back(folder: Path) -> None:
 
 def test_tables_that_are_not_there_are_empty_with_columns_and_types(folder: Path) -> None:
     run = load_run(folder)
-    assert (run.status, run.torn) == ({}, 0)
+    assert (run.status, run.torn) == (None, 0)
     for table, name in ((run.updates, UPDATES), (run.evaluations, EVALUATIONS)):
         assert table.empty
         assert tuple(table.columns) == COLUMNS[name]
@@ -182,14 +183,6 @@ def test_torn_and_empty_lines_of_cells_shift_no_row_to_another_cell(sweep: Path)
     pd.testing.assert_frame_equal(loaded.episodes, whole.episodes)
     pd.testing.assert_frame_equal(loaded.evaluations, whole.evaluations)
     assert (whole.torn, loaded.torn) == (0, 2)
-
-
-def test_a_damaged_file_of_a_cell_is_named(sweep: Path) -> None:
-    append(sweep / "b/seed=1" / EPISODES, "21,0,x,4,5,6,7,8,True,False\n")
-    with pytest.raises(ConfigError) as refusal:
-        load_sweep(sweep)
-    assert str(sweep / "b/seed=1" / EPISODES) in str(refusal.value)
-    assert "\n" not in str(refusal.value)
 
 
 def test_a_sweep_with_some_of_its_arms(sweep: Path) -> None:

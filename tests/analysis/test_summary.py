@@ -535,7 +535,11 @@ def test_environments_have_baselines_and_tables_of_their_own(tmp_path: Path) -> 
 def test_resumed_and_repeated_cells_are_noted(tmp_path: Path) -> None:
     folder = small(tmp_path)
     manifest = folder / "good/seed=2/manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "resumes": [{}]}))
+    manifest.write_text(
+        json.dumps(
+            {**json.loads(manifest.read_text()), "resumes": [{"from": {"updates": 0, "steps": 0, "episodes": 0}}]}
+        )
+    )
     cell = folder / "bad/seed=4/cell.json"
     (attempt,) = json.loads(cell.read_text())["attempts"]
     cell.write_text(json.dumps({"attempts": [{**attempt, "outcome": "failed"}, attempt]}))

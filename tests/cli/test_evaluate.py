@@ -23,6 +23,7 @@ from ablate.envs.make import spec_of
 from ablate.envs.reference_scores import SCORES, reference_scores
 from ablate.nn.architecture import architecture_of, initial_parameters
 from ablate.play.episodes import Episode
+from ablate.play.policy import Policy
 from ablate.records.checkpoint import Checkpoint, write_checkpoint
 from ablate.records.schema import LAST_CHECKPOINT
 from ablate.seeding import Role, generator
@@ -142,6 +143,48 @@ def test_bad_options_are_refused_in_one_line(arguments: list[str], words: str) -
         evaluate.read_options(arguments)
     assert str(refusal.value).startswith(words)
     assert "\n" not in str(refusal.value)
+
+
+def no_room(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_scores_are_printed_whatever_happens_to_their_file(
+    from_the_start: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If it cannot be written from the start, a note says so before the first episode."""
+    run = saved_run(tmp_path / "run", config_of("env=cartpole"))
+    monkeypatch.setattr("sys.argv", ["src/evaluate.py", f"run={run}", "episodes=2"])
+    if from_the_start:
+        monkeypatch.setattr("ablate.records.files.tempfile.TemporaryFile", no_room)
+    monkeypatch.setattr(evaluate, "replace_atomically", no_room)
+    assert evaluate.program() == 1
+    printed = capsys.readouterr()
+    assert "return   mean " in printed.out
+    assert printed.err.splitlines()[from_the_start:] == [
+        "failed: the scores above could not be written: [Errno 28] No space left on device"
+    ]
+    note = f"note     {run}: no file can be written in {run} (No space left on device): the scores are only printed"
+    assert (printed.err.splitlines()[0] == note) == from_the_start
+
+
+def test_a_video_that_could_not_be_written_is_refused_before_playing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = saved_run(tmp_path / "run", config_of("env=cartpole"))
+    (run / "videos").write_text("in its place")
+    monkeypatch.setattr("sys.argv", ["src/evaluate.py", f"run={run}", "episodes=2", "frames=true"])
+    assert evaluate.program() == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"{run / 'videos'}: {run / 'videos'} is no folder; give another one\n"
+
+
+def test_a_checkpoint_whose_parameters_do_not_fit_is_refused(tmp_path: Path) -> None:
+    run = saved_run(tmp_path / "run", config_of("env=cartpole"), parameters=np.zeros(1, np.float32))
+    with pytest.raises(ConfigError, match=r"^the checkpoint has 1 parameters, and its network needs \d+$"):
+        Policy.load(run)
 
 
 @pytest.mark.slow

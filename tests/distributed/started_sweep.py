@@ -11,7 +11,7 @@ from typing import Any
 from processes import Run, all_processes, command_of, count_rows, is_spawned, parent_of
 
 from ablate.records.checkpoint import read_checkpoint
-from ablate.records.manifest import read_manifest
+from ablate.records.run_files import read_manifest
 from ablate.records.schema import CELL, EPISODES, LAST_CHECKPOINT
 
 FAULTS = {"raises": "Raises", "exits": "OsExit3", "hangs": "Hangs"}
@@ -92,4 +92,4 @@ def five_good_and_four_bad() -> dict[str, list[str]]:
 
 def resumed_from(sweep: Sweep, arm: str) -> int:
     """The number of episodes from which the cell's last attempt continued."""
-    return read_manifest(sweep.cell(arm))["resumes"][-1]["from"]["episodes"]
+    return read_manifest(sweep.cell(arm)).resumes[-1].since.episodes

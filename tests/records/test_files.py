@@ -32,7 +32,7 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints/last.safetensors"
     state = {"config": to_dict(config_of()), "random": {"state": 2**127 + 1}, "moving_average": 0.1 + 0.2}
     write_checkpoint(path, Checkpoint(TENSORS, state))
-    tensors, read = read_checkpoint(path)
+    tensors, read = read_checkpoint(path, None)
     assert tensors.keys() == TENSORS.keys()
     for name in TENSORS:
         np.testing.assert_array_equal(tensors[name], TENSORS[name])
@@ -46,7 +46,7 @@ def test_another_version_is_refused_in_one_line(tmp_path: Path, monkeypatch: pyt
         patch.setattr(checkpoint, "CHECKPOINT_VERSION", 1)
         write_checkpoint(path, Checkpoint(TENSORS, {}))
     with pytest.raises(ConfigError, match=f"^{path}: checkpoint version 1, but .* reads version 3; .*train again$"):
-        read_checkpoint(path)
+        read_checkpoint(path, None)
 
 
 def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
     for i in range(len(whole)):
         path.write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
         try:
-            tensors, state = read_checkpoint(path)
+            tensors, state = read_checkpoint(path, None)
         except (ConfigError, ValueError, KeyError):
             continue
         # padding in the header may change without a change of what is read
@@ -70,7 +70,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(content: bytes, tmp
     path = tmp_path / "last.safetensors"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="not a whole checkpoint"):
-        read_checkpoint(path)
+        read_checkpoint(path, None)
     with pytest.raises(ConfigError, match="no such run or checkpoint"):
         find_checkpoint(tmp_path / "nowhere")
 

@@ -128,7 +128,7 @@ def test_a_restored_replay_continues_bit_for_bit(name: str, events: int, tmp_pat
     learn(driver.replay)
     state = driver.replay.state()
     write_checkpoint(tmp_path / "checkpoint", Checkpoint(state.tensors, state.state))
-    read = read_checkpoint(tmp_path / "checkpoint")
+    read = read_checkpoint(tmp_path / "checkpoint", None)
 
     restored = make(name, 120, 2, 4, 3)
     restored.restore(read.state, read.tensors)

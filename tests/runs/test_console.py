@@ -10,7 +10,7 @@ import pytest
 from helpers import ROOT
 
 from ablate import paths
-from ablate.records.manifest import read_status
+from ablate.records.run_files import read_status
 
 SETTINGS = (
     "env=cartpole", "backend=manual", "schedule=interleaved", "workers=1", "max_episodes=3", "figures=false",
@@ -30,7 +30,9 @@ def test_a_run_completes_though_nobody_reads_its_output(stdout: str, tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert read_status(tmp_path / "run")["state"] == "completed"
+    status = read_status(tmp_path / "run")
+    assert status is not None
+    assert status.state == "completed"
 
 
 def test_a_path_means_the_same_after_hydra_has_changed_the_folder(

@@ -30,7 +30,7 @@ from ablate.config.schema import ConfigError
 from ablate.parallel.shared import SharedState
 from ablate.parallel.supervisor import ABANDON_S, Child, Supervisor
 from ablate.records.checkpoint import read_checkpoint
-from ablate.records.manifest import read_manifest
+from ablate.records.run_files import read_manifest
 from ablate.records.schema import EVALUATIONS, LAST_CHECKPOINT, STATUS
 
 HANG_TIMEOUT_S = 3.0
@@ -310,7 +310,7 @@ def test_a_run_with_a_fault_ends_properly_and_can_be_resumed(
     assert status["state"] == fault.state, run.errors
     assert re.search(fault.reason.replace("WORKER", worker), status["reason"])
     assert status["pid"] == run.process.pid
-    assert read_manifest(run.folder)["config"]["backend"] == backend
+    assert read_manifest(run.folder).config["backend"] == backend
     if fault.state == "failed":
         assert f"failed: {status['reason']}" in run.errors
     else:
@@ -573,7 +573,7 @@ def test_two_runs_started_in_one_folder_do_not_mix(start: Callable[..., Run], tm
     codes = [run.exit_code() for run in runs]
     assert sorted(codes) == [0, 2]
     winner = codes.index(0) + 1
-    assert read_manifest(runs[0].folder)["config"]["seed"] == winner
+    assert read_manifest(runs[0].folder).config["seed"] == winner
     assert runs[0].status()["state"] == "completed"
 
 

@@ -27,16 +27,17 @@ from ablate.analysis.summary import summarise
 from ablate.cli import hydra_app
 from ablate.cli.arguments import complete_arguments, quoted
 from ablate.cli.compose import compose_and_plan
+from ablate.cli.plot import redraw
 from ablate.cli.resolvers import register
 from ablate.config.choices import ScoreUnit, Source, Statistic
 from ablate.config.schema import ConfigError, MetricConfig, SweepConfig
 from ablate.config.serial import to_dict
 from ablate.records.files import write_json
 from ablate.records.manifest import write_status
-from ablate.records.schema import CELL, COLUMNS, MANIFEST, STATUS, STUDY, STUDY_SOURCE
+from ablate.records.schema import CELL, COLUMNS, EPISODES, MANIFEST, STATUS, STUDY, STUDY_SOURCE
 from ablate.runs.run import RunFailed
-from ablate.sweeps.plan import SweepPlan, estimate, make_plan, share_done
-from ablate.sweeps.run import run
+from ablate.sweeps.plan import SweepPlan, describe, estimate, make_plan, share_done
+from ablate.sweeps.run import refuse_folder, run
 from ablate.sweeps.study import expand
 from ablate.types import Counters
 from hydra_plugins.ablate_sweeper import AblateSweeper
@@ -140,7 +141,7 @@ def as_completed(plan: SweepPlan) -> SweepPlan:
     for cell in plan.cells:
         cell.folder.mkdir(parents=True, exist_ok=True)
         write_json(cell.folder / MANIFEST, {"config": to_dict(replace(plan.configs[cell.arm], seed=cell.seed))})
-        write_status(cell.folder, "completed", "total_steps=1000 reached", Counters(100, 1000, 5))
+        write_status(cell.folder, "completed", "total_steps=1000 reached", Counters(0, 1000, 0))
         for name in ("episodes.csv", "updates.csv", "evaluations.csv"):
             (cell.folder / name).write_text(",".join(COLUMNS[name]) + "\n")
     return plan
@@ -555,6 +556,64 @@ def test_a_damaged_cell_json_of_a_completed_cell_does_no_harm(content: bytes, pl
     assert estimate(more).seconds == {"w2": 10.0, "w4": 10.0}
     assert estimate(more).source == "3 completed cells"
     assert set(load_sweep(plan.folder).cells["state"]) == {"completed"}
+
+
+def test_a_completed_cell_with_a_short_table_is_trained_again(
+    plan_of: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = swept(plan_of("study")).cells[0]
+    (cell.folder / EPISODES).unlink()
+    plan = plan_of("study")
+    assert [(cell.name, cell.state) for cell in plan.to_run] == [("w2 seed=0", "damaged")]
+    text = describe(plan, "local", 1, None)
+    assert "3 completed, 1 to run (1 damaged before)" in text
+    missing = f"{cell.folder / EPISODES}: damaged: the run has completed, but there is no such file"
+    assert f"damaged   {missing}; the cell is trained again" in text
+
+
+# Disks.
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_report_that_cannot_be_written_is_one_line(plan_of: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of("study")
+    monkeypatch.setattr("ablate.analysis.summary.replace_atomically", full)
+    with pytest.raises(RunFailed) as failure:
+        swept(plan)
+    assert str(failure.value) == (
+        "the report could not be written ([Errno 28] No space left on device); the cells' results are safe, and "
+        f"python src/plot.py {plan.folder} writes it again"
+    )
+    monkeypatch.undo()
+    assert len(redraw(plan.folder)) > 0
+    assert plan_of("study").to_run == []
+
+
+def test_a_study_that_cannot_be_written_is_one_line(plan_of: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablate.records.study_file.write_json", full)
+    with pytest.raises(
+        RunFailed, match=r"invented: a file could not be written \(.*No space left.*\); repeat the comm"
+    ):
+        run(plan_of("study"), lambda jobs: [], lambda cell: [])
+
+
+@pytest.mark.parametrize("place", ["tempfile.TemporaryDirectory", "run_cell"])
+def test_a_sweep_that_cannot_probe_has_no_estimate(
+    place: str, plan_of: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(f"ablate.sweeps.plan.{place}", full)
+    assert estimate(plan_of("study")) is None
+    assert "no estimate: the probe failed ([Errno 28] No space left on device)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["file", "file/sweep"])
+def test_a_sweeps_folder_is_refused_before_the_probes(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=rf"^hydra.sweep.dir={tmp_path / folder}: {tmp_path}/file is no folder; give"):
+        refuse_folder(tmp_path / folder)
 
 
 # What other sweeps do meanwhile.

@@ -460,9 +460,10 @@ def test_incomplete_cells_with_damaged_files_run_again(sweep: Callable[..., Swee
     assert (set(done.cells["state"]), done.torn) == ({"completed"}, 0)
     for cell in cells:
         tables = load_run(one.cell(cell))
-        assert tables.status["episodes"] > 70
-        assert tables.episodes["episode"].tolist() == list(range(1, tables.status["episodes"] + 1))
-        assert tables.updates["update"].tolist() == list(range(10, tables.status["updates"] + 1, 10))
+        assert tables.status is not None
+        assert tables.status.episodes > 70
+        assert tables.episodes["episode"].tolist() == list(range(1, tables.status.episodes + 1))
+        assert tables.updates["update"].tolist() == list(range(10, tables.status.updates + 1, 10))
         assert set(tables.evaluations["evaluation"]) == {1, 2}
     assert_nothing_is_left(one, again)
 

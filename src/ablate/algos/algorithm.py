@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from ablate.config.choices import Backend
@@ -71,10 +72,10 @@ class Algorithm(ABC):
         Raises ConfigError."""
         return config
 
-    def memory_note(self, config: Config, spec: EnvSpec) -> str:
-        """What the run will keep in memory, in words; empty if it is little.
+    def memory_note(self, config: Config, spec: EnvSpec, folder: Path) -> str:
+        """What the run will keep in memory, or in files in `folder`, in words; empty if it is little.
 
-        Raises ConfigError if this machine does not have it."""
+        Raises ConfigError if this machine or disk does not have it."""
         return ""
 
     def steps_at_once(self, config: Config) -> int:

@@ -61,7 +61,7 @@ def draw_learning_curve(run: Run) -> Figure:
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03)
         figure = Figure(figsize=(11, 4.8), layout=layout)
         left, right = figure.subplots(1, 2, sharey=True)
-        env_id = run.manifest.get("config", {}).get("env", {}).get("id", "")
+        env_id = run.setting("env.id")
         per_step = default_score_unit(env_id) is ScoreUnit.reward_per_step
         scores = pd.DataFrame(
             {
@@ -75,7 +75,7 @@ def draw_learning_curve(run: Run) -> Figure:
         _episodes(left, scores, "episode")
         _episodes(right, scores, "global_step")
         _evaluations(right, evaluations)
-        published = [] if per_step else draw_published(right, run.manifest.get("config", {}))
+        published = [] if per_step else draw_published(right, run.manifest.config)
         left.set(xlabel="episode", ylabel="average reward per step" if per_step else "episodic return")
         right.set(xlabel="environment steps")
         for ax in (left, right):
@@ -98,10 +98,10 @@ def draw_learning_curve(run: Run) -> Figure:
 
 def title(run: Run) -> str:
     """The run's settings in one line: A3C · Pendulum-v1 · 4 workers · async · manual · seed 1."""
-    if run.manifest.get("config", {}).get("replay"):  # one learner, so the replay is named instead
+    if run.manifest.config.get("replay"):  # one learner, so the replay is named instead
         experience = f"{run.setting('replay.name')} replay"
     else:
-        workers = run.setting("workers") or run.manifest.get("machine", {}).get("cpus")  # null: one per CPU
+        workers = run.setting("workers") or run.manifest.machine.get("cpus")  # null: one per CPU
         experience = "one worker per CPU" if workers is None else f"{workers} worker{'s' * (workers != 1)}"
     parts = (
         str(run.setting("algo.name")).upper(), run.setting("env.id"), experience, run.setting("schedule"),

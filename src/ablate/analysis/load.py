@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,16 +14,17 @@ import pandas as pd
 
 from ablate.config.choices import ScoreUnit, Until
 from ablate.config.schema import ConfigError
-from ablate.records.schema import (
-    CELL,
-    EPISODES,
-    EVALUATIONS,
-    MANIFEST,
-    STATUS,
-    UPDATES,
-    cell_folder,
-    columns_of,
+from ablate.records.files import is_file, read_file
+from ablate.records.run_files import (
+    Attempt,
+    Manifest,
+    Status,
+    read_attempts,
+    read_manifest,
+    read_status,
+    refuse_short,
 )
+from ablate.records.schema import EPISODES, EVALUATIONS, MANIFEST, UPDATES, cell_folder, columns_of
 from ablate.records.study_file import StudyFile, read_study
 
 # Columns not named here are float64. `horizon` is empty if an evaluation episode has no limit.
@@ -40,8 +41,8 @@ class Run:
     """The content of one run's folder. A table without rows still has its columns."""
 
     folder: Path
-    manifest: dict[str, Any]
-    status: dict[str, Any]  # empty if the run ended before it wrote one
+    manifest: Manifest
+    status: Status | None  # None if the run ended before it wrote one
     episodes: pd.DataFrame
     updates: pd.DataFrame
     evaluations: pd.DataFrame
@@ -51,7 +52,7 @@ class Run:
         """The value of a dotted key of the run's resolved configuration.
 
         Raises ConfigError if the manifest has no such key."""
-        value: Any = self.manifest.get("config")
+        value: Any = self.manifest.config
         for part in key.split("."):
             if not isinstance(value, dict) or part not in value:
                 raise ConfigError(f"{self.folder / MANIFEST}: no {key} in its config")
@@ -62,17 +63,17 @@ class Run:
 def load_run(folder: Path | str) -> Run:
     """Read a run's folder.
 
-    Raises ConfigError if it is not a run's folder or a file in it is damaged, OSError if a file cannot be read."""
+    Raises ConfigError if it is not a run's folder, or if a file in it is damaged or cannot be read."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder")
-    if missing := [name for name in (MANIFEST, EPISODES) if not (folder / name).is_file()]:
+    if missing := [name for name in (MANIFEST, EPISODES) if not is_file(folder / name)]:
         raise ConfigError(f"{folder}: not a run's folder; it has no {' and no '.join(missing)}")
     episodes, updates, evaluations = (_read_table(folder / name) for name in (EPISODES, UPDATES, EVALUATIONS))
     return Run(
         folder=folder,
-        manifest=_read_object(folder / MANIFEST),
-        status=_read_object(folder / STATUS) if (folder / STATUS).exists() else {},
+        manifest=read_manifest(folder),
+        status=read_status(folder),
         episodes=episodes[0],
         updates=updates[0],
         evaluations=evaluations[0],
@@ -80,28 +81,21 @@ def load_run(folder: Path | str) -> Run:
     )
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: a JSON object is needed, not a {type(value).__name__}")
-    return value
-
-
 def _read_table(path: Path) -> tuple[pd.DataFrame, int]:
     """The table's complete rows, and the number of torn lines that were left out (0 or 1, the last)."""
     header, rows, torn = _whole_rows(path)
     try:
-        return _parse(header + rows), torn
+        table = _parse(header + rows)
     except ValueError as error:  # pandas' ParserError is a ValueError
         raise ConfigError(f"{path}: damaged: {' '.join(str(error).split())}") from error
+    if len(table) != (lines := sum(bool(line.strip()) for line in rows.split(b"\n"))):
+        raise ConfigError(f"{path}: damaged: its {lines} lines are {len(table)} rows, because of a quote")
+    return table, torn
 
 
 def _whole_rows(path: Path) -> tuple[bytes, bytes, int]:
     """The header line, the complete rows, and the number of torn lines (0 or 1). A missing file has no rows."""
-    content = path.read_bytes() if path.exists() else b""
+    content = read_file(path) or b""
     whole, newline, rest = content.rpartition(b"\n")  # a row without its newline is torn, or still being written
     torn = int(rest != b"")
     if not newline:
@@ -127,8 +121,7 @@ def _parse(lines: bytes) -> pd.DataFrame:
 class Sweep:
     """The content of a sweep's folder, which may be unfinished.
 
-    cells: one row per arm and seed of the study: arm, seed, state (`missing` if it was never started), reason,
-    attempts, resumes, seconds, and what made its numbers, each in words: code, machine, versions.
+    cells: one row per arm and seed of the study: arm, seed, and what `read_cell` says.
     episodes, updates, evaluations: the tables of all completed cells in one, with two more columns, arm and seed.
     `updates`, the longest and least used table, is read on first use."""
 
@@ -141,8 +134,13 @@ class Sweep:
 
     @cached_property
     def updates(self) -> pd.DataFrame:
-        """Raises ConfigError if a file is damaged, or if the arms' algorithms write different columns."""
-        return _read_cells(self.folder, UPDATES, self.cells)[0]
+        """The rows of damaged files are left out, with a warning.
+
+        Raises ConfigError if the arms' algorithms write different columns."""
+        table, _, damaged = _read_cells(self.folder, UPDATES, self.cells)
+        for reason in damaged.values():
+            warnings.warn(f"{reason}; its rows are left out", stacklevel=2)
+        return table
 
     @cached_property
     def has_staleness(self) -> bool:
@@ -151,7 +149,7 @@ class Sweep:
 
     def _update_headers(self) -> Iterator[str]:
         for _, cells in self.cells.groupby("arm", sort=False):
-            if path := next((path for path in _paths(self.folder, UPDATES, cells) if path.is_file()), None):
+            for path in _paths(self.folder, UPDATES, cells[cells["state"] == "completed"])[:1]:
                 with path.open(errors="replace") as file:
                     yield file.readline().rstrip("\n")
 
@@ -182,9 +180,9 @@ class Sweep:
 
 
 def load_sweep(folder: Path | str) -> Sweep:
-    """Read a sweep's folder.
+    """Read a sweep's folder. A cell with damaged files is left out: its state is `damaged`, its reason says why.
 
-    Raises ConfigError if it is not a sweep's folder or a file in it is damaged."""
+    Raises ConfigError if it is not a sweep's folder."""
     folder = Path(folder)
     study = read_study(folder)
     cells = pd.DataFrame(
@@ -193,8 +191,13 @@ def load_sweep(folder: Path | str) -> Sweep:
         for seed in study.seeds
     )
     cells = _asked_for(cells, study)
-    episodes, torn_episodes = _read_cells(folder, EPISODES, cells)
-    evaluations, torn_evaluations = _read_cells(folder, EVALUATIONS, cells)
+    damaged: dict[int, str] | None = None
+    while damaged is None or damaged:
+        episodes, torn_episodes, damaged = _read_cells(folder, EPISODES, cells)
+        if not damaged:
+            evaluations, torn_evaluations, damaged = _read_cells(folder, EVALUATIONS, cells)
+        for index, reason in damaged.items():
+            cells.loc[index, ["state", "reason"]] = ["damaged", reason]
     return Sweep(folder, study, cells, episodes, evaluations, torn_episodes + torn_evaluations)
 
 
@@ -209,31 +212,48 @@ def _asked_for(cells: pd.DataFrame, study: StudyFile) -> pd.DataFrame:
 
 
 def read_cell(folder: Path) -> dict[str, Any]:
-    """The state of a cell: state, reason, attempts, resumes, and the seconds of all attempts.
+    """The state of a cell: state, reason, attempts, resumes, the seconds of all attempts, and what made its
+    numbers, each in words: code, machine, versions.
 
-    A missing or damaged file counts as empty, so that one cell does not hide the others."""
-    cell, status, manifest = (_object_or_empty(folder / name) for name in (CELL, STATUS, MANIFEST))
-    attempts = [attempt for attempt in cell.get("attempts", []) if isinstance(attempt, dict)]
-    state, reason = status.get("state", "missing"), status.get("reason", "")
-    if state != "completed" and attempts and attempts[-1].get("outcome"):
-        state, reason = attempts[-1]["outcome"], attempts[-1]["reason"]
+    state: that of its status, or of its last attempt if it has not completed; `missing` if it was never started;
+    `damaged` if its status or manifest does not fit, or if it has completed and its tables lack rows. reason: in words.
+    note: that its cell.json is damaged, which holds no result."""
+    state, reason, note, resumes, attempts = "missing", "", "", 0, list[Attempt]()
+    manifest: Manifest | None = None
+    try:
+        attempts = read_attempts(folder)
+    except ConfigError as error:
+        note = str(error)
+    try:
+        if (status := read_status(folder)) is not None:
+            state, reason = status.state, status.reason
+        if state != "completed" and attempts and (outcome := attempts[-1].outcome):
+            state, reason = outcome, attempts[-1].reason
+        if state == "completed" or is_file(folder / MANIFEST):
+            manifest = read_manifest(folder)
+            resumes = len(manifest.resumes)
+            if status is not None and status.state == "completed":
+                refuse_short(folder, manifest, status)
+    except ConfigError as error:
+        state, reason = "damaged", str(error)
     return {
         "state": state,
         "reason": reason,
+        "note": note,
         "attempts": len(attempts),
-        "resumes": len(manifest.get("resumes", [])),
-        "seconds": sum(attempt.get("seconds", 0.0) for attempt in attempts),
+        "resumes": resumes,
+        "seconds": sum(attempt.seconds for attempt in attempts),
         **_origin(manifest),
     }
 
 
-def _origin(manifest: dict[str, Any]) -> dict[str, str]:
+def _origin(manifest: Manifest | None) -> dict[str, str]:
     """The code, the machine and the versions of a manifest, in words; empty if it does not have them."""
-    git, machine, versions = (
-        value if isinstance(value := manifest.get(key), dict) else {} for key in ("git", "machine", "versions")
-    )
+    if manifest is None:
+        return dict.fromkeys(("code", "machine", "versions"), "")
+    git, machine = manifest.git or {}, manifest.machine
     changes = f" with uncommitted changes {git.get('diff_hash', '')}".rstrip() if git.get("dirty") else ""
-    versions = {"python": manifest.get("python"), **versions}
+    versions = {"python": manifest.python, **manifest.versions}
     return {
         "code": f"{str(git['commit'])[:10]}{changes}" if git.get("commit") else "",
         "machine": ", ".join(str(machine[key]) for key in ("cpu", "cpu_features") if machine.get(key)),
@@ -241,39 +261,47 @@ def _origin(manifest: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _object_or_empty(path: Path) -> dict[str, Any]:
-    try:
-        return _read_object(path)
-    except (OSError, ConfigError):
-        return {}
-
-
 def _paths(folder: Path, name: str, cells: pd.DataFrame) -> list[Path]:
     """The file of this name of each cell."""
     return [cell_folder(folder, arm, seed) / name for arm, seed in zip(cells["arm"], cells["seed"], strict=True)]
 
 
-def _read_cells(folder: Path, name: str, cells: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """One table of all completed cells, and the number of torn lines that were left out.
+def _read_cells(folder: Path, name: str, cells: pd.DataFrame) -> tuple[pd.DataFrame, int, dict[int, str]]:
+    """One table of all completed cells, the number of torn lines that were left out, and the damaged cells.
 
-    All rows are parsed together: for a thousand cells that is ten times as fast as one file at a time."""
+    damaged: the reason by the cell's index; their rows are left out. All rows are parsed together: for a thousand cells
+    that is ten times as fast as one file at a time."""
     completed = cells[cells["state"] == "completed"]
-    paths = _paths(folder, name, completed)
-    files = [_whole_rows(path) for path in paths]
-    header = files[0][0] if files else _line(columns_of(name, ""))
-    for path, (own_header, _, _) in zip(paths, files, strict=True):
+    paths = dict(zip(completed.index, _paths(folder, name, completed), strict=True))
+    damaged: dict[int, str] = {}
+    files = {}
+    for index, path in paths.items():
+        try:
+            files[index] = _whole_rows(path)
+        except ConfigError as error:
+            damaged[index] = str(error)
+    header = next((header for header, _, _ in files.values()), _line(columns_of(name, "")))
+    for index, (own_header, _, _) in files.items():
         if own_header != header:
-            raise ConfigError(f"{path}: its columns differ from those of {paths[0]}: the arms' algorithms differ")
-    rows, torn = [whole for _, whole, _ in files], sum(torn for _, _, torn in files)
-    lengths = [whole.count(b"\n") for whole in rows]
+            first = paths[next(iter(files))]
+            raise ConfigError(f"{paths[index]}: its columns differ from those of {first}: the arms' algorithms differ")
+    lengths = {index: rows.count(b"\n") for index, (_, rows, _) in files.items()}
     try:
-        table = _parse(header + b"".join(rows))
+        table = _parse(header + b"".join(rows for _, rows, _ in files.values()))
     except ValueError:
-        for path in paths:
-            _read_table(path)  # raises with the name of the damaged file
-        raise
-    if len(table) != sum(lengths):  # empty lines are not rows
-        lengths = [len(_read_table(path)[0]) for path in paths]
-    table.insert(0, "arm", pd.Series(completed["arm"].repeat(lengths).to_numpy(), dtype="str"))
-    table.insert(1, "seed", completed["seed"].repeat(lengths).to_numpy("int64"))
-    return table, torn
+        table = pd.DataFrame()
+    if len(table) != sum(lengths.values()):  # empty lines, which are not rows, or a file that cannot be parsed
+        tables = []
+        for index in list(files):
+            try:
+                tables.append(_read_table(paths[index])[0])
+                lengths[index] = len(tables[-1])
+            except ConfigError as error:
+                damaged[index] = str(error)
+                del files[index], lengths[index]
+        table = pd.concat([_parse(header), *tables], ignore_index=True)
+    at = completed.loc[list(files)]
+    counts = list(lengths.values())
+    table.insert(0, "arm", pd.Series(at["arm"].repeat(counts).to_numpy(), dtype="str"))
+    table.insert(1, "seed", at["seed"].repeat(counts).to_numpy("int64"))
+    return table, sum(torn for _, _, torn in files.values()), damaged

@@ -147,6 +147,7 @@ def _notes(sweep: Sweep, scores: pd.DataFrame, refusals: Refusals) -> list[str]:
         notes.append(f"{_cells(len(resumed))} resumed from a checkpoint: {_names(resumed)}")
     if len(again := cells[(cells["attempts"] > 1) & (cells["state"] == "completed")]):
         notes.append(f"{_cells(len(again))} completed at a later attempt: {_names(again)}")
+    notes += [note for note in cells["note"].unique() if note]
     if sweep.torn:
         notes.append(f"incomplete last lines of tables that were left out: {sweep.torn}")
     for (metric, arm), rows in scores.groupby(["metric", "arm"], sort=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -18,7 +19,7 @@ from ablate.cli.messages import REFUSALS, explain
 from ablate.cli.resolvers import register
 from ablate.config.schema import Config, ConfigError
 from ablate.config.validation import validate
-from ablate.paths import CONF
+from ablate.paths import CONF, OUTPUTS
 from ablate.runs.plan import Resolved, plan
 from ablate.sweeps.study import Study
 
@@ -38,33 +39,30 @@ def compose_and_plan(overrides: Sequence[str]) -> Resolved:
     return plan(compose_config(overrides), list(overrides))
 
 
-def plan_run(composed: DictConfig, overrides: Sequence[str]) -> Resolved:
-    """The plan of the single run that Hydra composed from these overrides. Raises ConfigError."""
-    return plan(validate(composed), list(overrides))
-
-
-def plan_job(composed: DictConfig, overrides: Sequence[str], here: bool = True) -> Resolved:
+def plan_job(composed: DictConfig, overrides: Sequence[str], here: bool = True, folder: Path = OUTPUTS) -> Resolved:
     """The plan of a sweep's job that Hydra composed from these overrides.
 
-    here: whether the job will run on this machine. Raises ConfigError, also for resume=."""
+    here: whether the job will run on this machine. folder: the sweep's. Raises ConfigError, also for resume=."""
     config = validate(composed)
     if config.resume:
         raise ConfigError(f"resume={config.resume}: a sweep starts new runs; resume one run at a time")
-    return plan(config, list(overrides), here)
+    return plan(config, list(overrides), here, folder)
 
 
-def plan_arms(study: Study, loader: Any, master: DictConfig, here: bool) -> tuple[dict[str, Config], list[str]]:
+def plan_arms(
+    study: Study, loader: Any, master: DictConfig, here: bool, folder: Path
+) -> tuple[dict[str, Config], list[str]]:
     """The resolved configuration of each arm, by the arm's name, and notes on them.
 
     loader: Hydra's configuration loader. master: the sweep's configuration. here: whether the cells will run on this
-    machine. Raises ConfigError."""
+    machine. folder: the sweep's. Raises ConfigError."""
     configs = {}
     composer = _Composer(loader, master, [list(arm.overrides) for arm in study.arms])
     notes: dict[str, None] = {}
     for arm in study.arms:
         try:
             check_overrides(arm.overrides)
-            planned = plan_job(composer.compose(list(arm.overrides)), arm.overrides, here)
+            planned = plan_job(composer.compose(list(arm.overrides)), arm.overrides, here, folder)
             configs[arm.name] = planned.config
             notes[planned.limit_note] = None
         except REFUSALS as error:

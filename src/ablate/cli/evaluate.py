@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from types import FrameType
 
 import gymnasium
@@ -40,7 +41,7 @@ from ablate.play.episodes import Episode, make_envs, play, play_in_processes
 from ablate.play.policy import Policy
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint
 from ablate.records.display import resolve_mode
-from ablate.records.files import replace_atomically
+from ablate.records.files import refuse_unwritable, replace_atomically
 from ablate.records.schema import COLUMNS, MANIFEST, SCORES, VIDEOS
 from ablate.records.terminal import PlainConsole
 from ablate.runs.run import RunFailed
@@ -108,6 +109,12 @@ def evaluate(options: Options) -> None:
     folder = next((f for f in path.parents[:2] if (f / MANIFEST).exists()), path.parent)
     horizon = options.horizon or evaluation_horizon(config)
     fps = drawing_rate(config) if options.video or options.frames else 0.0
+    if options.video or options.frames:
+        refuse_unwritable(folder / VIDEOS)
+    try:
+        refuse_unwritable(folder)
+    except ConfigError as error:
+        print(f"note     {error}: the scores are only printed", file=sys.stderr)
     for note in () if options.horizon else horizon_notes(config, "horizon"):
         print(f"note     {note}")
     streams = episode_streams(options.seed, options.episodes)
@@ -123,15 +130,10 @@ def evaluate(options: Options) -> None:
     except ChildFailed as failure:
         raise RunFailed(str(failure)) from failure
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS[SCORES])
-    writer.writerows((e.number + 1, *e.score, horizon, action) for e in episodes)
-    replace_atomically(folder / SCORES, text.getvalue().encode())
-
     limit = f"of at most {horizon} steps" if horizon else "without a limit of steps"
     print(f"{config.env.id}, {path.name}, {options.episodes} episodes {limit}, {action}")
     print("\n".join(summary(episodes, kind_of(config.env).reference_scores(config.env))))
+    write_scores(folder / SCORES, episodes, horizon, action)
     print(f"scores   {folder / SCORES}")
     for name, episode in best_and_median(episodes).items():
         path = folder / VIDEOS / f"evaluation-{name}"
@@ -143,6 +145,18 @@ def evaluate(options: Options) -> None:
         if options.frames:
             write_images(replayed(config, horizon, episode), path)
             print(f"frames   {path}/ {note}")
+
+
+def write_scores(path: Path, episodes: list[Episode], horizon: int | None, action: ActionChoice) -> None:
+    """Raises RunFailed if the file cannot be written."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS[SCORES])
+    writer.writerows((e.number + 1, *e.score, horizon, action) for e in episodes)
+    try:
+        replace_atomically(path, text.getvalue().encode())
+    except OSError as error:
+        raise RunFailed(f"the scores above could not be written: {error}") from error
 
 
 def read_options(arguments: list[str]) -> Options:

@@ -10,23 +10,28 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, read_write
 
-from ablate.cli.arguments import complete_arguments, import_named, refuse_unmakeable
-from ablate.cli.compose import plan_job, plan_run
+from ablate.cli.arguments import complete_arguments, import_named
+from ablate.cli.compose import plan_job
 from ablate.cli.hydra_private import jobs_of_basic_sweeper, typed_overrides
-from ablate.cli.messages import REFUSALS, explain
+from ablate.cli.messages import REFUSALS, explain, is_fault
 from ablate.cli.resolvers import register
 from ablate.config.schema import ConfigError
+from ablate.config.validation import validate
+from ablate.paths import OUTPUTS, locate
+from ablate.records.files import refuse_unwritable
+from ablate.records.manifest import StillThere, lock_run
 from ablate.records.terminal import discard_output
-from ablate.runs.plan import Resolved
-from ablate.runs.run import RunFailed, refuse_used
+from ablate.runs.plan import Resolved, plan
+from ablate.runs.run import RunFailed, new_folder
 
 SHOW_TRACEBACKS = "ABLATE_SHOW_TRACEBACKS"
 
@@ -36,21 +41,38 @@ class ValidateFirst(Callback):
 
     Hydra catches exceptions of callbacks and only warns, so a refusal raises SystemExit."""
 
-    planned: Resolved | None = None  # the plan of this process's single run, made once
+    ready: tuple[Resolved, StillThere] | None = None  # this process's single run, planned, its folder locked
+    locked = ExitStack()  # never closed: the lock lasts as long as the process
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
             if of_sweeps := [o for o in typed_overrides(config.hydra) if o.lstrip("+~").startswith("sweep.")]:
                 raise ConfigError(f"{of_sweeps[0]}: this key belongs to sweeps; add -m, or sweep=<study>")
-            planned = plan_run(config, typed_overrides(config.hydra))
-            _ = config.hydra.output_subdir, config.hydra.job.chdir  # Hydra resolves them when it has made the folder
-            folder = Path(config.hydra.run.dir)
-            if planned.new:
-                refuse_used(folder)
-            refuse_unmakeable("hydra.run.dir", folder.absolute())
-            ValidateFirst.planned = planned
+            ValidateFirst.ready = self._lock_and_plan(config)
         except Exception as error:
             _refuse(error)
+
+    def _lock_and_plan(self, composed: DictConfig) -> tuple[Resolved, StillThere]:
+        """The plan of the run, and the lock on its folder, in which Hydra and then the run write."""
+        config, overrides = validate(composed), typed_overrides(composed.hydra)
+        if config.resume:
+            folder = locate(config.resume)
+            if Path(composed.hydra.run.dir).absolute() != folder:
+                raise ConfigError(f"hydra.run.dir={composed.hydra.run.dir}: a resumed run stays in its folder")
+            try:  # before anything in the folder is read
+                still_there = self.locked.enter_context(lock_run(folder))
+                refuse_unwritable(folder)
+            except ConfigError as error:
+                raise ConfigError(f"resume={config.resume}: {error}") from error
+            return plan(config, overrides), still_there
+        by_default = OmegaConf.is_interpolation(composed.hydra.run, "dir")  # named by time and configuration
+        planned = plan(config, overrides, folder=OUTPUTS if by_default else Path(composed.hydra.run.dir))
+        _ = composed.hydra.output_subdir, composed.hydra.job.chdir  # Hydra resolves them when it has made the folder
+        made = new_folder(Path(composed.hydra.run.dir).absolute(), numbered=by_default)
+        folder, still_there = self.locked.enter_context(made)
+        with read_write(composed.hydra.run):
+            composed.hydra.run.dir = str(folder)
+        return planned, still_there
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.runtime.choices["hydra/sweeper"] != "basic":
@@ -66,6 +88,9 @@ class ValidateFirst(Callback):
 
 def _refuse(error: Exception) -> None:
     """Print the error and raise SystemExit."""
+    if is_fault(error):
+        print(f"failed: {error}", file=sys.stderr)
+        raise SystemExit(1)
     if not isinstance(error, REFUSALS):
         traceback.print_exception(error)
         raise SystemExit(1)
@@ -85,6 +110,9 @@ def exit_code(program: Callable[[], Any]) -> int:
     except REFUSALS as error:
         if os.environ.get(SHOW_TRACEBACKS):
             raise
+        if is_fault(error):
+            print(f"failed: {error}", file=sys.stderr)
+            return 1
         print(explain(error), file=sys.stderr)
         return 2
     except RunFailed as failure:

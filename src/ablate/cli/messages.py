@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from collections.abc import Sequence
@@ -16,8 +17,16 @@ from ablate.config.schema import SCHEMAS, Config, ConfigError
 from ablate.config.validation import known_keys, suggest
 
 REFUSALS = (ConfigError, HydraException, OmegaConfBaseException, YAMLError, OSError)  # errors that the user can correct
+FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # of the machine: no other argument helps
 LONGEST = 199  # letters of a message, without its long paths
 FROM_RESOLVER = "ConfigError raised while resolving interpolation: "  # raised by our resolvers
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether the error is the machine's, such as a full disk, so that the program has failed and not refused."""
+    if not isinstance(error, OSError) or isinstance(error, HydraException):  # Hydra's are both if an option is missing
+        return False
+    return error.errno in FAULTS or not error.filename
 
 
 def explain(error: BaseException, given: Sequence[str] = ()) -> str:

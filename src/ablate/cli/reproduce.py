@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from ablate.config.schema import ConfigError
 from ablate.config.serial import config_hash, from_dict
 from ablate.paths import OUTPUTS, locate, shown
 from ablate.records.csv_writer import read_rows
-from ablate.records.manifest import differences, provenance, read_manifest, read_status
+from ablate.records.manifest import differences, provenance
+from ablate.records.run_files import read_manifest, read_status
 from ablate.records.schema import EPISODES, EVALUATIONS, UPDATES, WALL_CLOCK_COLUMNS
 from ablate.runs.plan import plan
-from ablate.runs.run import RunFailed, run
+from ablate.runs.run import RunFailed, new_folder, run
 
 KEY = "reproduce="
 
@@ -32,20 +33,20 @@ def reproduce(arguments: Sequence[str]) -> None:
     folder = locate(given.removeprefix(KEY).strip("'\""))
     import_named(arguments)  # a module that only the manifest names is refused below
     manifest = read_manifest(folder)
-    if (state := read_status(folder).get("state")) != "completed":
-        raise ConfigError(f"{given}: its status is {state}; only a completed run can be compared")
-    try:
-        config = from_dict(manifest["config"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{given}: its manifest has no readable configuration") from error
-    for line in differences(manifest, provenance([])):
+    status = read_status(folder)
+    if status is None or status.state != "completed":
+        raise ConfigError(
+            f"{given}: its status is {status.state if status else 'missing'}; only a completed run can be compared"
+        )
+    config = from_dict(manifest.config)
+    for line in differences(asdict(manifest), provenance([])):
         print(f"note     {line}")
     if config.schedule == Schedule["async"]:
         print("note     schedule=async: rows of processes that race differ from run to run")
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config_hash(config)}"
-    new = OUTPUTS / "reproduced" / name
-    overrides = manifest.get("overrides")
-    run(plan(replace(config, resume=None), []), new, list(map(str, overrides if isinstance(overrides, list) else [])))
+    planned = plan(replace(config, resume=None), [])
+    with new_folder(OUTPUTS / "reproduced" / name, numbered=True) as (new, still_there):
+        run(planned, new, manifest.overrides, still_there)
     different = [line for table in (EPISODES, UPDATES, EVALUATIONS) if (line := compare(folder, new, table))]
     if different:
         raise RunFailed(f"{shown(new)} differs from {shown(folder)}: {'; '.join(different)}")

@@ -88,7 +88,7 @@ def _run_dir(*, _root_: DictConfig) -> str:
     env = choices.env if choices.env not in ("gymnasium", "atari") else _root_.env.id
     pair = re.sub(r"[^\w.-]+", "-", f"{_root_.algo.name}-{env}").lower()
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config_hash(validate(_root_))}"
-    return str(_unused(OUTPUTS / "runs" / pair / name))
+    return str(OUTPUTS / "runs" / pair / name)
 
 
 def _sweep_dir(now: str, *, _root_: DictConfig) -> str:
@@ -98,14 +98,6 @@ def _sweep_dir(now: str, *, _root_: DictConfig) -> str:
     if _root_.hydra.runtime.choices["hydra/sweeper"] != "ablate":
         return str(OUTPUTS / "sweeps" / now)
     return str(OUTPUTS / "sweeps" / (_root_.sweep.name or study_name(typed_overrides(_root_.hydra))))
-
-
-def _unused(folder: Path) -> Path:
-    """The folder, with a number appended if the same configuration was started in the same second."""
-    candidate, number = folder, 2
-    while candidate.exists():
-        candidate, number = folder.with_name(f"{folder.name}_{number}"), number + 1
-    return candidate
 
 
 def _output_subdir(*, _root_: DictConfig) -> str:

@@ -24,6 +24,7 @@ SIGNS = {  # the signs differ, so that the table is readable without colours
     "running": ("▄", "cyan"),
     "interrupted": ("‖", "yellow"),
     "failed": ("✗", "bold red"),
+    "damaged": ("!", "bold red"),
     "missing": ("·", "dim"),
 }
 
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 def status(folder: Path, console: Console) -> None:
-    """Print a heat map of arms × seeds, the number of cells in each state, and why cells failed.
+    """Print a heat map of arms × seeds, the number of cells in each state, and why cells failed or are damaged.
 
     Raises ConfigError if the folder is not the folder of a sweep."""
     study = read_study(folder)
@@ -59,8 +60,10 @@ def status(folder: Path, console: Console) -> None:
             completed += state == "completed"
             sign, colour = SIGNS[state]
             row.append(_progress(path, arm) if state == "running" else sign, colour)
-            if state == "failed":
+            if state in ("failed", "damaged"):
                 failures.append(f"{name} seed={seed}: {cell['reason']}")
+            if cell["note"]:
+                failures.append(cell["note"])
         table.add_row(arm.label or name, row, f"{completed}/{len(seeds)}")
     console.print(table)
     console.print(", ".join(f"{SIGNS[state][0]} {counts[state]} {state}" for state in SIGNS if counts[state]))

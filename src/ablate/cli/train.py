@@ -30,10 +30,12 @@ def program() -> int:
         context = HydraConfig.get()
         overrides, folder = typed_overrides(context), Path(context.runtime.output_dir)
         if context.mode == RunMode.MULTIRUN:  # started by a launcher, possibly on another machine
-            return run_as_job(plan_job(composed, overrides).config, overrides, folder, Path(context.sweep.dir))
-        assert ValidateFirst.planned is not None  # set by on_run_start, which Hydra calls before it makes the folder
+            sweep = Path(context.sweep.dir)
+            return run_as_job(plan_job(composed, overrides, folder=sweep).config, overrides, folder, sweep)
+        assert ValidateFirst.ready is not None  # set by on_run_start
+        planned, still_there = ValidateFirst.ready
         try:
-            run(ValidateFirst.planned, folder, overrides)
+            run(planned, folder, overrides, still_there)
         except RunFailed as failure:
             failures.append(failure)  # raised below, because Hydra would print it too
         return None

@@ -35,15 +35,21 @@ def with_new_name(override: str) -> str:
 
 
 def with_new_names(values: dict[str, Any]) -> dict[str, Any]:
-    """Stored values with the keys of today: renamed ones, and those that were added later with what they were then."""
+    """Stored values with the keys of today: renamed ones, and those that were added later with what they were then.
+
+    Raises ConfigError if they are no configuration."""
+    for key in ("algo", "env", "evaluation", "logger", "model", "optimizer", "replay"):
+        part = values.get(key, {})
+        if not (isinstance(part, dict) or (part is None and key == "replay")):
+            raise ConfigError(f"stored configuration: {key}={part}: a group of keys is needed")
     optimizer = values.get("optimizer")
     if optimizer is not None and "schedule" not in optimizer:  # stored before there were schedules
         limits = {"decay_steps": values.get("total_steps"), "decay_episodes": values.get("max_episodes")}
         optimizer = {**optimizer, "schedule": "constant", "lr_end": 0.0, **limits}
-        if optimizer["name"] == "rmsprop":
+        if optimizer.get("name") == "rmsprop":
             optimizer["eps_inside_root"] = False
         values = {**values, "optimizer": optimizer}
-        if (model := values["model"])["name"] == "conv":  # A3C's: they had no normalisation and no bf16
+        if (model := values.get("model", {})).get("name") == "conv":  # A3C's: they had no normalisation and no bf16
             values = {**values, "model": {**model, "layer_norm": False}, "precision": "float32"}
     for old, new in RENAMED.items():
         group, _, key = old.partition(".")
@@ -61,8 +67,8 @@ def from_dict(values: dict[str, Any]) -> Config:
     for group, options in SCHEMAS.items():
         if group == "replay" and values.get(group) is None:
             continue
-        name = inner.get("name") if isinstance(inner := values.get(group), dict) else None
-        if name not in options:
+        name = values.get(group, {}).get("name")
+        if not isinstance(name, str) or name not in options:
             raise ConfigError(f"{group}.name={name}: not one of {', '.join(options)}")
         schema[group] = OmegaConf.structured(options[name])
     try:

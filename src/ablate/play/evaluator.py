@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -18,9 +19,10 @@ from ablate.config.serial import to_dict
 from ablate.nn.architecture import Architecture
 from ablate.parallel import heartbeat
 from ablate.parallel.shared import Command, SharedState
+from ablate.parallel.supervisor import ChildFailed
 from ablate.play.episodes import envs_for, make_envs, play
 from ablate.play.policy import Policy
-from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ablate.records.checkpoint import BestState, Checkpoint, read_checkpoint, write_checkpoint
 from ablate.records.csv_writer import CsvWriter
 from ablate.records.schema import BEST_CHECKPOINT, EVALUATIONS
 from ablate.schedules import due
@@ -101,10 +103,11 @@ class Evaluator:
         self._spec = spec
         self._best_path = folder / BEST_CHECKPOINT
         self._player = make_player(config, spec, architecture)
-        self._csv = CsvWriter(folder / EVALUATIONS)
+        with _recording():
+            self._csv = CsvWriter(folder / EVALUATIONS)
         self._best = -np.inf
         if self._best_path.exists():
-            best = read_checkpoint(self._best_path).state
+            best = read_checkpoint(self._best_path, BestState).state
             if best["evaluation"] <= done:  # otherwise it is newer than the resumed checkpoint
                 self._best = best["mean_return"]
         self.done = done
@@ -127,9 +130,10 @@ class Evaluator:
         self.done += 1
         at = (self.done, counters.steps, counters.updates, f"{wall_time_s:.3f}")
         protocol = (evaluation_horizon(self._config), str(self._config.evaluation.action))
-        for episode, score in enumerate(scores, start=1):
-            self._csv.write((*at, episode, *score, *protocol))
-        self._csv.flush()
+        with _recording():
+            for episode, score in enumerate(scores, start=1):
+                self._csv.write((*at, episode, *score, *protocol))
+            self._csv.flush()
         mean_return = float(np.mean([score.episodic_return for score in scores]))
         if mean_return > self._best:
             self._best = mean_return
@@ -143,8 +147,18 @@ class Evaluator:
             tensors = {"parameters": parameters}
             if normalisation is not None:
                 tensors["normalisation"] = normalisation
-            write_checkpoint(self._best_path, Checkpoint(tensors, state))
+            with _recording():
+                write_checkpoint(self._best_path, Checkpoint(tensors, state))
         return EvaluationSummary(self.done, counters.steps, mean_return)
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """A file that cannot be written ends the process with one line: a full disk is no error of the program."""
+    try:
+        yield
+    except OSError as error:
+        raise ChildFailed(f"the records could not be written: {error}") from error
 
 
 def test_process(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ablate.config.schema import Config
+from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import from_dict
 from ablate.envs.make import kind_of
 from ablate.nn.acting import Action
@@ -59,8 +59,13 @@ class Policy:
         """The policy of a checkpoint in memory, to play `games` games side by side."""
         config = from_dict(checkpoint.state["config"])
         spec = EnvSpec.from_dict(checkpoint.state["env_spec"])
-        policy = cls(config, spec, architecture_of(config.model, spec), sample, seed, games)
-        policy.set_parameters(checkpoint.tensors["parameters"], checkpoint.tensors.get("normalisation"))
+        architecture, tensors = architecture_of(config.model, spec), checkpoint.tensors
+        if tensors["parameters"].size != (size := architecture.layout().size):
+            raise ConfigError(
+                f"the checkpoint has {tensors['parameters'].size} parameters, and its network needs {size}"
+            )
+        policy = cls(config, spec, architecture, sample, seed, games)
+        policy.set_parameters(tensors["parameters"], tensors.get("normalisation"))
         return policy
 
     def set_parameters(self, parameters: np.ndarray, normalisation: np.ndarray | None = None) -> None:

@@ -12,22 +12,59 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ablate.config.schema import ConfigError
 from ablate.paths import ROOT
-from ablate.records.files import replace_atomically
+from ablate.records.files import is_file, misfit, replace_atomically
+from ablate.records.run_files import Totals
 from ablate.records.schema import LAST_CHECKPOINT, MANIFEST
+from ablate.types import EnvSpec
 
 CHECKPOINT_VERSION = 3
 
 
 class Checkpoint(NamedTuple):
-    """Tensors by name, and JSON values: `config`, `env_spec`, `counters` and the algorithm's own state."""
+    """Tensors by name, and JSON values: those of `PolicyState`, `BestState` or `LastState`, or a replay's own."""
 
     tensors: dict[str, np.ndarray]
     state: dict[str, Any]
+
+
+@dataclass
+class PolicyState:
+    """What every checkpoint of a policy holds. config: as in a manifest."""
+
+    config: dict[str, Any]
+    env_spec: EnvSpec
+
+
+@dataclass
+class BestState(PolicyState):
+    """The best policy of the evaluations so far."""
+
+    counters: Totals
+    evaluation: int
+    mean_return: float
+
+
+@dataclass
+class LastState(PolicyState):
+    """The last checkpoint of a run, from which it is resumed. workers: the own state of each member, by its number."""
+
+    counters: Totals
+    wall_time_s: float
+    moving_average: float | None
+    evaluations_done: int
+    starts: int
+    turns: list[int]
+    workers: dict[str, dict[str, Any]]
+
+
+KINDS = {PolicyState: "a policy", BestState: "the best policy", LastState: "the last state of a run"}
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -41,25 +78,51 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     replace_atomically(path, content)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read and check a checkpoint. Raises ConfigError in one line if it is missing, damaged or of another version."""
+def read_checkpoint(path: Path, kind: type[PolicyState] | None = PolicyState) -> Checkpoint:
+    """Read and check a checkpoint. kind: what its state must hold; None for a replay, whose store checks it.
+
+    Raises ConfigError in one line if it is missing, damaged, of another version or of another kind."""
+    if not is_file(path):
+        raise ConfigError(f"{path}: no such checkpoint")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such checkpoint") from error
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{path}: not a whole checkpoint ({error})") from error
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:  # also a type that numpy lacks
+        raise ConfigError(f"{path}: not a whole checkpoint ({' '.join(str(error).split())})") from error
     if "state" not in metadata or _checksum(tensors, metadata["state"]) != metadata.get("sha256"):
         raise ConfigError(f"{path}: damaged: its checksum does not match its content")
-    state = json.loads(metadata["state"])
-    if state["version"] != CHECKPOINT_VERSION:
+    try:
+        state = json.loads(metadata["state"])
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: damaged: its state is no JSON ({error})") from error
+    if (version := state.get("version") if isinstance(state, dict) else None) != CHECKPOINT_VERSION:
         raise ConfigError(
-            f"{path}: checkpoint version {state['version']}, but this program reads version {CHECKPOINT_VERSION}; "
+            f"{path}: checkpoint version {version}, but this program reads version {CHECKPOINT_VERSION}; "
             "use the release that wrote it, or train again"
         )
+    if kind is not None:
+        try:
+            TypeAdapter(kind).validate_python(state)
+        except ValidationError as error:
+            raise ConfigError(f"{path}: it does not hold {KINDS[kind]}: {misfit(error)}") from error
+        refuse_other_shapes(path, tensors, {"parameters": None})
     return Checkpoint(tensors, state)
+
+
+def refuse_other_shapes(path: Path, tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...] | None]) -> None:
+    """Raise ConfigError if a tensor is missing, has another shape, or numbers that are not finite.
+
+    shapes: None for a vector of any length."""
+    for name, shape in shapes.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            raise ConfigError(f"{path}: damaged: it has no {name}")
+        if (tensor.ndim != 1) if shape is None else (tensor.shape != shape):
+            needed = "a vector" if shape is None else f"the shape {shape}"
+            raise ConfigError(f"{path}: damaged: {name} has the shape {tensor.shape}; {needed} is needed")
+        if tensor.dtype.kind != "f" or not np.isfinite(tensor).all():
+            raise ConfigError(f"{path}: damaged: {name} has values that are no finite numbers")
 
 
 def find_checkpoint(path: Path) -> Path:

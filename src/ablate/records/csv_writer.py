@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ablate.records.files import replace_atomically
+from ablate.records.files import read_file, replace_atomically
 from ablate.records.schema import COLUMNS, columns_of
 
 FLUSH_EVERY_S = 1.0
@@ -57,8 +57,8 @@ class CsvContent(NamedTuple):
 def read_rows(path: Path) -> CsvContent:
     """Read a run's CSV file; a missing file has no header and no rows.
 
-    Raises ValueError if the header does not fit the schema."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    Raises ValueError if the header does not fit the schema, ConfigError if it is no file."""
+    text = (read_file(path) or b"").decode(errors="replace")
     lines = text.split("\n")
     torn = int(lines.pop() != "")  # nothing follows the last newline, unless a write was cut short
     if not lines:

@@ -1,4 +1,4 @@
-"""manifest.json describes a run and lists its resumes; status.json records how far it has come."""
+"""Write manifest.json (what a run is, and its resumes) and status.json (how far it has come); lock a run's folder."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from ablate.config.serial import config_hash, to_dict
 from ablate.parallel.machine import cpu_description, lock, usable_cpus, vector_features
 from ablate.paths import ROOT
 from ablate.records.files import read_json, write_json
-from ablate.records.schema import MANIFEST, SCHEMA_VERSION, STATES, STATUS
+from ablate.records.schema import MANIFEST, SCHEMA_VERSION, STATUS, State
 from ablate.types import Counters
 
+StillThere = Callable[[], bool]  # whether the path of a locked folder still is that folder
 # Packages that can change a number, if they are installed.
 PACKAGES = (
     "torch", "numpy", "scipy", "pandas", "numba", "llvmlite", "gymnasium", "ale-py", "opencv-python-headless",
@@ -87,27 +88,22 @@ def code_of(manifest: dict[str, Any]) -> str:
 
 def note_resume(folder: Path, config: Config, command: list[str], counters: Counters) -> None:
     """Add a resume to the manifest: from which step, and with which configuration."""
-    manifest = read_manifest(folder)
+    manifest = read_json(folder / MANIFEST)
     resumes = [*manifest.get("resumes", []), {"command": command, "started": _now(), "from": counters._asdict()}]
     changed = {"config": to_dict(config), "config_hash": config_hash(config), "resumes": resumes}
     write_json(folder / MANIFEST, {**manifest, **changed})
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read a run's manifest. Raises ConfigError if the folder is not a run's folder."""
-    try:
-        return read_json(folder / MANIFEST)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder}: not a run's folder (no readable {MANIFEST})") from error
-
-
 @contextlib.contextmanager
-def lock_folder(folder: Path, reason: str) -> Iterator[Callable[[], bool]]:
+def lock_folder(folder: Path, reason: str) -> Iterator[StillThere]:
     """Lock the folder for this process, until the context ends or the process dies.
 
     The context gives a function: whether the path still is the locked folder, neither moved nor deleted.
     Raises ConfigError with `reason` if another process has locked it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ConfigError(f"{folder}: no such folder, or it cannot be opened ({error.strerror})") from error
     try:
         lock(descriptor, wait=False)
     except OSError as error:
@@ -126,29 +122,17 @@ def lock_folder(folder: Path, reason: str) -> Iterator[Callable[[], bool]]:
         os.close(descriptor)
 
 
-def lock_run(folder: Path) -> contextlib.AbstractContextManager[Callable[[], bool]]:
-    """Lock a run's folder while training in it."""
+def lock_run(folder: Path) -> contextlib.AbstractContextManager[StillThere]:
+    """Lock a run's folder before anything in it is read or written, until the training ends."""
     return lock_folder(folder, "another process is training in this folder")
 
 
-def write_status(folder: Path, state: str, reason: str, counters: Counters) -> None:
-    """Write the status. state: running, completed, interrupted or failed.
+def write_status(folder: Path, state: State, reason: str, counters: Counters, evaluations: int = 0) -> None:
+    """Write the status.
 
     After kill -9 the state stays `running`, with an old heartbeat and the pid of a process that no longer exists."""
-    assert state in STATES, state
-    write_json(
-        folder / STATUS,
-        {"state": state, "reason": reason, **counters._asdict(), "heartbeat": _now(), "pid": os.getpid()},
-    )
-
-
-def read_status(folder: Path) -> dict[str, Any]:
-    """The status of a run; empty if it has no readable status.json."""
-    try:
-        status = read_json(folder / STATUS)
-    except (OSError, ValueError):
-        return {}
-    return status if isinstance(status, dict) else {}
+    totals = {**counters._asdict(), "evaluations": evaluations}
+    write_json(folder / STATUS, {"state": state, "reason": reason, **totals, "heartbeat": _now(), "pid": os.getpid()})
 
 
 def _now() -> str:

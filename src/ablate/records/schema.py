@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 SCHEMA_VERSION = 1
 
@@ -39,7 +40,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     SCORES: ("episode", "episodic_return", "episodic_length", "horizon", "protocol"),
 }  # fmt: skip
 WALL_CLOCK_COLUMNS = ("wall_time_s",)  # may differ between two runs of the same interleaved configuration
-STATES = ("running", "completed", "interrupted", "failed")
+EndState = Literal["completed", "interrupted", "failed"]
+State = Literal["running", EndState]  # of a run
 ENDED = ("completed", "failed")  # states of cells whose result is known
 MOVING_AVERAGE_DECAY = 0.99  # of the moving average over episodes: decay · old + (1 - decay) · new
 

@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from ablate.config.choices import ScoreUnit, Statistic, Until
 from ablate.config.derived import default_score_unit
 from ablate.config.schema import ClaimConfig, ConfigError, MetricConfig
-from ablate.records.files import write_json
+from ablate.records.files import misfit, read_file, write_json
 from ablate.records.schema import SCHEMA_VERSION, STUDY
 
 NAME = r"\w[\w.-]*"  # of an arm or a metric: part of the name of a folder or a file
@@ -101,11 +101,11 @@ class StudyFile:
 def read_study(folder: Path) -> StudyFile:
     """Read the study of a sweep's folder. Raises ConfigError in one line if there is none or it is damaged."""
     path = folder / STUDY
-    if not path.is_file():
+    if (content := read_file(path)) is None:
         raise ConfigError(f"{folder}: not a sweep's folder; it has no {STUDY}")
     try:
-        return _parsed(json.loads(path.read_bytes()))
-    except (OSError, ValueError) as error:
+        return _parsed(json.loads(content))
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path}: cannot be read ({_reason(error)}); move it away: the sweep's command writes it again, and "
             "finds completed cells by their own manifests"
@@ -139,15 +139,43 @@ def _parsed(values: Any) -> StudyFile:
             raise ValueError(f"it has no {key}.{absent[0]}")
     if study.baseline not in study.arms:
         raise ValueError(f"baseline={study.baseline}: not one of the arms")
+    if study.metric not in study.metrics:
+        raise ValueError(f"metric={study.metric}: not one of the metrics")
+    if not study.seeds:
+        raise ValueError("seeds=[]: at least one is needed")
+    if not isinstance(cpus := study.provenance.machine.get("cpus"), int):
+        raise ValueError(f"machine.cpus={cpus}: a number is needed")
+    for name, arm in study.arms.items():
+        TypeAdapter(dict[str, _Settings]).validate_python({f"arms.{name}.config": arm.config})
     return study
+
+
+@dataclass
+class _Algorithm:
+    name: str
+
+
+@dataclass
+class _Environment:
+    id: str
+    kwargs: dict[str, Any]
+    max_ep_step: int | None
+
+
+@dataclass
+class _Settings:
+    """The keys of an arm's configuration that figures, tables and verdicts read."""
+
+    algo: _Algorithm
+    env: _Environment
+    workers: int | None
+    schedule: str
+    max_episodes: int | None
+    total_steps: int | None
 
 
 def _reason(error: Exception) -> str:
     """The error in one line."""
-    if not isinstance(error, ValidationError):
-        return " ".join(str(error).split())
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if part != "provenance")
-    if first["type"] == "missing":
-        return f"it has no {key}"
-    return f"{key}={first['input']}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return (
+        misfit(error).replace("provenance.", "") if isinstance(error, ValidationError) else " ".join(str(error).split())
+    )

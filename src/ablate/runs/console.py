@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ablate.config.derived import horizon_notes
 from ablate.config.plugins import named_modules
-from ablate.config.schema import Config
+from ablate.config.schema import Config, ConfigError
 from ablate.paths import shown
 from ablate.records.checkpoint import Checkpoint
 from ablate.records.schema import BEST_CHECKPOINT, EPISODES, EVALUATIONS, LAST_CHECKPOINT, LEARNING_CURVE, UPDATES
@@ -68,7 +68,7 @@ def report(config: Config, folder: Path, counters: Counters, elapsed_s: float, i
         try:
             learning_curve(load_run(folder), folder / LEARNING_CURVE)
             files.append(LEARNING_CURVE)
-        except OSError as error:
+        except (ConfigError, OSError) as error:
             print(f"the figure could not be written: {error}", file=sys.stderr)
     for name in files:
         if (folder / name).exists():

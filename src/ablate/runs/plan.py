@@ -14,16 +14,32 @@ from ablate.compiled.support import check_arguments
 from ablate.config.choices import Backend
 from ablate.config.derived import cuda_index, devices
 from ablate.config.schema import LARGEST, Config, ConfigError
-from ablate.config.serial import from_dict, to_dict, with_new_names
+from ablate.config.serial import flat, from_dict, to_dict
 from ablate.config.validation import refuse_contradictions
 from ablate.envs.make import kind_of, spec_of
 from ablate.nn.architecture import Architecture, architecture_of, initial_parameters
 from ablate.parallel.machine import available_bytes
-from ablate.paths import locate
-from ablate.records.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
+from ablate.paths import OUTPUTS, locate
+from ablate.records.checkpoint import (
+    BestState,
+    Checkpoint,
+    LastState,
+    find_checkpoint,
+    read_checkpoint,
+    refuse_other_shapes,
+)
 from ablate.records.csv_writer import read_rows
-from ablate.records.manifest import lock_run, read_manifest, read_status
-from ablate.records.schema import CELL, EPISODES, EVALUATIONS, LAST_CHECKPOINT, UPDATES
+from ablate.records.files import is_file
+from ablate.records.run_files import Manifest, Rows, needed_rows, read_manifest, read_status
+from ablate.records.schema import (
+    BEST_CHECKPOINT,
+    CELL,
+    COLUMNS,
+    EPISODES,
+    LAST_CHECKPOINT,
+    MANIFEST,
+    STATUS,
+)
 from ablate.seeding import Role, generator
 from ablate.types import Counters, EnvSpec
 
@@ -45,31 +61,26 @@ class Resolved:
     limit_note: str  # at which step the run ends, if not at the one that was given
 
 
-def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
+def plan(config: Config, overrides: list[str], here: bool = True, folder: Path = OUTPUTS) -> Resolved:
     """Check the configuration against the environment, the device and the checkpoint that it names. Writes no file.
 
     overrides: the arguments of the command line, which show the keys that were given with resume=. here: whether the
-    run is for this machine; another machine may have other devices. Raises ConfigError."""
+    run is for this machine; another machine may have other devices. folder: where the files of a new run will be. The
+    caller has locked the folder of a run that is resumed. Raises ConfigError."""
     resumed, new = None, True
     if config.resume:
         folder = locate(config.resume)
         try:
-            stored = with_new_names(read_manifest(folder)["config"])
-            with lock_run(folder):  # raises if a process still trains in it
-                pass
-            if (folder / LAST_CHECKPOINT).exists():
-                resumed = read_checkpoint(folder / LAST_CHECKPOINT)
-                stored = with_new_names(resumed.state["config"])
-                _refuse_lost_replay(resumed, (folder / LAST_CHECKPOINT).parent)
-                _refuse_lost_rows(resumed, folder)
-            else:
-                _refuse_lost_checkpoint(folder)
+            manifest = read_manifest(folder)
+            own = _stored_config(folder / MANIFEST, manifest.config)
+            resumed = _last_checkpoint(folder, manifest, own)
         except ConfigError as error:
             raise ConfigError(f"resume={config.resume}: {error}") from error
-        new, config = False, _resumed_config(config, stored, overrides)
+        new, config = False, _resumed_config(config, own, overrides)
         if (folder / CELL).exists() and (config.max_episodes, config.total_steps) != (
-            stored["max_episodes"], stored["total_steps"],
-        ):  # fmt: skip
+            own.max_episodes,
+            own.total_steps,
+        ):
             raise ConfigError(
                 f"resume={folder}: a cell of a sweep keeps its length, so that arms are comparable; use load="
             )
@@ -98,10 +109,12 @@ def plan(config: Config, overrides: list[str], here: bool = True) -> Resolved:
         _refuse_other_network(config.load, source, architecture)
     if resumed is not None:  # raises for parameters that an older version trained for another range of actions
         architecture_of(config.model, EnvSpec.from_dict(resumed.state["env_spec"]))
+    if resumed is not None:
+        _refuse_other_state(folder / LAST_CHECKPOINT, resumed, config, algorithm, spec, parameters.size)
     if source is not None:
         parameters = source.tensors["parameters"]
         normalisation = source.tensors.get("normalisation")
-    memory_note = algorithm.memory_note(config, spec) if here else ""
+    memory_note = algorithm.memory_note(config, spec, folder) if here else ""
     return Resolved(
         config, spec, algorithm, architecture, parameters, resumed, normalisation, new, backend_note, memory_note,
         limit_note,
@@ -115,56 +128,121 @@ CHANGEABLE_ON_RESUME = (
 )  # fmt: skip
 
 
-def _refuse_lost_rows(checkpoint: Checkpoint, folder: Path) -> None:
-    """Raise ConfigError if a CSV file lacks rows from before the checkpoint: the resumed one would have a gap."""
-    state, counters = checkpoint.state, Counters(**checkpoint.state["counters"])
-    resumes = read_manifest(folder).get("resumes", [])
-    since = resumes[-1]["from"]["updates"] if resumes else 0  # log_interval may have been another one before
-    every = state["config"]["log_interval"]
-    counted = {  # numbers in the first column, and how many rows have each
-        EPISODES: (range(1, counters.episodes + 1), 1),
-        UPDATES: (range(since // every * every + every, counters.updates + 1, every), 1),
-        EVALUATIONS: (range(1, state["evaluations_done"] + 1), state["config"]["evaluation"]["episodes"]),
-    }
-    for name, (numbers, each) in counted.items():
-        try:
-            present = Counter(int(row[0]) for row in read_rows(folder / name).rows)
-        except ValueError as error:
+def _last_checkpoint(folder: Path, manifest: Manifest, own: Config) -> Checkpoint | None:
+    """The checkpoint to go on from; None if the run was stopped before its first one.
+
+    Raises ConfigError unless manifest, status, checkpoint and tables belong together and are whole."""
+    path, status = folder / LAST_CHECKPOINT, read_status(folder)
+    # After a second signal the last checkpoint is older than the status, or there is none.
+    ended = status is not None and status.state in ("completed", "interrupted") and "a second time" not in status.reason
+    if not is_file(path):
+        if status is not None and ended and status.steps:
             raise ConfigError(
-                f"{folder / name} is damaged: {error}; load= starts a new run from the parameters"
-            ) from error
-        if lost := {number: each - present[number] for number in numbers if present[number] < each}:
+                f"{folder}: its status says {status.state} after {status.steps} steps, but {LAST_CHECKPOINT} is "
+                "missing; start a new run"
+            )
+        return None
+    checkpoint = read_checkpoint(path, LastState)
+    _refuse_other_run(path, checkpoint, own)
+    counters = Counters(**checkpoint.state["counters"])
+    if status is not None and ended and status.steps != counters.steps:
+        raise ConfigError(
+            f"{folder / STATUS} says {status.state} after {status.steps} steps, but {LAST_CHECKPOINT} is of step "
+            f"{counters.steps}; put the right checkpoint back, or remove {STATUS} to go on from that step"
+        )
+    _refuse_lost_replay(checkpoint, path.parent)
+    _refuse_lost_rows(folder, needed_rows(folder, manifest, counters, checkpoint.state["evaluations_done"]))
+    _refuse_other_rows(folder, checkpoint)
+    best = folder / BEST_CHECKPOINT
+    try:
+        if is_file(best):
+            _refuse_other_run(best, read_checkpoint(best, BestState), own)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; the run can go on without {BEST_CHECKPOINT}") from error
+    return checkpoint
+
+
+def _stored_config(path: Path, values: dict[str, Any]) -> Config:
+    """The configuration that a file holds. Raises ConfigError, which names the file."""
+    try:
+        return from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _refuse_other_run(path: Path, checkpoint: Checkpoint, own: Config) -> None:
+    """Raise ConfigError if the checkpoint is of a run with another configuration than `own`, the manifest's."""
+    ours, theirs = (flat(to_dict(config)) for config in (own, _stored_config(path, checkpoint.state["config"])))
+    first = ("algo.name", "env.id", "model.name", "seed")  # these say most
+    for key in sorted({*ours, *theirs}, key=lambda key: (key not in first, key)):
+        there, here = theirs.get(key, "not set"), ours.get(key, "not set")
+        if there != here and key.split(".")[0] not in CHANGEABLE_ON_RESUME:
             raise ConfigError(
-                f"{folder / name} is damaged: {sum(lost.values())} rows are missing, the first is of {min(lost)}; "
-                "load= starts a new run from the parameters"
+                f"{path} is of another run than {MANIFEST}: {key} is {there} there, {here} here; put the run's own "
+                "file back, or start a new run with load="
             )
 
 
-def _refuse_lost_checkpoint(folder: Path) -> None:
-    """Raise ConfigError if the run has ended with a checkpoint that is no longer there."""
-    status = read_status(folder)
-    at_once = "a second time" in str(status.get("reason"))  # two signals before the first checkpoint
-    if status.get("state") in ("completed", "interrupted") and status.get("steps") and not at_once:
+def _refuse_lost_rows(folder: Path, needed: dict[str, Rows]) -> None:
+    """Raise ConfigError if a table lacks rows: a resumed one would have a gap."""
+    hint = "load= starts a new run from the parameters"
+    for name, (numbers, each) in needed.items():
+        try:
+            present = Counter(int(row[0]) for row in read_rows(folder / name).rows)
+        except ValueError as error:
+            raise ConfigError(f"{folder / name} is damaged: {error}; {hint}") from error
+        if lost := {number: each - present[number] for number in numbers if present[number] < each}:
+            missing = f"{sum(lost.values())} rows are missing, the first is of {min(lost)}"
+            raise ConfigError(f"{folder / name} is damaged: {missing}; {hint}")
+
+
+def _refuse_other_rows(folder: Path, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError if the checkpoint's moving average of the score is not that of its last episode's row."""
+    episodes = checkpoint.state["counters"]["episodes"]
+    column = COLUMNS[EPISODES].index("moving_average")
+    row = next((row for row in read_rows(folder / EPISODES).rows if row[0] == str(episodes)), None)
+    ours = str(checkpoint.state["moving_average"])
+    if row is not None and row[column] != ours:
         raise ConfigError(
-            f"{folder}: its status says {status['state']} after {status['steps']} steps, but {LAST_CHECKPOINT} is "
-            "missing; start a new run"
+            f"{folder / EPISODES} is of another run than {LAST_CHECKPOINT}: the moving average of episode {episodes} "
+            f"is {row[column]}, and the checkpoint's is {ours}; put the run's own file back"
+        )
+
+
+def _refuse_other_state(
+    path: Path, checkpoint: Checkpoint, config: Config, algorithm: Algorithm, spec: EnvSpec, size: int
+) -> None:
+    """Raise ConfigError if the checkpoint does not fit the environment, the network or the processes of its run."""
+    theirs = EnvSpec.from_dict(checkpoint.state["env_spec"])
+    if replace(theirs, time_limit=None) != replace(spec, time_limit=None):
+        raise ConfigError(
+            f"{path}: {config.env.id} has changed: it was {theirs.observation_shape}, {theirs.action}, and is "
+            f"{spec.observation_shape}, {spec.action}"
+        )
+    refuse_other_shapes(path, checkpoint.tensors, dict.fromkeys(("parameters", *config.optimizer.statistics), (size,)))
+    processes = algorithm.processes(config)
+    members = {str(member) for process in processes for member in process.members}
+    workers, turns = checkpoint.state["workers"], checkpoint.state["turns"]
+    if workers.keys() != members or len(turns) != len(processes):
+        raise ConfigError(
+            f"{path}: damaged: it has the states of {len(workers)} workers in {len(turns)} processes; "
+            f"{len(members)} in {len(processes)} are needed"
         )
 
 
 def _refuse_lost_replay(checkpoint: Checkpoint, folder: Path) -> None:
     """Raise ConfigError if the replay that was saved with the checkpoint is missing."""
     for worker in checkpoint.state["workers"].values():
-        if (name := worker.get("replay")) and not (folder / name).exists():
+        if (name := worker.get("replay")) and not is_file(folder / str(name)):
             raise ConfigError(
                 f"{folder / name}: no such file; it holds the replay that goes with {LAST_CHECKPOINT}; "
                 "load= starts a new run from the parameters"
             )
 
 
-def _resumed_config(given: Config, stored: dict[str, Any], overrides: list[str]) -> Config:
-    """The stored configuration, with those keys of the command line that may change. Raises ConfigError."""
-    own = from_dict(stored)
-    changed: dict[str, Any] = {}
+def _resumed_config(given: Config, own: Config, overrides: list[str]) -> Config:
+    """The run's own configuration, with those keys of the command line that may change. Raises ConfigError."""
+    stored, changed = to_dict(own), dict[str, Any]()
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         name, _, inner = key.partition(".")

@@ -23,7 +23,7 @@ from ablate.records.display import Progress, ProgressDisplay
 from ablate.records.files import remove_temporaries
 from ablate.records.manifest import write_status
 from ablate.records.recorder import Recorder, trim_to_checkpoint
-from ablate.records.schema import EVALUATIONS
+from ablate.records.schema import EVALUATIONS, State
 from ablate.runs.checkpoints import Checkpoints, owes_evaluation, restore_shared, states_of
 from ablate.runs.console import announcement, report, title
 from ablate.runs.plan import Resolved
@@ -105,7 +105,7 @@ class Training:
 
     def run(self, signals: Signals) -> None:
         """Train until a limit, a signal or a failure, and write the reason to status.json. Ends all child processes."""
-        write_status(self.folder, "running", "", self._counters())
+        self._write_status("running", "")
         try:
             self._train(signals)
         except Interrupted as interrupt:
@@ -193,7 +193,7 @@ class Training:
                 display.line("note     compiling the kernels for this kind of environment, once; this takes about 15 s")
             if now - heartbeat > HEARTBEAT_S:
                 heartbeat = now
-                write_status(self.folder, "running", "", self._counters())
+                self._write_status("running", "")
             display.update(self._progress())
 
     def _handle_all(self, supervisor: Supervisor) -> None:
@@ -257,10 +257,13 @@ class Training:
         self._recorder.flush()
         self._checkpoints.write(self._checkpoint())
 
-    def end(self, state: str, reason: str) -> None:
+    def _write_status(self, state: State, reason: str) -> None:
+        write_status(self.folder, state, reason, self._counters(), self._evaluations_done)
+
+    def end(self, state: State, reason: str) -> None:
         """Write the last status. If this fails, for example on a full disk, the old status stays."""
         try:
-            write_status(self.folder, state, reason, self._counters())
+            self._write_status(state, reason)
         except OSError as error:
             print(f"status.json could not be written: {error}", file=sys.stderr)
 

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ablate.config.plugins import import_plugins, named_modules
 from ablate.config.schema import Config, ConfigError
@@ -29,9 +29,9 @@ from ablate.config.serial import from_dict, to_dict
 from ablate.parallel.machine import die_with_parent, peak_memory_mb
 from ablate.parallel.signals import SIGNALS, Interrupted
 from ablate.paths import ROOT
-from ablate.records.files import read_json, write_json
-from ablate.records.manifest import lock_run, read_status
-from ablate.records.schema import CELL, CELL_LOG, CHECKPOINTS, COLUMNS, EVALUATIONS, MANIFEST, STATUS
+from ablate.records.manifest import lock_run
+from ablate.records.run_files import Attempt, Status, read_attempts, read_status, write_attempts
+from ablate.records.schema import CELL_LOG, CHECKPOINTS, COLUMNS, EVALUATIONS, MANIFEST, STATUS, EndState
 from ablate.runs.plan import plan
 from ablate.runs.run import RunFailed, run
 
@@ -46,7 +46,7 @@ TAIL = 8  # number of lines to show from the end of a failed cell's log
 class Outcome(NamedTuple):
     """How an attempt at a cell ended."""
 
-    outcome: str  # completed, interrupted or failed
+    outcome: EndState
     reason: str
 
 
@@ -61,18 +61,17 @@ def run_cell(config: Config, overrides: list[str], folder: Path, stopped: Callab
     if stopped():
         return NOT_STARTED
     folder.mkdir(parents=True, exist_ok=True)
-    # An attempt without an outcome was killed together with the process that watched it.
-    killed = {"outcome": "interrupted", "reason": "killed together with its sweep"}
-    attempts = [{**killed, **earlier} for earlier in attempts_of(folder)]
-    attempt: dict[str, Any] = {
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "host": platform.node(),
-    }
-    write_json(folder / CELL, {"attempts": [*attempts, attempt]})
+    attempts = [
+        earlier if earlier.outcome else replace(earlier, outcome="interrupted", reason="killed together with its sweep")
+        for earlier in attempts_of(folder)
+    ]
+    attempt = Attempt(datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), platform.node())
+    write_attempts(folder, [*attempts, attempt])
     began = time.monotonic()
     outcome, peak_mb = _supervised(config, overrides, folder, stopped)
-    measured = {"seconds": round(time.monotonic() - began, 2), "max_rss_mb": peak_mb}
-    write_json(folder / CELL, {"attempts": [*attempts, {**attempt, **outcome._asdict(), **measured}]})
+    seconds = round(time.monotonic() - began, 2)
+    ended = replace(attempt, **outcome._asdict(), seconds=seconds, max_rss_mb=peak_mb)
+    write_attempts(folder, [*attempts, ended])
     return outcome
 
 
@@ -104,12 +103,20 @@ def last_lines(folder: Path) -> list[str]:
         return []
 
 
-def attempts_of(folder: Path) -> list[dict[str, Any]]:
-    """The attempts in a cell.json; empty if it cannot be read."""
+def attempts_of(folder: Path) -> list[Attempt]:
+    """The attempts in a cell.json; empty if it is damaged, because it only tells how the cell came to its state."""
     try:
-        return [dict(attempt) for attempt in read_json(folder / CELL)["attempts"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_attempts(folder)
+    except ConfigError:
         return []
+
+
+def status_of(folder: Path) -> Status | None:
+    """The status of a cell; None if there is none, or if it is damaged."""
+    try:
+        return read_status(folder)
+    except ConfigError:
+        return None
 
 
 def python_path() -> str:
@@ -188,8 +195,8 @@ def _status_time(folder: Path) -> int:
 
 
 def _outcome(process: subprocess.Popen[bytes], stop_reason: str, folder: Path) -> Outcome:
-    code, status = process.returncode, read_status(folder)
-    if code == 0 and status.get("state") == "completed":
+    code, status = process.returncode, status_of(folder)
+    if code == 0 and status is not None and status.state == "completed":
         return Outcome("completed", "")
     if stop_reason == STOPPED:
         return Outcome("interrupted", stop_reason)
@@ -199,8 +206,8 @@ def _outcome(process: subprocess.Popen[bytes], stop_reason: str, folder: Path) -
         return Outcome("failed", f"killed by {signal.Signals(-code).name}")
     if code in [128 + number for number in SIGNALS]:
         return Outcome("interrupted", signal.Signals(code - 128).name)
-    if status.get("state") == "failed" and status.get("pid") == process.pid:  # not from an earlier attempt
-        return Outcome("failed", status["reason"])
+    if status is not None and status.state == "failed" and status.pid == process.pid:  # not from an earlier attempt
+        return Outcome("failed", status.reason)
     last_line = next((line for line in reversed(last_lines(folder)) if line), "")
     return Outcome("failed", f"exited with code {code}{': ' + last_line if last_line else ''}")
 
@@ -223,7 +230,7 @@ def main() -> int:
     except ConfigError as error:
         print(error)
         return 2
-    except RunFailed as failure:
+    except (RunFailed, OSError) as failure:
         print(f"failed: {failure}")
         return 1
     except Interrupted as interrupt:
@@ -233,19 +240,25 @@ def main() -> int:
 
 def _train(config: Config, overrides: list[str], folder: Path) -> None:
     """Resume the run in the folder, or start again if it cannot be resumed."""
-    with lock_run(folder):  # raises if an earlier attempt still runs on another machine
-        pass
-    if (folder / MANIFEST).exists():
-        try:
-            resumed = plan(replace(config, resume=str(folder)), [])
-        except ConfigError as error:
-            print(f"starting again: {error}")
-        else:
-            return run(resumed, folder, overrides)
-    for name in (MANIFEST, STATUS, *COLUMNS):
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    run(plan(config, []), folder, overrides)
+    with lock_run(folder) as still_there:  # raises if an earlier attempt still runs on another machine
+        if (folder / MANIFEST).exists():
+            try:
+                resumed = plan(replace(config, resume=str(folder)), [])
+            except ConfigError as error:
+                print(f"starting again: {error}")
+            else:
+                return run(resumed, folder, overrides, still_there)
+        for name in (MANIFEST, STATUS, *COLUMNS, CHECKPOINTS):
+            _remove(folder / name)
+        run(plan(config, [], folder=folder), folder, overrides, still_there)
+
+
+def _remove(path: Path) -> None:
+    """Remove what is at this path, of whatever kind."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -19,18 +19,21 @@ from ablate.config.choices import Until
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import flat, to_dict
 from ablate.parallel.signals import Interrupted, Signals
-from ablate.paths import shown
+from ablate.paths import nearest_existing, shown
+from ablate.records.csv_writer import read_rows
 from ablate.records.durations import approximate
-from ablate.records.manifest import lock_folder, read_manifest, read_status
-from ablate.records.schema import EPISODES, MANIFEST, STATES, STUDY, UPDATES, cell_folder
+from ablate.records.manifest import lock_folder
+from ablate.records.run_files import read_manifest, read_status, refuse_short
+from ablate.records.schema import EPISODES, MANIFEST, STUDY, UPDATES, cell_folder
 from ablate.records.study_file import StudyArm, StudyFile, read_study
-from ablate.sweeps.cell import attempts_of, run_cell
+from ablate.sweeps.cell import attempts_of, run_cell, status_of
 from ablate.sweeps.study import NOT_COMPARED, Study, identity, identity_of, refuse_incomparable, untestable
 
 PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
 PROBE = "ablate-probe-"  # temporary folders of probes have this prefix
 PROBE_STARTS_S = 60.0  # a younger folder may not be locked yet
 PROBE_S = 30.0  # a probe is stopped after this time, and its measurements so far are used
+STATES_BEFORE = ("failed", "interrupted", "running", "damaged")  # of cells that are to run
 MOST_PROBES = 4  # at most this many kinds of arms are probed; steps of further kinds count like those of the first
 MOST_NAMED = 3  # arms without a probe that are named
 
@@ -42,7 +45,8 @@ class Cell:
     arm: str
     seed: int
     folder: Path
-    state: str  # missing, or a state of `records.schema.STATES`
+    state: str  # missing, damaged, or the state of its run
+    problem: str = ""  # what is damaged
 
     @property
     def name(self) -> str:
@@ -79,7 +83,7 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
         digest = hashlib.sha256(json.dumps(identities, sort_keys=True).encode()).hexdigest()[:8]
         folder = folder.with_name(f"{folder.name}-{digest}")
     cells = [
-        Cell(arm, seed, cell, _state(cell, identities[arm], seed))
+        Cell(arm, seed, cell, *_state(cell, identities[arm], seed))
         for seed in study.seeds  # seed by seed, so that an unfinished sweep has about the same number of seeds per arm
         for arm in configs
         for cell in [cell_folder(folder, arm, seed)]
@@ -102,24 +106,31 @@ def stored_study(folder: Path) -> StudyFile | None:
     return read_study(folder) if (folder / STUDY).exists() else None
 
 
-def _state(folder: Path, expected: str, seed: int) -> str:
-    """The state of a cell. Raises ConfigError if another run is in its folder."""
-    state = read_status(folder).get("state")
+def _state(folder: Path, expected: str, seed: int) -> tuple[str, str]:
+    """The state of a cell, and what is damaged. Raises ConfigError if another run is in its folder."""
+    status = status_of(folder)
     try:
-        config = read_manifest(folder)["config"]
-        same = identity_of(config) == expected and config["seed"] == seed
-    except (ConfigError, KeyError, TypeError, AttributeError) as error:
-        if state == "completed":
+        manifest = read_manifest(folder)
+        same = identity_of(manifest.config) == expected and manifest.config.get("seed") == seed
+    except ConfigError as error:
+        if status is not None and status.state == "completed":
             raise ConfigError(
                 f"{folder}: it contains a completed run but no readable {MANIFEST}; move the folder away"
             ) from error
-        return "interrupted" if (folder / MANIFEST).exists() else "missing"
+        return "interrupted" if (folder / MANIFEST).exists() else "missing", ""
     if not same:
         raise ConfigError(
             f"{folder}: it contains a run of another configuration; remove that folder to train the cell again, or "
             "give another hydra.sweep.dir="
         )
-    return state if state in STATES else "interrupted"  # the run was killed before it wrote its first status
+    if status is None:
+        return "interrupted", ""  # the run was killed before it wrote its first status
+    try:
+        if status.state == "completed":
+            refuse_short(folder, manifest, status)
+    except ConfigError as error:
+        return "damaged", str(error)
+    return status.state, ""
 
 
 def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Estimate | None) -> str:
@@ -130,7 +141,7 @@ def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Est
     study, todo = plan.study, plan.to_run
     baseline = study.settings.baseline or study.arms[0].name
     grows = study.settings.until is Until.decided
-    before = ", ".join(f"{states[s]} {s} before" for s in ("failed", "interrupted", "running") if states[s])
+    before = ", ".join(f"{states[s]} {s} before" for s in STATES_BEFORE if states[s])
     lines = [f"sweep     {shown(plan.folder)}"]
     if plan.moved:
         lines.append(f"note      a new folder: {plan.moved}")
@@ -146,6 +157,7 @@ def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Est
     ]
     if grows:
         lines.append(f"until     every claim is settled; a look every {study.settings.block} seeds per arm")
+    lines += [f"damaged   {cell.problem}; the cell is trained again" for cell in todo if cell.problem]
     if todo:
         largest = max((plan.configs[cell.arm] for cell in todo), key=_cores)
         need = _range([_cores(plan.configs[cell.arm]) for cell in todo])
@@ -190,8 +202,7 @@ class Estimate(NamedTuple):
         todo = plan.to_run
         work = sum(self.seconds[cell.arm] for cell in todo)
         size = sum(self.bytes[cell.arm] for cell in todo)
-        existing = next(path for path in (plan.folder, *plan.folder.parents) if path.exists())
-        free = shutil.disk_usage(existing).free
+        free = shutil.disk_usage(nearest_existing(plan.folder)).free
         short = "; THE DISK WILL BE FULL" if size > free else ""
         time_needed = (
             f"about {approximate(work / parallel)}"
@@ -204,12 +215,12 @@ class Estimate(NamedTuple):
 def estimate(plan: SweepPlan) -> Estimate | None:
     """Estimate the cells to run from completed cells, or else from a short probe of each kind of arm.
 
-    None if a probe fails: an error in one arm must not stop the other arms."""
+    None if a probe fails: neither an error in one arm nor a full temporary folder must stop the sweep."""
     seconds: dict[str, list[float]] = {}
     sizes: dict[str, list[float]] = {}
     for cell in plan.cells:
         if cell.state == "completed":
-            took = sum(attempt.get("seconds", 0.0) for attempt in attempts_of(cell.folder))
+            took = sum(attempt.seconds for attempt in attempts_of(cell.folder))
             if not took:  # the sweep was killed before it could record the time
                 continue
             seconds.setdefault(cell.arm, []).append(took)
@@ -229,7 +240,12 @@ def estimate(plan: SweepPlan) -> Estimate | None:
         kind = (config.backend, config.schedule, config.workers, config.env.id, config.envs_per_worker, network, replay)
         if kind not in probes and len(probes) < MOST_PROBES:
             print(f"probing {arm}: a short run for the estimate", file=sys.stderr, flush=True)
-            if (probe := _probe(config)) is None:
+            try:
+                probe = _probe(config)
+            except (OSError, ConfigError, ValueError) as error:
+                print(f"no estimate: the probe failed ({error})", file=sys.stderr, flush=True)
+                return None
+            if probe is None:
                 return None
             probes[kind] = probe
             probed.append(arm)
@@ -253,9 +269,9 @@ def most_steps(config: Config) -> int:
 
 def share_done(folder: Path, total_steps: int | None, max_episodes: int | None) -> float:
     """The share of its training that a cell has done according to its status, from 0 to 1."""
-    status = read_status(folder)
-    limits = (status.get("steps"), total_steps), (status.get("episodes"), max_episodes)
-    return max((min(1.0, count / limit) for count, limit in limits if isinstance(count, int) and limit), default=0.0)
+    status = status_of(folder)
+    limits = [(status.steps, total_steps), (status.episodes, max_episodes)] if status else []
+    return max((min(1.0, count / limit) for count, limit in limits if limit), default=0.0)
 
 
 def _probe(config: Config) -> tuple[float, float, float, float] | None:
@@ -275,9 +291,9 @@ def _probe(config: Config) -> tuple[float, float, float, float] | None:
         if signals.received is not None:
             raise Interrupted(signals.received)
         status = read_status(folder)
-        if status.get("state") not in ("completed", "interrupted") or not status["steps"]:
+        if status is None or status.state not in ("completed", "interrupted") or not status.steps:
             return None
-        training, steps = _last_wall_time(folder), status["steps"]
+        training, steps = _last_wall_time(folder), status.steps
         tables = sum((folder / name).stat().st_size for name in (EPISODES, UPDATES))
         return took - training, training / steps, _size(folder) - tables, tables / steps
 
@@ -296,9 +312,9 @@ def _last_wall_time(folder: Path) -> float:
     """The latest wall_time_s in the run's tables, which is the duration of its training."""
     latest = 0.0
     for name in (EPISODES, UPDATES):
-        header, *rows = (folder / name).read_text().splitlines()
+        header, rows, _ = read_rows(folder / name)
         if rows:
-            latest = max(latest, float(rows[-1].split(",")[header.split(",").index("wall_time_s")]))
+            latest = max(latest, float(rows[-1][header.split(",").index("wall_time_s")]))
     return latest
 
 

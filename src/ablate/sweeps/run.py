@@ -27,8 +27,9 @@ from ablate.config.serial import to_dict
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.paths import shown
 from ablate.records.durations import approximate
-from ablate.records.files import remove_temporaries, replace_atomically, write_json
+from ablate.records.files import refuse_unwritable, remove_temporaries, replace_atomically
 from ablate.records.manifest import lock_folder, provenance
+from ablate.records.run_files import Attempt, write_attempts
 from ablate.records.schema import CELL, CELL_LOG, STUDY_SOURCE, VERDICTS
 from ablate.records.study_file import Provenance, StudyArm, StudyChange, StudyFile, read_study, write_study
 from ablate.runs.run import RunFailed
@@ -51,6 +52,19 @@ def run(
     launch: runs jobs with a Hydra launcher in the plan's folder. Returns the result or the exception of each job.
     job_overrides: the overrides of a cell's job.
     Raises RunFailed if cells failed, Interrupted after a signal."""
+    try:
+        _run(plan, launch, job_overrides)
+    except BrokenPipeError:  # `| head`: the reader of the output is gone
+        raise
+    except OSError as error:
+        raise RunFailed(f"{plan.folder}: a file could not be written ({error}); repeat the command") from error
+
+
+def _run(
+    plan: SweepPlan,
+    launch: Callable[[Sequence[Sequence[str]]], Sequence[Any]],
+    job_overrides: Callable[[Cell], list[str]],
+) -> None:
     new = not plan.folder.exists()
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
@@ -63,10 +77,7 @@ def run(
         plan = now  # the other sweep may have completed cells
         _tidy(plan)
         (plan.folder / STOP).unlink(missing_ok=True)
-        try:
-            _write_study(plan)
-        except OSError as error:
-            raise RunFailed(f"the study could not be written: {error}") from error
+        _write_study(plan)
         with Signals() as signals:
             watch = _Watch(plan, signals)
             try:
@@ -86,8 +97,9 @@ def run(
         _report(plan, watch, signals)
 
 
-def refuse_a_second(folder: Path) -> None:
-    """Raise ConfigError if another sweep runs in the folder."""
+def refuse_folder(folder: Path) -> None:
+    """Raise ConfigError if another sweep runs in the folder, or if nothing can be written in it."""
+    refuse_unwritable(folder, "hydra.sweep.dir")
     if folder.is_dir():
         with _lock_sweep(folder):
             pass
@@ -127,7 +139,7 @@ def _blocks(plan: SweepPlan, watch: _Watch) -> Iterator[list[Cell]]:
 
 
 def _has_failed(cell: Cell) -> bool:
-    return any(attempt.get("outcome") == "failed" for attempt in attempts_of(cell.folder)[-1:])
+    return any(attempt.outcome == "failed" for attempt in attempts_of(cell.folder)[-1:])
 
 
 def _undecided_arms(folder: Path) -> list[str]:
@@ -202,16 +214,15 @@ class _Watch:
                     self._stop("stopping: running cells write their checkpoints (a second signal stops at once)")
         except Exception as error:  # for example a broken pipe (`| head`): cells must not run unwatched
             self._error = error
-            (self._plan.folder / STOP).touch()
+            with suppress(OSError):  # the folder may be gone
+                (self._plan.folder / STOP).touch()
 
     def _poll(self) -> None:
         for cell, before in list(self._pending.items()):
             attempts = attempts_of(cell.folder)
-            if len(attempts) > before and "outcome" in attempts[-1]:
+            if len(attempts) > before and (outcome := attempts[-1].outcome):
                 del self._pending[cell]
-                self._report_cell(
-                    cell, Outcome(attempts[-1]["outcome"], attempts[-1]["reason"]), attempts[-1]["seconds"]
-                )
+                self._report_cell(cell, Outcome(outcome, attempts[-1].reason), attempts[-1].seconds)
 
     def _report_cell(self, cell: Cell, outcome: Outcome, seconds: float | None = None) -> None:
         self.outcomes[cell] = outcome
@@ -263,10 +274,10 @@ class _Watch:
 def _record_lost(cell: Cell, outcome: Outcome) -> None:
     """Write the outcome to cell.json in place of the lost process."""
     attempts = attempts_of(cell.folder)
-    unfinished = attempts.pop() if attempts and "outcome" not in attempts[-1] else {}
+    unfinished = attempts.pop() if attempts and not attempts[-1].outcome else Attempt()
     try:
         cell.folder.mkdir(parents=True, exist_ok=True)
-        write_json(cell.folder / CELL, {"attempts": [*attempts, {**unfinished, **outcome._asdict()}]})
+        write_attempts(cell.folder, [*attempts, replace(unfinished, **outcome._asdict())])
     except OSError as error:
         print(f"{cell.folder / CELL} could not be written: {error}", file=sys.stderr)
 
@@ -398,14 +409,20 @@ def _play_at_random(plan: SweepPlan) -> None:
 
 
 def _judge(folder: Path) -> None:
-    """Write tables, figures and report; print the verdicts."""
+    """Write tables, figures and report; print the verdicts. Raises RunFailed if a file cannot be written."""
     from ablate.analysis.load import load_sweep
     from ablate.analysis.markdown import title
     from ablate.analysis.report import write_report
     from ablate.analysis.summary import summarise
 
     summary = summarise(load_sweep(folder))
-    report, *figures = write_report(summary)
+    try:
+        report, *figures = write_report(summary)
+    except OSError as error:
+        raise RunFailed(
+            f"the report could not be written ({error}); the cells' results are safe, and "
+            f"python src/plot.py {shown(folder)} writes it again"
+        ) from error
     for verdict in summary.verdicts:
         print(f"{verdict.id:9} {title(verdict)}: {verdict.words} ({verdict.inequality}: {verdict.reason})")
     print(f"report    {shown(report)}")

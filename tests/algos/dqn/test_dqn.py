@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -269,7 +270,8 @@ def test_a_run_that_ends_in_its_warm_up_says_so(tmp_path: Path, capsys: pytest.C
 def run(folder: Path, *overrides: str) -> Path:
     """A whole run of the program, with all its processes."""
     config = config_of(*QUICK, "figures=false", "logger.display=off", *overrides)
-    train(plan(config, []), folder, [])
+    folder.mkdir(exist_ok=True)
+    train(plan(config, []), folder, [], lambda: True)
     return folder
 
 
@@ -478,16 +480,30 @@ def test_a_replay_that_cannot_be_written_or_read_is_named_in_one_line(tmp_path: 
 
 @pytest.mark.parametrize(("storage", "copies"), [("memory", 3), ("memmap", 2)])
 def test_the_memory_to_save_a_replay_is_checked_before_the_run(
-    storage: str, copies: int, monkeypatch: pytest.MonkeyPatch
+    storage: str, copies: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     config = quick(f"replay.storage={storage}", "replay.capacity=1000000")
     size = dqn_spec.replay_bytes(config)
     monkeypatch.setattr(dqn_spec, "available_bytes", lambda: copies * size - 1)
-    dqn_spec.check_replay(config, spec_of(config.env))
+    dqn_spec.check_replay(config, spec_of(config.env), tmp_path)
     with pytest.raises(ConfigError, match="save_replay=true: "):
-        dqn_spec.check_replay(replace(config, save_replay=True), spec_of(config.env))
+        dqn_spec.check_replay(replace(config, save_replay=True), spec_of(config.env), tmp_path)
     monkeypatch.setattr(dqn_spec, "available_bytes", lambda: copies * size)
-    dqn_spec.check_replay(replace(config, save_replay=True), spec_of(config.env))
+    dqn_spec.check_replay(replace(config, save_replay=True), spec_of(config.env), tmp_path)
+
+
+def test_a_replay_in_a_file_needs_room_on_the_disk_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+
+    def disk_usage(path: Path) -> SimpleNamespace:
+        asked.append(path)
+        return SimpleNamespace(free=0)
+
+    monkeypatch.setattr(dqn_spec.shutil, "disk_usage", disk_usage)
+    given = ("algo=dqn", "env=cartpole", "replay.storage=memmap")
+    with pytest.raises(ConfigError, match=r"GB of disk, and 0\.00 GB are free"):
+        plan(config_of(*given), [], folder=tmp_path / "runs/not/yet/there")
+    assert asked == [tmp_path]
 
 
 def test_a_reward_that_is_not_finite_is_reported(tmp_path: Path) -> None:

@@ -98,10 +98,11 @@ class Learner:
         if resumed.state["replay"]:
             try:
                 with beating():
-                    saved = read_checkpoint(self._checkpoints / resumed.state["replay"])
-            except ConfigError as error:
-                raise ChildFailed(f"the saved replay cannot be read: {error}; load= starts a new run") from error
-            self._replay.restore(saved.state, saved.tensors)
+                    saved = read_checkpoint(self._checkpoints / resumed.state["replay"], None)
+                self._replay.restore(saved.state, saved.tensors)
+            except (ConfigError, KeyError, ValueError, TypeError, IndexError) as error:
+                reason = f"{type(error).__name__}: " * (not isinstance(error, ConfigError)) + str(error)
+                raise ChildFailed(f"the saved replay cannot be read: {reason}; load= starts a new run") from error
             # an environment that cannot be saved begins a new episode
             continues = job.exchange.begun if job.exchange else job.resumed[ACTOR].state["env"] is not None
             self._episodes_begun = resumed.state["lanes_open"] and continues

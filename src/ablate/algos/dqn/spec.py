@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from omegaconf import MISSING
@@ -29,7 +30,7 @@ from ablate.config.schema import (
 from ablate.nn.precision import with_precision
 from ablate.parallel.exchange import Exchange
 from ablate.parallel.machine import available_bytes
-from ablate.paths import ROOT
+from ablate.paths import nearest_existing
 from ablate.replay.store import smallest_capacity, store_bytes
 from ablate.schedules import linear
 from ablate.types import EnvSpec, Experience
@@ -163,8 +164,8 @@ class DQN(Algorithm):
     def resolve(self, config: Config, here: bool, new: bool) -> Config:
         return with_precision(config, here, new)
 
-    def memory_note(self, config: Config, spec: EnvSpec) -> str:
-        return check_replay(config, spec)
+    def memory_note(self, config: Config, spec: EnvSpec, folder: Path) -> str:
+        return check_replay(config, spec, folder)
 
     def steps_at_once(self, config: Config) -> int:
         """A block."""
@@ -240,8 +241,8 @@ def replay_in_memory(config: Config) -> int:
     return copies * replay_bytes(config)
 
 
-def check_replay(config: Config, spec: EnvSpec) -> str:
-    """What the replay of a run will take, in words.
+def check_replay(config: Config, spec: EnvSpec, folder: Path) -> str:
+    """What the replay of a run will take, in words. folder: where the run's files will be.
 
     Raises ConfigError for a capacity that is too small to learn from, or larger than what this machine has."""
     algo, replay = config.algo, config.replay
@@ -259,8 +260,7 @@ def check_replay(config: Config, spec: EnvSpec) -> str:
         )
     size = replay_bytes(config)
     in_file = replay.storage == Storage.memmap
-    outputs = next(folder for folder in (ROOT / "outputs", ROOT) if folder.exists())
-    free_bytes = shutil.disk_usage(outputs).free if in_file else available_bytes()
+    free_bytes = shutil.disk_usage(nearest_existing(folder)).free if in_file else available_bytes()
     medium = "of disk" if in_file else "of memory"
     if size > free_bytes:
         hint = "" if in_file else ", or replay.storage=memmap: a file"
