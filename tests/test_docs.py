@@ -24,6 +24,15 @@ def test_paths_that_a_page_names_exist(page: object) -> None:
     assert not missing
 
 
+def test_the_tests_that_a_page_names_exist() -> None:
+    written = {
+        name for file in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/faults.md").read_text()))
+    assert len(named) > 60
+    assert not named - written
+
+
 def test_each_source_report_has_a_preset_that_composes() -> None:
     names = re.findall(r"experiment=(\w+)", (ROOT / "docs/reports.md").read_text())
     assert len(set(names)) == 5
