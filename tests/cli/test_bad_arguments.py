@@ -60,6 +60,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
             code = train.program()
         except SystemExit as leaving:  # from a callback
             code = int(leaving.code or 0)
+        ValidateFirst.locked.close()  # it would be at the end of the process
         written = capfd.readouterr()
         left = [] if ACCEPTED in written.out else sorted(files() - before)
         return Outcome(code, written.err, left)
@@ -70,7 +71,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     monkeypatch.setattr(ablate.sweeps.run, "run", accepted)
     monkeypatch.setattr(ablate.sweeps.plan, "estimate", lambda plan: None)
     monkeypatch.setattr(resolvers, "OUTPUTS", tmp_path / "outputs")
-    monkeypatch.setattr(ValidateFirst, "planned", None)
+    monkeypatch.setattr(ValidateFirst, "ready", None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     return call
@@ -98,8 +99,8 @@ REFUSED: tuple[tuple[list[str], tuple[str, ...]], ...] = (
     (["replay=uniform"], ("replay=uniform: A3C learns from each step once",)),
     (["-m", "replay=uniform,'a b'"], ("no such option",)),
     # Folders.
-    (["hydra.run.dir=file/x"], ("hydra.run.dir=", "file/x: it cannot be made")),
-    (["hydra.run.dir=/proc/x/y"], ("hydra.run.dir=/proc/x/y: it cannot be made",)),
+    (["hydra.run.dir=file/x"], ("hydra.run.dir=", "file is no folder")),
+    (["hydra.run.dir=/proc/x/y"], ("hydra.run.dir=/proc/x/y: no file can be written in /proc",)),
     ([f"hydra.run.dir=a/b/{LONG}"], ("hydra.run.dir=", "it cannot be made", "File name too long")),
     (["hydra.run.dir="], ("hydra.run.dir=: it is empty",)),
     (["hydra.run.dir=null"], ("hydra.run.dir=null: it is empty",)),
@@ -108,7 +109,7 @@ REFUSED: tuple[tuple[list[str], tuple[str, ...]], ...] = (
     ([f"hydra.output_subdir={LONG}"], ("hydra.output_subdir=", "it must be a folder inside")),
     (["-m", "seed=1,2", "hydra.sweep.dir=file/x", "sweep.dry_run=true"], ("hydra.sweep.dir=", "file: File exists")),
     ([f"resume={LONG}"], ("resume=xxx", "File name too long")),
-    (["resume=a,b (c) {d"], ("resume=", "a,b (c) {d", "not a run's folder")),
+    (["resume=a,b (c) {d"], ("resume=", "a,b (c) {d", "no such folder")),
     (["load=a=b,c"], ("load=", "a=b,c", "no such run or checkpoint")),
     # Interpolations.
     (["algo.gamma=${nothing}"], ("algo.gamma=${nothing}: ", "nothing")),

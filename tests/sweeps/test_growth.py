@@ -71,7 +71,7 @@ def complete(plan: SweepPlan, cell: Cell, fails: bool) -> None:
     cell.folder.mkdir(parents=True, exist_ok=True)
     config = replace(plan.configs[cell.arm], seed=cell.seed)
     write_json(cell.folder / MANIFEST, {"config": to_dict(config)})
-    write_status(cell.folder, "failed" if fails else "completed", "", Counters(100, 1000, 5))
+    write_status(cell.folder, "failed" if fails else "completed", "", Counters(0, 1000, 0))
     for name in ("episodes.csv", "updates.csv", EVALUATIONS):
         (cell.folder / name).write_text(",".join(COLUMNS[name]) + "\n")
     score = LEVELS[cell.arm] + 0.3 * np.random.default_rng([len(cell.arm) + cell.seed, ord(cell.arm[0])]).normal()

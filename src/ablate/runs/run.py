@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ablate.config.derived import limit_reached
@@ -36,6 +36,7 @@ def new_folder(folder: Path, numbered: bool = False) -> Iterator[tuple[Path, Sti
     if not os.path.exists(folder):  # else only when it is known to be ours
         refuse_unwritable(folder, "hydra.run.dir")
     candidate, number, made = folder, 2, False
+    missing = [parent for parent in folder.parents if not os.path.exists(parent)]
     while not made:
         try:
             candidate.mkdir(parents=True)  # fails if the folder exists, even if another process has just made it
@@ -47,6 +48,9 @@ def new_folder(folder: Path, numbered: bool = False) -> Iterator[tuple[Path, Sti
                 raise ConfigError(f"hydra.run.dir={folder}: it is no folder; give another one") from error
             candidate, number = folder.with_name(f"{folder.name}_{number}"), number + 1
         except OSError as error:
+            for parent in missing:
+                with suppress(OSError):  # another run has started in it
+                    parent.rmdir()
             part = Path(error.filename).name  # of the folder's path, which is named already
             raise ConfigError(f"hydra.run.dir={folder}: it cannot be made ({part}: {error.strerror})") from error
     with lock_run(candidate) as still_there:
