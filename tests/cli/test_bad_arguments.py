@@ -149,6 +149,7 @@ REFUSED: tuple[tuple[list[str], tuple[str, ...]], ...] = (
         ("sweep.metrics.a/b",),
     ),
     (["hydra.output_subdir=${oc.env:NO_SUCH_VARIABLE}"], ("hydra.output_subdir=${oc.env:NO_SUCH_VARIABLE}: ",)),
+    (["workers=1000000"], ("workers=1000000: ", "4096",)),
     (["+@chedule=1"], ("+@chedule=1: there is no key before @",)),
     (["++hang/timeout_s=a,b"], ("++hang/timeout_s=a,b: ", "add -m")),
     (["experiment=pendulum_report", "env=file"], ("env=file: no such option",)),

@@ -47,7 +47,8 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 LARGEST = 10**15  # of what is counted: a float holds all whole numbers up to it, and 64 bits hold its multiples
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 CountFromZero = Annotated[int, Field(ge=0, le=LARGEST)]
-Size = Annotated[int, Field(ge=1, le=1_000_000)]  # of an array, or a number of processes
+Size = Annotated[int, Field(ge=1, le=1_000_000)]  # of an array
+Processes = Annotated[int, Field(ge=1, le=4096)]  # more than any machine has cores
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -355,7 +356,7 @@ class SweepConfig:
 @dataclass
 class Config:
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = MISSING
-    workers: Size | None = None
+    workers: Processes | None = None
     envs_per_worker: Size = MISSING
     device: Any = MISSING  # a name, or a list of them
     backend: Backend = MISSING
