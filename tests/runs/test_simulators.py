@@ -73,8 +73,8 @@ def test_nothing_is_left_if_it_is_ended(end: str, how: str, start: Callable[...,
 @pytest.mark.slow
 def test_a_sweep_of_it_leaves_nothing(start: Callable[..., Run], tmp_path: Path) -> None:
     run = start(
-        "-m", *SETTINGS, "seed=1,2", "max_episodes=3", "workers=1", f"hydra.sweep.dir={tmp_path / 'sweep'}",
-        "+env.kwargs.closes=false",
+        "-m", *SETTINGS, "evaluation.every_seconds=null", "seed=1,2", "max_episodes=3", "workers=1",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}", "+env.kwargs.closes=false",
     )  # fmt: skip
     assert run.exit_code(timeout_s=280) == 0, run.errors + run.output
     assert len(list((tmp_path / "sweep").rglob(EPISODES))) == 2

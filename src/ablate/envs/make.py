@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import gymnasium
@@ -12,6 +14,7 @@ from ablate.envs.gymnasium_kind import GymnasiumKind
 from ablate.envs.kind import EnvKind
 from ablate.types import EnvSpec
 
+_SPECS: dict[str, EnvSpec] = {}  # by the configuration of the environment
 KINDS: dict[str, EnvKind] = {"gymnasium": GymnasiumKind(), "atari": AtariKind()}  # by env.name
 
 
@@ -30,5 +33,11 @@ def make_env(env: EnvConfig, max_ep_step: int | None = None, training: bool = Tr
 
 
 def spec_of(env: EnvConfig) -> EnvSpec:
-    """The environment's shapes. Raises ConfigError for spaces that no network takes."""
-    return kind_of(env).spec(env)
+    """The environment's shapes. Raises ConfigError for spaces that no network takes.
+
+    Looked at once in a process: what the environment has started is ended then, and while cells of a sweep run, those
+    cannot be told from it."""
+    key = json.dumps(asdict(env), sort_keys=True, default=str)
+    if key not in _SPECS:
+        _SPECS[key] = kind_of(env).spec(env)
+    return _SPECS[key]
