@@ -88,14 +88,17 @@ class ValidateFirst(Callback):
 
 def _refuse(error: Exception) -> None:
     """Print the error and raise SystemExit."""
-    if is_fault(error):
-        print(f"failed: {error}", file=sys.stderr)
-        raise SystemExit(1)
     if not isinstance(error, REFUSALS):
         traceback.print_exception(error)
         raise SystemExit(1)
-    print(explain(error), file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(_tell(error))
+
+
+def _tell(error: BaseException) -> int:
+    """Print an expected error in one line. Returns the exit code: 1 if the machine failed, 2 if this is a refusal."""
+    fault = is_fault(error)
+    print(f"failed: {error}" if fault else explain(error), file=sys.stderr)
+    return 1 if fault else 2
 
 
 def exit_code(program: Callable[[], Any]) -> int:
@@ -110,11 +113,7 @@ def exit_code(program: Callable[[], Any]) -> int:
     except REFUSALS as error:
         if os.environ.get(SHOW_TRACEBACKS):
             raise
-        if is_fault(error):
-            print(f"failed: {error}", file=sys.stderr)
-            return 1
-        print(explain(error), file=sys.stderr)
-        return 2
+        return _tell(error)
     except RunFailed as failure:
         print(f"failed: {failure}", file=sys.stderr)
         return 1

@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ablate.config.derived import evaluation_horizon
-from ablate.config.schema import Config
+from ablate.config.schema import Config, EvaluationConfig
 from ablate.config.serial import to_dict
 from ablate.nn.architecture import Architecture
 from ablate.parallel import heartbeat
@@ -183,7 +184,8 @@ def test_process(
 
     try:
         with heartbeat.checking(leave_if_abandoned):
-            _evaluate_until_the_end(send, config, spec, architecture, folder, shared, done, start)
+            make = partial(Evaluator, config, spec, architecture, folder, done)
+            _evaluate_until_the_end(send, make, config.evaluation, shared, start)
     except _Abandoned:
         return
 
@@ -201,23 +203,20 @@ def _watch(
 
 def _evaluate_until_the_end(
     send: Callable[[EvaluationSummary], None],
-    config: Config,
-    spec: EnvSpec,
-    architecture: Architecture,
-    folder: Path,
+    make: Callable[[], Evaluator],
+    evaluation: EvaluationConfig,
     shared: SharedState,
-    done: int,
     start: Snapshot,
 ) -> None:
     waiting: deque[Snapshot] = deque()
     ended = threading.Event()
-    every_s, every_steps = config.evaluation.every_seconds, config.evaluation.every_steps
+    every_s, every_steps = evaluation.every_seconds, evaluation.every_steps
     if every_s is None and every_steps is not None:
         # Before the evaluator compiles or imports: training may have begun.
         watch = (shared, every_steps, start.counters.steps, waiting, ended)
         threading.Thread(target=_watch, args=watch, daemon=True).start()
     try:
-        evaluator = Evaluator(config, spec, architecture, folder, done)
+        evaluator = make()
         if evaluator.begins:
             waiting.appendleft(start)
         last_time, evaluated_steps = time.monotonic(), -1
