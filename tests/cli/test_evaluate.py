@@ -178,7 +178,7 @@ def test_a_video_that_could_not_be_written_is_refused_before_playing(
     assert evaluate.program() == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err == f"{run / 'videos'}: {run / 'videos'} is no folder; give another one\n"
+    assert printed.err == f"{run / 'videos'}: videos is no folder; give another one\n"
 
 
 def test_a_checkpoint_whose_parameters_do_not_fit_is_refused(tmp_path: Path) -> None:

@@ -362,7 +362,7 @@ def test_a_folder_is_claimed_by_one_run_alone(tmp_path: Path) -> None:
     ("name", "line"),
     [
         ("file", "it is no folder; give another one"),
-        ("file/run", "{0}/file is no folder; give another one"),
+        ("file/run", "file is no folder; give another one"),
         ("x" * 300, "it cannot be made (" + "x" * 300 + ": File name too long)"),
     ],
 )

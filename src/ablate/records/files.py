@@ -85,7 +85,7 @@ def refuse_unwritable(folder: Path, key: str = "") -> None:
     named = f"{key}={folder}" if key else str(folder)
     existing = nearest_existing(folder)
     if not existing.is_dir():
-        raise ConfigError(f"{named}: {existing} is no folder; give another one")
+        raise ConfigError(f"{named}: {existing.name} is no folder; give another one")  # its path is named already
     try:
         with tempfile.TemporaryFile(dir=existing) as file:
             file.write(bytes(WRITTEN_TO_TEST))
