@@ -68,13 +68,17 @@ POPULATIONS = [
 
 
 def own_populations() -> Iterator[Population]:
-    """The scores of arms with at least 30 seeds in sweeps/results, as populations from which seeds are drawn."""
+    """The scores of arms with at least 30 seeds in sweeps/results, as populations from which seeds are drawn.
+
+    Studies may have an arm in common: it is one population."""
+    seen = set()
     for path in sorted((ROOT / "sweeps/results").glob("*/seeds.csv")):
         table = pd.read_csv(path)
         for arm, rows in table[table["metric"] == "final_score"].groupby("arm", sort=False):
             scores = np.sort(rows["value"].to_numpy())
-            if len(scores) < 30 or not np.isfinite(scores).all() or np.ptp(scores) == 0:
+            if len(scores) < 30 or not np.isfinite(scores).all() or np.ptp(scores) == 0 or scores.tobytes() in seen:
                 continue
+            seen.add(scores.tobytes())
             scores = (scores - scores.mean()) / scores.std()
 
             def quantile(u: np.ndarray, scores: np.ndarray = scores) -> np.ndarray:

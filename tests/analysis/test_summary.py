@@ -376,6 +376,30 @@ def test_a_growing_study_ends_with_its_last_block(tmp_path: Path) -> None:
     assert (verdict.verdict, verdict.preliminary, verdict.wants_seeds) == ("undecided", False, False)
 
 
+def never_reaches(table: pd.DataFrame) -> None:
+    table["episodic_return"] = -1400.0
+
+
+def test_a_look_at_which_no_cell_has_reached_the_score_settles_nothing(tmp_path: Path) -> None:
+    folder = grown(tmp_path, 10, ARMS, claims=claims("good ~ same", metric="speed"), metric="speed")
+    change_study(folder, lambda study: study.update(smallest_effect=1e6))  # in steps
+    assert only_verdict(folder).n == "5, 5"
+    for arm in ("good", "same"):
+        for seed in range(5):
+            edit_evaluations(folder / arm / f"seed={seed}", never_reaches)
+    verdict = only_verdict(folder)
+    assert (verdict.n, verdict.verdict) == ("10, 10", "supported")
+    assert "(5 and 5 cells had not reached the score by the end)" in verdict.reason
+
+
+def test_cells_of_later_looks_are_not_counted(tmp_path: Path) -> None:
+    folder = grown(tmp_path, 10, ARMS, claims=claims("good < bad", metric="speed"))
+    edit_evaluations(folder / "bad" / "seed=7", never_reaches)
+    verdict = only_verdict(folder)
+    assert verdict.n == "5, 5"
+    assert "(0 and 5 cells had not reached the score by the end)" in verdict.reason
+
+
 def test_an_unfinished_block_is_not_looked_at(tmp_path: Path) -> None:
     folder = grown(tmp_path, 10, ARMS, claims=claims("good < same"), missing=(("same", 9),))
     verdict = only_verdict(folder)

@@ -65,7 +65,7 @@ class _Case:
     worst: float  # the score of a failed seed
     margin: float  # NaN: no effect is too small to matter
     pairs: bool
-    censored: tuple[int, int]  # cells that had not reached the score
+    censored: tuple[pd.Series, pd.Series]  # by seed: whether the cell had not reached the score
     no_interval: str  # why there can be no interval; empty if there can
 
     @property
@@ -73,8 +73,13 @@ class _Case:
         return RELATIONS[self.claim.inequality.split()[1]]
 
     def effects(self, seeds: list[int]) -> list[tuple[float, float, float]]:
-        """Value, error and freedom of the difference in these seeds, for both ways to count failed seeds."""
-        return [self._effect(*self.scores(seeds, fill)) for fill in (self.worst, np.nan)]
+        """Value, error and freedom of the difference in these seeds, for both ways to count failed seeds.
+
+        No error if no cell has reached the score: equal ends of the budget do not show equal times."""
+        effects = [self._effect(*self.scores(seeds, fill)) for fill in (self.worst, np.nan)]
+        if all(flags[flags.index.isin(seeds)].all() for flags in self.censored):
+            return [(value, np.nan, np.nan) for value, _, _ in effects]
+        return effects
 
     def scores(self, seeds: list[int], fill: float) -> tuple[np.ndarray, np.ndarray]:
         """Both arms' scores with this score for failed seeds; NaN leaves them out."""
@@ -170,7 +175,7 @@ def _verdict(
     settled = outcome is not Outcome.undecided or bool(decision.futile[i])
     preliminary = not whole[k] or not (settled or all(whole))
     grows = sweep.study.until is Until.decided
-    reason = _reason(case, outcome, low, high, level)
+    reason = _reason(case, planned[k], outcome, low, high, level)
     if grows and whole[k]:
         if decision.futile[i]:
             reason += f"; given up after {len(planned[k])} seeds, as {len(planned[-1])} would hardly have decided it"
@@ -190,15 +195,16 @@ def _verdict(
     )  # fmt: skip
 
 
-def _reason(case: _Case, outcome: Outcome, low: float, high: float, level: float) -> str:
+def _reason(case: _Case, seeds: list[int], outcome: Outcome, low: float, high: float, level: float) -> str:
     """Where the interval is: on one side of 0, across 0, or within ± smallest_effect."""
     if case.no_interval:
         return case.no_interval
     if np.isnan(low):
         return f"n too small for an interval: at least {MIN_SEEDS} seeds per arm that have a score are needed"
-    what = "difference of the restricted means" if any(case.censored) else "difference of the means"
-    if any(case.censored):
-        what += f" ({case.censored[0]} and {case.censored[1]} cells had not reached the score by the end)"
+    censored = [int(flags[flags.index.isin(seeds)].sum()) for flags in case.censored]
+    what = "difference of the restricted means" if any(censored) else "difference of the means"
+    if any(censored):
+        what += f" ({censored[0]} and {censored[1]} cells had not reached the score by the end)"
     pairs = " over pairs of seeds" if case.pairs else ""
     interval = f"the {100 * (1 - level):.4g} % interval of the {what}{pairs}, {number(low)} to {number(high)},"
     limit = f"±{case.margin:g}"
@@ -241,7 +247,7 @@ def _case(sweep: Sweep, values: Values, claim: ClaimConfig) -> _Case:
         worst=worst_score(sweep, values, claim.metric, left),
         margin=np.nan if margin is None else margin,
         pairs=share_draws(sweep, left, right),
-        censored=(int(a["censored"].sum()), int(b["censored"].sum())),
+        censored=(a["censored"], b["censored"]),
         no_interval=no_interval,
     )
 
