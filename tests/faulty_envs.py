@@ -121,6 +121,13 @@ class Slow(Faulty):
         return reward
 
 
+class Costs(Faulty):
+    """Not a fault: each step costs more."""
+
+    def fault(self, reward: float) -> float:
+        return reward - 3.0
+
+
 class Takes(Faulty):
     """Not a fault: it takes an argument of any kind."""
 
@@ -148,7 +155,7 @@ class ChosenByGamma(Faulty):
     BY_GAMMA: ClassVar = {
         "algo.gamma=0.61": "OsExit0", "algo.gamma=0.62": "OsExit3", "algo.gamma=0.63": "Raises",
         "algo.gamma=0.64": "Hangs", "algo.gamma=0.65": "Slow", "algo.gamma=0.66": "Slow",
-        "algo.gamma=0.67": "RaisesOnce", "algo.gamma=0.68": "ExitsInCell",
+        "algo.gamma=0.67": "RaisesOnce", "algo.gamma=0.68": "ExitsInCell", "algo.gamma=0.69": "Costs",
     }  # fmt: skip
 
     def __init__(self, flag: str = "", **arguments: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,15 @@ from ablate.records.checkpoint import read_checkpoint
 from ablate.records.run_files import read_manifest
 from ablate.records.schema import CELL, EPISODES, LAST_CHECKPOINT
 
+# Two arms that differ by noise alone and want a second block of seeds, and one that differs at once.
+GROWING = {"one": [], "two": ["algo.t_max=7"], "low": ["algo.gamma=0.69"]}
+UNTIL_DECIDED = (
+    "sweep.until=decided", "sweep.max_seeds=6", "sweep.smallest_effect=0.95", "sweep.metric=final_score",
+    "sweep.claims=[{id:C1,words:w,metric:final_score,inequality:'low < one'},"
+    "{id:C2,words:w,metric:final_score,inequality:'one ~ two'}]",
+    "env.id=faulty_envs:ChosenByGamma-v0", "+env.kwargs.after=0", "max_episodes=20", "log_interval=1",
+    "hang_timeout_s=60",
+)  # fmt: skip
 FAULTS = {"raises": "Raises", "exits": "OsExit3", "hangs": "Hangs"}
 STUDY = """# @package _global_
 hydra: {{mode: MULTIRUN}}
@@ -88,6 +98,23 @@ def five_good_and_four_bad() -> dict[str, list[str]]:
     good = {f"good-{n}": [f"algo.t_max={n}"] for n in range(6, 11)}
     bad = {arm: env(fault, after=100) for arm, fault in FAULTS.items()}
     return {**good, **bad, "killed": env("Slow", after=100, step_s=0.3)}
+
+
+def kill_and_grow_on(start: Callable[..., Sweep], wait_s: float) -> Sweep:
+    """A sweep that grows until its claims are settled, killed in its second block. Returns its repetition."""
+    sweep = start(GROWING, *UNTIL_DECIDED)
+    sweep.wait_until(lambda: "block     6 seeds per arm: one, two\n" in sweep.output, "a second block", wait_s)
+    sweep.process.kill()
+    sweep.exit_code()
+    again = start(GROWING, *UNTIL_DECIDED)
+    assert again.exit_code(wait_s) == 0, f"{again.output} {again.errors}"
+    for arm, seeds in {"one": 6, "two": 6, "low": 5}.items():
+        assert {cell.name for cell in (again.sweep / arm).iterdir()} == {f"seed={seed}" for seed in range(seeds)}
+        for seed in range(seeds):
+            outcomes = [attempt["outcome"] for attempt in again.attempts(arm, seed)]
+            assert outcomes[-1:] == ["completed"]
+            assert outcomes.count("completed") == 1, "run twice"
+    return again
 
 
 def resumed_from(sweep: Sweep, arm: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from faulty_envs import DISARMED
 from processes import parent_of
-from started_sweep import Sweep, env, five_good_and_four_bad, resumed_from
+from started_sweep import Sweep, env, five_good_and_four_bad, kill_and_grow_on, resumed_from
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]
 pytest.importorskip("ray", reason="needs pip install -e '.[ray]'")
@@ -165,6 +165,10 @@ def test_a_killed_sweep_leaves_nothing_and_goes_on(start: Callable[..., Sweep]) 
     assert cell not in sweep.processes()
     assert_gone(sweep, within_s=150)  # two agents of Ray try for more than a minute to reach their dead head node
     assert_gone(again)
+
+
+def test_a_sweep_killed_while_it_grows_goes_on(start: Callable[..., Sweep]) -> None:
+    assert_gone(kill_and_grow_on(start, WAIT_S), within_s=150)
 
 
 @pytest.mark.parametrize(

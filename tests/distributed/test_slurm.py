@@ -13,7 +13,7 @@ import pytest
 from faulty_envs import DISARMED
 from omegaconf import OmegaConf
 from slurm_cluster import NODES, SlurmCluster, missing_programs, slurm_cluster
-from started_sweep import Sweep, env, five_good_and_four_bad, resumed_from
+from started_sweep import Sweep, env, five_good_and_four_bad, kill_and_grow_on, resumed_from
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]
 pytest.importorskip("submitit", reason="needs pip install -e '.[slurm]'")
@@ -186,6 +186,10 @@ def test_jobs_of_a_killed_sweep_are_ended_by_the_next(cluster: SlurmCluster, sta
     assert resumed_from(again, "slow") > 0
     assert_gone(cluster, again)
     assert_gone(cluster, sweep)
+
+
+def test_a_sweep_killed_while_it_grows_goes_on(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
+    assert_gone(cluster, kill_and_grow_on(start, WAIT_S))
 
 
 def test_missing_slurm_is_reported(tmp_path: Path, start: Callable[..., Sweep]) -> None:
