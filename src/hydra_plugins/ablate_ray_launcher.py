@@ -169,7 +169,7 @@ def _connected(address: str | None) -> Iterator[Any]:
                 host, port = address.split(":")
                 socket.create_connection((host, int(port)), CONNECT_S).close()
             ray.init(**where, runtime_env=environment, log_to_driver=False, logging_level="error")
-        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        except Exception as error:  # Ray raises bare ones, for example if it takes too long to start
             raise ConfigError(f"hydra.launcher.address={address}: {_in_a_line(error)}") from error
     try:
         yield ray

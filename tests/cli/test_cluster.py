@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from hydra.types import HydraContext, RunMode
 from ablate.algos.algorithm import algorithm_of, number_of_workers
 from ablate.cli.cluster import JOB_MB, Jobs
 from ablate.cli.resolvers import register
+from ablate.config.schema import ConfigError
 from ablate.config.validation import validate
+from hydra_plugins.ablate_ray_launcher import _connected
 
 SHORT = ("max_episodes=10", "evaluation.every_steps=1000")
 
@@ -98,6 +101,21 @@ def test_a_launcher_without_its_package_names_the_extra_to_install(launcher: str
     assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
     assert result.stderr.startswith(f"hydra/launcher={launcher}: needs ")
     assert f"pip install -e '.[{launcher}]'" in result.stderr
+
+
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises a bare Exception if its own processes take too long to start."""
+
+    def init(**options: object) -> None:
+        raise Exception("The current node timed out during startup.\nSecond line")
+
+    ray = types.SimpleNamespace(init=init, exceptions=types.SimpleNamespace(RayError=RuntimeError))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(ConfigError) as refusal, _connected(None):
+        pass
+    assert str(refusal.value) == (
+        "hydra.launcher.address=None: Ray: Exception: The current node timed out during startup."
+    )
 
 
 def test_a_cluster_may_have_a_device_that_this_machine_lacks(tmp_path: Path) -> None:
