@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -14,8 +15,9 @@ from ablate.algos.dqn import learner as dqn
 from ablate.algos.job import WorkerJob
 from ablate.config.derived import LONGEST_EVALUATION, evaluation_horizon, horizon_notes
 from ablate.config.schema import Config
-from ablate.parallel import heartbeat
-from ablate.parallel.shared import Command
+from ablate.parallel import heartbeat, shared
+from ablate.parallel.shared import Command, SharedState
+from ablate.play.evaluator import Evaluator
 from ablate.records.schema import EVALUATIONS
 from ablate.types import Counters, EpisodeRecord, EvaluationSummary, ProcessState
 
@@ -114,6 +116,35 @@ def test_without_any_limit_an_evaluation_episode_is_cut_with_a_note(tmp_path: Pa
     run(job_of(config, tmp_path, evaluates=True))
     rows = pd.read_csv(tmp_path / EVALUATIONS)
     assert rows[["episodic_length", "horizon"]].to_numpy().tolist() == [[LONGEST_EVALUATION] * 2]
+
+
+@pytest.mark.parametrize("algo", [(), DQN], ids=["a3c", "dqn"])
+def test_the_clock_stands_during_an_evaluation(
+    algo: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With schedule=async evaluations run next to training: the seconds of both schedules have one meaning."""
+    now = [1000.0]
+    monkeypatch.setattr(shared, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def evaluate(self: Evaluator, shared: SharedState, counters: Counters) -> EvaluationSummary:
+        now[0] += 5000.0
+        return EvaluationSummary(1, counters.steps, 0.0)
+
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+
+    def beat() -> None:
+        now[0] += 1.0
+
+    heartbeat.install(beat)
+    job = job_of(
+        settings("evaluation.at_start=true", *ENDLESS[:2], "+env.kwargs.episode_steps=10", *algo),
+        tmp_path,
+        evaluates=True,
+    )
+    times = [message.wall_time_s for message in run(job) if isinstance(message, EpisodeRecord)]
+    assert len(times) == 20
+    assert times == sorted(times)
+    assert 0 < times[0] < times[-1] <= job.shared.wall_time_s() < 5000
 
 
 @pytest.mark.parametrize("limit", ["evaluation.horizon=30", "env.max_ep_step=30"])

@@ -259,6 +259,16 @@ def test_one_diverged_episode_makes_its_evaluation_diverged() -> None:
     assert values_of(sweep)["a", 1] == -np.inf
 
 
+def test_evaluations_that_share_an_episode_keep_the_axis_of_episodes() -> None:
+    """Evaluated several times per episode, most distances on this axis are 0."""
+    points: Points = {
+        (arm, 1): [(x, x / 100 + shift) for x in range(0, 1001, 20)] for arm, shift in (("a", 0), ("b", 4))
+    }
+    ends: Points = {cell: [(x, 0) for x in range(100, 1001, 100)] for cell in points}
+    metric = {"statistic": "first_reach", "x": "episode", "score": 6.0}
+    assert values_of(sweep_of(points, ends, **metric)) == {("a", 1): 6, ("b", 1): 2}
+
+
 def test_first_reach_is_censored_at_the_budget() -> None:
     metric = {"statistic": "first_reach", "score": 3.0, "smaller_is_better": True}
     points: Points = {

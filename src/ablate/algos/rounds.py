@@ -66,7 +66,10 @@ def _wait_for_release(shared: SharedState, pause: int) -> None:
 
 
 def _evaluated(evaluator: Evaluator, shared: SharedState, send: Send) -> bool:
-    """Evaluate and send the summary. Returns False, without any row, if the parent says stop meanwhile."""
+    """Evaluate and send the summary. Returns False, without any row, if the parent says stop meanwhile.
+
+    The clock of training stands meanwhile: with async, evaluations run next to training."""
+    shared.hold()
 
     def leave_if_stopped() -> None:
         if shared.command != Command.run:

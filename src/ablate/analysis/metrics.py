@@ -190,7 +190,8 @@ def span_of(sweep: Sweep, source: Source, x: Axis, by_cell: dict[Cell, Curve] | 
         end, shortest = min(known), None
     spacing = 0.0
     if source is Source.evaluations:
-        gaps = [float(np.median(np.diff(own))) for own, _ in by_cell.values() if len(own) > 1]
+        # Several evaluations can share an episode: those distances of 0 are no spacing.
+        gaps = [float(np.median(np.diff(np.unique(own)))) for own, _ in by_cell.values() if own[-1] > own[0]]
         spacing = max(gaps, default=0.0)
     return Span(firsts[latest], end, spacing, latest, shortest)
 

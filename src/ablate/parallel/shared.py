@@ -72,7 +72,8 @@ class SharedState:
         self._counter_lock = TokenLock()
         self.update_lock = TokenLock()  # held by a worker during its update if algo.lock_updates=true
         self.started = time.monotonic()  # the monotonic clock is the same for all processes of a machine
-        self._began = SharedArray.allocate(ctypes.c_double, 1)  # when the first rollout started; 0 before
+        # The clock of training. Above 0: it runs, and would have shown 0 s at this time. Else: it stands at -value s.
+        self._clock = SharedArray.allocate(ctypes.c_double, 1)
         self._compilation = SharedArray.allocate(ctypes.c_int64, 1)
         self.elapsed_before = 0.0  # seconds of training before this start of the run
 
@@ -100,13 +101,19 @@ class SharedState:
         return any(array.holds(address) for array in (self._parameters, *self._statistics))
 
     def begin(self) -> None:
-        """Note that a rollout starts. Training time starts with the first one: imports and compilation do not count."""
-        if not self._began.numbers[0]:
-            self._began.numbers[0] = time.monotonic()
+        """Note that a rollout starts: the clock of training runs. Imports and compilation do not count."""
+        clock = self._clock.numbers[0]
+        if clock <= 0.0:  # several workers may come here at once
+            self._clock.numbers[0] = clock + time.monotonic()
+
+    def hold(self) -> None:
+        """Stop the clock of training until the next rollout. Only for a process that trains alone."""
+        if self._clock.numbers[0] > 0.0:
+            self._clock.numbers[0] -= time.monotonic()
 
     @property
     def began(self) -> bool:
-        return self._began.numbers[0] > 0.0
+        return self._clock.numbers[0] != 0.0
 
     def note_compilation(self) -> None:
         """Note that a process compiles kernels, so its start takes longer."""
@@ -117,8 +124,11 @@ class SharedState:
         return bool(self._compilation.numbers[0])
 
     def wall_time_s(self) -> float:
-        """Seconds of training since the run's first start, without those between a stop and a resume."""
-        return self.elapsed_before + (time.monotonic() - self._began.numbers[0] if self.began else 0.0)
+        """Seconds of training since the run's first start, without those between a stop and a resume.
+
+        With schedule=interleaved the clock stands during evaluations. With async they run next to training."""
+        clock = self._clock.numbers[0]
+        return self.elapsed_before + (time.monotonic() - clock if clock > 0.0 else -clock)
 
     # Counters: all three change together, under a lock that is held for a microsecond.
 
