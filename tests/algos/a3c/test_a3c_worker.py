@@ -175,7 +175,7 @@ def test_recorded_returns_are_raw_and_training_sees_them_scaled(backend: str, tm
         ("env=cartpole", "optimizer=rmsprop"),
         ("env=acrobot",),
         ("env=mountain_car",),
-        ("env=mountain_car_continuous",),
+        ("env=mountain_car_continuous", "algo.t_max=20"),
         ("env=cartpole", "optimizer.amsgrad=true"),
         ("model.torso_hidden=[64]", "model.actor_hidden=[]", "model.critic_hidden=[]"),
     ],
