@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,12 +26,40 @@ def main() -> int:
         name = f"{study}-quick" if options.quick else study
         shortened = [*QUICK, f"sweep.name={name}"] if options.quick else []
         command = [sys.executable, os.path.relpath(ROOT / "src/run.py"), f"sweep={study}", *shortened, *overrides]
-        if code := subprocess.run(command).returncode:
+        folder = ROOT / "outputs/sweeps" / name
+        before = written(folder)
+        if code := run(command):
             return code
-        folders.append(ROOT / "outputs/sweeps" / name)
-    if "sweep.dry_run=true" not in overrides:
-        draw(folders)
-    return 0
+        if "sweep.dry_run=true" not in overrides and written(folder) == before:
+            print(f"no panels: with these overrides the sweep has another folder than {folder}", file=sys.stderr)
+            return 2
+        folders.append(folder)
+    if "sweep.dry_run=true" in overrides:
+        return 0
+    from ablate.cli.hydra_app import exit_code
+
+    return exit_code(lambda: draw(folders))
+
+
+def run(command: list[str]) -> int:
+    """Run a sweep to its end and return its exit code. Ctrl-C reaches it too: it writes its checkpoints and ends."""
+    process = subprocess.Popen(command)
+    actions = {
+        signal.SIGINT: lambda number, frame: None,  # without it, subprocess would kill the sweep
+        signal.SIGTERM: lambda number, frame: process.send_signal(number),
+    }
+    before = {number: signal.signal(number, action) for number, action in actions.items()}
+    try:
+        return process.wait()
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+def written(folder: Path) -> int | None:
+    """When a sweep in this folder was last started, in ns; None if there is none."""
+    path = folder / "study.json"
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def draw(folders: list[Path]) -> None:

@@ -12,6 +12,8 @@ from synthetic import write_sweep
 from ablate.analysis.load import load_sweep
 from ablate.analysis.summary import summarise
 from ablate.cli.status import status
+from ablate.records.manifest import write_status
+from ablate.records.run_files import digests, read_status
 from ablate.records.schema import CELL, COLUMNS, EPISODES, EVALUATIONS, MANIFEST, STATUS, UPDATES
 from ablate.records.terminal import PlainConsole
 
@@ -109,6 +111,36 @@ def test_a_file_of_a_cell_that_does_not_fit_is_told(name: str, content: bytes, r
     path = sweep / "a/seed=1" / name
     path.write_bytes(content)
     assert_only_it_is_damaged(sweep, f"{path}", reason)
+
+
+@pytest.mark.parametrize("name", [*TABLES, EVALUATIONS])
+def test_a_table_that_changed_after_the_run_is_told(name: str, sweep: Path) -> None:
+    """Also if it has as many rows: a digit, a row of another cell, another order."""
+    cell = sweep / "a/seed=1"
+    status = read_status(cell)
+    assert status is not None
+    write_status(cell, "completed", "", status.counters, tables=digests(cell))
+    assert "damaged" not in set(load_sweep(sweep).cells["state"])
+    header, first, second, *others = (cell / name).read_bytes().splitlines(keepends=True)
+    (cell / name).write_bytes(b"".join([header, second, first, *others]))
+    assert_only_it_is_damaged(sweep, f"{cell / name}: damaged: it has changed since the run completed")
+
+
+def test_a_cell_of_another_seed_is_told(sweep: Path) -> None:
+    shutil.copy(sweep / "a/seed=0" / MANIFEST, sweep / "a/seed=1")
+    assert_only_it_is_damaged(sweep, "it is of another cell: seed is 0 here, 1 in the study; put the cell's own folder")
+
+
+def test_cells_that_changed_places_are_told(tmp_path: Path) -> None:
+    arms = {name: {"overrides": [f"algo.t_max={steps}"]} for name, steps in (("five", 5), ("ten", 10))}
+    sweep = write_sweep(tmp_path / "sweep", arms, range(2), 20)
+    (sweep / "five/seed=1").rename(sweep / "kept")
+    (sweep / "ten/seed=1").rename(sweep / "five/seed=1")
+    (sweep / "kept").rename(sweep / "ten/seed=1")
+    cells = load_sweep(sweep).cells
+    assert cells["state"].tolist() == ["completed", "damaged"] * 2
+    assert "it is of another cell: algo.t_max is 10 here, 5 in the study" in cells["reason"][1]
+    assert "it is of another cell: algo.t_max is 5 here, 10 in the study" in cells["reason"][3]
 
 
 def test_a_damaged_table_of_updates_is_left_out_with_a_warning(sweep: Path) -> None:

@@ -12,7 +12,7 @@ from ablate.analysis import sweep_figures
 from ablate.analysis import verdicts as verdicts_module
 from ablate.analysis.load import load_sweep
 from ablate.analysis.markdown import escaped
-from ablate.analysis.report import write_report
+from ablate.analysis.report import render, write_report
 from ablate.analysis.statistics import interval, iqm, mean, median
 from ablate.analysis.summary import summarise
 from ablate.records.schema import EPISODES, EVALUATIONS, REPORT
@@ -96,6 +96,11 @@ def test_a_claim_that_fails_does_not_cost_the_others(tmp_path: Path, monkeypatch
     verdicts = summarise(load_sweep(folder)).verdicts
     assert [v.verdict == "not testable here" for v in verdicts] == [False, True, False]
     assert verdicts[1].reason == "it cannot be computed from these values (OverflowError: too large)"
+
+
+def test_a_study_that_does_not_say_its_commit_has_a_report(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep", ARMS, episodes=20, git={"dirty": True})
+    assert "<code>unknown</code> with uncommitted changes" in render(summarise(load_sweep(folder)), [])
 
 
 TEXTS = [

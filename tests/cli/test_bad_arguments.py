@@ -137,6 +137,16 @@ REFUSED: tuple[tuple[list[str], tuple[str, ...]], ...] = (
     (["workers=1", "--resolve"], ("--resolve: only together with --cfg or --help",)),
     (["-m", "--cfg", "job"], ("--cfg --multirun: only one of them",)),
     (["--experimental-rerun=x.pickle"], ("--experimental-rerun=x.pickle: a pickle may run any code",)),
+    # What would switch off the checks.
+    *(([argument], (f"{argument}: this part of Hydra's configuration checks all others",)) for argument in (
+        "~hydra/callbacks", "hydra/callbacks=null", "~hydra.callbacks", "~hydra.callbacks.ablate",
+        "hydra.callbacks.ablate=null", "+hydra.callbacks={}", "~hydra", "hydra=null",
+    )),
+    (["-m", "seed=1,2", "hydra/sweeper=basic", "~hydra/callbacks"], ("~hydra/callbacks: this part of",)),
+    *(([argument], (f"{argument}: the program writes no log through Hydra",)) for argument in (
+        "hydra.job_logging.root.level=FOO", "hydra.job_logging.version=2", "hydra.hydra_logging.version=2",
+        "hydra.hydra_logging=null", "~hydra.job_logging.handlers",
+    )),
     # Long texts and control characters.
     ([f"env.id={LONG}"], ("env.id=xxx",)),
     ([f"{LONG}=1"], ("xxx", "File name too long")),

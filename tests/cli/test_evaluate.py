@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -82,6 +83,18 @@ def test_the_summary_omits_an_unknown_human_score() -> None:
     for env_id in ("Pendulum-v1", "ALE/Adventure-v5", "CartPole-v1"):
         assert reference_scores(env_id) is None
     assert [line.split()[0] for line in evaluate.summary(episodes_of(*range(100)), None)] == ["return", "median", "per"]
+
+
+def test_the_scores_are_written_though_nobody_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python src/evaluate.py run | head -1`."""
+    folder = saved_run(tmp_path / "run", config_of("env=cartpole"))
+    monkeypatch.setattr("sys.argv", ["src/evaluate.py", f"run={folder}", "episodes=2"])
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        assert evaluate.program() == 0
+    assert len((folder / "scores.csv").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize("variant", [(), ("env.mode=4",)])

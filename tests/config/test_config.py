@@ -13,7 +13,7 @@ from ablate.algos.dqn.spec import DQNConfig
 from ablate.cli import resolvers
 from ablate.config.derived import cuda_index
 from ablate.config.schema import SCHEMAS, AtariConfig, Config, ConfigError
-from ablate.config.serial import config_hash, from_dict, to_dict
+from ablate.config.serial import config_hash, differing_key, from_dict, to_dict
 from ablate.config.validation import suggest
 from ablate.runs.plan import plan
 from ablate.sweeps.study import identity, identity_of, merged
@@ -242,6 +242,17 @@ def test_the_old_name_of_a_key_in_a_file_gives_the_same_run() -> None:
     stored["algo"]["policy_update"] = stored["algo"].pop("train_freq")
     assert from_dict(stored) == config
     assert identity_of(stored) == identity(config)
+
+
+def test_a_cell_needs_its_own_configuration_and_seed() -> None:
+    """A sweep on a cluster leaves precision=auto to the machine of the cell."""
+    needed = to_dict(config_of("algo=dqn", "env=cartpole", "seed=3"))
+    assert needed["precision"] == "auto"
+    for same in ({}, {"precision": "float32"}, {"precision": "bf16"}, {"figures": False}, {"hang_timeout_s": 9.0}):
+        assert differing_key({**needed, **same}, needed) is None
+    assert differing_key({**needed, "seed": 4}, needed) == "seed"
+    assert differing_key({**needed, "algo": {**needed["algo"], "gamma": 0.5}}, needed) == "algo.gamma"
+    assert differing_key(needed, {**needed, "precision": "float32"}) == "precision"
 
 
 def test_an_empty_list_of_plugins_does_not_change_the_hash() -> None:

@@ -46,6 +46,10 @@ def test_a_study_is_read_as_it_was_written(folder: Path) -> None:
         (lambda study: study.update(seeds=["x"]), "seeds.0=x: input should be a valid integer"),
         (lambda study: study.update(baseline="c"), "baseline=c: not one of the arms"),
         (lambda study: study.update(schema_version=0), "schema_version=0; 1 is needed"),
+        (lambda study: study.update(seeds=[0, 1, 0]), "seeds=[0, 1, 0]: each is at least 0 and given once"),
+        (lambda study: study.update(seeds=[-1]), "seeds=[-1]: each is at least 0 and given once"),
+        (lambda study: study.update(metric="x" * 500), f"metric={'x' * 60}: not one of the metrics"),
+        (lambda study: study.update(question="\ud800"), "unexpected end of hex escape"),  # no text: half of a letter
     ],
 )
 def test_a_study_that_does_not_fit_is_refused_in_one_line(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from helpers import config_of
 
+from ablate.analysis.load import load_run
 from ablate.config.schema import Config, ConfigError
 from ablate.records import checkpoint as checkpoints
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -27,7 +29,8 @@ from ablate.records.schema import (
     UPDATES,
 )
 from ablate.runs.plan import plan
-from ablate.runs.run import new_folder, refuse_used
+from ablate.runs.run import RunFailed, new_folder, refuse_used
+from ablate.runs.training import Training
 from ablate.sweeps import cell as cells
 
 
@@ -299,6 +302,54 @@ def test_a_folder_or_pipe_in_the_place_of_a_file_is_refused(name: str, kind: str
     (folder / name).unlink()
     (os.mkfifo if kind == "pipe" else os.mkdir)(folder / name)
     assert refusal(folder).startswith(f"{folder / name}: damaged: a {kind} is in the place of the file; move it away")
+
+
+def test_a_digit_that_changed_after_the_run_is_told(folder: Path) -> None:
+    """A CSV file of as many rows, of whatever run, cannot be told from the run's own in another way."""
+    for name in (EPISODES, UPDATES, EVALUATIONS):
+        content = (folder / name).read_bytes()
+        at = content.index(b".") + 1
+        (folder / name).write_bytes(content[:at] + (b"1" if content[at : at + 1] != b"1" else b"2") + content[at + 1 :])
+        line = f"{folder / name}: damaged: it has changed since the run completed; put the run's own file back"
+        assert refusal(folder) == line
+        with pytest.raises(ConfigError) as refused:
+            load_run(folder)
+        assert str(refused.value) == line
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [EPISODES, UPDATES, EVALUATIONS, MANIFEST])
+def test_a_run_that_loses_a_file_does_not_complete(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody deletes it while the run goes on, or replaces it by a copy: what is written later is lost."""
+    folder, checkpoint = tmp_path / "run", Training._write_checkpoint
+
+    def deleted(training: Training) -> None:
+        (folder / name).unlink(missing_ok=True)
+        checkpoint(training)
+
+    monkeypatch.setattr("ablate.runs.training.Supervisor", here.Threads)
+    monkeypatch.setattr(Training, "_write_checkpoint", deleted)
+    with pytest.raises(RunFailed, match=name) as failed:
+        here.train(folder)
+    status = json.loads((folder / STATUS).read_text())
+    assert status["state"] == "failed"
+    assert str(failed.value) == f"{status['reason']}; it was changed during the training"
+
+
+LOADED: dict[str, dict[str, Any]] = {
+    "parameters has the shape (9,)": {"parameters": np.zeros(9, np.float32)},
+    "normalisation has the shape (7,)": {"normalisation": np.ones(7, np.float32)},
+    "normalisation has values that are no finite numbers": {"normalisation": np.full(2, np.nan, np.float32)},
+}
+
+
+@pytest.mark.parametrize("line", LOADED)
+def test_tensors_that_do_not_fit_are_not_loaded(line: str, folder: Path) -> None:
+    """A kernel would read beyond their end."""
+    tensors, state = read_checkpoint(folder / LAST_CHECKPOINT)
+    write_checkpoint(folder / LAST_CHECKPOINT, Checkpoint({**tensors, **LOADED[line]}, state))
+    with pytest.raises(ConfigError, match=re.escape(f"{folder / LAST_CHECKPOINT}: damaged: {line}")):
+        plan(config_of(*here.TINY, f"load={folder}"), [])
 
 
 # Cells are resumed by the same function.

@@ -15,6 +15,7 @@ from typing import Any
 
 import here
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import config_of
 
@@ -36,7 +37,7 @@ from ablate.runs.run import RunFailed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 FAULTS = 40  # failing disks
-FLIPS = 1000  # flipped bits
+FLIPS = int(os.environ.get("ABLATE_FLIPS", "1000"))  # flipped bits
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 
 
@@ -130,7 +131,7 @@ def test_whatever_call_to_the_disk_fails_no_row_is_lost(tmp_path: Path, disk: Di
 
 
 def test_a_flipped_bit_is_refused_or_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A digit of a CSV file or a word of the manifest may change unseen; no file tells how it was."""
+    """A word of the manifest or of the status may change unseen; no file tells how it was."""
     sound = tmp_path / "run"
     here.train(sound)
     names = (MANIFEST, STATUS, EPISODES, UPDATES, EVALUATIONS, LAST_CHECKPOINT, BEST_CHECKPOINT)
@@ -167,5 +168,5 @@ def test_a_flipped_bit_is_refused_or_does_no_harm(tmp_path: Path, monkeypatch: p
         ours, theirs = to_dict(resolved.config), to_dict(expected.config)
         assert {key for key in theirs if ours[key] != theirs[key]} <= {*planning.CHANGEABLE_ON_RESUME}, number
         for table in ("episodes", "updates", "evaluations"):
-            assert len(getattr(run, table)) == len(getattr(tables, table)), number
+            pd.testing.assert_frame_equal(getattr(run, table), getattr(tables, table))
     assert refused > FLIPS / 4

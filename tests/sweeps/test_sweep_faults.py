@@ -21,7 +21,7 @@ import yaml
 from faulty_envs import DISARMED
 from processes import GONE_S, Run, command_of, eventually, is_spawned, parent_of
 
-from ablate.analysis.load import load_run, load_sweep, read_cell
+from ablate.analysis.load import load_run, load_sweep
 from ablate.cli.compose import compose_and_plan
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.schema import (
@@ -180,7 +180,7 @@ def test_five_good_cells_complete_next_to_four_faulty_ones(
             happen(one, arm)
     assert run.exit_code(LONG_S) == 1, run.errors
 
-    assert {arm: read_cell(one.cell(arm))["state"] for arm in arms} == {
+    assert {cell.arm: cell.state for cell in load_sweep(one.folder).cells.itertuples()} == {
         arm: "failed" if arm in table else "completed" for arm in arms
     }
     assert "sweep     5 of 9 cells completed, 4 failed\n" in run.output
@@ -491,10 +491,10 @@ def test_hydras_own_sweeper_trains_each_job(tmp_path: Path) -> None:
     run = Run(folder, *arguments, "algo.gamma=0.63,0.5")
     assert run.exit_code(LONG_S) == 1, run.output
     assert "worker-0-1 raised ValueError: the environment is broken" in run.errors
-    assert [read_cell(folder / number)["state"] for number in "01"] == ["failed", "completed"]
+    assert [load_run(folder / number).status.state for number in "01"] == ["failed", "completed"]
     good = Run(tmp_path / "good", *arguments, f"hydra.sweep.dir={tmp_path / 'good'}", "algo.gamma=0.5,0.9")
     assert good.exit_code(LONG_S) == 0, good.errors
-    assert [read_cell(tmp_path / "good" / number)["state"] for number in "01"] == ["completed", "completed"]
+    assert [load_run(tmp_path / "good" / number).status.state for number in "01"] == ["completed", "completed"]
 
 
 def test_optuna_maximises_the_last_evaluation(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ablate.config.choices import ScoreUnit, Until
 from ablate.config.schema import ConfigError
+from ablate.config.serial import differing_key, flat
 from ablate.records.files import is_file, read_file
 from ablate.records.run_files import (
     Attempt,
@@ -22,7 +23,7 @@ from ablate.records.run_files import (
     read_attempts,
     read_manifest,
     read_status,
-    refuse_short,
+    refuse_changed_tables,
 )
 from ablate.records.schema import EPISODES, EVALUATIONS, MANIFEST, UPDATES, cell_folder, columns_of
 from ablate.records.study_file import StudyFile, read_study
@@ -70,10 +71,13 @@ def load_run(folder: Path | str) -> Run:
     if missing := [name for name in (MANIFEST, EPISODES) if not is_file(folder / name)]:
         raise ConfigError(f"{folder}: not a run's folder; it has no {' and no '.join(missing)}")
     episodes, updates, evaluations = (_read_table(folder / name) for name in (EPISODES, UPDATES, EVALUATIONS))
+    manifest, status = read_manifest(folder), read_status(folder)
+    if status is not None and status.state == "completed":
+        refuse_changed_tables(folder, manifest, status)
     return Run(
         folder=folder,
-        manifest=read_manifest(folder),
-        status=read_status(folder),
+        manifest=manifest,
+        status=status,
         episodes=episodes[0],
         updates=updates[0],
         evaluations=evaluations[0],
@@ -186,8 +190,8 @@ def load_sweep(folder: Path | str) -> Sweep:
     folder = Path(folder)
     study = read_study(folder)
     cells = pd.DataFrame(
-        {"arm": arm, "seed": seed, **read_cell(cell_folder(folder, arm, seed))}
-        for arm in study.arms
+        {"arm": name, "seed": seed, **read_cell(cell_folder(folder, name, seed), arm.config, seed)}
+        for name, arm in study.arms.items()
         for seed in study.seeds
     )
     cells = _asked_for(cells, study)
@@ -211,12 +215,13 @@ def _asked_for(cells: pd.DataFrame, study: StudyFile) -> pd.DataFrame:
     return cells[place < blocks * study.block].reset_index(drop=True)
 
 
-def read_cell(folder: Path) -> dict[str, Any]:
+def read_cell(folder: Path, config: dict[str, Any], seed: int) -> dict[str, Any]:
     """The state of a cell: state, reason, attempts, resumes, the seconds of all attempts, and what made its
     numbers, each in words: code, machine, versions.
 
     state: that of its status, or of its last attempt if it has not completed; `missing` if it was never started;
-    `damaged` if its status or manifest does not fit, or if it has completed and its tables lack rows. reason: in words.
+    `damaged` if its status or manifest does not fit, if it is another arm's or seed's, or if it has completed and its
+    tables are not what it wrote. reason: in words. config, seed: the cell's, by the study.
     note: that its cell.json is damaged, which holds no result."""
     state, reason, note, resumes, attempts = "missing", "", "", 0, list[Attempt]()
     manifest: Manifest | None = None
@@ -233,7 +238,8 @@ def read_cell(folder: Path) -> dict[str, Any]:
             manifest = read_manifest(folder)
             resumes = len(manifest.resumes)
             if status is not None and status.state == "completed":
-                refuse_short(folder, manifest, status)
+                refuse_changed_tables(folder, manifest, status)
+            _refuse_other_cell(folder / MANIFEST, manifest.config, {**config, "seed": seed})
     except ConfigError as error:
         state, reason = "damaged", str(error)
     return {
@@ -245,6 +251,15 @@ def read_cell(folder: Path) -> dict[str, Any]:
         "seconds": sum(attempt.seconds for attempt in attempts),
         **_origin(manifest),
     }
+
+
+def _refuse_other_cell(path: Path, ours: dict[str, Any], needed: dict[str, Any]) -> None:
+    """Raise ConfigError if a manifest's configuration is not the one that the study has for this cell."""
+    if key := differing_key(ours, needed):
+        here, there = (flat(values).get(key, "not set") for values in (ours, needed))
+        raise ConfigError(
+            f"{path}: it is of another cell: {key} is {here} here, {there} in the study; put the cell's own folder back"
+        )
 
 
 def _origin(manifest: Manifest | None) -> dict[str, str]:

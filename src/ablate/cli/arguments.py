@@ -68,6 +68,10 @@ def check_overrides(arguments: Sequence[str]) -> None:
         path.name for folder in (CONF, *plugin_configurations()) for path in folder.iterdir() if path.is_dir()
     }
     for argument in arguments:
+        if re.match(r"hydra([/.]callbacks\b|$)", _key(argument)):
+            raise ConfigError(f"{argument}: this part of Hydra's configuration checks all others; leave it as it is")
+        if re.match(r"hydra\.(job|hydra)_logging\b", _key(argument)):
+            raise ConfigError(f"{argument}: the program writes no log through Hydra; leave it as it is")
         if "_target_" in argument:
             raise ConfigError(
                 f"{argument}: _target_ is not allowed; code is chosen by a group's option, such as algo=a3c"

@@ -43,7 +43,7 @@ from ablate.records.checkpoint import find_checkpoint, read_checkpoint
 from ablate.records.display import resolve_mode
 from ablate.records.files import refuse_unwritable, replace_atomically
 from ablate.records.schema import COLUMNS, MANIFEST, SCORES, VIDEOS
-from ablate.records.terminal import PlainConsole
+from ablate.records.terminal import PlainConsole, print_if_read
 from ablate.runs.run import RunFailed
 from ablate.seeding import Role, generator
 
@@ -116,7 +116,7 @@ def evaluate(options: Options) -> None:
     except ConfigError as error:
         print(f"note     {error}: the scores are only printed", file=sys.stderr)
     for note in () if options.horizon else horizon_notes(config, "horizon"):
-        print(f"note     {note}")
+        print_if_read(f"note     {note}")
     streams = episode_streams(options.seed, options.episodes)
     action = options.action or config.evaluation.action
     sample = action == ActionChoice.sample
@@ -131,20 +131,20 @@ def evaluate(options: Options) -> None:
         raise RunFailed(str(failure)) from failure
 
     limit = f"of at most {horizon} steps" if horizon else "without a limit of steps"
-    print(f"{config.env.id}, {path.name}, {options.episodes} episodes {limit}, {action}")
-    print("\n".join(summary(episodes, kind_of(config.env).reference_scores(config.env))))
+    print_if_read(f"{config.env.id}, {path.name}, {options.episodes} episodes {limit}, {action}")
+    print_if_read("\n".join(summary(episodes, kind_of(config.env).reference_scores(config.env))))
     write_scores(folder / SCORES, episodes, horizon, action)
-    print(f"scores   {folder / SCORES}")
+    print_if_read(f"scores   {folder / SCORES}")
     for name, episode in best_and_median(episodes).items():
         path = folder / VIDEOS / f"evaluation-{name}"
         note = f"(episode {episode.number + 1}: {episode.score.episodic_return:g})"
         if options.video:
             frames = same_size(replayed(config, horizon, episode), config.env.id)
             write_video(frames, fps, path.with_suffix(".mp4"))
-            print(f"video    {path.with_suffix('.mp4')} {note}")
+            print_if_read(f"video    {path.with_suffix('.mp4')} {note}")
         if options.frames:
             write_images(replayed(config, horizon, episode), path)
-            print(f"frames   {path}/ {note}")
+            print_if_read(f"frames   {path}/ {note}")
 
 
 def write_scores(path: Path, episodes: list[Episode], horizon: int | None, action: ActionChoice) -> None:

@@ -91,10 +91,10 @@ def _refuse(error: Exception) -> None:
     if not isinstance(error, REFUSALS):
         traceback.print_exception(error)
         raise SystemExit(1)
-    raise SystemExit(_tell(error))
+    raise SystemExit(tell(error))
 
 
-def _tell(error: BaseException) -> int:
+def tell(error: BaseException) -> int:
     """Print an expected error in one line. Returns the exit code: 1 if the machine failed, 2 if this is a refusal."""
     fault = is_fault(error)
     print(f"failed: {error}" if fault else explain(error), file=sys.stderr)
@@ -113,7 +113,7 @@ def exit_code(program: Callable[[], Any]) -> int:
     except REFUSALS as error:
         if os.environ.get(SHOW_TRACEBACKS):
             raise
-        return _tell(error)
+        return tell(error)
     except RunFailed as failure:
         print(f"failed: {failure}", file=sys.stderr)
         return 1

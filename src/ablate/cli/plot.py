@@ -3,32 +3,37 @@
 For a run this is its learning curve; for a sweep all figures, the tables, verdict.md and report.html."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from ablate.analysis.figures import learning_curve
 from ablate.analysis.load import load_run, load_sweep
 from ablate.analysis.report import write_report
 from ablate.analysis.summary import summarise
-from ablate.cli.messages import explain
+from ablate.cli.hydra_app import exit_code, tell
 from ablate.config.schema import ConfigError
 from ablate.paths import locate
 from ablate.records.schema import LEARNING_CURVE, STUDY
+from ablate.records.terminal import print_if_read
 
 
 def main() -> int:
-    """Redraw all folders and print the path of each file. Returns 2 if a folder could not be redrawn, else 0."""
+    """Redraw all folders and print the path of each file. Returns the exit code, the first that is not 0."""
     parser = argparse.ArgumentParser(description="Redraw the figures of runs and sweeps from their CSV files.")
     parser.add_argument("folders", nargs="+", metavar="folder", help="folder of a run or a sweep (or run=<folder>)")
-    failed = False
-    for argument in parser.parse_args().folders:
-        try:
-            for path in redraw(locate(argument.removeprefix("run="))):
-                print(path)
-        except (ConfigError, OSError) as error:
-            print(explain(error), file=sys.stderr)
-            failed = True
-    return 2 if failed else 0
+    arguments, codes = parser.parse_args().folders, list[int]()
+    stopped = exit_code(lambda: codes.extend(map(_redrawn, arguments)))
+    return stopped or next(filter(None, codes), 0)
+
+
+def _redrawn(argument: str) -> int:
+    """Redraw one folder. An error is told in one line, and costs the other folders nothing. Returns its exit code."""
+    try:
+        paths = redraw(locate(argument.removeprefix("run=")))
+    except (ConfigError, OSError) as error:
+        return tell(error)
+    for path in paths:
+        print_if_read(str(path))  # `| head` must not cost the next folders
+    return 0
 
 
 def redraw(folder: Path) -> list[Path]:

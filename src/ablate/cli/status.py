@@ -54,7 +54,7 @@ def status(folder: Path, console: Console) -> None:
         row, completed = Text(), 0
         for seed in seeds:
             path = cell_folder(folder, name, seed)
-            cell = read_cell(path)
+            cell = read_cell(path, arm.config, seed)
             state = cell["state"]
             counts[state] += 1
             completed += state == "completed"

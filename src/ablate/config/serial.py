@@ -11,10 +11,13 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ablate.config.choices import Precision
 from ablate.config.plugins import refuse_unknown_plugins
 from ablate.config.schema import SCHEMAS, Config, ConfigError
 from ablate.config.validation import validate
 
+# Keys that do not change the records of a cell.
+NOT_COMPARED = ("seed", "resume", "figures", "logger", "checkpoint_every_seconds", "hang_timeout_s")
 RENAMED = {"algo.policy_update": "algo.train_freq"}  # old key -> new key; old files and commands stay valid
 
 
@@ -97,6 +100,18 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, dict) and value
         dotted |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
     return dotted
+
+
+def differing_key(ours: dict[str, Any], needed: dict[str, Any]) -> str | None:
+    """The first key in which a stored configuration is not the one that a cell needs; None if it is.
+
+    Only keys that change the records count, and the seed. precision=auto: the machine of the cell decides it.
+    Raises ConfigError if they are no configurations."""
+    here, there = flat(with_new_names(ours)), flat(with_new_names(needed))
+    if there.get("precision") == Precision.auto:
+        there["precision"] = here.get("precision")
+    compared = (key for key in sorted({*here, *there}) if key == "seed" or key.split(".")[0] not in NOT_COMPARED)
+    return next((key for key in compared if here.get(key) != there.get(key)), None)
 
 
 def config_hash(config: Config) -> str:

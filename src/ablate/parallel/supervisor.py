@@ -252,7 +252,10 @@ def _default_signals() -> None:
 
 
 def shortened(text: str, most: int) -> str:
-    """The text, without its middle if it has more than `most` characters."""
+    """The text in letters that a terminal shows and a file holds, without its middle if it has more than `most`.
+
+    An exception of an environment may hold anything, also half of a letter, which no file could be written with."""
+    text = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
     if len(text) <= most:
         return text
     return f"{text[: most // 2]} ... {len(text) - most} characters ... {text[-(most // 2) :]}"

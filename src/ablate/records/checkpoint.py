@@ -107,6 +107,8 @@ def read_checkpoint(path: Path, kind: type[PolicyState] | None = PolicyState) ->
         except ValidationError as error:
             raise ConfigError(f"{path}: it does not hold {KINDS[kind]}: {misfit(error)}") from error
         refuse_other_shapes(path, tensors, {"parameters": None})
+        if "normalisation" in tensors:
+            refuse_other_shapes(path, tensors, {"normalisation": (2,)})
     return Checkpoint(tensors, state)
 
 

@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 SUBFOLDERS = ("checkpoints", "figures")  # of a run's or a sweep's folder
 TEMPORARY = re.compile(r"\..+\.(json|csv|safetensors|html|md|npz|png|pdf|yaml)\.(?P<pid>\d+)\.tmp")
+LONGEST_VALUE = 60  # letters of a value that does not fit, in its message
 WRITTEN_TO_TEST = 65_536  # bytes: a file system that is full may still take a few
 
 
@@ -70,7 +71,7 @@ def misfit(error: ValidationError) -> str:
     if first["type"] == "json_invalid" or not key:
         return problem
     value = " ".join(str(first["input"]).split())
-    return f"{key}={value[:60]}: {problem}"
+    return f"{key}={value[:LONGEST_VALUE]}: {problem}"
 
 
 @cache

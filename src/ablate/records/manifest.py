@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -127,12 +127,20 @@ def lock_run(folder: Path) -> contextlib.AbstractContextManager[StillThere]:
     return lock_folder(folder, "another process is training in this folder")
 
 
-def write_status(folder: Path, state: State, reason: str, counters: Counters, evaluations: int = 0) -> None:
-    """Write the status.
+def write_status(
+    folder: Path,
+    state: State,
+    reason: str,
+    counters: Counters,
+    evaluations: int = 0,
+    tables: Mapping[str, str] | None = None,
+) -> None:
+    """Write the status. tables: the digests of the tables of a run that has completed.
 
     After kill -9 the state stays `running`, with an old heartbeat and the pid of a process that no longer exists."""
     totals = {**counters._asdict(), "evaluations": evaluations}
-    write_json(folder / STATUS, {"state": state, "reason": reason, **totals, "heartbeat": _now(), "pid": os.getpid()})
+    status = {"state": state, "reason": reason, **totals, "heartbeat": _now(), "pid": os.getpid()}
+    write_json(folder / STATUS, {**status, "tables": tables} if tables else status)
 
 
 def _now() -> str:

@@ -4,6 +4,7 @@ The only module that reads them. What does not fit is a ConfigError of one line 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -16,6 +17,7 @@ from ablate.records.files import misfit, read_file, read_object, write_json
 from ablate.records.schema import CELL, EPISODES, EVALUATIONS, MANIFEST, STATUS, UPDATES, EndState, State
 from ablate.types import Counters
 
+TABLES = (EPISODES, UPDATES, EVALUATIONS)  # of a run
 Total = Annotated[int, Field(ge=0)]
 Number = Annotated[int, Field(ge=1)]
 
@@ -61,6 +63,7 @@ class Status:
     episodes: Total = 0
     evaluations: Total | None = None
     pid: int = 0
+    tables: dict[str, str] = field(default_factory=dict)  # `digests` when the run completed
 
     @property
     def counters(self) -> Counters:
@@ -146,16 +149,29 @@ def needed_rows(folder: Path, manifest: Manifest, counters: Counters, evaluation
     }
 
 
-def refuse_short(folder: Path, manifest: Manifest, status: Status) -> None:
-    """Raise ConfigError if a table has fewer rows than a completed run wrote.
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each table of a run."""
+    return {name: hashlib.sha256(read_file(folder / name) or b"").hexdigest() for name in TABLES}
 
-    Unlike a resume it counts lines instead of parsing them: a sweep may have a thousand cells."""
+
+def refuse_changed_tables(folder: Path, manifest: Manifest, status: Status) -> None:
+    """Raise ConfigError if a table is not what a completed run wrote.
+
+    If the status has no digest of the table, it may have no fewer rows. Unlike a resume this counts lines instead of
+    parsing them: a sweep may have a thousand cells."""
     for name, (numbers, each) in needed_rows(folder, manifest, status.counters, status.evaluations).items():
         if (content := read_file(folder / name)) is None:
             raise ConfigError(f"{folder / name}: damaged: the run has completed, but there is no such file")
+        digest = status.tables.get(name)
+        if digest == hashlib.sha256(content).hexdigest():
+            continue
         least, rows = len(numbers) * each, max(0, content.count(b"\n") - 1)
         if rows < least or (least and _last_number(content) < numbers[-1]):
             raise ConfigError(f"{folder / name}: damaged: the run has completed with {least} rows, but here are {rows}")
+        if digest is not None:
+            raise ConfigError(
+                f"{folder / name}: damaged: it has changed since the run completed; put the run's own file back"
+            )
 
 
 def _last_number(content: bytes) -> int:

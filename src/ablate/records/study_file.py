@@ -4,7 +4,6 @@ The only module that reads or writes it. Everything else works with `StudyFile`.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, field
 from pathlib import Path
@@ -13,11 +12,12 @@ from typing import Any
 from omegaconf import MISSING
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import from_json
 
 from ablate.config.choices import ScoreUnit, Statistic, Until
 from ablate.config.derived import default_score_unit
 from ablate.config.schema import ClaimConfig, ConfigError, MetricConfig
-from ablate.records.files import misfit, read_file, write_json
+from ablate.records.files import LONGEST_VALUE, misfit, read_file, write_json
 from ablate.records.schema import SCHEMA_VERSION, STUDY
 
 NAME = r"\w[\w.-]*"  # of an arm or a metric: part of the name of a folder or a file
@@ -104,8 +104,8 @@ def read_study(folder: Path) -> StudyFile:
     if (content := read_file(path)) is None:
         raise ConfigError(f"{folder}: not a sweep's folder; it has no {STUDY}")
     try:
-        return _parsed(json.loads(content))
-    except (ValueError, RecursionError) as error:
+        return _parsed(from_json(content))
+    except ValueError as error:
         raise ConfigError(
             f"{path}: cannot be read ({_reason(error)}); move it away: the sweep's command writes it again, and "
             "finds completed cells by their own manifests"
@@ -138,11 +138,13 @@ def _parsed(values: Any) -> StudyFile:
         if absent := [name for name, value in part.items() if value == MISSING]:
             raise ValueError(f"it has no {key}.{absent[0]}")
     if study.baseline not in study.arms:
-        raise ValueError(f"baseline={study.baseline}: not one of the arms")
+        raise ValueError(f"baseline={study.baseline[:LONGEST_VALUE]}: not one of the arms")
     if study.metric not in study.metrics:
-        raise ValueError(f"metric={study.metric}: not one of the metrics")
+        raise ValueError(f"metric={study.metric[:LONGEST_VALUE]}: not one of the metrics")
     if not study.seeds:
         raise ValueError("seeds=[]: at least one is needed")
+    if len(set(study.seeds)) < len(study.seeds) or min(study.seeds) < 0:
+        raise ValueError(f"seeds={str(study.seeds)[:LONGEST_VALUE]}: each is at least 0 and given once")
     if not isinstance(cpus := study.provenance.machine.get("cpus"), int):
         raise ValueError(f"machine.cpus={cpus}: a number is needed")
     for name, arm in study.arms.items():

@@ -30,7 +30,7 @@ from ablate.records.checkpoint import (
 )
 from ablate.records.csv_writer import read_rows
 from ablate.records.files import is_file
-from ablate.records.run_files import Manifest, Rows, needed_rows, read_manifest, read_status
+from ablate.records.run_files import Manifest, Rows, needed_rows, read_manifest, read_status, refuse_changed_tables
 from ablate.records.schema import (
     BEST_CHECKPOINT,
     CELL,
@@ -103,10 +103,12 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
     source, normalisation = resumed, None
     if config.load and resumed is None:
         try:
-            source = read_checkpoint(find_checkpoint(locate(config.load)))
+            path = find_checkpoint(locate(config.load))
+            source = read_checkpoint(path)
         except ConfigError as error:
             raise ConfigError(f"load={config.load}: {error}") from error
         _refuse_other_network(config.load, source, architecture)
+        refuse_other_shapes(path, source.tensors, {"parameters": parameters.shape})
     if resumed is not None:  # raises for parameters that an older version trained for another range of actions
         architecture_of(config.model, EnvSpec.from_dict(resumed.state["env_spec"]))
     if resumed is not None:
@@ -153,6 +155,8 @@ def _last_checkpoint(folder: Path, manifest: Manifest, own: Config) -> Checkpoin
     _refuse_lost_replay(checkpoint, path.parent)
     _refuse_lost_rows(folder, needed_rows(folder, manifest, counters, checkpoint.state["evaluations_done"]))
     _refuse_other_rows(folder, checkpoint)
+    if status is not None and status.state == "completed":
+        refuse_changed_tables(folder, manifest, status)
     best = folder / BEST_CHECKPOINT
     try:
         if is_file(best):

@@ -83,6 +83,8 @@ def run(resolved: Resolved, folder: Path, overrides: list[str], still_there: Sti
                 return
             try:
                 training.run(signals)
+            except ConfigError as error:
+                raise RunFailed(f"{error}; it was changed during the training") from error
             finally:
                 if not still_there():
                     raise RunFailed(f"{folder}: the folder is gone: it was moved or deleted during the training")

@@ -13,6 +13,7 @@ from typing import Any
 from ablate.algos.algorithm import Process
 from ablate.algos.job import WorkerJob
 from ablate.config.derived import limit_reached
+from ablate.config.schema import ConfigError
 from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.parallel.supervisor import Child, ChildFailed, Supervisor
@@ -23,6 +24,7 @@ from ablate.records.display import Progress, ProgressDisplay
 from ablate.records.files import remove_temporaries
 from ablate.records.manifest import write_status
 from ablate.records.recorder import Recorder, trim_to_checkpoint
+from ablate.records.run_files import Status, digests, read_manifest, refuse_changed_tables
 from ablate.records.schema import EVALUATIONS, State
 from ablate.runs.checkpoints import Checkpoints, owes_evaluation, restore_shared, states_of
 from ablate.runs.console import announcement, report, title
@@ -104,7 +106,9 @@ class Training:
         return Child(process.name, process.module, process.function, (job,))
 
     def run(self, signals: Signals) -> None:
-        """Train until a limit, a signal or a failure, and write the reason to status.json. Ends all child processes."""
+        """Train until a limit, a signal or a failure, and write the reason to status.json. Ends all child processes.
+
+        Raises ConfigError if a table was moved, deleted or replaced meanwhile."""
         self._write_status("running", "")
         try:
             self._train(signals)
@@ -122,6 +126,9 @@ class Training:
             raise
         except OSError as error:
             self.end("failed", f"the records could not be written: {error}")
+            raise
+        except ConfigError as error:
+            self.end("failed", str(error))
             raise
         except BaseException as error:
             self.end("failed", f"{type(error).__name__}: {error}")
@@ -258,10 +265,17 @@ class Training:
         self._checkpoints.write(self._checkpoint())
 
     def _write_status(self, state: State, reason: str) -> None:
-        write_status(self.folder, state, reason, self._counters(), self._evaluations_done)
+        counters, tables = self._counters(), None
+        if state == "completed":  # no table may have been moved, deleted or replaced while it was written
+            ended = Status(state, reason, *counters, self._evaluations_done)
+            refuse_changed_tables(self.folder, read_manifest(self.folder), ended)
+            tables = digests(self.folder)
+        write_status(self.folder, state, reason, counters, self._evaluations_done, tables)
 
     def end(self, state: State, reason: str) -> None:
-        """Write the last status. If this fails, for example on a full disk, the old status stays."""
+        """Write the last status. If this fails, for example on a full disk, the old status stays.
+
+        Raises ConfigError if the run has completed and its tables are not whole."""
         try:
             self._write_status(state, reason)
         except OSError as error:

@@ -17,17 +17,17 @@ from typing import Any, NamedTuple
 from ablate.algos.algorithm import algorithm_of
 from ablate.config.choices import Until
 from ablate.config.schema import Config, ConfigError
-from ablate.config.serial import flat, to_dict
+from ablate.config.serial import NOT_COMPARED, differing_key, flat, to_dict
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.paths import nearest_existing, shown
 from ablate.records.csv_writer import read_rows
 from ablate.records.durations import approximate
 from ablate.records.manifest import lock_folder
-from ablate.records.run_files import read_manifest, read_status, refuse_short
+from ablate.records.run_files import read_manifest, read_status, refuse_changed_tables
 from ablate.records.schema import EPISODES, MANIFEST, STUDY, UPDATES, cell_folder
 from ablate.records.study_file import StudyArm, StudyFile, read_study
 from ablate.sweeps.cell import attempts_of, run_cell, status_of
-from ablate.sweeps.study import NOT_COMPARED, Study, identity, identity_of, refuse_incomparable, untestable
+from ablate.sweeps.study import Study, identity, refuse_incomparable, untestable
 
 PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
 PROBE = "ablate-probe-"  # temporary folders of probes have this prefix
@@ -83,9 +83,9 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
         digest = hashlib.sha256(json.dumps(identities, sort_keys=True).encode()).hexdigest()[:8]
         folder = folder.with_name(f"{folder.name}-{digest}")
     cells = [
-        Cell(arm, seed, cell, *_state(cell, identities[arm], seed))
+        Cell(arm, seed, cell, *_state(cell, {**to_dict(config), "seed": seed}))
         for seed in study.seeds  # seed by seed, so that an unfinished sweep has about the same number of seeds per arm
-        for arm in configs
+        for arm, config in configs.items()
         for cell in [cell_folder(folder, arm, seed)]
     ]
     return SweepPlan(study, folder, configs, cells, moved)
@@ -106,28 +106,28 @@ def stored_study(folder: Path) -> StudyFile | None:
     return read_study(folder) if (folder / STUDY).exists() else None
 
 
-def _state(folder: Path, expected: str, seed: int) -> tuple[str, str]:
-    """The state of a cell, and what is damaged. Raises ConfigError if another run is in its folder."""
+def _state(folder: Path, config: dict[str, Any]) -> tuple[str, str]:
+    """The state of the cell with this configuration, and what is damaged. Raises ConfigError for another run."""
     status = status_of(folder)
     try:
         manifest = read_manifest(folder)
-        same = identity_of(manifest.config) == expected and manifest.config.get("seed") == seed
+        differing = differing_key(manifest.config, config)
     except ConfigError as error:
         if status is not None and status.state == "completed":
             raise ConfigError(
                 f"{folder}: it contains a completed run but no readable {MANIFEST}; move the folder away"
             ) from error
         return "interrupted" if (folder / MANIFEST).exists() else "missing", ""
-    if not same:
+    if differing:
         raise ConfigError(
-            f"{folder}: it contains a run of another configuration; remove that folder to train the cell again, or "
+            f"{folder}: it contains a run with another {differing}; remove that folder to train the cell again, or "
             "give another hydra.sweep.dir="
         )
     if status is None:
         return "interrupted", ""  # the run was killed before it wrote its first status
     try:
         if status.state == "completed":
-            refuse_short(folder, manifest, status)
+            refuse_changed_tables(folder, manifest, status)
     except ConfigError as error:
         return "damaged", str(error)
     return status.state, ""

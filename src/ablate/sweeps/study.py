@@ -20,15 +20,13 @@ from hydra.errors import HydraException
 from ablate.config.choices import Until
 from ablate.config.derived import evaluation_horizon
 from ablate.config.schema import LARGEST_SEED, ArmConfig, Config, ConfigError, SweepConfig
-from ablate.config.serial import to_dict, with_new_name, with_new_names
+from ablate.config.serial import NOT_COMPARED, to_dict, with_new_name, with_new_names
 from ablate.config.validation import suggest
 from ablate.records.study_file import NAME
 
 # Defaults of every cell. Evaluations are at fixed steps, because seconds differ from arm to arm, and start before the
 # first step. A cell draws no figure, which could take longer than its training.
 CELL_DEFAULTS = ("evaluation.every_seconds=null", "evaluation.at_start=true", "figures=false")
-# Keys that do not change the records of a cell.
-NOT_COMPARED = ("seed", "resume", "figures", "logger", "checkpoint_every_seconds", "hang_timeout_s")
 # Keys that change the game itself, also in evaluations. Keys that change only training (lost lives, clipping) may
 # differ between arms.
 GAME_SWITCHES = (
