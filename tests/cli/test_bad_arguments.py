@@ -147,6 +147,9 @@ REFUSED: tuple[tuple[list[str], tuple[str, ...]], ...] = (
         "hydra.job_logging.root.level=FOO", "hydra.job_logging.version=2", "hydra.hydra_logging.version=2",
         "hydra.hydra_logging=null", "~hydra.job_logging.handlers",
     )),
+    *(([argument], (f"{argument}: give true, false or a list of loggers",)) for argument in (
+        "hydra.verbose=7", "hydra.verbose=null", "hydra.verbose={a:1}",
+    )),
     # Long texts and control characters.
     ([f"env.id={LONG}"], ("env.id=xxx",)),
     ([f"{LONG}=1"], ("xxx", "File name too long")),

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +57,14 @@ def test_panels_of_an_earlier_sweep_are_not_drawn(
 ) -> None:
     """Overrides that change the arms give the sweep another folder."""
     drawn: list[Any] = []
-    root: Callable[..., Any] = script["main"]
+    main: Any = script["main"]
     folder = tmp_path / "outputs/sweeps/max_ep_step"
     folder.mkdir(parents=True)
     (folder / "study.json").write_text("{}")
-    monkeypatch.setitem(root.__globals__, "ROOT", tmp_path)
-    monkeypatch.setitem(root.__globals__, "run", lambda command: 0)
-    monkeypatch.setitem(root.__globals__, "draw", drawn.append)
+    monkeypatch.setitem(main.__globals__, "ROOT", tmp_path)
+    monkeypatch.setitem(main.__globals__, "run", lambda command: 0)
+    monkeypatch.setitem(main.__globals__, "draw", drawn.append)
     monkeypatch.setattr(sys, "argv", ["sweeps/reproduce.py", "algo.gamma=0.5"])
-    assert root() == 2
+    assert main() == 2
     assert capsys.readouterr().err == f"no panels: with these overrides the sweep has another folder than {folder}\n"
     assert not drawn

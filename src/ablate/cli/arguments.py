@@ -92,6 +92,8 @@ def check_overrides(arguments: Sequence[str]) -> None:
             _refuse_missing_option(group, argument, _values(override))
         if key in booleans:
             refuse_number(argument, _values(override))
+        if key == "hydra.verbose" and not all(isinstance(value, bool | str | list) for value in _values(override)):
+            raise ConfigError(f"{argument}: give true, false or a list of loggers")
         if key in PARTS_OF_PATHS:
             _refuse_outside(argument, _values(override))
         if key in ("hydra.run.dir", "hydra.sweep.dir") and not str(override.value() or "").strip():
