@@ -81,9 +81,14 @@ def claims(*inequalities: str, metric: str = "final_score", **more: Any) -> tupl
 
 
 def change_study(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the study, and the configurations of its cells with it."""
     study = json.loads((folder / STUDY).read_text())
     change(study)
     (folder / STUDY).write_text(json.dumps(study))
+    for name, arm in study["arms"].items():
+        for path in (folder / name).glob(f"seed=*/{MANIFEST}"):
+            manifest = json.loads(path.read_text())
+            path.write_text(json.dumps({**manifest, "config": {**arm["config"], "seed": manifest["config"]["seed"]}}))
 
 
 def finals(folder: Path, arm: str) -> np.ndarray:
