@@ -20,7 +20,7 @@ from ablate.analysis.summary import summarise, write_tables
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import Verdict
 from ablate.config.schema import ConfigError
-from ablate.records.schema import CELL, EVALUATIONS, STUDY
+from ablate.records.schema import CELL, EVALUATIONS, MANIFEST, STUDY
 
 # Final scores of good and bad differ by 0.8, those of good and same do not differ; the seeds' deviation is 0.3.
 ARMS: dict[str, dict[str, Any]] = {
