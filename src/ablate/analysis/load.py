@@ -72,7 +72,7 @@ def load_run(folder: Path | str) -> Run:
         raise ConfigError(f"{folder}: not a run's folder; it has no {' and no '.join(missing)}")
     episodes, updates, evaluations = (_read_table(folder / name) for name in (EPISODES, UPDATES, EVALUATIONS))
     manifest, status = read_manifest(folder), read_status(folder)
-    if status is not None and status.state == "completed":
+    if status is not None and status.tables:  # else it has not completed, or was made before tables had digests
         refuse_changed_tables(folder, manifest, status)
     return Run(
         folder=folder,
