@@ -410,8 +410,8 @@ def sequential(populations: list[Population], studies: int) -> Iterator[object]:
         ("ours", "seeds", "share", "AdaStop", "seeds", "share", "sequence", "seeds", "share"),
     )
     relation, margin = np.array([Relation.greater]), np.array([np.nan])
-    for population in populations[:4]:
-        for theta in (0.0, 0.5, 1.0, 1.5, 2.0):
+    for population in populations:
+        for theta in (0.0, 0.5, 1.0, 1.5, 2.0) if population in POPULATIONS else (1.5,):
             study = simulate(np.random.default_rng([SEED, MOST]), population, studies, np.array([theta]), MOST)
             decision, seeds = growing(study, welch, relation, margin)
             row = []

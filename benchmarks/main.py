@@ -33,7 +33,7 @@ from benchmarks.decisions import benchmark_decisions
 from benchmarks.dqn import benchmark_dqn
 from benchmarks.learning import benchmark_learning
 
-FILE_WIDTH = 100  # columns, if the output is no terminal
+FILE_WIDTH = 200  # the longest rows have five numbers with their intervals; a narrower table would cut them off
 
 
 class Benchmark(NamedTuple):

@@ -182,3 +182,9 @@ class ProcessState(NamedTuple):
 
     state: dict[str, Any]
     tensors: dict[str, np.ndarray]
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Raises KeyError if it is missing, ValueError if it has another shape: numpy would repeat it."""
+        if self.tensors[name].shape != shape:
+            raise ValueError(f"{name} has the shape {self.tensors[name].shape}; {shape} is needed")
+        return self.tensors[name]

@@ -1,10 +1,12 @@
-"""What the supervisor makes of the texts of somebody else's exceptions."""
+"""What the supervisor makes of somebody else's exceptions."""
 
 import json
+from typing import Any
 
 import pytest
 
-from ablate.parallel.supervisor import shortened
+from ablate.parallel.shared import SharedState
+from ablate.parallel.supervisor import Child, ChildFailed, Supervisor, shortened
 
 
 @pytest.mark.parametrize(
@@ -18,3 +20,33 @@ from ablate.parallel.supervisor import shortened
 def test_a_message_has_only_letters_that_can_be_shown_and_stored(text: str, shown: str) -> None:
     assert shortened(text, 100) == shown
     assert json.loads(json.dumps(shown).encode()) == shown
+
+
+class Unspeakable(ValueError):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+class Base(BaseException):
+    pass
+
+
+RAISED = {
+    "unspeakable": (Unspeakable(), "Unspeakable: its text cannot be made (RuntimeError)"),
+    "base": (Base("text"), "Base: text"),
+    "generator": (GeneratorExit("text"), "GeneratorExit: text"),
+    "interrupt": (KeyboardInterrupt("text"), "KeyboardInterrupt: text"),
+}
+
+
+def raises(send: Any, name: str) -> None:
+    raise RAISED[name][0]
+
+
+@pytest.mark.parametrize("name", RAISED)
+def test_an_exception_of_any_kind_is_told(name: str) -> None:
+    shared = SharedState(1, 0, 1)
+    child = Child("it", __name__, "raises", (name,))
+    with pytest.raises(ChildFailed) as failure, Supervisor([child], shared, 60.0) as running:
+        assert [*running.messages(60.0)] == []
+    assert str(failure.value).splitlines()[0] == f"it raised {RAISED[name][1]}"

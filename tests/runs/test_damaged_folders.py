@@ -21,6 +21,7 @@ from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpo
 from ablate.records.manifest import lock_run
 from ablate.records.schema import (
     BEST_CHECKPOINT,
+    CELL_LOG,
     EPISODES,
     EVALUATIONS,
     LAST_CHECKPOINT,
@@ -436,3 +437,11 @@ def test_a_folder_in_which_nothing_can_be_written_is_refused(tmp_path: Path, mon
     ):
         pass
     assert os.listdir(tmp_path) == []
+
+
+def test_a_pipe_in_the_place_of_a_cells_log_is_refused(tmp_path: Path) -> None:
+    """To open it would wait for ever."""
+    os.mkfifo(tmp_path / CELL_LOG)
+    assert cells.last_lines(tmp_path) == []
+    with pytest.raises(ConfigError, match=re.escape(f"{tmp_path / CELL_LOG}")):
+        cells.run_cell(config_of(*here.TINY), [], tmp_path, lambda: False)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ablate.config.plugins import text_of
 from ablate.config.schema import Config
 from ablate.nn.architecture import Architecture
 from ablate.parallel.exchange import Exchange
 from ablate.parallel.heartbeat import beat
 from ablate.parallel.shared import SharedState
+from ablate.parallel.supervisor import ChildFailed
 from ablate.types import EnvSpec, ProcessState
 
 if TYPE_CHECKING:
@@ -48,6 +50,19 @@ class WorkerJob(NamedTuple):
         tensors = [torch.from_numpy(view) for view in views]
         assert all(self.shared.holds(tensor.data_ptr()) for tensor in tensors), "not in shared memory"
         return tensors
+
+
+@contextlib.contextmanager
+def restoring(member: int) -> Iterator[None]:
+    """Restore the state of a member from a checkpoint. Raises ChildFailed if it does not fit: the checksum of a
+    checkpoint says that it is as it was written, not by whom."""
+    try:
+        yield
+    except Exception as error:
+        raise ChildFailed(
+            f"the checkpoint is damaged: the state of worker {member} cannot be restored ({type(error).__name__}: "
+            f"{text_of(error)}); load= starts a new run"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -40,10 +40,18 @@ def import_plugins(modules: Sequence[str]) -> None:
     for module in modules:
         try:
             file = importlib.import_module(module).__file__
-        except Exception as error:  # the module's code may raise anything
-            message = " ".join(str(error).split())
+        except (Exception, SystemExit) as error:  # the module's code may raise anything
+            message = " ".join(text_of(error).split())
             raise ConfigError(f"plugins=[{module}]: cannot be imported ({type(error).__name__}: {message})") from error
         _IMPORTED[module] = Path(file or ".").resolve().parent
+
+
+def text_of(error: BaseException) -> str:
+    """The text of an exception of the user's code, which may fail to make it."""
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"its text cannot be made ({type(failure).__name__})"
 
 
 def modules_of_ids(text: str) -> list[str]:

@@ -19,6 +19,7 @@ from gymnasium import spaces
 from gymnasium.utils.passive_env_checker import check_action_space, check_obs, check_observation_space
 
 from ablate import seeding
+from ablate.config.plugins import text_of
 from ablate.config.schema import ConfigError
 
 RESET = "gymnasium's reset(seed=..., options=...) returns (observation, info)"
@@ -149,7 +150,7 @@ def _called(env_id: str, what: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
     except (Exception, SystemExit) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_TEXT]
+        reason = " ".join(f"{type(error).__name__}: {text_of(error)}".split())[:LONGEST_TEXT]
         raise ConfigError(f"env.id={env_id}: its {what} fails ({reason})") from error
 
 

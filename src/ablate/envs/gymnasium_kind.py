@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ablate import seeding
-from ablate.config.plugins import refuse_unknown_environment
+from ablate.config.plugins import refuse_unknown_environment, text_of
 from ablate.config.schema import ConfigError, EnvConfig
 from ablate.config.validation import suggest
 from ablate.envs import saving
@@ -109,7 +109,7 @@ class GymnasiumKind(EnvKind):
         except SystemExit as error:
             raise ConfigError(f"env.id={env.id}: its constructor ends the program, sys.exit({error.code})") from error
         except Exception as error:  # whatever the environment's own constructor may raise
-            message = " ".join(str(error).split()).partition(" Did you mean")[0].rstrip(".")
+            message = " ".join(text_of(error).split()).partition(" Did you mean")[0].rstrip(".")
             hint = _hint(env.id) if isinstance(error, gymnasium.error.UnregisteredEnv) else ""
             raise ConfigError(f"env.id={env.id}: {message}{hint}") from error
         for name in ("observation_space", "action_space"):

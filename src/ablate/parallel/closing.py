@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from ablate.config.plugins import text_of
+
 CLOSE_S = 5.0  # for one environment to close
 
 _registered: list[Callable[[], object]] | None = None
@@ -39,7 +41,7 @@ def close_now(close: Callable[[], object]) -> None:
         with _limited():
             close()
     except Exception as error:
-        message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        message = " ".join(f"{type(error).__name__}: {text_of(error)}".split())[:200]
         print(f"an environment could not be closed: {message}", file=sys.stderr)
 
 

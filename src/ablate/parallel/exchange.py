@@ -99,8 +99,10 @@ class Exchange:
         self._control.numbers[BLOCKS_DONE] = self._control.numbers[BLOCKS_ASKED]
 
     def restore(self, block: Experience) -> None:
-        """Write a block that was complete before a resume."""
+        """Write a block that was complete before a resume. Raises ValueError if an array has another shape."""
         for array, saved in zip(self.experience(), block, strict=True):
+            if saved.shape != array.shape:
+                raise ValueError(f"an array of a block has the shape {saved.shape}; {array.shape} is needed")
             array[...] = saved
         for blocks in (BLOCKS_ASKED, BLOCKS_COPIED, BLOCKS_DONE):
             self._control.numbers[blocks] = 1

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, NamedTuple
 
-from ablate.config.plugins import import_plugins, named_modules
+from ablate.config.plugins import import_plugins, named_modules, text_of
 from ablate.parallel import heartbeat
 from ablate.parallel.closing import CLOSE_S, closing_at_end
 from ablate.parallel.descendants import MARK, Guard, descendants, end, marked
@@ -230,9 +230,8 @@ def _run_child(child: Child, modules: list[str], shared: SharedState, index: int
             send(failure)
         except SystemExit as leaving:  # in an environment
             code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        except Exception as error:
-            # Otherwise the parent would only see an exit code.
-            message = shortened(f"{child.name} raised {type(error).__name__}: {error}", LONGEST_MESSAGE)
+        except BaseException as error:  # of any kind: otherwise the parent would only see an exit code
+            message = shortened(f"{child.name} raised {type(error).__name__}: {text_of(error)}", LONGEST_MESSAGE)
             send(ChildFailed(f"{message}\n{shortened(traceback.format_exc(), LONGEST_TRACEBACK)}"))
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # it may be closed

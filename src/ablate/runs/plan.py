@@ -224,6 +224,8 @@ def _refuse_other_state(
             f"{spec.observation_shape}, {spec.action}"
         )
     refuse_other_shapes(path, checkpoint.tensors, dict.fromkeys(("parameters", *config.optimizer.statistics), (size,)))
+    if "normalisations" in checkpoint.tensors:
+        refuse_other_shapes(path, checkpoint.tensors, {"normalisations": (config.workers or 1, 3)})
     processes = algorithm.processes(config)
     members = {str(member) for process in processes for member in process.members}
     workers, turns = checkpoint.state["workers"], checkpoint.state["turns"]

@@ -29,6 +29,7 @@ from ablate.config.serial import from_dict, to_dict
 from ablate.parallel.machine import die_with_parent, peak_memory_mb
 from ablate.parallel.signals import SIGNALS, Interrupted
 from ablate.paths import ROOT
+from ablate.records.files import is_file
 from ablate.records.manifest import lock_run
 from ablate.records.run_files import Attempt, Status, read_attempts, read_status, write_attempts
 from ablate.records.schema import CELL_LOG, CHECKPOINTS, COLUMNS, EVALUATIONS, MANIFEST, STATUS, EndState
@@ -97,9 +98,11 @@ def objective(folder: Path) -> float:
 def last_lines(folder: Path) -> list[str]:
     """The last lines of the cell's log."""
     try:
+        if not is_file(folder / CELL_LOG):
+            return []
         with (folder / CELL_LOG).open(errors="replace") as file:
             return [line.rstrip() for line in deque(file, TAIL)]
-    except OSError:
+    except (OSError, ConfigError):
         return []
 
 
@@ -131,6 +134,7 @@ def _supervised(
     environment = {**os.environ, "PYTHONPATH": python_path()}
     values = {"config": to_dict(config), "overrides": overrides, "modules": named_modules(), "parent": os.getpid()}
     request = json.dumps(values)
+    is_file(folder / CELL_LOG)  # raises if a pipe is there, which would keep this process waiting
     with (folder / CELL_LOG).open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "ablate.sweeps.cell", str(folder)],  # -P: not from the current folder first

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ablate.algos.a3c.spec import A3CConfig, UpdateRecord
-from ablate.algos.job import WorkerJob, process_state
+from ablate.algos.job import WorkerJob, process_state, restoring
 from ablate.algos.rounds import Send, rounds
 from ablate.compiled import loop
 from ablate.compiled.arguments import environment_of, policy_of
@@ -108,13 +108,14 @@ class CompiledWorkers:
         env_rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(env_seed)))  # as gymnasium's np_random
         if resumed:
             saved = resumed.state
-            restore(action_rng, saved["action_rng"])
-            restore(env_rng, saved["env"]["random"])
-            workers.state[row] = saved["env"]["state"]
-            workers.episodic_return[row] = saved["episodic_return"]
-            workers.episodic_length[row] = saved["episodic_length"]
-            workers.pulled_at[row] = saved["pulled_at"]
-            workers.theta[row] = resumed.tensors["parameters"]
+            with restoring(index):
+                restore(action_rng, saved["action_rng"])
+                restore(env_rng, saved["env"]["random"])
+                workers.state[row, :] = np.asarray(saved["env"]["state"]).reshape(workers.state[row].shape)
+                workers.episodic_return[row] = saved["episodic_return"]
+                workers.episodic_length[row] = saved["episodic_length"]
+                workers.pulled_at[row] = saved["pulled_at"]
+                workers.theta[row] = resumed.tensor("parameters", workers.theta[row].shape)
         else:
             self._module.reset(self._env, workers.state[row], env_rng.random(self._module.RESET_DRAWS))
             workers.pulled_at[row] = self._shared.counters().updates

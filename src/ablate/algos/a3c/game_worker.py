@@ -9,7 +9,7 @@ import numpy as np
 from ablate.algos.a3c.conv_gradients import CONV_BACKENDS
 from ablate.algos.a3c.gradients import LossSettings
 from ablate.algos.a3c.spec import A3CConfig
-from ablate.algos.job import WorkerJob
+from ablate.algos.job import WorkerJob, restoring
 from ablate.config.derived import device_of
 from ablate.envs.make import make_env
 from ablate.envs.preprocessing import RunningNormalisation
@@ -50,16 +50,17 @@ class GameWorker:
         self.pulled_at = 0  # updates made by all workers when this one last pulled
 
         resumed = job.resumed.get(index)
-        saved = resumed.state if resumed else {}
-        if saved:
-            restore(self._action_rng, saved["action_rng"])
         if resumed:
-            for env, state in zip(self._envs, saved["env"], strict=True):
-                env.get_wrapper_attr("restore")(state)
-            self._returns, self._lengths = saved["returns"], saved["lengths"]
-            self._observations[0] = resumed.tensors["observations"]
-            self._firsts[0] = resumed.tensors["firsts"]
-            self.computer.set_state(resumed.tensors["lstm"])
+            saved = resumed.state
+            with restoring(index):
+                restore(self._action_rng, saved["action_rng"])
+                for env, state in zip(self._envs, saved["env"], strict=True):
+                    env.get_wrapper_attr("restore")(state)
+                for e in range(E):
+                    self._returns[e], self._lengths[e] = float(saved["returns"][e]), int(saved["lengths"][e])
+                self._observations[0] = resumed.tensor("observations", self._observations[0].shape)
+                self._firsts[0] = resumed.tensor("firsts", self._firsts[0].shape)
+                self.computer.set_state(resumed.tensors["lstm"])
         else:  # new games; after a resume, on a stream of their own
             rng = generator(config.seed, Role.environment, index, *([job.starts] if job.starts else []))
             for e, env in enumerate(self._envs):

@@ -19,7 +19,7 @@ from ablate.algos.a3c.game_worker import GameWorker
 from ablate.algos.a3c.gradients import BACKENDS, GradientComputer, LossSettings
 from ablate.algos.a3c.rollout import RolloutAccumulator
 from ablate.algos.a3c.spec import A3CConfig, UpdateRecord
-from ablate.algos.job import WorkerJob, process_state
+from ablate.algos.job import WorkerJob, process_state, restoring
 from ablate.algos.rounds import Send, rounds
 from ablate.config.derived import device_of
 from ablate.config.schema import Config
@@ -119,13 +119,14 @@ class Worker:
         resumed = job.resumed.get(index)
         saved = resumed.state if resumed else {}
         if saved:
-            restore(self._action_rng, saved["action_rng"])
-        if saved and saved["env"] is not None:
-            self._env_kind.restore(self._env, saved["env"])
-            self._observation = np.array(saved["observation"], np.float32)
-            self._episodic_return = saved["episodic_return"]
-            self._episodic_length = saved["episodic_length"]
-        else:  # start a new episode; after a resume, with a new random stream
+            with restoring(index):
+                restore(self._action_rng, saved["action_rng"])
+                if saved["env"] is not None:
+                    self._env_kind.restore(self._env, saved["env"])
+                    self._observation = np.array(saved["observation"], np.float32).reshape(spec.observation_size)
+                    self._episodic_return = float(saved["episodic_return"])
+                    self._episodic_length = int(saved["episodic_length"])
+        if not saved or saved["env"] is None:  # start a new episode; after a resume, with a new random stream
             seed = draw_seed(generator(config.seed, Role.environment, index, *([job.starts] if job.starts else [])))
             self._observation = self._env.reset(seed=seed)[0]
 
@@ -176,7 +177,9 @@ def make_worker(index: int, job: WorkerJob, theta: torch.Tensor) -> AnyWorker:
     """The worker for the configuration's network. After a resume, it has the parameters that it last pulled."""
     worker: AnyWorker = (GameWorker if job.config.model.takes_images else Worker)(index, job)
     if resumed := job.resumed.get(index):
-        worker.pull(torch.from_numpy(resumed.tensors["parameters"]), resumed.state["pulled_at"])
+        with restoring(index):
+            parameters = resumed.tensor("parameters", tuple(theta.shape))
+            worker.pull(torch.from_numpy(parameters), int(resumed.state["pulled_at"]))
     else:
         worker.pull(theta, job.shared.counters().updates)
     return worker

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ablate.algos.dqn.spec import ACTOR, DQNConfig, make_exchange
-from ablate.algos.job import WorkerJob, process_state
+from ablate.algos.job import WorkerJob, process_state, restoring
 from ablate.algos.rounds import Send
 from ablate.envs.make import kind_of
 from ablate.nn.q_acting import QActing
@@ -46,14 +46,16 @@ class Actor:
         self._random_left = [0] * E  # random steps of a noisy start that are left
         if resumed:
             saved = resumed.state
-            restore(self._rng, saved["action_rng"])
-            if saved["env"] is not None:
-                self._envs.restore(saved["env"])
-                restore(self._reset_rng, saved["reset_rng"])
-                self._returns, self._lengths = saved["returns"], saved["lengths"]
-                self._random_left = saved["random_left"]
-                self.observations[:] = resumed.tensors["observations"]
-                return
+            with restoring(ACTOR):
+                restore(self._rng, saved["action_rng"])
+                if saved["env"] is not None:
+                    self._envs.restore(saved["env"])
+                    restore(self._reset_rng, saved["reset_rng"])
+                    for e in range(E):
+                        self._returns[e], self._lengths[e] = float(saved["returns"][e]), int(saved["lengths"][e])
+                        self._random_left[e] = int(saved["random_left"][e])
+                    self.observations[:] = resumed.tensor("observations", self.observations.shape)
+                    return
         for e in range(E):
             self.observations[e] = self._begin(e, new=True)
 

@@ -20,7 +20,7 @@ from ablate.algos.dqn.actor import Acting, Actor, ActorElsewhere, ActorHere, nam
 from ablate.algos.dqn.batch_buffers import BatchBuffers
 from ablate.algos.dqn.gradients import Q_BACKENDS, QSettings
 from ablate.algos.dqn.spec import ACTOR, LEARNER, DQNConfig, UpdateRecord
-from ablate.algos.job import WorkerJob, beating, process_state
+from ablate.algos.job import WorkerJob, beating, process_state, restoring
 from ablate.algos.rounds import Send, rounds
 from ablate.config.derived import cuda_index, device_of
 from ablate.config.schema import ConfigError
@@ -92,20 +92,22 @@ class Learner:
         resumed = job.resumed.get(LEARNER)
         if resumed is None:
             return
-        self._computer.set_target(resumed.tensors["target"])
-        restore(self._rng, resumed.state["rng"])
-        self._learn_from = resumed.state["learn_from"]
-        if resumed.state["replay"]:
+        with restoring(LEARNER):
+            self._computer.set_target(resumed.tensor("target", tuple(self._computer.target.shape)))
+            restore(self._rng, resumed.state["rng"])
+            self._learn_from = int(resumed.state["learn_from"])
+            saved_replay, lanes_open = resumed.state["replay"], resumed.state["lanes_open"]
+        if saved_replay:
             try:
                 with beating():
-                    saved = read_checkpoint(self._checkpoints / resumed.state["replay"], None)
+                    saved = read_checkpoint(self._checkpoints / saved_replay, None)
                 self._replay.restore(saved.state, saved.tensors)
             except (ConfigError, KeyError, ValueError, TypeError, IndexError) as error:
                 reason = f"{type(error).__name__}: " * (not isinstance(error, ConfigError)) + str(error)
                 raise ChildFailed(f"the saved replay cannot be read: {reason}; load= starts a new run") from error
             # an environment that cannot be saved begins a new episode
             continues = job.exchange.begun if job.exchange else job.resumed[ACTOR].state["env"] is not None
-            self._episodes_begun = resumed.state["lanes_open"] and continues
+            self._episodes_begun = lanes_open and continues
         else:  # fill the replay as before the first update, but with steps of the policy
             self._learn_from = max(self._learn_from, shared.counters().steps + config.algo.warmup_steps)
 

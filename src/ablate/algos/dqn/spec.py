@@ -13,6 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ablate.algos.algorithm import PROCESS_MB, Algorithm, Process
+from ablate.algos.job import restoring
 from ablate.config.choices import Backend, DqnLoss, Storage
 from ablate.config.derived import devices
 from ablate.config.schema import (
@@ -193,8 +194,9 @@ class DQN(Algorithm):
 
     def restore_connection(self, exchange: Exchange, states: dict[str, Any], tensors: dict[str, Any]) -> None:
         actor = states[str(ACTOR)]
-        if actor["begun"] and actor["env"] is not None:
-            exchange.restore(Experience(*(tensors[f"worker.{ACTOR}.block.{name}"] for name in Experience._fields)))
+        with restoring(ACTOR):
+            if actor["begun"] and actor["env"] is not None:
+                exchange.restore(Experience(*(tensors[f"worker.{ACTOR}.block.{name}"] for name in Experience._fields)))
 
     def crew(self, config: Config) -> str:
         assert config.replay is not None
