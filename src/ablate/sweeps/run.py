@@ -259,8 +259,9 @@ class _Watch:
 
     def settle(self, cells: list[Cell], results: Sequence[Any]) -> None:
         """Decide the outcome of the cells without one: they never started, or were lost with their machine."""
+        pending, self._pending = self._pending, {}
         for cell, result in itertools.zip_longest(cells, results[: len(cells)], fillvalue=""):
-            if cell in self._pending:
+            if cell in pending:
                 if self.stopping:
                     self.outcomes[cell] = NOT_STARTED
                     continue
@@ -268,7 +269,6 @@ class _Watch:
                 outcome = Outcome("failed", f"lost: {error[0] if error else 'its process left no message'}")
                 _record_lost(cell, outcome)
                 self._report_cell(cell, outcome)
-        self._pending = {}
 
 
 def _record_lost(cell: Cell, outcome: Outcome) -> None:
