@@ -169,6 +169,7 @@ def test_an_id_alone_does_not_inherit_pendulums_settings(plus: str) -> None:
         (["+model.dept=3"], "model.dept=3: no such key"),
         (["max_episodes=null"], "would never end"),
         (["env=breakout", "env.protocol=nature2015"], "env.protocol=nature2015: .*protocol=nature2015 sets all values"),
+        (["algo_env_model=a3c_acrobot_mlp"], "algo_env_model=.*cannot be given"),
         (["algo_env_optimizer=a3c_atari_adam"], "algo_env_optimizer=.*cannot be given"),
         (["resume=a", "load=b"], "load=b: "),
         (["resume="], "resume=: it is empty"),

@@ -39,9 +39,10 @@ def complete_arguments(arguments: list[str]) -> list[str]:
     check_overrides(arguments)
     parse_flags(arguments)
     keys = [_key(argument) if "=" in argument else "" for argument in arguments]
-    for group in {"algo_env", "algo_env_optimizer"} & set(keys):  # Hydra ignores a missing option of these groups
+    # Hydra ignores a missing option of these groups.
+    for group in {"algo_env", "algo_env_model", "algo_env_optimizer"} & set(keys):
         raise ConfigError(
-            f"{arguments[keys.index(group)]}: this key cannot be given; algo=, env= and optimizer= set it"
+            f"{arguments[keys.index(group)]}: this key cannot be given; algo=, env=, model= and optimizer= set it"
         )
     if "env.protocol" in keys:
         argument = arguments[keys.index("env.protocol")]

@@ -67,8 +67,13 @@ def _suited(group: str, algo: str, env: str, *more: str) -> str:
     return own if _option_file(group, own) else "_".join((algo, _env_kind(env), *more))
 
 
+def _suited_to_model(group: str, algo: str, env: str, *, _root_: DictConfig) -> str:
+    """As `_suited`, also for the network. Hydra knows an option only if it was chosen: else it is the default one."""
+    return _suited(group, algo, env, _root_.get("model") or _default_model(algo, env))
+
+
 def _suited_to_optimizer(group: str, algo: str, env: str, *, _root_: DictConfig) -> str:
-    """As `_suited`, also for the optimizer. Hydra knows an option only if it was chosen: else it is the default one."""
+    """As `_suited_to_model`, for the optimizer."""
     return _suited(group, algo, env, _root_.get("optimizer") or _default_optimizer(algo, env))
 
 
@@ -116,6 +121,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "model": _default_model,
     "optimizer": _default_optimizer,
     "suited": _suited,
+    "suited_to_model": _suited_to_model,
     "suited_to_optimizer": _suited_to_optimizer,
     "replay": _default_replay,
     "beta_steps": lambda total_steps: total_steps or 1_000_000,
