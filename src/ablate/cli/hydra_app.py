@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from ablate.cli.arguments import complete_arguments, import_named
 from ablate.cli.compose import plan_job
 from ablate.cli.hydra_private import jobs_of_basic_sweeper, typed_overrides
-from ablate.cli.messages import REFUSALS, explain, is_fault
+from ablate.cli.messages import REFUSALS, tell
 from ablate.cli.resolvers import register
 from ablate.config.schema import ConfigError
 from ablate.config.validation import validate
@@ -92,13 +92,6 @@ def _refuse(error: Exception) -> None:
         traceback.print_exception(error)
         raise SystemExit(1)
     raise SystemExit(tell(error))
-
-
-def tell(error: BaseException) -> int:
-    """Print an expected error in one line. Returns the exit code: 1 if the machine failed, 2 if this is a refusal."""
-    fault = is_fault(error)
-    print(f"failed: {error}" if fault else explain(error), file=sys.stderr)
-    return 1 if fault else 2
 
 
 def exit_code(program: Callable[[], Any]) -> int:

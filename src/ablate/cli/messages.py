@@ -29,6 +29,13 @@ def is_fault(error: BaseException) -> bool:
     return error.errno in FAULTS or not error.filename
 
 
+def tell(error: BaseException) -> int:
+    """Print an expected error in one line. Returns the exit code: 1 if the machine failed, 2 if this is a refusal."""
+    fault = is_fault(error)
+    print(f"failed: {error}" if fault else explain(error), file=sys.stderr)
+    return 1 if fault else 2
+
+
 def explain(error: BaseException, given: Sequence[str] = ()) -> str:
     """One line for the user: which key and value are wrong, why, and the nearest right one.
 

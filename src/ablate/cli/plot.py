@@ -3,13 +3,14 @@
 For a run this is its learning curve; for a sweep all figures, the tables, verdict.md and report.html."""
 
 import argparse
+import signal
 from pathlib import Path
 
 from ablate.analysis.figures import learning_curve
 from ablate.analysis.load import load_run, load_sweep
 from ablate.analysis.report import write_report
 from ablate.analysis.summary import summarise
-from ablate.cli.hydra_app import exit_code, tell
+from ablate.cli.messages import tell
 from ablate.config.schema import ConfigError
 from ablate.paths import locate
 from ablate.records.schema import LEARNING_CURVE, STUDY
@@ -20,9 +21,11 @@ def main() -> int:
     """Redraw all folders and print the path of each file. Returns the exit code, the first that is not 0."""
     parser = argparse.ArgumentParser(description="Redraw the figures of runs and sweeps from their CSV files.")
     parser.add_argument("folders", nargs="+", metavar="folder", help="folder of a run or a sweep (or run=<folder>)")
-    arguments, codes = parser.parse_args().folders, list[int]()
-    stopped = exit_code(lambda: codes.extend(map(_redrawn, arguments)))
-    return stopped or next(filter(None, codes), 0)
+    try:
+        codes = [_redrawn(argument) for argument in parser.parse_args().folders]
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return next(filter(None, codes), 0)
 
 
 def _redrawn(argument: str) -> int:
