@@ -311,7 +311,8 @@ def test_a_digit_that_changed_after_the_run_is_told(folder: Path) -> None:
         content = (folder / name).read_bytes()
         at = content.index(b".") + 1
         (folder / name).write_bytes(content[:at] + (b"1" if content[at : at + 1] != b"1" else b"2") + content[at + 1 :])
-        line = f"{folder / name}: damaged: it has changed since the run completed; put the run's own file back"
+        reason = "it has changed since the run completed, by its SHA-256 in status.json; put the run's own file back"
+        line = f"{folder / name}: damaged: {reason}"
         assert refusal(folder) == line
         with pytest.raises(ConfigError) as refused:
             load_run(folder)

@@ -170,7 +170,8 @@ def refuse_changed_tables(folder: Path, manifest: Manifest, status: Status) -> N
             raise ConfigError(f"{folder / name}: damaged: the run has completed with {least} rows, but here are {rows}")
         if digest is not None:
             raise ConfigError(
-                f"{folder / name}: damaged: it has changed since the run completed; put the run's own file back"
+                f"{folder / name}: damaged: it has changed since the run completed, by its SHA-256 in {STATUS}; put "
+                "the run's own file back"
             )
 
 
