@@ -117,13 +117,16 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_labels_are_shown_as_they_are_written(text: str, tmp_path: Path) -> None:
+def test_labels_are_shown_as_they_are_written(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "$" not in text:  # markup for pages, not for matplotlib: one figure will do
+        every = sweep_figures.drawings
+        monkeypatch.setattr(sweep_figures, "drawings", lambda summary: every(summary)[:1])
     arms = {name: {**shape, "label": f"{text} {name}"} for name, shape in ARMS.items()}
     claims = ({**CLAIMS[0], "words": text},)
     folder = write_sweep(tmp_path / "sweep", arms, episodes=20, claims=claims, question=text)
     paths = write_report(summarise(load_sweep(folder)))
     assert "cannot draw" not in (folder / REPORT).read_text()
-    assert len(paths) > 5
+    assert len(paths) > (5 if "$" in text else 1)
     verdict = (folder / "verdict.md").read_text()
     assert f"> {escaped(text)}\n" in verdict
     assert "<script>" not in verdict

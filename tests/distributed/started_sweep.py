@@ -94,8 +94,8 @@ def env(name: str, **kwargs: Any) -> list[str]:
     return [f"env.id=faulty_envs:{name}-v0", *(f"+env.kwargs.{key}={value}" for key, value in kwargs.items())]
 
 
-def five_good_and_four_bad() -> dict[str, list[str]]:
-    good = {f"good-{n}": [f"algo.t_max={n}"] for n in range(6, 11)}
+def two_good_and_four_bad() -> dict[str, list[str]]:
+    good = {f"good-{n}": [f"algo.t_max={n}"] for n in (6, 7)}
     bad = {arm: env(fault, after=100) for arm, fault in FAULTS.items()}
     return {**good, **bad, "killed": env("Slow", after=100, step_s=0.3)}
 

@@ -13,7 +13,7 @@ import pytest
 from faulty_envs import DISARMED
 from omegaconf import OmegaConf
 from slurm_cluster import NODES, SlurmCluster, missing_programs, slurm_cluster
-from started_sweep import Sweep, env, five_good_and_four_bad, kill_and_grow_on, resumed_from
+from started_sweep import Sweep, env, kill_and_grow_on, resumed_from, two_good_and_four_bad
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]
 pytest.importorskip("submitit", reason="needs pip install -e '.[slurm]'")
@@ -66,7 +66,7 @@ def assert_gone(cluster: SlurmCluster, sweep: Sweep) -> None:
 
 
 def test_a_faulty_cell_affects_no_other_cell(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
-    arms = five_good_and_four_bad()
+    arms = two_good_and_four_bad()
     good, bad = [arm for arm in arms if arm.startswith("good")], ["raises", "exits", "hangs", "killed"]
     sweep = start(arms)
     sweep.wait_until(lambda: sweep.trains("killed"), "training", WAIT_S)
