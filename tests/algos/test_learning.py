@@ -15,7 +15,7 @@ from helpers import ROOT, config_of, train
 from ablate.records.schema import EPISODES
 from ablate.types import EpisodeRecord
 
-SEEDS = 16
+SEEDS = 24
 QUIET = ("schedule=interleaved", "figures=false", "logger.display=off", "evaluation.every_steps=null")
 
 
@@ -47,10 +47,10 @@ def test_a3c_learns_cartpole(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_compiled_learns_as_manual_does(tmp_path: Path) -> None:
-    """The 90% confidence interval of the difference in AUC is within ±0.25 reward per step; 5 can be learnt.
+    """The 90% confidence interval of the difference in AUC is within ±0.2 reward per step, of the 5 that can be learnt.
 
     The runs of a pair share all random streams, but rounding makes them differ long before learning begins. The
-    difference of a pair has a standard deviation of 0.2 to 0.26, so that 16 seeds give ±0.11."""
+    difference of a pair has a standard deviation of 0.2 to 0.26, so that 24 seeds give ±0.1."""
 
     def auc(seed: int, backend: str) -> float:
         config = config_of(*QUIET, "workers=4", "max_episodes=400", f"backend={backend}", f"seed={seed}")
@@ -64,5 +64,5 @@ def test_compiled_learns_as_manual_does(tmp_path: Path) -> None:
     )
     difference = compiled - manual
     low, high = scipy.stats.t.interval(0.9, SEEDS - 1, difference.mean(), scipy.stats.sem(difference))
-    assert -0.25 < low < high < 0.25, (low, high)
+    assert -0.2 < low < high < 0.2, (low, high)
     assert np.std(manual) > 0.01, "seeds differ"

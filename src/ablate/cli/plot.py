@@ -29,7 +29,7 @@ def main() -> int:
 
 
 def _redrawn(argument: str) -> int:
-    """Redraw one folder. An error is told in one line, and costs the other folders nothing. Returns its exit code."""
+    """Redraw one folder; print an error in one line, so that it costs no other folder. Returns the exit code."""
     try:
         paths = redraw(locate(argument.removeprefix("run=")))
     except (ConfigError, OSError) as error:

@@ -17,7 +17,6 @@ from ablate.records.files import misfit, read_file, read_object, write_json
 from ablate.records.schema import CELL, EPISODES, EVALUATIONS, MANIFEST, STATUS, UPDATES, EndState, State
 from ablate.types import Counters
 
-TABLES = (EPISODES, UPDATES, EVALUATIONS)  # of a run
 Total = Annotated[int, Field(ge=0)]
 Number = Annotated[int, Field(ge=1)]
 
@@ -63,7 +62,7 @@ class Status:
     episodes: Total = 0
     evaluations: Total | None = None
     pid: int = 0
-    tables: dict[str, str] = field(default_factory=dict)  # `digests` when the run completed
+    tables: dict[str, str] = field(default_factory=dict)  # the SHA-256 of each when the run completed
 
     @property
     def counters(self) -> Counters:
@@ -149,21 +148,17 @@ def needed_rows(folder: Path, manifest: Manifest, counters: Counters, evaluation
     }
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each table of a run."""
-    return {name: hashlib.sha256(read_file(folder / name) or b"").hexdigest() for name in TABLES}
-
-
-def refuse_changed_tables(folder: Path, manifest: Manifest, status: Status) -> None:
-    """Raise ConfigError if a table is not what a completed run wrote.
+def refuse_changed_tables(folder: Path, manifest: Manifest, status: Status) -> dict[str, str]:
+    """Raise ConfigError if a table is not what a completed run wrote. Returns the SHA-256 of each table.
 
     If the status has no digest of the table, it may have no fewer rows. Unlike a resume this counts lines instead of
     parsing them: a sweep may have a thousand cells."""
+    digests = {}
     for name, (numbers, each) in needed_rows(folder, manifest, status.counters, status.evaluations).items():
         if (content := read_file(folder / name)) is None:
             raise ConfigError(f"{folder / name}: damaged: the run has completed, but there is no such file")
-        digest = status.tables.get(name)
-        if digest == hashlib.sha256(content).hexdigest():
+        digests[name], digest = hashlib.sha256(content).hexdigest(), status.tables.get(name)
+        if digest == digests[name]:
             continue
         least, rows = len(numbers) * each, max(0, content.count(b"\n") - 1)
         if rows < least or (least and _last_number(content) < numbers[-1]):
@@ -173,6 +168,7 @@ def refuse_changed_tables(folder: Path, manifest: Manifest, status: Status) -> N
                 f"{folder / name}: damaged: it has changed since the run completed, by its SHA-256 in {STATUS}; put "
                 "the run's own file back"
             )
+    return digests
 
 
 def _last_number(content: bytes) -> int:

@@ -24,7 +24,7 @@ from ablate.records.display import Progress, ProgressDisplay
 from ablate.records.files import remove_temporaries
 from ablate.records.manifest import write_status
 from ablate.records.recorder import Recorder, trim_to_checkpoint
-from ablate.records.run_files import Status, digests, read_manifest, refuse_changed_tables
+from ablate.records.run_files import Status, read_manifest, refuse_changed_tables
 from ablate.records.schema import EVALUATIONS, State
 from ablate.runs.checkpoints import Checkpoints, owes_evaluation, restore_shared, states_of
 from ablate.runs.console import announcement, report, title
@@ -268,8 +268,7 @@ class Training:
         counters, tables = self._counters(), None
         if state == "completed":  # no table may have been moved, deleted or replaced while it was written
             ended = Status(state, reason, *counters, self._evaluations_done)
-            refuse_changed_tables(self.folder, read_manifest(self.folder), ended)
-            tables = digests(self.folder)
+            tables = refuse_changed_tables(self.folder, read_manifest(self.folder), ended)
         write_status(self.folder, state, reason, counters, self._evaluations_done, tables)
 
     def end(self, state: State, reason: str) -> None:

@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from ablate.config.choices import Until
 from ablate.config.derived import evaluation_horizon
 from ablate.config.schema import LARGEST_SEED, ArmConfig, Config, ConfigError, SweepConfig
-from ablate.config.serial import NOT_COMPARED, to_dict, with_new_name, with_new_names
+from ablate.config.serial import NOT_COMPARED, to_dict, with_new_name
 from ablate.config.validation import suggest
 from ablate.records.study_file import NAME
 
@@ -209,12 +209,7 @@ def merged(*overrides: list[str] | tuple[str, ...]) -> list[str]:
 def identity(config: Config) -> str:
     """Eight hexadecimal digits that identify a cell's resolved configuration without its seed, and without keys that
     change only what is shown or stored."""
-    return identity_of(to_dict(config))
-
-
-def identity_of(values: dict[str, Any]) -> str:
-    """`identity` of a configuration from a manifest."""
-    compared = {key: value for key, value in with_new_names(values).items() if key not in NOT_COMPARED}
+    compared = {key: value for key, value in to_dict(config).items() if key not in NOT_COMPARED}
     return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -60,7 +60,7 @@ class GameWorker:
                     self._returns[e], self._lengths[e] = float(saved["returns"][e]), int(saved["lengths"][e])
                 self._observations[0] = resumed.tensor("observations", self._observations[0].shape)
                 self._firsts[0] = resumed.tensor("firsts", self._firsts[0].shape)
-                self.computer.set_state(resumed.tensors["lstm"])
+                self.computer.set_state(resumed.tensor("lstm", self.computer.state.shape))
         else:  # new games; after a resume, on a stream of their own
             rng = generator(config.seed, Role.environment, index, *([job.starts] if job.starts else []))
             for e, env in enumerate(self._envs):
