@@ -363,12 +363,12 @@ class HalfBounded(Faulty):
 
 
 class Bytes(Faulty):
-    """Not a fault: its observations are small images."""
+    """Not a fault: its observations are bytes, and no images."""
 
-    observation_space = spaces.Box(0, 255, (2, 2, 3), np.uint8)
+    observation_space = spaces.Box(0, 255, (12,), np.uint8)
 
     def _observation(self) -> np.ndarray:
-        return np.full((2, 2, 3), self._time, np.uint8)
+        return np.full(12, self._time, np.uint8)
 
 
 class DrawsElsewhere(Faulty):

@@ -6,7 +6,7 @@ import pytest
 from ablate.config.choices import Preprocessing
 from ablate.envs.atari_kind import OBSERVATIONS
 from ablate.envs.games import emulator
-from ablate.envs.preprocessing import Preprocessor, RunningNormalisation, channel_mean, normalise
+from ablate.envs.preprocessing import Preprocessor, RunningNormalisation, channel_mean, normalise, pipeline_of
 
 GAMES = ["breakout", "riverraid", "space_invaders", "ms_pacman", "centipede"]
 
@@ -49,7 +49,7 @@ def resized(image: np.ndarray, height: int, width: int, weights_of=bilinear) -> 
 
 @pytest.mark.parametrize("rom", GAMES)
 def test_report_42_is_the_reports_pipeline_but_for_rounding_to_bytes(rom: str) -> None:
-    preprocessor, deviations, shifted = Preprocessor(Preprocessing.report_42, rom), [], []
+    preprocessor, deviations, shifted = Preprocessor(pipeline_of(Preprocessing.report_42, rom)), [], []
     for rgb, _ in frames_of(rom, 12, 23):
         got = preprocessor.from_rgb(rgb)
         assert (got.shape, got.dtype) == ((1, 42, 42), np.float32)
@@ -79,7 +79,7 @@ ROWS = {
 
 @pytest.mark.parametrize("rom", sorted(ROWS))
 def test_report_80_is_the_mean_of_the_colours_resized(rom: str) -> None:
-    preprocessor = Preprocessor(Preprocessing.report_80, rom)
+    preprocessor = Preprocessor(pipeline_of(Preprocessing.report_80, rom))
     first, end, height = ROWS[rom]
     for rgb, _ in frames_of(rom, 10, 23):
         exact = resized(resized(rgb[first:end, :160].mean(2) / 255, height, 80), 80, 80)
@@ -90,7 +90,7 @@ def test_report_80_is_the_mean_of_the_colours_resized(rom: str) -> None:
 
 @pytest.mark.parametrize("rom", GAMES)
 def test_nature_84_is_grey_averaged_over_areas_and_stacked(rom: str) -> None:
-    preprocessor, images = Preprocessor(Preprocessing.nature_84, rom), []
+    preprocessor, images = Preprocessor(pipeline_of(Preprocessing.nature_84, rom)), []
     for rgb, grey in frames_of(rom, 10, 23):
         weighted = rgb @ np.array([0.299, 0.587, 0.114])
         assert np.abs(weighted - grey).max() <= 0.51  # the emulator's grey is this, rounded
@@ -106,7 +106,9 @@ def test_nature_84_is_grey_averaged_over_areas_and_stacked(rom: str) -> None:
 
 
 def test_normalised_84_is_nature_84_in_the_unit_interval() -> None:
-    bytes_, floats = (Preprocessor(p, "breakout") for p in (Preprocessing.nature_84, Preprocessing.normalised_84))
+    bytes_, floats = (
+        Preprocessor(pipeline_of(p, "breakout")) for p in (Preprocessing.nature_84, Preprocessing.normalised_84)
+    )
     assert (bytes_.pipeline.normalised, floats.pipeline.normalised) == (False, True)
     for rgb, _ in frames_of("breakout", 5, 40):
         np.testing.assert_allclose(floats.from_rgb(rgb), bytes_.from_rgb(rgb) / 255, atol=1e-7)
@@ -114,7 +116,7 @@ def test_normalised_84_is_nature_84_in_the_unit_interval() -> None:
 
 def test_observations_are_arrays_of_their_own() -> None:
     for preprocessing in Preprocessing:
-        preprocessor = Preprocessor(preprocessing, "breakout")
+        preprocessor = Preprocessor(pipeline_of(preprocessing, "breakout"))
         (one, _), (two, _) = frames_of("breakout", 2, 40)
         first = preprocessor.from_rgb(one)
         kept = first.copy()
@@ -128,7 +130,7 @@ def test_observations_are_arrays_of_their_own() -> None:
 )
 def test_an_array_that_is_no_raw_frame_is_refused(frame: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"a frame \(210, 160, 3\) of uint8 is needed, not"):
-        Preprocessor(Preprocessing.report_42, "breakout").from_rgb(frame)
+        Preprocessor(pipeline_of(Preprocessing.report_42, "breakout")).from_rgb(frame)
 
 
 def test_running_normalisation_is_the_exponentially_weighted_mean() -> None:

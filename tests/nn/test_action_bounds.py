@@ -112,7 +112,7 @@ def test_an_action_has_the_type_of_the_space_of_its_environment() -> None:
 @pytest.mark.parametrize(
     ("name", "note"),
     [
-        ("Bytes", "its observations are bytes, shape (2, 2, 3), which the network takes unscaled"),
+        ("Bytes", "its observations are bytes, shape (12,), which the network takes unscaled"),
         ("HalfBounded", "1 of 2 dimensions of its action lack a bound; model.mu_scale is for these"),
     ],
 )

@@ -19,7 +19,7 @@ from ablate.config.choices import Preprocessing
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import to_dict
 from ablate.envs.make import make_env, spec_of
-from ablate.envs.preprocessing import Preprocessor, RunningNormalisation
+from ablate.envs.preprocessing import Preprocessor, RunningNormalisation, pipeline_of
 from ablate.nn.architecture import architecture_of, initial_parameters
 from ablate.nn.conv_architecture import ConvArchitecture
 from ablate.parallel import heartbeat
@@ -196,7 +196,7 @@ def test_earlier_screens_matter_until_the_reset(tmp_path: Path, kind: str) -> No
     dark, bright = np.full((210, 160, 3), 50, np.uint8), np.full((210, 160, 3), 200, np.uint8)
 
     def last_logits(screens: list[np.ndarray]) -> np.ndarray:
-        preprocessor = Preprocessor(Preprocessing(kind), "breakout")
+        preprocessor = Preprocessor(pipeline_of(Preprocessing(kind), "breakout"))
         return logits_by_hand(config, parameters, np.stack([preprocessor.from_rgb(screen) for screen in screens]))[-1]
 
     alone, after = last_logits([dark]), last_logits([bright, bright, dark])

@@ -30,7 +30,7 @@ def _option_file(group: str, option: str) -> Path | None:
 
 @cache
 def _env_kind(env: str) -> str:
-    """The schema of an option of the group `env`: gymnasium or atari. A file may inherit it from another file."""
+    """The schema of an option of the group `env` (gymnasium, ...). A file may inherit it from another file."""
     path = _option_file("env", env)
     defaults = OmegaConf.select(OmegaConf.load(path), "defaults", default=[]) if path else []
     for entry in defaults:
@@ -90,7 +90,7 @@ def _run_dir(*, _root_: DictConfig) -> str:
     if _root_.resume:
         return str(locate(_root_.resume))
     choices = _root_.hydra.runtime.choices
-    env = choices.env if choices.env not in ("gymnasium", "atari") else _root_.env.id
+    env = choices.env if choices.env not in SCHEMAS["env"] else _root_.env.id
     pair = re.sub(r"[^\w.-]+", "-", f"{_root_.algo.name}-{env}").lower()
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config_hash(validate(_root_))}"
     return str(OUTPUTS / "runs" / pair / name)

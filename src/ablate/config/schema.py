@@ -72,6 +72,13 @@ class GymnasiumConfig(EnvConfig):
 
 
 @dataclass
+class ImagesConfig(EnvConfig):
+    name: Annotated[str, Field(pattern="^images$")] = "images"
+    image: tuple[Size, Size, Size] | None = None  # frames, height, width
+    has_images: ClassVar[bool] = True
+
+
+@dataclass
 class AtariConfig(EnvConfig):
     name: Annotated[str, Field(pattern="^atari$")] = "atari"
     preprocessing: Preprocessing | None = None
@@ -385,7 +392,7 @@ class Config:
 # The schema of each option of a group, by the option's `name`; groups not listed have one schema.
 SCHEMAS: dict[str, dict[str, type]] = {
     "algo": {},  # filled by ablate.algos.algorithm.register
-    "env": {"gymnasium": GymnasiumConfig, "atari": AtariConfig},
+    "env": {"gymnasium": GymnasiumConfig, "images": ImagesConfig, "atari": AtariConfig},
     "model": {"conv": ConvConfig, "mlp": MlpConfig, "q": QConfig},
     "optimizer": {"adam": AdamConfig, "rmsprop": RMSpropConfig},
     "replay": {"uniform": UniformConfig, "prioritized": PrioritizedConfig},

@@ -19,7 +19,7 @@ from gymnasium import spaces
 from ablate import seeding
 from ablate.config.schema import AtariConfig
 from ablate.envs.games import FIRE, NOOP, actions_of, emulator, registered
-from ablate.envs.preprocessing import Preprocessor
+from ablate.envs.preprocessing import Preprocessor, pipeline_of
 
 FRAMES_PER_SECOND = 60
 
@@ -52,7 +52,7 @@ class AtariGame(gymnasium.Env):
         self._clips = training and config.clip_rewards
         self._max_steps = max_steps
 
-        self.preprocessor = Preprocessor(config.preprocessing, rom)
+        self.preprocessor = Preprocessor(pipeline_of(config.preprocessing, rom))
         height, width = self.ale.getScreenDims()
         grey, self._pooled = self.preprocessor.pipeline.grey, self.preprocessor.pipeline.pooled
         self._read = self.ale.getScreenGrayscale if grey else self.ale.getScreenRGB

@@ -140,11 +140,11 @@ class _Screens:
 
     def __init__(self, env: AtariConfig) -> None:
         from ablate.envs.games import actions_of, emulator, registered
-        from ablate.envs.preprocessing import Preprocessor
+        from ablate.envs.preprocessing import Preprocessor, pipeline_of
 
         assert env.preprocessing is not None
         rom = registered(env.id).rom
-        self._preprocessor = Preprocessor(env.preprocessing, rom)
+        self._preprocessor = Preprocessor(pipeline_of(env.preprocessing, rom))
         self._actions: list[int] | None = None  # for each action of the policy, its index in the game's own set
         if not env.fire_action:
             ale = emulator(rom)

@@ -28,7 +28,7 @@ LONG_S = 5.0  # an environment that takes longer for two short episodes is not t
 
 
 class GymnasiumKind(EnvKind):
-    """Observations are flattened to (size,). `env.kwargs` are arguments of gymnasium.make."""
+    """Observations are flattened to (size,), images are refused. `env.kwargs` are arguments of gymnasium.make."""
 
     def spec(self, env: EnvConfig) -> EnvSpec:
         if _is_registered_by_gymnasium(env.id):
@@ -56,7 +56,7 @@ class GymnasiumKind(EnvKind):
             else:
                 raise ConfigError(f"env.id={env.id}: its action is {action}; a Discrete or a flat Box is needed")
             limit = made.spec.max_episode_steps if made.spec else None
-            notes = [*_space_notes(env.id, made.unwrapped.observation_space, spec)]
+            notes = [*_space_notes(env.id, observation, spec)]
             if not is_gymnasiums_own(made):
                 notes += check_interface(env.id, made)
                 first = two_episodes(made)
@@ -64,7 +64,7 @@ class GymnasiumKind(EnvKind):
             close_now(made.close)  # before it is made again: both may want the same port
         if first is not None and time.monotonic() - began < LONG_S:
             notes += self._repetition_notes(env, first)
-        return EnvSpec((int(np.prod(observation.shape)),), spec, limit, notes=tuple(notes))
+        return EnvSpec(observation.shape, spec, limit, _type_for_networks(observation), tuple(notes))
 
     def _repetition_notes(self, env: EnvConfig, first: list[Any]) -> Iterator[str]:
         """Make the environment again and repeat its first steps. first: what they gave before.
@@ -119,8 +119,19 @@ class GymnasiumKind(EnvKind):
         close_at_end(made.close)
         if not is_gymnasiums_own(made):
             made = Checked(made)
-        if isinstance(made.observation_space, spaces.Box) and len(made.observation_space.shape) != 1:
-            made = gymnasium.wrappers.FlattenObservation(made)
+        try:
+            return self.wrapped(made, env)
+        except ConfigError:
+            close_now(made.close)
+            raise
+
+    def wrapped(self, made: gymnasium.Env, env: EnvConfig) -> gymnasium.Env:
+        """The environment with observations as a network takes them. Raises ConfigError for those that it does not."""
+        space = made.observation_space
+        if is_image(space):
+            raise ConfigError(f"env.id={env.id}: its observations are images, shape {space.shape}; use env=images")
+        if isinstance(space, spaces.Box) and len(space.shape) != 1:
+            return gymnasium.wrappers.FlattenObservation(made)
         return made
 
     def save(self, made: gymnasium.Env) -> dict[str, Any] | None:
@@ -131,6 +142,21 @@ class GymnasiumKind(EnvKind):
 
     def raw_interface(self, env: EnvConfig, spec: EnvSpec) -> RawInterface:
         return _Vectors(spec)
+
+
+def is_image(space: spaces.Space) -> bool:
+    """Whether observations are images: (height, width, channels) of bytes, grey, RGB or RGBA."""
+    return (
+        isinstance(space, spaces.Box)
+        and space.dtype == np.uint8
+        and len(space.shape) == 3
+        and space.shape[2] in (1, 3, 4)
+    )
+
+
+def _type_for_networks(observation: spaces.Box) -> str:
+    """Images stay bytes, in (frames, height, width). All else becomes float32."""
+    return "uint8" if len(observation.shape) == 3 else "float32"
 
 
 def _same(one: list[Any], other: list[Any]) -> bool:
@@ -145,7 +171,7 @@ def _is_registered_by_gymnasium(env_id: str) -> bool:
 
 def _space_notes(env_id: str, observation: spaces.Space, action: ActionSpec) -> Iterator[str]:
     """What a user should know of the spaces."""
-    if observation.dtype == np.uint8:
+    if observation.dtype == np.uint8 and len(observation.shape) == 1:
         yield (
             f"env.id={env_id}: its observations are bytes, shape {observation.shape}, which the network takes "
             "unscaled, as numbers from 0 to 255; a wrapper that divides them by 255 learns better"

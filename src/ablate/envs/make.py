@@ -11,11 +11,13 @@ import gymnasium
 from ablate.config.schema import EnvConfig
 from ablate.envs.atari_kind import AtariKind
 from ablate.envs.gymnasium_kind import GymnasiumKind
+from ablate.envs.images_kind import ImagesKind
 from ablate.envs.kind import EnvKind
 from ablate.types import EnvSpec
 
 _SPECS: dict[str, EnvSpec] = {}  # by the configuration of the environment
-KINDS: dict[str, EnvKind] = {"gymnasium": GymnasiumKind(), "atari": AtariKind()}  # by env.name
+# by env.name
+KINDS: dict[str, EnvKind] = {"gymnasium": GymnasiumKind(), "images": ImagesKind(), "atari": AtariKind()}
 
 
 def kind_of(env: EnvConfig) -> EnvKind:
@@ -24,7 +26,7 @@ def kind_of(env: EnvConfig) -> EnvKind:
 
 
 def make_env(env: EnvConfig, max_ep_step: int | None = None, training: bool = True, **kwargs: Any) -> gymnasium.Env:
-    """The environment of the configuration. Observations are (size,), or (channels, height, width) for a game.
+    """The environment of the configuration. Observations are (size,), or (channels, height, width) for images.
 
     max_ep_step: replaces env.max_ep_step (as an evaluation's horizon does). training: a game as learning sees it;
     False: whole games with raw rewards. kwargs: further arguments of gymnasium.make (for a game: render_mode).

@@ -113,11 +113,20 @@ def pipeline_of(preprocessing: Preprocessing, rom: str) -> Pipeline:
     return nature
 
 
+def grey_pipeline(frames: int, height: int, width: int) -> Pipeline:
+    """For images (H, W, 1, 3 or 4) of any environment. An image is shrunk by the mean over areas, as in `nature_84`."""
+
+    def grey(image: np.ndarray) -> np.ndarray:
+        return image[..., 0] if image.shape[2] == 1 else luminance(np.ascontiguousarray(image[..., :3]))
+
+    return Pipeline(chain(grey, resize(width, height, cv2.INTER_AREA)), stacked=frames)
+
+
 class Preprocessor:
     """Makes observations (C, H, W) from consecutive screens of a game. Call `reset` before an episode's first."""
 
-    def __init__(self, preprocessing: Preprocessing, rom: str) -> None:
-        self.pipeline = pipeline_of(preprocessing, rom)
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
         self.stack: np.ndarray | None = None  # e.g. (4, 84, 84): the last images, oldest first; None: an episode starts
 
     def reset(self) -> None:

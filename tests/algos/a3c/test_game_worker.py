@@ -139,6 +139,7 @@ def test_each_push_is_the_gradient_of_this_rollout(model: str, tmp_path: Path, m
     config = config_of(
         "env=atari", "env.id=ALE/Pong-v5", f"model={model}", *small, "workers=1", "backend=manual", "total_steps=89",
         "schedule=interleaved", "envs_per_worker=3", "algo.t_max=5", "log_interval=1", "evaluation.every_steps=null",
+        "precision=float32",
     )  # fmt: skip
     from ablate.runs.plan import plan
 

@@ -1,4 +1,4 @@
-"""An A3C worker that plays E games side by side with a network for images: one forward pass for all of them."""
+"""An A3C worker with E environments side by side and a network for images: one forward pass for all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ablate.algos.a3c.gradients import LossSettings
 from ablate.algos.a3c.spec import A3CConfig
 from ablate.algos.job import WorkerJob, restoring
 from ablate.config.derived import device_of
-from ablate.envs.make import make_env
+from ablate.envs.make import kind_of, make_env
 from ablate.envs.preprocessing import RunningNormalisation
 from ablate.nn.acting import draw_categorical
 from ablate.parallel.heartbeat import beat
@@ -35,7 +35,8 @@ class GameWorker:
             architecture, E, config.algo.t_max, LossSettings.of(config.algo), device_of(config, index),
             precision=str(config.precision),
         )  # fmt: skip
-        self._envs = [make_env(config.env) for _ in range(E)]
+        self._envs, self._env_kind = [make_env(config.env) for _ in range(E)], kind_of(config.env)
+        self._first_action = spec.action.start
         normalised = self._envs[0].get_wrapper_attr("preprocessor").pipeline.normalised
         self._normalisation = RunningNormalisation(job.shared.normalisation_view()[index]) if normalised else None
         self._action_rng = generator(config.seed, Role.action, index)
@@ -50,18 +51,20 @@ class GameWorker:
         self.pulled_at = 0  # updates made by all workers when this one last pulled
 
         resumed = job.resumed.get(index)
+        saved = resumed.state if resumed else {}
         if resumed:
-            saved = resumed.state
             with restoring(index):
                 restore(self._action_rng, saved["action_rng"])
+        if resumed and saved["env"] is not None:
+            with restoring(index):
                 for env, state in zip(self._envs, saved["env"], strict=True):
-                    env.get_wrapper_attr("restore")(state)
+                    self._env_kind.restore(env, state)
                 for e in range(E):
                     self._returns[e], self._lengths[e] = float(saved["returns"][e]), int(saved["lengths"][e])
                 self._observations[0] = resumed.tensor("observations", self._observations[0].shape)
                 self._firsts[0] = resumed.tensor("firsts", self._firsts[0].shape)
                 self.computer.set_state(resumed.tensor("lstm", self.computer.state.shape))
-        else:  # new games; after a resume, on a stream of their own
+        else:  # new episodes; after a resume, on a stream of their own
             rng = generator(config.seed, Role.environment, index, *([job.starts] if job.starts else []))
             for e, env in enumerate(self._envs):
                 self._observe(0, e, env.reset(seed=draw_seed(rng))[0], first=True)
@@ -92,13 +95,14 @@ class GameWorker:
             for e, env in enumerate(self._envs):
                 beat()
                 action = draw_categorical(logits[e], self._action_rng)
-                observation, reward, terminated, truncated, info = env.step(action)
+                observation, reward, terminated, truncated, info = env.step(self._first_action + action)
                 self._actions[t, e] = action
                 self._rewards[t, e] = (float(reward) + self._reward_shift) / self._reward_scale
                 self._discounts[t, e] = 0.0 if terminated or truncated else self._algo.gamma
-                self._returns[e] += info["raw_reward"]
+                raw_reward, ended_score = self._env_kind.outcome(float(reward), terminated, truncated, info)
+                self._returns[e] += raw_reward
                 self._lengths[e] += 1
-                if info["game_over"]:
+                if ended_score:
                     length = self._lengths[e]
                     record = (self.index, 0, 0.0, self._returns[e], length, terminated, truncated)
                     ended.append(EpisodeRecord(*record))
@@ -141,10 +145,11 @@ class GameWorker:
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What a resume needs: JSON values, and tensors by name."""
+        states = [self._env_kind.save(env) for env in self._envs]
         values = {
             "pulled_at": self.pulled_at,
             "action_rng": state_of(self._action_rng),
-            "env": [env.get_wrapper_attr("save")() for env in self._envs],
+            "env": None if None in states else states,
             "returns": list(self._returns),
             "lengths": list(self._lengths),
         }

@@ -57,7 +57,7 @@ class A3CConfig(AlgoConfig):
                 f"model.name={model.name}: A3C needs an actor and a critic; use model=mlp or model=conv_lstm_42"
             )
         if model.takes_images and not env.has_images:
-            raise ConfigError(f"env.id={env.id}: no images; this network needs them (env=atari), use model=mlp")
+            raise ConfigError(f"env.id={env.id}: no images, which this network needs; use model=mlp")
         if env.has_images and not model.takes_images:
             raise ConfigError(f"env.id={env.id}: its observations are images; use model=conv_lstm_42 or another conv_*")
         if config.envs_per_worker > 1 and not model.takes_images:
