@@ -97,6 +97,16 @@ def test_a3c_plays_whole_episodes_and_resumes(tmp_path: Path) -> None:
     GameWorker(0, job_of(config, tmp_path)._replace(resumed={0: ProcessState(values, tensors)})).collect(10)
 
 
+def test_a_network_for_images_chooses_the_environments_own_actions() -> None:
+    """They are numbered from 1 here. Of each algorithm, drawn and most likely."""
+    for algo in ("a3c", "dqn"):
+        resolved = plan(config_of(f"algo={algo}", *IMAGES), [])
+        policy = resolved.architecture.acting(resolved.parameters, resolved.spec.action, 1, epsilon=0.5)
+        image, rng = np.zeros(resolved.spec.observation_shape, np.uint8), np.random.default_rng(0)
+        drawn = {int(policy.actions([image], [rng])[0]) for _ in range(60)}
+        assert drawn | {int(policy.actions([image], None)[0])} == {1, 2, 3}
+
+
 def test_a_policy_takes_the_environments_own_images() -> None:
     config = plan(config_of(*IMAGES), []).config
     interface = kind_of(config.env).raw_interface(config.env, spec_of(config.env))

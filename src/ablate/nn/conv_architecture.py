@@ -152,7 +152,7 @@ class ConvArchitecture(Architecture):
     def acting(self, parameters: np.ndarray, action: ActionSpec, envs: int = 1, epsilon: float = 0.0) -> ConvActing:
         from ablate.nn.conv_acting import ConvActing
 
-        return ConvActing(self, parameters, envs)
+        return ConvActing(self, parameters, action, envs)
 
     def memory_mb(self, backend: str, rows: int) -> int:
         sizes = self.sizes()
