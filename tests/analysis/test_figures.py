@@ -12,9 +12,17 @@ import pytest
 from matplotlib.figure import Figure
 
 from ablate.analysis import figures
-from ablate.analysis.figures import draw_learning_curve, evaluation_means, learning_curve, title
+from ablate.analysis.figures import (
+    Paper,
+    draw_learning_curve,
+    evaluation_means,
+    learning_curve,
+    printed_on,
+    title,
+)
 from ablate.analysis.load import Run, load_run
 from ablate.config.schema import ConfigError
+from ablate.paths import OUTPUTS
 from ablate.records.csv_writer import CsvWriter
 from ablate.records.run_files import Manifest
 from ablate.records.schema import (
@@ -80,7 +88,7 @@ def noisy_curve(n: int) -> np.ndarray:
 
 
 def test_the_panels_show_every_episode_and_the_recorded_moving_average() -> None:
-    run = make_run(noisy_curve(300), [[-5.0, -4.0], [-2.0, -1.0]])
+    run = make_run(noisy_curve(2000), [[-5.0, -4.0], [-2.0, -1.0]])
     figure = draw_learning_curve(run)
     left, right = figure.axes
     assert left.get_xlabel() == "episode"
@@ -94,6 +102,29 @@ def test_the_panels_show_every_episode_and_the_recorded_moving_average() -> None
         np.testing.assert_array_equal(average.get_ydata(), run.episodes["moving_average"])
     assert np.asarray(right.lines[2].get_xydata()).tolist() == [[1000, -4.5], [2000, -1.5]]
     assert len(left.lines) == 2
+
+
+def test_the_average_of_a_short_run_has_a_shorter_window() -> None:
+    """With 0.99 it would still be near the first episode's value at the end."""
+    run = make_run(noisy_curve(300))
+    average = draw_learning_curve(run).axes[0].lines[1].get_ydata()
+    expected = run.episodes["mean_step_reward"].ewm(alpha=1 / 15, adjust=False).mean()
+    np.testing.assert_allclose(average, expected)
+
+
+def test_on_paper_a_figure_has_the_width_and_the_font_of_the_page(tmp_path: Path) -> None:
+    run = make_run(noisy_curve(300), [[-5.0, -4.0], [-2.0, -1.0]])
+    with printed_on(Paper(width_mm=86, font_size=7)):
+        figure = draw_learning_curve(run)
+    assert figure.get_figwidth() * 25.4 == pytest.approx(86)
+    assert {label.get_fontsize() for ax in figure.axes for label in ax.get_xticklabels()} <= {7 * 11 / 12}
+    assert draw_learning_curve(run).get_figwidth() == 11
+    figure.savefig(tmp_path / "figure.png")  # lays it out
+    for ax in figure.axes:
+        box = ax.get_tightbbox()
+        assert box is not None
+        assert figure.bbox.x0 <= box.x0
+        assert box.x1 <= figure.bbox.x1
 
 
 def test_the_interval_is_students_t() -> None:
@@ -233,7 +264,10 @@ finally:
 """
     done = plot("-W", "error", "-c", code, str(one), f"run={two}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [str(one / LEARNING_CURVE), str(two / LEARNING_CURVE)]
+    together = [str(OUTPUTS / f"figures/one+two.{kind}") for kind in ("png", "pdf")]
+    assert done.stdout.splitlines() == [str(one / LEARNING_CURVE), str(two / LEARNING_CURVE), *together]
+    for path in together:
+        Path(path).unlink()
     assert all((folder / LEARNING_CURVE).stat().st_size > 10_000 for folder in (one, two))
 
 

@@ -2,13 +2,21 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from synthetic import write_sweep
 
+from ablate.analysis.load import load_sweep
+from ablate.analysis.metrics import curves
+from ablate.analysis.overlay import together
 from ablate.cli import plot
+from ablate.config.choices import Axis, Source
 
 
 @pytest.fixture
@@ -16,7 +24,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
     """`python src/plot.py good bad other`, where redrawing `bad` raises an error."""
 
     def call(error: BaseException) -> int:
-        def redraw(folder: Path) -> list[Path]:
+        def redraw(folder: Path, options: object) -> list[Path]:
             if folder.name == "bad":
                 raise error
             return [folder / "figure.png"]
@@ -45,6 +53,67 @@ def test_an_error_is_one_line_and_costs_no_other_folder(
     assert written.err.count("\n") == 1
 
 
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("plot")
+    arms = {"a": {"label": "first"}, "b": {"label": "second", "level": -1.0}}
+    return [write_sweep(folder / name, arms, seeds=range(5), episodes=20) for name in ("one", "two")]
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["src/plot.py", *map(str, arguments)])
+    return plot.main()
+
+
+def test_a_figure_for_a_paper_leaves_the_report_alone(sweeps: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = ("--labels", "a=the first arm")
+    assert drawn(monkeypatch, sweeps[0], "--width_mm", 86, "--font_size", 8, "--arms", "b,a", *labels) == 0
+    pdf = (sweeps[0] / "paper/curves_evaluation_global_step.pdf").read_bytes()
+    assert re.search(rb"/MediaBox \[ 0 0 243\.", pdf)  # points: 86 mm
+    assert b"/Type3" not in pdf
+    assert not (sweeps[0] / "figures").exists()
+    assert not (sweeps[0] / "report.html").exists()
+
+
+def test_arms_are_chosen_and_renamed(sweeps: list[Path]) -> None:
+    sweep = plot.chosen(load_sweep(sweeps[0]), ["b"], ["b=beta"])
+    assert sweep.arms == {"b": "beta"}
+    assert set(sweep.cells["arm"]) == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--arms", "c"), "--arms c: no such arm (there are: a, b)"),
+        (("--labels", "firs=x"), "--labels firs: no such arm (there are: a, b)"),
+    ],
+)
+def test_an_unknown_arm_is_refused(
+    options: tuple[str, ...], line: str, sweeps: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert drawn(monkeypatch, sweeps[0], *options) == 2
+    assert capsys.readouterr().err.strip() == line
+
+
+def test_two_sweeps_are_drawn_together(
+    sweeps: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(plot, "OUTPUTS", tmp_path)
+    monkeypatch.setattr(plot, "redraw", lambda *_: [])
+    assert drawn(monkeypatch, *sweeps) == 0
+    assert sorted(path.name for path in (tmp_path / "figures").glob("*.png")) == [
+        "one+two_episodes.png", "one+two_evaluations.png",
+    ]  # fmt: skip
+    merged = together([load_sweep(folder) for folder in sweeps])
+    assert list(merged.arms.values()) == ["one: first", "one: second", "two: first", "two: second"]
+    for source in Source:
+        own = [curves(load_sweep(folder), source, Axis.global_step) for folder in sweeps]
+        both = curves(merged, source, Axis.global_step)
+        np.testing.assert_allclose(both["score"], np.concatenate([part["score"] for part in own]))
+    assert drawn(monkeypatch, sweeps[0], tmp_path) == 0
+    assert "note     not drawn together: one+" in capsys.readouterr().err
+
+
 def test_ctrl_c_ends_it_without_a_traceback(program: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert program(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == ""
@@ -56,7 +125,7 @@ def test_a_reader_that_has_gone_costs_no_folder(monkeypatch: pytest.MonkeyPatch)
     os.close(reader)
     redrawn: list[str] = []
 
-    def redraw(folder: Path) -> list[Path]:
+    def redraw(folder: Path, options: object) -> list[Path]:
         redrawn.append(folder.name)
         return [folder / "figure.png"]
 

@@ -82,7 +82,7 @@ def test_a_configuration_is_the_same_after_json(overrides: list[str]) -> None:
 def test_an_environment_without_its_own_values_gets_those_of_its_kind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_of("algo=dqn", "env=acrobot")
+    config = config_of("algo=dqn", "env=mountain_car")
     assert (config.total_steps, config.max_episodes, config.optimizer.lr) == (100_000, None, 1e-3)
     for group, files in {"env": ["atari", "breakout", "acrobot"], "algo_env": ["dqn_breakout"]}.items():
         (tmp_path / group).mkdir()
@@ -143,7 +143,7 @@ def test_games_work_with_any_optimizer(env: str) -> None:
     assert (adam.optimizer.betas, adam.optimizer.eps) == ((0.9, 0.999), 1e-5)  # type: ignore[attr-defined]
 
 
-IDS = {"gymnasium": ["env.id=CartPole-v1"], "atari": ["env.id=ALE/Pong-v5"]}
+IDS = {"gymnasium": ["env.id=CartPole-v1"], "images": ["env.id=CarRacing-v3"], "atari": ["env.id=ALE/Pong-v5"]}
 
 
 @pytest.mark.parametrize("env", sorted(path.stem for path in (ROOT / "conf/env").glob("*.yaml")))

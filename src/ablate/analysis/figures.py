@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import textwrap
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
 from scipy import stats
 
 from ablate.analysis.load import Run
-from ablate.analysis.metrics import moving_average
+from ablate.analysis.metrics import decay_for, moving_average
 from ablate.analysis.published import draw_published
 from ablate.config.choices import ScoreUnit
 from ablate.config.derived import default_score_unit
@@ -33,7 +38,60 @@ STYLE = {
     "grid.color": "0.9",
     "agg.path.chunksize": 20_000,  # Agg cannot draw a line of many points in one piece
     "text.parse_math": False,  # labels are shown as they are written: `$5 to $10` is no formula
+    "pdf.fonttype": 42,  # TrueType: journals refuse matplotlib's default, Type 3
 }
+MM_PER_INCH = 25.4
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The size of figures for a page. None: the size for a screen."""
+
+    width_mm: float | None = None
+    font_size: float | None = None  # points
+
+
+_SCREEN = Paper()
+_PAPER: ContextVar[Paper] = ContextVar("paper", default=_SCREEN)
+
+
+@contextmanager
+def printed_on(paper: Paper) -> Iterator[None]:
+    """Figures that are drawn inside have this size."""
+    token = _PAPER.set(paper)
+    try:
+        yield
+    finally:
+        _PAPER.reset(token)
+
+
+def style() -> AbstractContextManager[None]:
+    """The rc parameters of every figure, for the time that it is drawn."""
+    size = _PAPER.get().font_size
+    fonts: dict[Any, Any] = {} if size is None else sns.plotting_context("notebook", font_scale=size / 12)
+    return mpl.rc_context({**STYLE, **fonts})
+
+
+def figure_size(width: float, height: float) -> tuple[float, float]:
+    """Inches. width, height: for a screen. On paper the height shrinks less than the width, so that text still fits."""
+    on_paper = _PAPER.get().width_mm
+    if on_paper is None:
+        return width, height
+    scale = on_paper / MM_PER_INCH / width
+    return scale * width, min(height, max(scale, 0.6) * height)
+
+
+def panel_columns(count: int) -> int:
+    """How many of these panels stand side by side: at most 3, on paper at least 55 mm each."""
+    width_mm = _PAPER.get().width_mm
+    return min(count, 3 if width_mm is None else max(1, int(width_mm / 55)))
+
+
+def set_title(figure: Figure, text: str) -> None:
+    """A title in lines that fit into the figure's width."""
+    letter = 0.5 * float(mpl.rcParams["font.size"]) / 72  # the mean width of a letter in inches, about
+    lines = [textwrap.fill(line, max(20, int(figure.get_figwidth() / letter))) for line in text.split("\n")]
+    figure.suptitle("\n".join(lines), fontsize="medium")
 
 
 def learning_curve(run: Run, path: Path) -> None:
@@ -43,7 +101,7 @@ def learning_curve(run: Run, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with mpl.rc_context(STYLE):
+        with style():
             draw_learning_curve(run).savefig(temporary, format="png", dpi=DPI)
         os.replace(temporary, path)
     finally:
@@ -57,10 +115,11 @@ def draw_learning_curve(run: Run) -> Figure:
     follows from the environment, not from the data.
     The right panel also shows the evaluations: mean and 95 % confidence interval over an evaluation's episodes, and
     for games the published scores that its steps reach."""
-    with mpl.rc_context(STYLE):
+    with style():
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03)
-        figure = Figure(figsize=(11, 4.8), layout=layout)
-        left, right = figure.subplots(1, 2, sharey=True)
+        figure = Figure(figsize=figure_size(11, 4.8), layout=layout)
+        panels = figure.subplots(3 - panel_columns(2), panel_columns(2), sharey=True)
+        left, right = panels.flat
         env_id = run.setting("env.id")
         per_step = default_score_unit(env_id) is ScoreUnit.reward_per_step
         scores = pd.DataFrame(
@@ -70,7 +129,7 @@ def draw_learning_curve(run: Run) -> Figure:
                 "score": run.episodes["mean_step_reward" if per_step else "episodic_return"],
             }
         )
-        scores["moving_average"] = moving_average(scores["score"].to_numpy(float))
+        scores["moving_average"] = moving_average(scores["score"].to_numpy(float), decay_for(len(scores)))
         evaluations = evaluation_means(run.evaluations, per_step)
         _episodes(left, scores, "episode")
         _episodes(right, scores, "global_step")
@@ -79,7 +138,7 @@ def draw_learning_curve(run: Run) -> Figure:
         left.set(xlabel="episode", ylabel="average reward per step" if per_step else "episodic return")
         right.set(xlabel="environment steps")
         for ax in (left, right):
-            _finish_x(ax)
+            finish_x(ax)
         if limits := _y_limits(scores["score"], evaluations):
             low, high = limits
             left.set_ylim(min([low, *published]), max([high, *(1.03 * score for score in published)]))
@@ -91,7 +150,7 @@ def draw_learning_curve(run: Run) -> Figure:
                     handle.set(markersize=5, alpha=0.7)  # a single point of the panels' size is hard to see
         else:
             left.set_yticks([])
-        figure.suptitle(title(run), fontsize="medium")
+        set_title(figure, title(run))
         sns.despine(fig=figure)
         return figure
 
@@ -149,7 +208,7 @@ def _evaluations(ax: Axes, evaluations: pd.DataFrame) -> None:
         ax.fill_between(step, mean - half_width, mean + half_width, linewidth=0, **band)
 
 
-def _finish_x(ax: Axes) -> None:
+def finish_x(ax: Axes) -> None:
     """Let the axis run from 0 to the last point, with integer ticks: 0, 200k, 400k."""
     end = ax.dataLim.xmax
     if not np.isfinite(end):  # no finite value was drawn

@@ -174,7 +174,7 @@ class Sweep:
         return self.cells[~self.cells["state"].isin(["completed", "missing", "running"])]
 
     def only(self, arms: list[str]) -> Sweep:
-        """The same sweep with only these arms."""
+        """The same sweep with only these arms, in this order."""
         study = replace(self.study, arms={name: self.study.arms[name] for name in arms})
         cells, episodes, evaluations = (
             table[table["arm"].isin(arms)].reset_index(drop=True)

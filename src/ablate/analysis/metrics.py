@@ -379,9 +379,16 @@ def collapsed(x: np.ndarray, score: np.ndarray, variance: np.ndarray, smallest_g
     return bool(gain > smallest_gain and loss > gain / 2 and loss > bound)
 
 
-def moving_average(score: np.ndarray) -> np.ndarray:
-    """The moving average of episodes (T,) as in episodes.csv: the first value, then 0.99·old + 0.01·new."""
-    return pd.Series(score).ewm(alpha=1 - MOVING_AVERAGE_DECAY, adjust=False).mean().to_numpy()
+def moving_average(score: np.ndarray, decay: float = MOVING_AVERAGE_DECAY) -> np.ndarray:
+    """The moving average of episodes (T,): the first value, then decay·old + (1 - decay)·new. episodes.csv has 0.99."""
+    return pd.Series(score).ewm(alpha=1 - decay, adjust=False).mean().to_numpy()
+
+
+def decay_for(episodes: int) -> float:
+    """The decay of a figure's moving average: its window 1 / (1 - decay) is a 20th of the episodes, from 5 to 100.
+
+    With 0.99 (a window of 100), the average of a short run hardly leaves its first value."""
+    return 1 - 1 / min(100, max(5, episodes // 20))
 
 
 def curves(sweep: Sweep, source: Source, x: Axis, budget: Budget = Budget.equal) -> pd.DataFrame:

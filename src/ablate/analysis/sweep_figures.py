@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -22,12 +21,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
 from scipy import stats
 
-from ablate.analysis.figures import COLOURS, DPI, STYLE
+from ablate.analysis.figures import COLOURS, DPI, figure_size, panel_columns, set_title, style
 from ablate.analysis.load import Sweep
 from ablate.analysis.metrics import (
     Curve,
     cell_curves,
     curves,
+    decay_for,
     environments,
     moving_average,
     refuse_mixed,
@@ -42,10 +42,12 @@ from ablate.config.choices import Axis, Budget, Source
 from ablate.config.schema import ConfigError
 from ablate.records.files import replace_atomically
 
-MOST_TOGETHER = 6  # curves in one panel; with more arms, each has a panel of its own
+MOST_TOGETHER = 4  # curves in one panel; with more arms, each has a panel of its own: bands cover each other
+MARKERS = 40  # evaluations in one curve whose points are still told apart
 POINTS = 300  # of one seed's line: more cannot be distinguished on paper
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))  # with the colours: arms differ in grey as well
 LABELS = {Source.episodes: "training", Source.evaluations: "evaluation"}
+FIGURES = "figures"
 IDEAL = "ideal_parallel_time"
 X_LABELS = {
     Axis.global_step: "environment steps",
@@ -104,9 +106,9 @@ def _drawings(summary: Summary) -> list[Drawing]:
     return listed
 
 
-def write_figures(summary: Summary) -> Iterator[tuple[Drawing, bytes | ConfigError]]:
-    """Draw all figures into the sweep's figures/, PNG and PDF. Yields each with its PNG, or the reason for none."""
-    folder = summary.sweep.folder / "figures"
+def write_figures(summary: Summary, place: str = FIGURES) -> Iterator[tuple[Drawing, bytes | ConfigError]]:
+    """Draw all figures into a folder of the sweep's, PNG and PDF. Yields each with its PNG, or the reason for none."""
+    folder = summary.sweep.folder / place
     folder.mkdir(exist_ok=True)
     for drawing in drawings(summary):
         try:
@@ -167,7 +169,7 @@ def encode(figure: Figure) -> dict[str, bytes]:
     # No dates and no versions, so that equal figures have equal bytes.
     for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
         buffer = io.BytesIO()
-        with mpl.rc_context(STYLE):
+        with style():
             figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
         figure.set_layout_engine("none")  # the PDF reuses the layout of the PNG, which takes most of the time
         written[kind] = buffer.getvalue()
@@ -201,16 +203,19 @@ def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
             f"{sweep.folder.name}: one {LABELS[source]} per cell gives no curve; see evaluation.every_steps"
         )
     drawn = {arm: _seeds_of(points, arm, label) for arm, label in sweep.arms.items()}
+    # All cells are evaluated at the same steps. On another axis, a curve is read between its evaluations.
+    measured = source is Source.evaluations and x == Axis.global_step and points["x"].nunique() <= MARKERS
+    possible = float(points["score"].min()), float(points["score"].max())
     configs = [arm.config for arm in sweep.study.arms.values()]
     one_task = len({(config["env"]["id"], config["algo"]["name"]) for config in configs}) == 1
     untrue = _wall_time_caveat(sweep) if x == Axis.wall_time_s else ""
-    with mpl.rc_context(STYLE):
+    with style():
         if facets := len(drawn) > MOST_TOGETHER:
-            figure, panels = _facets(sweep, drawn)
+            figure, panels = _facets(sweep, drawn, measured, possible)
         else:
             figure, panels = _figure(1, 1, (8.5, 5.2))
             for arm in drawn:
-                _draw_arm(panels[0], sweep, arm, *drawn[arm])
+                _draw_arm(panels[0], sweep, arm, *drawn[arm], measured, possible)
         if x == Axis.global_step and one_task and not sweep.per_step:
             draw_published(panels[0], configs[0])
         if facets:
@@ -235,8 +240,13 @@ def _seeds_of(points: pd.DataFrame, arm: str, label: str) -> tuple[pd.DataFrame,
     return sound, f"{label}  (n = {len(sound)}{diverged})"
 
 
-def _draw_arm(ax: Axes, sweep: Sweep, arm: str, seeds: pd.DataFrame, label: str) -> None:
-    """The mean of an arm's curves, with its band."""
+def _draw_arm(
+    ax: Axes, sweep: Sweep, arm: str, seeds: pd.DataFrame, label: str, measured: bool, possible: tuple[float, float]
+) -> None:
+    """The mean of an arm's curves, with its band.
+
+    measured: every point was measured, and has a marker. possible: smallest and largest score of any seed in the
+    figure, at which bands end: an interval from few seeds may go beyond what the task can give."""
     colour, dash = _look(sweep, arm)
     if seeds.empty:  # in the legend only
         ax.plot([], [], color=colour, linestyle=dash, label=label)
@@ -244,17 +254,19 @@ def _draw_arm(ax: Axes, sweep: Sweep, arm: str, seeds: pd.DataFrame, label: str)
     grid, scores = seeds.columns.to_numpy(), seeds.to_numpy()
     alone = len(grid) == 1  # a line of one point is invisible
     sns.lineplot(x=grid, y=scores.mean(axis=0), errorbar=None, ax=ax, color=colour, linestyle=dash, linewidth=2,
-                 marker="o" if len(scores) < MIN_SEEDS or alone else None, markersize=4,
-                 markevery=None if alone else 0.04, label=label)  # fmt: skip
+                 marker="o" if measured or alone else None, markersize=4, label=label)  # fmt: skip
+    band = np.clip(mean_band(scores), *possible)
     if len(scores) >= MIN_SEEDS and alone:
-        ax.vlines(grid, *mean_band(scores), color=colour, alpha=0.4, linewidth=4)
+        ax.vlines(grid, *band, color=colour, alpha=0.4, linewidth=4)
     elif len(scores) >= MIN_SEEDS:
-        ax.fill_between(grid, *mean_band(scores), color=colour, alpha=0.2, linewidth=0)
+        ax.fill_between(grid, *band, color=colour, alpha=0.2, linewidth=0)
 
 
-def _facets(sweep: Sweep, drawn: dict[str, tuple[pd.DataFrame, str]]) -> tuple[Figure, list[Axes]]:
+def _facets(
+    sweep: Sweep, drawn: dict[str, tuple[pd.DataFrame, str]], measured: bool, possible: tuple[float, float]
+) -> tuple[Figure, list[Axes]]:
     """One panel per arm: its curve in colour, the baseline in black, all others in grey."""
-    columns = 3
+    columns = panel_columns(len(drawn))
     rows = -(-len(drawn) // columns)
     figure, panels = _figure(rows, columns, (4.2 * columns, 3.2 * rows + 0.6))
     for ax in panels[len(drawn) :]:
@@ -268,7 +280,7 @@ def _facets(sweep: Sweep, drawn: dict[str, tuple[pd.DataFrame, str]]) -> tuple[F
         if arm != baseline and baseline in drawn and len(drawn[baseline][0]):
             of_baseline = drawn[baseline][0]
             ax.plot(of_baseline.columns, of_baseline.mean(), color="0.1", linewidth=1.3, linestyle=":", zorder=2)
-        _draw_arm(ax, sweep, arm, seeds, label)
+        _draw_arm(ax, sweep, arm, seeds, label, measured, possible)
         if legend := ax.get_legend():
             legend.remove()
         ax.set_title(textwrap.fill(label, 38), fontsize="medium")
@@ -305,7 +317,7 @@ def mean_band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = None) -> Figure:
     """One panel per arm, as in source report S1: every seed as a thin line, their mean as a thick one.
 
-    Training: the moving average (0.99 · old + 0.01 · new) of the average reward per step against episodes, or of the
+    Training: the moving average (see `decay_for`) of the average reward per step against episodes, or of the
     return if episodes can terminate. Evaluation: the mean of each evaluation against environment steps.
     Raises ConfigError if arms were evaluated differently, or there is no data yet."""
     x = x or (Axis.episode if source is Source.episodes else Axis.global_step)
@@ -314,11 +326,12 @@ def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = N
     if not lines:
         raise ConfigError(f"{sweep.folder.name}: no row of {LABELS[source]} of a completed cell yet")
     if source is Source.episodes:
-        lines = {cell: (episode, moving_average(score)) for cell, (episode, score) in lines.items()}
+        decay = decay_for(min(len(score) for _, score in lines.values()))
+        lines = {cell: (episode, moving_average(score, decay)) for cell, (episode, score) in lines.items()}
     arms = list(sweep.arms)
-    columns = min(len(arms), 3)
+    columns = panel_columns(len(arms))
     rows = -(-len(arms) // columns)
-    with mpl.rc_context(STYLE):
+    with style():
         figure, panels = _figure(rows, columns, (4.2 * columns, 3.4 * rows + 0.6))
         for ax in panels[max(0, len(arms) - columns) : len(arms)]:  # the lowest panel of each column
             ax.tick_params(labelbottom=True)
@@ -359,7 +372,7 @@ def draw_scores(summary: Summary, metric: str) -> Figure:
         raise ConfigError(f"{sweep.folder.name}: no value of {metric} of a completed cell yet")
     of_arms = summary.arms[summary.arms["metric"] == metric]
     rows = {row["arm"]: row for _, row in of_arms.iterrows()}
-    with mpl.rc_context(STYLE):
+    with style():
         figure, (ax,) = _figure(1, 1, (8.5, 1.5 + 0.85 * len(sweep.arms)))
         for y, arm in enumerate(sweep.arms):
             own = scores[(scores["arm"] == arm) & np.isfinite(scores["value"])]
@@ -399,7 +412,7 @@ def draw_staleness(sweep: Sweep) -> Figure:
     shares = {arm: own.value_counts(normalize=True) for arm, own in staleness}
     widest = int(np.ceil(staleness.quantile(0.99).max())) + 1
     edges = np.arange(0, widest + (step := max(1, widest // 60)), step) - 0.5
-    with mpl.rc_context(STYLE):
+    with style():
         figure, panels = _figure(len(sweep.arms), 1, (8.5, 1.2 * len(sweep.arms) + 1.2))
         for ax, (arm, label) in zip(panels, sweep.arms.items(), strict=True):
             own = sweep.updates[sweep.updates["arm"] == arm]
@@ -460,7 +473,7 @@ def _thinned(n: int) -> np.ndarray:
 
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03)
-    figure = Figure(figsize=size, layout=layout)
+    figure = Figure(figsize=figure_size(*size), layout=layout)
     return figure, list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
 
 
@@ -503,7 +516,7 @@ def _legend(figure: Figure, ax: Axes, title: str = "") -> None:
 
 
 def _title(figure: Figure, sweep: Sweep, caveat: str = "") -> None:
-    figure.suptitle(sweep.study.question or sweep.study.name, fontsize="medium")
+    set_title(figure, sweep.study.question or sweep.study.name)
     if caveat:
         figure.axes[0].set_title(caveat, fontsize="small", color="#b00020")
     sns.despine(fig=figure)

@@ -169,7 +169,7 @@ def _is_registered_by_gymnasium(env_id: str) -> bool:
     return registered is not None and str(registered.entry_point).startswith("gymnasium.")
 
 
-def _space_notes(env_id: str, observation: spaces.Space, action: ActionSpec) -> Iterator[str]:
+def _space_notes(env_id: str, observation: spaces.Box, action: ActionSpec) -> Iterator[str]:
     """What a user should know of the spaces."""
     if observation.dtype == np.uint8 and len(observation.shape) == 1:
         yield (

@@ -1,0 +1,87 @@
+"""Several runs, or several sweeps, of one environment in one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from ablate.analysis.figures import (
+    COLOURS,
+    evaluation_means,
+    figure_size,
+    finish_x,
+    panel_columns,
+    set_title,
+    style,
+    title,
+)
+from ablate.analysis.load import Run, Sweep
+from ablate.analysis.metrics import decay_for, moving_average
+from ablate.config.choices import ScoreUnit
+from ablate.config.derived import default_score_unit
+from ablate.config.schema import ConfigError
+
+
+def draw_runs(runs: Sequence[Run]) -> Figure:
+    """Training (moving average) and evaluations (mean, 95 % confidence interval over episodes) against steps, per run.
+
+    Raises ConfigError for runs of different environments."""
+    env_id = _one_environment([str(run.setting("env.id")) for run in runs])
+    per_step = default_score_unit(env_id) is ScoreUnit.reward_per_step
+    with style():
+        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03)
+        figure = Figure(figsize=figure_size(11, 4.8), layout=layout)
+        training, evaluation = figure.subplots(3 - panel_columns(2), panel_columns(2), sharey=True).flat
+        for number, run in enumerate(runs):
+            colour = COLOURS[number % len(COLOURS)]
+            score = run.episodes["mean_step_reward" if per_step else "episodic_return"].to_numpy(float)
+            smooth = moving_average(score, decay_for(len(score))) if len(score) else score
+            training.plot(run.episodes["global_step"], smooth, color=colour, label=f"{run.folder.name}: {title(run)}")
+            means = evaluation_means(run.evaluations, per_step)
+            evaluation.plot(means["global_step"], means["mean"], color=colour, marker="o", markersize=4)
+            low, high = means["mean"] - means["half_width"], means["mean"] + means["half_width"]
+            evaluation.fill_between(means["global_step"], low, high, color=colour, alpha=0.2, linewidth=0)
+        training.set(ylabel="average reward per step" if per_step else "episodic return", title="training")
+        evaluation.set(title="evaluations")
+        for ax in (training, evaluation):
+            ax.set_xlabel("environment steps")
+            finish_x(ax)
+        figure.legend(loc="outside lower center", ncols=1, frameon=False, fontsize="small")
+        set_title(figure, env_id)
+        sns.despine(fig=figure)
+    return figure
+
+
+def together(sweeps: Sequence[Sweep]) -> Sweep:
+    """Several sweeps of one environment as one, with arms <sweep>.<arm>. Only its curves can be drawn.
+
+    Raises ConfigError for sweeps of different environments or units of the score."""
+    names = [sweep.study.name for sweep in sweeps]
+    if len(set(names)) < len(names):
+        names = [f"{name}-{number}" for number, name in enumerate(names, 1)]
+    _one_environment([arm.config["env"]["id"] for sweep in sweeps for arm in sweep.study.arms.values()])
+    if len({sweep.per_step for sweep in sweeps}) > 1:
+        raise ConfigError(f"{', '.join(names)}: their scores have different units (sweep.score)")
+    arms = {
+        f"{name}.{arm}": replace(content, label=f"{name}: {sweep.arms[arm]}")
+        for name, sweep in zip(names, sweeps, strict=True)
+        for arm, content in sweep.study.arms.items()
+    }
+    study = replace(sweeps[0].study, name=" and ".join(names), question="", arms=arms, baseline=next(iter(arms)))
+
+    def table(of: str) -> pd.DataFrame:
+        parts = zip(names, (getattr(sweep, of) for sweep in sweeps), strict=True)
+        return pd.concat([part.assign(arm=f"{name}." + part["arm"]) for name, part in parts], ignore_index=True)
+
+    return Sweep(sweeps[0].folder, study, table("cells"), table("episodes"), table("evaluations"), torn=0)
+
+
+def _one_environment(ids: Sequence[str]) -> str:
+    if others := set(ids) - {ids[0]}:
+        raise ConfigError(f"{ids[0]} and {', '.join(sorted(others))}: only one environment can be drawn together")
+    return ids[0]
