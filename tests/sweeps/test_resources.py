@@ -1,10 +1,14 @@
 """The estimated cores and memory of a cell, compared with measurements."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from helpers import config_of
 
 from ablate.algos.algorithm import algorithm_of
 from ablate.config.schema import Config
+from ablate.sweeps import plan as planning
 
 
 def memory_mb(config: Config) -> int:
@@ -56,3 +60,13 @@ def test_threads_of_games_are_cores_of_a_cell() -> None:
     alone = "schedule=interleaved"
     assert (of(alone), of("schedule=async")) == (1, 2)
     assert (of(alone, "env.threads=3"), of(alone, "env.threads=9"), of("schedule=async", "env.threads=3")) == (3, 4, 4)
+
+
+def test_more_cells_at_once_than_the_memory_holds_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 cells on two cores were once planned with 54 GB of 23, without a word."""
+    config = config_of("workers=1", "schedule=interleaved")
+    plan: Any = SimpleNamespace(to_run=[SimpleNamespace(arm="a")] * 100, configs={"a": config})
+    monkeypatch.setattr(planning, "available_bytes", lambda: 63 * memory_mb(config) * 1_000_000)
+    (note,) = planning._too_much_memory(plan, 64)
+    assert note.startswith(f"note      64 cells at once need {64 * memory_mb(config) / 1000:.0f} GB of memory")
+    assert list(planning._too_much_memory(plan, 63)) == []

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from ablate.algos.algorithm import algorithm_of
 from ablate.config.choices import Until
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import NOT_COMPARED, differing_key, flat, to_dict
+from ablate.parallel.machine import available_bytes
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.paths import nearest_existing, shown
 from ablate.records.csv_writer import read_rows
@@ -164,10 +166,23 @@ def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Est
         need = f"a cell needs {need} and {algorithm_of(largest).memory_mb(largest) / 1000:.1f} GB of memory"
         at_once = f"{parallel} at once" if parallel else "as many at once as fit"
         lines.append(f"launcher  {launcher}, {at_once}; {need}")
+        if launcher == "local" and parallel:
+            lines += _too_much_memory(plan, parallel)
         lines.append(
             f"expected  {estimate.words(plan, parallel) if estimate else 'known when the first cell has completed'}"
         )
     return "\n".join(lines)
+
+
+def _too_much_memory(plan: SweepPlan, parallel: int) -> Iterator[str]:
+    """A note if the cells that start at once need more memory than is free: sweep.parallel starts them anyway."""
+    first = [plan.configs[cell.arm] for cell in plan.to_run[:parallel]]
+    needed, free = sum(algorithm_of(config).memory_mb(config) for config in first), available_bytes() // 1_000_000
+    if len(first) > 1 and needed > free:
+        yield (
+            f"note      {len(first)} cells at once need {needed / 1000:.0f} GB of memory, and {free / 1000:.0f} GB are "
+            "free: the system may kill some; without sweep.parallel as many start as fit"
+        )
 
 
 def _looks(configs: list[Config]) -> str:

@@ -411,9 +411,9 @@ def _play_at_random(plan: SweepPlan) -> None:
 def _judge(folder: Path) -> None:
     """Write tables, figures and report; print the verdicts. Raises RunFailed if a file cannot be written."""
     from ablate.analysis.load import load_sweep
-    from ablate.analysis.markdown import title
     from ablate.analysis.report import write_report
     from ablate.analysis.summary import summarise
+    from ablate.analysis.terminal import result_lines
 
     summary = summarise(load_sweep(folder))
     try:
@@ -423,8 +423,8 @@ def _judge(folder: Path) -> None:
             f"the report could not be written ({error}); the cells' results are safe, and "
             f"python src/plot.py {shown(folder)} writes it again"
         ) from error
-    for verdict in summary.verdicts:
-        print(f"{verdict.id:9} {title(verdict)}: {verdict.words} ({verdict.inequality}: {verdict.reason})")
+    for line in result_lines(summary):
+        print(line)
     print(f"report    {shown(report)}")
     for name in (VERDICTS, "summary.csv", "seeds.csv", "export.npz"):
         print(f"          {shown(folder / name)}")

@@ -483,7 +483,7 @@ def test_the_memory_to_save_a_replay_is_checked_before_the_run(
     storage: str, copies: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     config = quick(f"replay.storage={storage}", "replay.capacity=1000000")
-    size = dqn_spec.replay_bytes(config, spec_of(config.env))
+    size = dqn_spec.replay_bytes(config)
     monkeypatch.setattr(dqn_spec, "available_bytes", lambda: copies * size - 1)
     dqn_spec.check_replay(config, spec_of(config.env), tmp_path)
     with pytest.raises(ConfigError, match="save_replay=true: "):

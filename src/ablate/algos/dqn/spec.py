@@ -181,7 +181,7 @@ class DQN(Algorithm):
     def memory_mb(self, config: Config) -> int:
         parent, trainers, test_process = 1, len(self.processes(config)), int(config.schedule == "async")
         processes = parent + trainers + test_process
-        return processes * PROCESS_MB[config.backend] + replay_in_memory(config, spec_of(config.env)) // 1_000_000
+        return processes * PROCESS_MB[config.backend] + replay_in_memory(config) // 1_000_000
 
     def shortened(self, config: Config) -> Config:
         """With a short warm-up, which says nothing of what a step costs later."""
@@ -226,21 +226,21 @@ def make_exchange(config: Config, spec: EnvSpec) -> Exchange:
     return Exchange(spec, max(1, config.algo.train_freq // config.envs_per_worker), config.envs_per_worker)
 
 
-def replay_bytes(config: Config, spec: EnvSpec) -> int:
+def replay_bytes(config: Config) -> int:
     """Bytes that the replay of a run takes when it is full, in memory or in its file."""
     assert config.replay is not None
-    shape = spec.observation_shape
-    frame = shape[1:] if len(shape) == 3 else shape  # of a stack of images, each is stored once
-    return store_bytes(config.replay.capacity, frame, spec.observation_dtype) + TREE_BYTES * config.replay.capacity
+    image = config.model.image_shape  # of a stack of images, each is stored once
+    frame, dtype = (image[1:], "uint8") if image else (spec_of(config.env).observation_shape, "float32")
+    return store_bytes(config.replay.capacity, frame, dtype) + TREE_BYTES * config.replay.capacity
 
 
-def replay_in_memory(config: Config, spec: EnvSpec) -> int:
+def replay_in_memory(config: Config) -> int:
     """Bytes of memory that the replay takes, also while it is saved, apart from the pages of a file."""
     assert config.replay is not None
     copies = int(config.replay.storage == Storage.memory)
     if config.save_replay:
         copies += SAVED_COPIES + (config.envs_per_worker > 1)
-    return copies * replay_bytes(config, spec)
+    return copies * replay_bytes(config)
 
 
 def check_replay(config: Config, spec: EnvSpec, folder: Path) -> str:
@@ -260,7 +260,7 @@ def check_replay(config: Config, spec: EnvSpec, folder: Path) -> str:
             f"replay.capacity={replay.capacity}: too few frames for batches of {algo.batch_size} from "
             f"{config.envs_per_worker} environments; use {least} or more"
         )
-    size = replay_bytes(config, spec)
+    size = replay_bytes(config)
     in_file = replay.storage == Storage.memmap
     free_bytes = shutil.disk_usage(nearest_existing(folder)).free if in_file else available_bytes()
     medium = "of disk" if in_file else "of memory"
@@ -270,7 +270,7 @@ def check_replay(config: Config, spec: EnvSpec, folder: Path) -> str:
             f"replay.capacity={replay.capacity}: it takes {size / 1e9:.2f} GB {medium}, and {free_bytes / 1e9:.2f} GB "
             f"are free; use {int(replay.capacity * 0.9 * free_bytes / size)} or fewer{hint}"
         )
-    needed, free = replay_in_memory(config, spec), available_bytes()
+    needed, free = replay_in_memory(config), available_bytes()
     if config.save_replay and needed > free:
         raise ConfigError(
             f"save_replay=true: writing a replay of {size / 1e9:.2f} GB takes {needed / 1e9:.2f} GB of memory in all, "

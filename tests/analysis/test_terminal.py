@@ -1,0 +1,32 @@
+"""What a sweep prints at its end: the numbers are those of its files."""
+
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+from synthetic import write_sweep
+
+from ablate.analysis.load import load_sweep
+from ablate.analysis.summary import summarise
+from ablate.analysis.terminal import result_lines
+from ablate.analysis.verdicts import number
+
+
+def test_a_table_of_the_arms_and_a_line_per_verdict(tmp_path: Path) -> None:
+    arms = {"a": {"label": "the first"}, "b": {"label": "x" * 60, "level": -3.0}}
+    claim = {"id": "C1", "words": "b ends lower", "metric": "final_score", "inequality": "b < a"}
+    sweep = load_sweep(write_sweep(tmp_path / "s", arms, claims=(claim,), failed=(("b", 2),)))
+    head, first, second, verdict = result_lines(summarise(sweep))
+    assert head.split()[:2] == ["results", "arm"]
+
+    last = sweep.evaluations[sweep.evaluations["evaluation"] == sweep.evaluations["evaluation"].max()]
+    scores = (last["episodic_return"] / last["episodic_length"]).groupby([last["arm"], last["seed"]]).mean()["a"]
+    low, high = stats.t.interval(0.95, len(scores) - 1, scores.mean(), stats.sem(scores))
+    assert [part.strip() for part in first.split("  ")[-2:]] == [
+        f"{number(np.mean(scores))} [{number(low)}, {number(high)}]",
+        "6",
+    ]
+    assert second.strip().startswith("x" * 39 + "…")
+    assert second.endswith("5, 1 crashed")
+    assert verdict.startswith("C1        supported: b ends lower (b < a, -")
+    assert verdict.endswith(" in final_score)")
