@@ -64,7 +64,7 @@ def test_threads_of_games_are_cores_of_a_cell() -> None:
 
 def test_more_cells_at_once_than_the_memory_holds_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     """64 cells on two cores were once planned with 54 GB of 23, without a word."""
-    config = config_of("workers=1", "schedule=interleaved")
+    config = config_of("workers=1", "schedule=interleaved", "backend=manual")
     plan: Any = SimpleNamespace(to_run=[SimpleNamespace(arm="a")] * 100, configs={"a": config})
     monkeypatch.setattr(planning, "available_bytes", lambda: 63 * memory_mb(config) * 1_000_000)
     (note,) = planning._too_much_memory(plan, 64)
