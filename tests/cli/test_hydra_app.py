@@ -347,10 +347,23 @@ def test_env_id_with_env_keeps_the_settings_of_the_environment_file(program: Pro
 def test_help_does_not_import_torch(program: Program) -> None:
     done = program("--help", python=("-X", "importtime"))
     assert done.returncode == 0
-    assert "algo.gamma" in done.stdout or "gamma:" in done.stdout
+    assert "algo.gamma=0.9 " in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "hydra" in imported
     assert not {"torch", "pandas", "matplotlib", "scipy"} & imported
+
+
+def test_help_shows_each_key_of_the_command_with_its_meaning(program: Program) -> None:
+    given = ("algo=dqn", "env=cartpole", "replay=prioritized")
+    shown = " ".join(program(*given, "--help").stdout.split())  # without the line breaks
+    config = yaml.safe_load(program(*given, "--cfg", "job").stdout)
+    for group in ("algo", "env", "model", "replay", "optimizer", "evaluation", "logger"):
+        assert all(f" {group}.{key}=" in shown for key in config.pop(group) if key != "name"), group
+    config.pop("sweep")
+    assert all(f" {key}=" in shown for key in config)
+    assert " algo.train_freq=2 steps per update, an exact ratio" in shown  # the value of CartPole, the file's comment
+    assert " replay=prioritized the experience replay of DQN" in shown
+    assert not re.search(r"schema/|algo_env|\?\?\?", shown)
 
 
 @pytest.mark.parametrize(

@@ -6,24 +6,21 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import annotated_types
-from omegaconf import OmegaConf
 from pydantic.fields import FieldInfo
 
 import ablate.algos  # noqa: F401  # registers the algorithms' classes
+from ablate.cli.key_comments import Key, defaults, header, keys_of
 from ablate.config.schema import LARGEST, LARGEST_SEED, SCHEMAS, Config, EvaluationConfig, LoggerConfig, SweepConfig
 from ablate.paths import CONF, ROOT
 
 PAGE = ROOT / "docs/configuration.md"
-COMMENT = re.compile(r"^(?P<indent> *)(?P<key>[\w.-]+):(?P<value>.*?)(?:(?:^| )# (?P<comment>.*))?$")
-CONTINUED = re.compile(r"^ {8,}# (.*)$")
 STUDIES = ROOT / "sweeps/sweep"
 CLASSES: dict[str, dict[str, type]] = {**SCHEMAS, "evaluation": {"": EvaluationConfig}, "logger": {"": LoggerConfig}}
 
@@ -53,77 +50,11 @@ explains how to use them.
 """
 
 
-class Key(NamedTuple):
-    """A key of an option's file."""
-
-    value: Any
-    comment: str
-
-
 def options(folder: Path) -> list[Path]:
     """The YAML files of a group that git tracks: a user may have added more. All of them outside a repository."""
     listed = subprocess.run(["git", "-C", str(folder), "ls-files", "*.yaml"], capture_output=True, text=True)
     names = listed.stdout.split() if listed.returncode == 0 else [path.name for path in folder.glob("*.yaml")]
     return [folder / name for name in sorted(names)]
-
-
-def keys_of(path: Path) -> dict[str, Key]:
-    """The keys of a YAML file with their values, and with the comments behind them; nested keys are dotted.
-
-    The keys of a base file in the same folder (an entry of `defaults`) come first."""
-    content: Any = OmegaConf.to_container(OmegaConf.load(path))
-    keys: dict[str, Key] = {}
-    for entry in content.pop("defaults", []):
-        if isinstance(entry, str) and (base := path.parent / f"{entry}.yaml").is_file():
-            keys |= keys_of(base)
-    for key, comment in _comments(path):
-        value: Any = content
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        comment = comment or (keys[key].comment if key in keys else "")
-        keys[key] = Key(value, comment)
-    return keys
-
-
-def _comments(path: Path) -> Iterator[tuple[str, str]]:
-    """(dotted key, comment) of each key that has a line of its own, except in the defaults list."""
-    above: list[tuple[int, str]] = []  # indentation and name of the keys above the current line
-    key, comment = "", ""
-    for line in path.read_text().splitlines():
-        if key and (more := CONTINUED.match(line)):
-            comment += f" {more[1]}"
-            continue
-        if not line.strip() or line.lstrip().startswith(("#", "-")):
-            continue
-        if key:
-            yield key, comment
-        match = COMMENT.match(line)
-        assert match, f"{path}: {line}"
-        indent = len(match["indent"])
-        above = [*((i, name) for i, name in above if i < indent), (indent, match["key"])]
-        key, comment = ".".join(name for _, name in above), (match["comment"] or "").strip()
-        if above[0][1] == "defaults":
-            key = ""
-    if key:
-        yield key, comment
-
-
-def header(path: Path) -> str:
-    """The comment at the top of an option's file."""
-    lines = []
-    for line in path.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @package"):
-            lines.append(line[2:])
-    assert lines, f"{path}: a comment at its top must say what the option is"
-    return " ".join(lines)
-
-
-def defaults() -> dict[str, tuple[str, str]]:
-    """Each group's default option and its meaning, from the defaults list of conf/config.yaml."""
-    listed = re.findall(r"^  - (?:optional )?(\w+): (.+?) +# (.+)$", (CONF / "config.yaml").read_text(), re.MULTILINE)
-    return {group: ("" if option.startswith("$") else option, meaning) for group, option, meaning in listed}
 
 
 def allowed(hint: Any) -> str:

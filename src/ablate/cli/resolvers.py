@@ -115,6 +115,13 @@ def _search_path() -> list[str]:
     return [f"file://{folder}" for folder in (ROOT / "sweeps", *plugin_configurations())]
 
 
+def _help(*, _root_: DictConfig) -> str:
+    """What --help shows between its first lines and its examples."""
+    from ablate.cli.help_page import help_text
+
+    return help_text(_root_, _option_file)
+
+
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "outputs": lambda: str(OUTPUTS),
     "search_path": _search_path,
@@ -129,6 +136,7 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
     "run_dir": _run_dir,
     "sweep_dir": _sweep_dir,
     "output_subdir": _output_subdir,
+    "help": _help,
 }
 
 
