@@ -1,4 +1,4 @@
-"""What a sweep prints at its end: the numbers are those of its files."""
+"""What a run and a sweep print at their ends: the numbers are those of their files."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import numpy as np
 from scipy import stats
 from synthetic import write_sweep
 
-from ablate.analysis.load import load_sweep
+from ablate.analysis.load import load_run, load_sweep
 from ablate.analysis.summary import summarise
-from ablate.analysis.terminal import result_lines
+from ablate.analysis.terminal import result_lines, run_lines
 from ablate.analysis.verdicts import number
 
 
@@ -30,3 +30,16 @@ def test_a_table_of_the_arms_and_a_line_per_verdict(tmp_path: Path) -> None:
     assert second.endswith("5, 1 crashed")
     assert verdict.startswith("C1        supported: b ends lower (b < a, -")
     assert verdict.endswith(" in final_score)")
+
+
+def test_a_run_ends_with_its_training_and_its_evaluations(tmp_path: Path) -> None:
+    run = load_run(write_sweep(tmp_path / "s", {"a": {}}, seeds=range(1)) / "a/seed=0")
+    training, evaluation = run_lines(run)
+    assert training == (
+        f"  training    average reward per step {number(run.episodes['mean_step_reward'].tail(6).mean())}, "
+        "mean of the last 6 episodes"
+    )
+    scores = run.evaluations["episodic_return"] / run.evaluations["episodic_length"]
+    means = scores.groupby(run.evaluations["global_step"]).mean()
+    assert f"average reward per step {number(means.iloc[-1])}" in evaluation
+    assert evaluation.endswith(f"at step {means.index[-1]}; best {number(means.max())} at step {means.idxmax()}")

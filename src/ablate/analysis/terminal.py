@@ -1,4 +1,4 @@
-"""The results of a sweep in a few lines of a terminal: the primary metric of each arm, and the verdicts."""
+"""The results of a run or a sweep in a few lines of a terminal."""
 
 from __future__ import annotations
 
@@ -6,10 +6,32 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from ablate.analysis.figures import evaluation_means
+from ablate.analysis.load import Run
 from ablate.analysis.markdown import title, with_interval
 from ablate.analysis.tables import Summary
+from ablate.analysis.verdicts import number
+from ablate.config.choices import ScoreUnit
+from ablate.config.derived import default_score_unit
 
 LONGEST_LABEL = 40  # characters of an arm's label
+
+
+def run_lines(run: Run) -> Iterator[str]:
+    """The score of the last tenth of the training episodes, and of the last and the best evaluation."""
+    per_step = default_score_unit(run.setting("env.id")) is ScoreUnit.reward_per_step
+    unit = "average reward per step" if per_step else "episodic return"
+    score = run.episodes["mean_step_reward" if per_step else "episodic_return"]
+    if len(score):
+        tenth = score.tail(max(1, len(score) // 10))
+        yield f"  training    {unit} {number(tenth.mean())}, mean of the last {len(tenth)} episodes"
+    means = evaluation_means(run.evaluations, per_step)
+    if len(means):
+        last, best = means.iloc[-1], means.sort_values("mean", kind="stable").iloc[-1]
+        interval = "" if pd.isna(last["half_width"]) else f" ± {number(last['half_width'])} (95 %)"
+        at = f"step {last['global_step']:.0f}"
+        line = f"  evaluation  {unit} {number(last['mean'])}{interval} at {at}"
+        yield line if len(means) == 1 else f"{line}; best {number(best['mean'])} at step {best['global_step']:.0f}"
 
 
 def result_lines(summary: Summary) -> Iterator[str]:

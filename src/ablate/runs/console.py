@@ -55,7 +55,7 @@ def _resumption(run: Resolved, checkpoint: Checkpoint, dropped: int) -> Iterator
 
 
 def report(config: Config, folder: Path, counters: Counters, elapsed_s: float, interrupted: bool) -> None:
-    """Draw the figure. Print how long the run trained, and the paths of its files."""
+    """Draw the figure. Print how long the run trained, what it reached, and the paths of its files."""
     print_if_read(
         f"{'interrupted' if interrupted else 'completed'}: {counters.episodes} episodes, {counters.steps} steps, "
         f"{counters.updates} updates in {elapsed_s:.1f} s ({counters.steps / max(elapsed_s, 1e-9):.0f} steps/s)"
@@ -64,9 +64,13 @@ def report(config: Config, folder: Path, counters: Counters, elapsed_s: float, i
     if config.figures:
         from ablate.analysis.figures import learning_curve
         from ablate.analysis.load import load_run
+        from ablate.analysis.terminal import run_lines
 
         try:
-            learning_curve(load_run(folder), folder / LEARNING_CURVE)
+            written = load_run(folder)
+            for line in run_lines(written):
+                print_if_read(line)
+            learning_curve(written, folder / LEARNING_CURVE)
             files.append(LEARNING_CURVE)
         except (ConfigError, OSError) as error:
             print(f"the figure could not be written: {error}", file=sys.stderr)
