@@ -18,15 +18,17 @@ from helpers import ROOT, config_of
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from ablate.analysis.load import load_sweep
 from ablate.analysis.summary import summarise
 from ablate.cli import hydra_app
 from ablate.cli.arguments import complete_arguments, quoted
-from ablate.cli.compose import compose_and_plan
+from ablate.cli.compose import CellComposer, compose_and_plan
 from ablate.cli.plot import redraw
 from ablate.cli.resolvers import register
 from ablate.config.choices import ScoreUnit, Source, Statistic
@@ -79,6 +81,7 @@ class Planner:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder, self._monkeypatch = folder, monkeypatch
         self.jobs: list[DictConfig] = []  # what each cell's job composes
+        self.launched: list[tuple[ConfigLoader, DictConfig, list[str]]] = []  # what a launcher is given for each job
 
     def __call__(self, *arguments: str, study: dict[str, Any] | None = None, jobs: bool = False) -> SweepPlan:
         """study: the content of a file sweep/invented.yaml, which is selected. If the arguments name no folder, the
@@ -99,6 +102,7 @@ class Planner:
             plans.append(plan)
             for cell in plan.cells if jobs else []:
                 self.jobs.append(loader.load_sweep_config(master, job_overrides(cell)))
+                self.launched.append((loader, master, job_overrides(cell)))
 
         self._monkeypatch.setattr("sys.argv", ["src/run.py", *arguments])
         self._monkeypatch.setattr("ablate.sweeps.plan.estimate", lambda plan: None)  # it would train
@@ -395,6 +399,32 @@ def test_arms_that_share_a_composition_are_as_if_composed_alone(planned: Planner
     plan = planned(study=changed("arms", {name: {"overrides": own} for name, own in arms.items()}))
     for arm in plan.study.arms:
         assert plan.configs[arm.name] == compose_and_plan(arm.overrides).config, arm
+
+
+def test_cells_of_an_arm_are_composed_once_and_written_as_hydra_writes_them(planned: Planner, tmp_path: Path) -> None:
+    """Compared with Hydra's own run_job, which composes each job by itself."""
+    own = {"a": ["workers=2", "model.torso_hidden=[8, 8]"], "seed-1": ["algo.gamma=0.123456789", "optimizer=rmsprop"]}
+    study = changed("arms", {name: {"overrides": overrides} for name, overrides in own.items()})
+    folder = tmp_path / "a folder, with = and 0"
+    plan = planned(f"hydra.sweep.dir={quoted(str(folder))}", "sweep.time_limit_s=30", study=study, jobs=True)
+    loader, master, _ = planned.launched[0]
+    composer, full = CellComposer(loader, master), loader.load_sweep_config
+    composed: list[list[str]] = []
+    loader.load_sweep_config = lambda master, overrides: composed.append(overrides) or full(master, overrides)  # type: ignore
+    jobs = [composer.compose(overrides, number) for number, (*_, overrides) in enumerate(planned.launched)]
+    assert len(composed) == len(own)
+    context = HydraContext(config_loader=loader, callbacks=Callbacks())
+    for number, (cell, job, (*_, overrides)) in enumerate(zip(plan.cells, jobs, planned.launched, strict=True)):
+        theirs = full(master, overrides)
+        with open_dict(theirs):
+            theirs.hydra.job.id = theirs.hydra.job.num = number
+        record = run_job(lambda _: None, theirs, "hydra.sweep.dir", "hydra.sweep.subdir", context, False)
+        assert job.overrides == record.overrides
+        assert job.config == replace(plan.configs[cell.arm], seed=cell.seed, sweep=job.config.sweep)
+        assert job.config.sweep.time_limit_s == 30
+        assert job.folder == cell.folder == Path(theirs.hydra.runtime.output_dir)
+        written = {path: path.read_text() for path in (cell.folder / ".hydra").iterdir()}
+        assert job.files == written
 
 
 @pytest.mark.parametrize("name", ["with a space", "it's", 'a "quoted" one', "a=b,c", "[x]", "Ünï"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ablate.cli.arguments import check_overrides, complete_arguments, import_named
-from ablate.cli.hydra_private import apply_overrides, is_group
+from ablate.cli.hydra_private import apply_overrides, is_group, typed_overrides
 from ablate.cli.messages import REFUSALS, explain
 from ablate.cli.resolvers import register
 from ablate.config.schema import Config, ConfigError
@@ -24,6 +26,9 @@ from ablate.runs.plan import Resolved, plan
 from ablate.sweeps.study import Study
 
 WORTH_SHARING = 4  # sharing saves time for at least this many arms with the same options
+# What an arm is composed with in place of a cell's own seed, folder and number: texts that occur nowhere else.
+SEED, SUBFOLDER, NUMBER = "4611686018427387847", "ablate-folder-of-a-cell", "4611686018427387839"
+OF_A_CELL = re.compile(r"(seed|hydra\.sweep\.subdir)=(?:(\d+)|'([^'\\]+)')")
 
 
 def compose_config(overrides: Sequence[str]) -> Config:
@@ -115,3 +120,58 @@ def _with(composed: DictConfig, values: list[Override]) -> DictConfig:
     arm = copy.deepcopy(composed)
     apply_overrides(values, arm)
     return arm
+
+
+class CellJob(NamedTuple):
+    """A cell as Hydra's run_job would make it: its configuration, its folder, and the files that describe it."""
+
+    config: Config
+    overrides: list[str]  # without those of Hydra's own node
+    folder: Path
+    files: dict[Path, str]  # the YAML files in the folder's .hydra
+
+
+class CellComposer:
+    """Compose and plan the jobs of a sweep. Those that differ only in seed and folder are composed and planned once.
+
+    Composing, planning and writing one job as YAML takes 0.2 s. The cells of an arm have the same texts, apart from
+    their seed, folder and number; so these are put in place of the three markers above."""
+
+    def __init__(self, loader: Any, master: DictConfig) -> None:
+        self._loader, self._master = loader, master
+        self._arms: dict[tuple[str, ...], CellJob] = {}
+
+    def compose(self, overrides: Sequence[str], number: int) -> CellJob:
+        """The job with these overrides, the sweep's `number`-th. Raises ConfigError."""
+        own = {match[1]: match[2] or match[3] for o in overrides if (match := OF_A_CELL.fullmatch(o))}
+        if len(own) < 2:  # of another sweeper
+            return self._composed(list(overrides), number)
+        marked = {"seed": f"seed={SEED}", "hydra.sweep.subdir": f"hydra.sweep.subdir='{SUBFOLDER}'"}
+        arm = tuple(marked.get(o.partition("=")[0], o) for o in overrides)
+        if arm not in self._arms:
+            self._arms[arm] = self._composed(list(arm), int(NUMBER))
+        shared, values = self._arms[arm], {SEED: own["seed"], SUBFOLDER: own["hydra.sweep.subdir"], NUMBER: str(number)}
+
+        def filled(text: str) -> str:
+            return re.sub("|".join(values), lambda marker: values[marker[0]], text)
+
+        return CellJob(
+            replace(shared.config, seed=int(own["seed"])),
+            [filled(override) for override in shared.overrides],
+            Path(filled(str(shared.folder))),
+            {Path(filled(str(path))): filled(text) for path, text in shared.files.items()},
+        )
+
+    def _composed(self, overrides: list[str], number: int) -> CellJob:
+        composed = self._loader.load_sweep_config(self._master, overrides)
+        with open_dict(composed):
+            composed.hydra.job.id = composed.hydra.job.num = number
+            folder = Path(composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir)).absolute()
+            composed.hydra.runtime.output_dir = str(folder)
+        hydra, sweep = composed.hydra, Path(composed.hydra.sweep.dir)
+        config = plan_job(composed, typed_overrides(hydra), folder=sweep).config
+        described = OmegaConf.masked_copy(composed, "hydra")
+        parts = {"config": _without_hydra(composed.copy()), "hydra": described, "overrides": hydra.overrides.task}
+        where = None if hydra.output_subdir is None else folder / hydra.output_subdir
+        files = {where / f"{name}.yaml": OmegaConf.to_yaml(part) for name, part in parts.items()} if where else {}
+        return CellJob(config, typed_overrides(hydra), folder, files)

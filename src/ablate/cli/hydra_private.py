@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobReturn, JobStatus, _save_config
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from ablate.config.schema import ConfigError
@@ -39,11 +38,6 @@ def failed_job(overrides: Sequence[str], error: Exception) -> JobReturn:
 def result_of(job: JobReturn) -> Any:
     """The value that a job returned, or its exception. The public property `return_value` would raise the exception."""
     return job._return_value
-
-
-def save_config(config: DictConfig, filename: str, folder: Path) -> None:
-    """Write one file into a job's folder .hydra, as Hydra's run_job does."""
-    _save_config(config, filename, folder)
 
 
 def parse_flags(arguments: list[str]) -> None:
