@@ -69,24 +69,27 @@ class FusedAdam:
     """The same equations by torch's fused kernel, in one pass over memory; only for a process that steps alone.
 
     The kernel does not bound the quotient. Without the bound, racing steps would ruin a network (optimizer_bounds.py).
+    It is called here without torch.optim.Adam, whose first step imports torch's compiler: two seconds and 100 MB.
     """
 
     def __init__(self, config: AdamConfig, parameters: Tensor, statistics: Sequence[Tensor]) -> None:
         _check_alike(parameters, statistics)
-        self._parameters = parameters
+        self._config, self._parameters = config, parameters
         self._update = torch.zeros((), device=parameters.device)
-        self._optimizer = torch.optim.Adam(
-            [parameters], config.lr, config.betas, config.eps, config.weight_decay, config.amsgrad, fused=True
-        )
         named = dict(zip(config.statistics, statistics, strict=True))
-        self._optimizer.state[parameters] = {"step": self._update, **named}
+        self._exp_avg, self._exp_avg_sq = [named["exp_avg"]], [named["exp_avg_sq"]]
+        self._max_exp_avg_sq = [named["max_exp_avg_sq"]] if config.amsgrad else []
 
+    @torch.no_grad()
     def step(self, gradient: Tensor, update: int, lr: float) -> None:
         """Apply gradient (P,) as update number `update`, t in the equations, counted from 1."""
-        self._update.fill_(update - 1)  # the kernel increments it
-        self._optimizer.param_groups[0]["lr"] = lr
-        self._parameters.grad = gradient
-        self._optimizer.step()
+        self._update.fill_(update)
+        beta1, beta2 = self._config.betas
+        torch._fused_adam_(
+            [self._parameters], [gradient], self._exp_avg, self._exp_avg_sq, self._max_exp_avg_sq, [self._update],
+            lr=lr, beta1=beta1, beta2=beta2, weight_decay=self._config.weight_decay, eps=self._config.eps,
+            amsgrad=self._config.amsgrad, maximize=False,
+        )  # fmt: skip
 
 
 class RMSprop:
