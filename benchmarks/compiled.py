@@ -27,8 +27,8 @@ from ablate.compiled.jit import kernel
 from ablate.compiled.network import backward, forward
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
 from ablate.nn.mlp_architecture import MlpArchitecture
+from ablate.parallel.forking import ONE_THREAD
 from ablate.parallel.machine import usable_cpus
-from ablate.parallel.supervisor import ONE_THREAD
 from ablate.records.schema import EPISODES
 from benchmarks import pendulum_kernel
 from benchmarks.common import (

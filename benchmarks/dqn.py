@@ -27,7 +27,7 @@ from ablate.nn.architecture import Architecture
 from ablate.nn.optimizers import make_optimizer
 from ablate.nn.precision import resolve_precision
 from ablate.nn.q_architecture import QArchitecture
-from ablate.parallel.supervisor import ONE_THREAD
+from ablate.parallel.forking import ONE_THREAD
 from ablate.records.schema import UPDATES
 from ablate.replay.fenwick import FenwickTree
 from ablate.replay.make import make_replay

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 
-from ablate.parallel.supervisor import ONE_THREAD
+from ablate.parallel.forking import ONE_THREAD
 from ablate.records.terminal import PlainConsole
 from benchmarks.a3c import benchmark_a3c
 from benchmarks.atari import benchmark_atari

@@ -165,7 +165,9 @@ class ChosenByGamma(Faulty):
             (self.BY_GAMMA[argument] for argument in sys.argv if argument in self.BY_GAMMA), "Faulty"
         )
         main = getattr(sys.modules["__main__"].__spec__, "name", "")
-        in_cell = main == "ablate.sweeps.cell" and multiprocessing.parent_process() is None
+        in_cell = (
+            main in ("ablate.sweeps.train_cell", "ablate.sweeps.preload") and multiprocessing.parent_process() is None
+        )
         if self._fault_name == "ExitsInCell" and self._armed and in_cell:
             os._exit(0)
 

@@ -123,8 +123,8 @@ def command_of(pid: int) -> list[bytes]:
 
 
 def is_spawned(pid: int) -> bool:
-    """Whether the process was started by multiprocessing."""
-    return b"--multiprocessing-fork" in command_of(pid)
+    """Whether the process is one that trains or evaluates: multiprocessing started it, or it is a fork with a mark."""
+    return b"--multiprocessing-fork" in command_of(pid) or b"/" in read_proc(pid, "comm")
 
 
 def parent_of(pid: int) -> int:

@@ -33,6 +33,7 @@ class LocalLauncher(Launcher):
         from ablate.cli.hydra_private import failed_job
         from ablate.runs.run import RunFailed
         from ablate.sweeps.cell import NOT_STARTED, STOP
+        from ablate.sweeps.cell_process import mend_server
         from ablate.sweeps.resources import MachineCapacity
 
         capacity = MachineCapacity.of_this_machine(self._config.sweep.parallel)
@@ -53,6 +54,7 @@ class LocalLauncher(Launcher):
                 prepared = index, composer.compose(overrides, initial_job_idx + index)
             if prepared and capacity.take(prepared[0], prepared[1].config):
                 (index, cell), prepared = prepared, None
+                mend_server(cell.config)
                 returns[index] = job = JobReturn(cell.overrides, task_name=self._config.hydra.job.name)
                 threading.Thread(target=self._run, args=(index, cell, job, ended), daemon=True).start()
                 running += 1

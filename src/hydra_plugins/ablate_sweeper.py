@@ -80,11 +80,11 @@ class AblateSweeper(Sweeper):
 
         def job_overrides(cell: planning.Cell) -> list[str]:
             folders = {"hydra.sweep.dir": plan.folder, "hydra.sweep.subdir": cell.folder.relative_to(plan.folder)}
-            limit = study.settings.time_limit_s
+            settings = {"time_limit_s": study.settings.time_limit_s, "fork": study.settings.fork}
             return [
                 *overrides[cell.arm],
                 f"seed={cell.seed}",
-                f"sweep.time_limit_s={'null' if limit is None else limit}",
+                *(f"sweep.{key}={'null' if value is None else value}" for key, value in settings.items()),
                 "hydra.mode=MULTIRUN",
                 *(f"{key}={quoted(str(value))}" for key, value in folders.items()),
             ]

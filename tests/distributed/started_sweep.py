@@ -73,7 +73,7 @@ class Sweep(Run):
 
     def cell_processes(self, arm: str) -> list[int]:
         """The processes of the arm's cell, on any node of this machine."""
-        wanted = [b"ablate.sweeps.cell", str(self.cell(arm)).encode()]
+        wanted = [b"ablate.sweeps.train_cell", str(self.cell(arm)).encode()]
         return [pid for pid in all_processes() if command_of(pid)[-2:] == wanted]
 
     def hang(self, arm: str) -> None:

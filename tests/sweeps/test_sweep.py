@@ -25,19 +25,21 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict
 
 from ablate.analysis.load import load_sweep
+from ablate.analysis.report import write_report
 from ablate.analysis.summary import summarise
 from ablate.cli import hydra_app
 from ablate.cli.arguments import complete_arguments, quoted
 from ablate.cli.compose import CellComposer, compose_and_plan
-from ablate.cli.plot import redraw
 from ablate.cli.resolvers import register
 from ablate.config.choices import ScoreUnit, Source, Statistic
 from ablate.config.schema import ConfigError, MetricConfig, SweepConfig
 from ablate.config.serial import to_dict
+from ablate.envs.make import kind_of
 from ablate.records.files import write_json
 from ablate.records.manifest import write_status
 from ablate.records.schema import CELL, COLUMNS, EPISODES, MANIFEST, STATUS, STUDY, STUDY_SOURCE
 from ablate.runs.run import RunFailed
+from ablate.sweeps import train_cell
 from ablate.sweeps.plan import SweepPlan, describe, estimate, make_plan, share_done
 from ablate.sweeps.run import refuse_folder, run
 from ablate.sweeps.study import expand
@@ -100,9 +102,9 @@ class Planner:
 
         def instead_of_run(plan: SweepPlan, launch: Any, job_overrides: Any) -> None:
             plans.append(plan)
-            for cell in plan.cells if jobs else []:
-                self.jobs.append(loader.load_sweep_config(master, job_overrides(cell)))
-                self.launched.append((loader, master, job_overrides(cell)))
+            self.launched += [(loader, master, job_overrides(cell)) for cell in plan.cells]
+            if jobs:
+                self.jobs += [loader.load_sweep_config(master, overrides) for *_, overrides in self.launched]
 
         self._monkeypatch.setattr("sys.argv", ["src/run.py", *arguments])
         self._monkeypatch.setattr("ablate.sweeps.plan.estimate", lambda plan: None)  # it would train
@@ -319,6 +321,7 @@ def test_an_arm_that_gives_a_multiple_follows_the_command_line(planned: Planner)
         assert [config.optimizer.lr for config in plan.configs.values()] == pytest.approx([1e-4, 3e-4])
         assert {job.total_steps for job in planned.jobs} == set(steps.values())
         planned.jobs.clear()
+        planned.launched.clear()
 
 
 def test_the_quick_reproduction_runs_the_arms_that_its_labels_name(planned: Planner) -> None:
@@ -406,7 +409,7 @@ def test_cells_of_an_arm_are_composed_once_and_written_as_hydra_writes_them(plan
     own = {"a": ["workers=2", "model.torso_hidden=[8, 8]"], "seed-1": ["algo.gamma=0.123456789", "optimizer=rmsprop"]}
     study = changed("arms", {name: {"overrides": overrides} for name, overrides in own.items()})
     folder = tmp_path / "a folder, with = and 0"
-    plan = planned(f"hydra.sweep.dir={quoted(str(folder))}", "sweep.time_limit_s=30", study=study, jobs=True)
+    plan = planned(f"hydra.sweep.dir={quoted(str(folder))}", "sweep.time_limit_s=30", study=study)
     loader, master, _ = planned.launched[0]
     composer, full = CellComposer(loader, master), loader.load_sweep_config
     composed: list[list[str]] = []
@@ -425,6 +428,22 @@ def test_cells_of_an_arm_are_composed_once_and_written_as_hydra_writes_them(plan
         assert job.folder == cell.folder == Path(theirs.hydra.runtime.output_dir)
         written = {path: path.read_text() for path in (cell.folder / ".hydra").iterdir()}
         assert job.files == written
+
+
+@pytest.mark.parametrize("env", ["env=pendulum", "env=cartpole", "env.id=MountainCarContinuous-v0"])
+def test_a_cell_is_given_its_configuration_and_what_is_known_of_its_environment(
+    env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ablate.config.plugins._NAMED", {})  # other tests of this process have named modules
+    config = compose_and_plan([env, *SHORT, "seed=7"]).config
+    request = train_cell.CellRequest.read(train_cell.CellRequest.of(config, ["seed=7"], tmp_path))
+    assert replace(train_cell.config_of(request.arm()), seed=request.config["seed"]) == config
+    looked_at, spec = kind_of(config.env).spec(config.env), request.known_spec()
+    assert spec is not None
+    assert (spec, spec.notes) == (looked_at, looked_at.notes)
+    monkeypatch.setattr("ablate.config.plugins._NAMED", {"my_module": None})
+    mine = train_cell.CellRequest.read(train_cell.CellRequest.of(config, ["seed=7"], tmp_path))
+    assert (mine.modules, mine.known_spec()) == (["my_module"], None)
 
 
 @pytest.mark.parametrize("name", ["with a space", "it's", 'a "quoted" one', "a=b,c", "[x]", "Ünï"])
@@ -618,7 +637,7 @@ def test_a_report_that_cannot_be_written_is_one_line(plan_of: Folder, monkeypatc
         f"python src/plot.py {plan.folder} writes it again"
     )
     monkeypatch.undo()
-    assert len(redraw(plan.folder)) > 0
+    assert len(write_report(summarise(load_sweep(plan.folder)))) > 0
     assert plan_of("study").to_run == []
 
 
@@ -655,7 +674,7 @@ def test_an_estimate_names_the_arms_that_were_not_probed(
     """The number of workers makes a kind of arm; each probe costs another time."""
     study = plan_of("study")
     configs = {f"w{n}": replace(study.configs["w2"], workers=n) for n in range(1, 10)}
-    monkeypatch.setattr("ablate.sweeps.plan._probe", lambda config: (0.0, float(config.workers), 0.0, 0.0))
+    monkeypatch.setattr("ablate.sweeps.plan._probe", lambda config, fork: (0.0, float(config.workers), 0.0, 0.0))
     made = estimate(make_plan(study.study, configs, study.folder))
     assert made is not None
     assert made.seconds == {f"w{n}": 1000.0 * (n if n < 5 else 1) for n in range(1, 10)}

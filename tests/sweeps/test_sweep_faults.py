@@ -35,7 +35,7 @@ from ablate.records.schema import (
     UPDATES,
     WALL_CLOCK_COLUMNS,
 )
-from ablate.sweeps.cell import attempts_of
+from ablate.sweeps.cell import attempts_of, status_of
 from ablate.sweeps.plan import estimate, make_plan
 from ablate.sweeps.study import Arm, Study
 
@@ -43,6 +43,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 LONG_S = 400.0  # nine cells one after the other, on a machine that others use too
 MENDED = {DISARMED: "1"}
+FORKED, PROGRAM = "sweep.fork=true", "sweep.fork=false"  # how cells start
 BASE = (
     "env=gymnasium", "env.id=faulty_envs:ChosenByGamma-v0", "env.max_ep_step=20", "workers=2", "schedule=interleaved",
     "backend=manual", "max_episodes=null", "total_steps=1200", "evaluation.every_steps=600",
@@ -67,7 +68,9 @@ class Sweep:
         file.write_text("# @package _global_\n" + yaml.safe_dump({"sweep": content}, sort_keys=False))
         search = f"hydra.searchpath=[file://{file.parents[1]}]"
         named = "plugins=[faulty_envs]"  # the study alone may not name code
-        self._arguments = ("-m", "sweep=faulty", search, named, f"hydra.sweep.dir={self.folder}", *arguments)
+        # Most tests do not depend on how cells start, and forks start sooner.
+        forked = () if PROGRAM in arguments else (FORKED,)
+        self._arguments = ("-m", "sweep=faulty", search, named, f"hydra.sweep.dir={self.folder}", *forked, *arguments)
         (tmp_path / "tmp").mkdir()
         self.tmp = {"TMPDIR": str(tmp_path / "tmp")}
 
@@ -83,10 +86,14 @@ class Sweep:
         return {f"{row.arm} seed={row.seed}": row.state for row in load_sweep(self.folder).cells.itertuples()}
 
     def process(self, name: str) -> int:
-        """The cell's own process, the parent of its workers."""
-        folder = str(self.cell(name)).encode()
-        mine = (pid for pid in self.runs[-1].processes() if command_of(pid)[-1:] == [folder])
-        return next(mine, 0)
+        """The cell's own process, the parent of its workers, once it has written its first status."""
+        status = status_of(self.cell(name))
+        return status.pid if status is not None and status.pid in self.runs[-1].processes() else 0
+
+    def server(self) -> int:
+        """The process from which cells are forked; 0 if there is none."""
+        servers = [pid for pid in self.runs[-1].processes() if command_of(pid)[-1:] == [b"ablate.sweeps.preload"]]
+        return next((pid for pid in servers if parent_of(pid) == self.runs[-1].process.pid), 0)
 
     def worker(self, name: str) -> int:
         """The cell's worker process."""
@@ -165,15 +172,23 @@ IN_CELLS: Faults = {
 }
 
 
-@pytest.mark.parametrize(("launcher", "faults"), [("local", "workers"), ("basic", "cells")])
+@pytest.mark.parametrize(
+    ("launcher", "faults"),
+    [
+        (("hydra/launcher=local",), "workers"),
+        (("hydra/launcher=local",), "cells"),
+        (("hydra/launcher=basic", PROGRAM), "cells"),
+    ],
+    ids=["forked, faults in workers", "forked, faults in cells", "programs, faults in cells"],
+)
 def test_five_good_cells_complete_next_to_four_faulty_ones(
-    launcher: str, faults: str, sweep: Callable[..., Sweep]
+    launcher: tuple[str, ...], faults: str, sweep: Callable[..., Sweep]
 ) -> None:
     table = {"workers": IN_WORKERS, "cells": IN_CELLS}[faults]
     good = {f"good{n}": (f"algo.gamma=0.{n}",) for n in range(1, 6)}
     order = ["good1", "killed", "good2", "exits", "good3", "raises", "good4", "hangs", "good5"]
     arms = {arm: good.get(arm) or table[arm][0] for arm in order}
-    one = sweep(arms, f"hydra/launcher={launcher}")
+    one = sweep(arms, *launcher)
     run = one.start()
     for arm in ("killed", "hangs"):
         if (happen := table[arm][1]) is not None:
@@ -211,24 +226,24 @@ def test_five_good_cells_complete_next_to_four_faulty_ones(
 
 # kill -9 of the sweep.
 
-KILLS = 20
 
-
-def test_kill_9_of_the_sweep_twenty_times_changes_no_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fork", "kills"), [(FORKED, 20), (PROGRAM, 8)])
+def test_kill_9_of_the_sweep_many_times_changes_no_row(fork: str, kills: int, tmp_path: Path) -> None:
+    """Compared with cells that nobody killed, and that started in the other way."""
     settings = ("-m", "env=pendulum", "workers=2,4", "seed=range(3)", "schedule=interleaved", "backend=compiled",
                 "max_episodes=null", "total_steps=4000000", "evaluation.every_steps=100000", "evaluation.episodes=2",
                 "env.max_ep_step=200", "checkpoint_every_seconds=0.2")  # fmt: skip
     (tmp_path / "tmp").mkdir()
 
-    def start(name: str) -> Run:
+    def start(name: str, fork: str = fork) -> Run:
         folder = tmp_path / name
-        return Run(folder, *settings, f"hydra.sweep.dir={folder}", TMPDIR=str(tmp_path / "tmp"))
+        return Run(folder, fork, *settings, f"hydra.sweep.dir={folder}", TMPDIR=str(tmp_path / "tmp"))
 
-    undisturbed = start("undisturbed")
+    undisturbed = start("undisturbed", PROGRAM if fork == FORKED else FORKED)
     assert undisturbed.exit_code(LONG_S) == 0, undisturbed.errors
     rng = np.random.default_rng(7)
     killed_in_time, resumed = 0, 0
-    for _ in range(KILLS):
+    for _ in range(kills):
         before = _attempts(tmp_path / "killed")
         run = start("killed")
         if rng.random() < 0.6:  # from the start of a cell on, or else from the start of the sweep
@@ -241,7 +256,7 @@ def test_kill_9_of_the_sweep_twenty_times_changes_no_row(tmp_path: Path) -> None
         assert eventually(lambda run=run: not run.processes(), GONE_S), "orphans"  # type: ignore[misc]
     last = start("killed")
     assert last.exit_code(LONG_S) == 0, last.errors
-    assert killed_in_time > KILLS / 2
+    assert killed_in_time > kills / 2
     assert eventually(lambda: not last.processes())
 
     whole, mended = load_sweep(undisturbed.folder), load_sweep(last.folder)
@@ -264,18 +279,48 @@ def _attempts(folder: Path) -> int:
     return sum(len(attempts_of(cell)) for cell in folder.glob("*/seed=*"))
 
 
+def test_kill_9_of_the_process_that_cells_are_forked_from_is_mended(sweep: Callable[..., Sweep]) -> None:
+    """Running cells die with it and go on, each as a program; later ones are forked from another such process."""
+    arms = {"slow": SLOW, "slow2": SLOW_TOO, "good": SOUND}
+    one = sweep(arms, "sweep.parallel=2", SLOWER)
+    run = one.start()
+    one.wait_until_trains("slow", "slow2")
+    before = {name: (one.steps(name), one.process(name)) for name in ("slow", "slow2")}
+    killed = one.server()
+    os.kill(killed, signal.SIGKILL)
+    again = lambda: all(one.process(name) not in (0, pid) for name, (_, pid) in before.items())  # noqa: E731
+    run.wait_until(again, "cells run again", LONG_S)
+    assert all(one.steps(name) >= steps > 0 for name, (steps, _) in before.items())
+    assert command_of(one.process("slow"))[-2:] == [b"ablate.sweeps.train_cell", str(one.cell("slow")).encode()]
+    os.kill(one.process("slow"), signal.SIGKILL)
+    one.wait_until_trains("good")
+    assert parent_of(one.process("good")) == one.server() != killed
+    os.kill(one.process("slow2"), signal.SIGKILL)
+    assert run.exit_code(LONG_S) == 1, run.errors
+    assert "note      the process from which cells are forked was killed; a new one is started\n" in run.errors
+    assert one.states() == {"slow seed=1": "failed", "slow2 seed=1": "failed", "good seed=1": "completed"}
+    for name in ("slow", "slow2"):
+        resumes = json.loads((one.cell(name) / MANIFEST).read_text())["resumes"]
+        assert [resume["from"]["steps"] > 0 for resume in resumes] == [True]
+    assert_nothing_is_left(one, run)
+
+
 # Signals.
 
 
 @pytest.mark.parametrize(
-    ("number", "group", "launcher"),
-    [(signal.SIGINT, True, "local"), (signal.SIGTERM, False, "local"), (signal.SIGINT, False, "basic")],
+    ("number", "group", "launcher", "start"),
+    [
+        (signal.SIGINT, True, "local", ()),
+        (signal.SIGTERM, False, "local", (PROGRAM,)),
+        (signal.SIGINT, False, "basic", (PROGRAM,)),
+    ],
     ids=str,
 )
 def test_a_signal_lets_running_cells_write_checkpoints(
-    number: signal.Signals, group: bool, launcher: str, sweep: Callable[..., Sweep]
+    number: signal.Signals, group: bool, launcher: str, start: tuple[str, ...], sweep: Callable[..., Sweep]
 ) -> None:
-    one = sweep({"slow": SLOW, "slow2": SLOW_TOO}, f"hydra/launcher={launcher}", "sweep.seeds=1-2")
+    one = sweep({"slow": SLOW, "slow2": SLOW_TOO}, f"hydra/launcher={launcher}", *start, "sweep.seeds=1-2")
     run = one.start("sweep.parallel=2")
     running = ("slow", "slow2") if launcher == "local" else ("slow",)
     one.wait_until_trains(*running)

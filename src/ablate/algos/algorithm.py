@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -98,6 +99,17 @@ class Algorithm(ABC):
         return config
 
     # While it trains.
+
+    def preload(self, config: Config, spec: EnvSpec | None) -> None:
+        """Import what the run's processes need and load its kernels, in a process from which such runs are forked.
+
+        A module with kernels has a function `load_kernels(config, spec)`. spec: None if the environment's code is the
+        user's, which that process does not import.
+        It must not compute with torch, nor start a thread: a fork of a process that has done so may hang."""
+        for name in {process.module for process in self.processes(config)}:
+            module = importlib.import_module(name)
+            if spec is not None and hasattr(module, "load_kernels"):
+                module.load_kernels(config, spec)
 
     def connect(self, config: Config, spec: EnvSpec) -> Exchange | None:
         """The shared memory between the processes that train; None if they need none."""

@@ -355,6 +355,7 @@ class SweepConfig:
     claims: list[ClaimConfig] = field(default_factory=list)
     parallel: Count | None = None
     time_limit_s: Positive | None = None
+    fork: bool | None = None
     max_retries: CountFromZero = 0
     fail_fast: bool = False
     dry_run: bool = False

@@ -39,7 +39,21 @@ def spec_of(env: EnvConfig) -> EnvSpec:
 
     Looked at once in a process: what the environment has started is ended then, and while cells of a sweep run, those
     cannot be told from it."""
-    key = json.dumps(asdict(env), sort_keys=True, default=str)
+    key = _key(env)
     if key not in _SPECS:
         _SPECS[key] = kind_of(env).spec(env)
     return _SPECS[key]
+
+
+def known_spec(env: EnvConfig) -> EnvSpec | None:
+    """The environment's shapes if this process has looked at it."""
+    return _SPECS.get(_key(env))
+
+
+def remember_spec(env: EnvConfig, spec: EnvSpec) -> None:
+    """Note the shapes of an environment, so that this process need not look at it."""
+    _SPECS[_key(env)] = spec
+
+
+def _key(env: EnvConfig) -> str:
+    return json.dumps(asdict(env), sort_keys=True, default=str)

@@ -1,7 +1,8 @@
 """The programs that environments start, such as simulators: they end with the process that started them.
 
-They are found in /proc, by their parents and by a mark in their environment variables, which also a daemon inherits. A
-system without /proc ends none of them.
+They are found in /proc, by their parents and by a mark, which also a daemon inherits. The mark is in the environment
+variables. A process that was forked shows there what its fork server was started with, so it also has the mark as its
+name, until it runs another program. A system without /proc ends none of them.
 Run as a program, this file is the guard of a run: a process killed with SIGKILL cannot end what it has started."""
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 
+LONGEST_NAME = 15  # bytes that Linux keeps of a process's name
 MARK = "ABLATE_PROCESS"  # the environment variable with the mark
 ROUNDS, ROUND_S = 50, 0.02  # how often to look for processes that are left: one may start another while it is ended
 GUARD_S = 5.0  # for the guard to end
@@ -25,22 +27,44 @@ class Guard:
     """Ends all processes with its mark: when it is closed, or when this process has ended, however that happened."""
 
     def __init__(self) -> None:
-        self.mark = uuid.uuid4().hex
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, self.mark],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
-            start_new_session=True,
-        )  # fmt: skip
+        from ablate.parallel.forking import forget_parent, may_fork  # as a program, this file cannot import it
+
+        self.mark = uuid.uuid4().hex[:10]  # with a child's number, it is as long as a process's name may be
+        reading, self._writing = os.pipe()
+        self._program: subprocess.Popen[bytes] | None = None
+        if not may_fork():
+            self._program = subprocess.Popen(
+                [sys.executable, "-I", "-S", __file__, self.mark],
+                stdin=reading, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True,
+            )  # fmt: skip
+        elif (pid := os.fork()) == 0:
+            try:
+                forget_parent()
+                os.setsid()
+                self.leave()
+                _guard(reading, self.mark)
+            finally:
+                os._exit(0)
+        else:
+            self._pid = pid
+        os.close(reading)
+
+    def leave(self) -> None:
+        """Close this process's end of the guard's pipe, in a fork: the guard waits until no process has it."""
+        os.close(self._writing)
 
     def close(self) -> None:
         """End all processes with the mark, and the guard."""
         end(lambda: marked(self.mark))
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError, ValueError):  # it was killed, or is closed already
-            self._process.stdin.write(b"done")
-            self._process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(GUARD_S)
+        with contextlib.suppress(OSError):  # it was killed
+            os.write(self._writing, b"done")
+        self.leave()
+        if self._program is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._program.wait(GUARD_S)
+        else:
+            os.kill(self._pid, signal.SIGKILL)  # it has nothing left to do
+            os.waitpid(self._pid, 0)
 
 
 @contextlib.contextmanager
@@ -60,12 +84,19 @@ def ending_descendants(mark: str = "") -> Iterator[None]:
 
 def marked(mark: str) -> set[int]:
     """Processes whose mark begins with this one."""
-    beginning = f"{MARK}={mark}".encode()
-    return {pid for pid in _all() if any(value.startswith(beginning) for value in _read(pid, "environ").split(b"\0"))}
+    beginning, name = f"{MARK}={mark}".encode(), mark.encode()[:LONGEST_NAME]
+    return {
+        pid
+        for pid in _all()
+        if _read(pid, "comm").startswith(name)
+        or any(value.startswith(beginning) for value in _read(pid, "environ").split(b"\0"))
+    }
 
 
 def descendants(*ancestors: int) -> set[int]:
     """Children, grandchildren and so on of these processes, but not Python's own helpers."""
+    if not ancestors:
+        return set()
     parents = {pid: int(fields[1]) for pid in _all() if (fields := _read(pid, "stat").rpartition(b")")[2].split())}
     found: set[int] = set()
     newest = set(ancestors)
@@ -108,6 +139,12 @@ def _read(pid: int, name: str) -> bytes:
         return b""
 
 
+def _guard(pipe: int, mark: str) -> None:
+    """Wait until the process that started the guard has closed it, or was killed."""
+    with open(pipe, "rb") as closed:
+        if closed.read() != b"done":
+            end(lambda: marked(mark))
+
+
 if __name__ == "__main__":
-    if sys.stdin.buffer.read() != b"done":  # the process that started the guard was killed
-        end(lambda: marked(sys.argv[1]))
+    _guard(0, sys.argv[1])

@@ -23,7 +23,8 @@ from ablate.config.plugins import import_plugins, named_modules, text_of
 from ablate.parallel import heartbeat
 from ablate.parallel.closing import CLOSE_S, closing_at_end
 from ablate.parallel.descendants import MARK, Guard, descendants, end, marked
-from ablate.parallel.machine import die_with_parent
+from ablate.parallel.forking import ONE_THREAD, forget_parent, may_fork
+from ablate.parallel.machine import die_with_parent, set_name
 from ablate.parallel.shared import Command, SharedState
 from ablate.parallel.signals import SIGNALS
 
@@ -33,8 +34,6 @@ ASLEEP_S = 1.0  # if the parent has not watched for longer than this, a silent c
 CLOSING_S = 2 * CLOSE_S  # between the last message of a child and its end: it closes its environments
 GRACE_S = 5.0  # between the end of a child's pipe and the end of the child
 ABANDON_S = 1.0  # between asking the children to end and killing them
-# Environment variables for the children, set before they import torch: each uses one thread.
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 # While a child starts, it must not import from the current folder: a pickle.py there is not Python's.
 SAFE_PATH = "PYTHONSAFEPATH"
 LONGEST_MESSAGE = 2000  # characters of an exception: its text goes to status.json and to the terminal
@@ -76,15 +75,19 @@ class Supervisor:
         self._watched = self._awake_since = time.monotonic()
 
     def __enter__(self) -> Supervisor:
-        context = multiprocessing.get_context("spawn")
-        resource_tracker.ensure_running()  # otherwise spawning starts it, and then unblocks the signals
+        forks = may_fork()
+        context = multiprocessing.get_context("fork") if forks else multiprocessing.get_context("spawn")
+        if not forks:
+            resource_tracker.ensure_running()  # otherwise spawning starts it, and then unblocks the signals
         self._guard = Guard()
         try:
             with _environment({**ONE_THREAD, SAFE_PATH: "1", MARK: ""}), _signals_blocked():
                 for index, child in enumerate(self._children):
-                    os.environ[MARK] = self._mark(child.name)
+                    os.environ[MARK] = mark = self._mark(child.name)
                     receiving, sending = context.Pipe(duplex=False)
-                    arguments = (child, named_modules(), self._shared, index, sending)
+                    # What only a fork inherits, and must close: with it, a pipe would stay open when this process ends.
+                    ours = (mark, self._guard, receiving, *self._pipes.values()) if forks else None
+                    arguments = (child, named_modules(), self._shared, index, sending, ours)
                     # not a daemon, which may have no children: an environment may start processes
                     process = context.Process(target=_run_child, args=arguments, name=child.name, daemon=False)
                     process.start()
@@ -168,7 +171,7 @@ class Supervisor:
     def _mark(self, name: str) -> str:
         """The mark of a child, which all that it starts inherits."""
         assert self._guard is not None
-        return f"{self._guard.mark}/{name}/"
+        return f"{self._guard.mark}/{[child.name for child in self._children].index(name)}/"
 
     def kill(self) -> None:
         """End all children: give them a second to end, then kill them. A signal skips the wait."""
@@ -197,11 +200,25 @@ def _pids(processes: list[BaseProcess]) -> list[int]:
     return [process.pid for process in processes if process.pid is not None]
 
 
-def _run_child(child: Child, modules: list[str], shared: SharedState, index: int, sending: Connection) -> None:
+def _run_child(
+    child: Child,
+    modules: list[str],
+    shared: SharedState,
+    index: int,
+    sending: Connection,
+    inherited: tuple[Any, ...] | None,
+) -> None:
     """The main function of a child. When the parent ends, a thread ends the child, and on Linux the kernel does too.
 
     Ctrl-C reaches all processes of the terminal, and a cluster's SIGTERM all processes of the job. Only the parent
     handles them."""
+    if inherited is not None:
+        mark, guard, *pipes = inherited
+        set_name(mark)
+        guard.leave()
+        for pipe in pipes:
+            pipe.close()
+        forget_parent()
     os.environ.pop(SAFE_PATH, None)  # it was for this process, not for those that an environment starts
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # SIGHUP is ignored under nohup, also by what is started here

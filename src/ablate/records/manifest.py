@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ablate.records.files import read_json, write_json
 from ablate.records.schema import MANIFEST, SCHEMA_VERSION, STATUS, State
 from ablate.types import Counters
 
+_locked: set[int] = set()  # descriptors of folders that this process has locked
 StillThere = Callable[[], bool]  # whether the path of a locked folder still is that folder
 # Packages that can change a number, if they are installed.
 PACKAGES = (
@@ -109,6 +111,7 @@ def lock_folder(folder: Path, reason: str) -> Iterator[StillThere]:
     except OSError as error:
         os.close(descriptor)
         raise ConfigError(f"{folder}: {reason}") from error
+    _locked.add(descriptor)
 
     def still_there() -> bool:
         try:
@@ -119,7 +122,20 @@ def lock_folder(folder: Path, reason: str) -> Iterator[StillThere]:
     try:
         yield still_there
     finally:
+        if descriptor in _locked:  # not in a fork
+            _locked.remove(descriptor)
+            os.close(descriptor)
+
+
+def _leave_locks() -> None:
+    """In a fork: it must not hold the locks of its parent, which may end before it."""
+    for descriptor in _locked:
         os.close(descriptor)
+    _locked.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks)
 
 
 def lock_run(folder: Path) -> contextlib.AbstractContextManager[StillThere]:
@@ -147,6 +163,7 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+@cache  # also in forks: the code that runs is what this process imported
 def _versions() -> dict[str, str]:
     versions = {}
     for name in PACKAGES:
@@ -155,6 +172,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
+@cache
 def _git() -> dict[str, Any] | None:
     """The commit of the code, whether there are uncommitted changes, and which; None outside a repository.
 

@@ -16,7 +16,7 @@ from ablate.config.derived import cuda_index, devices
 from ablate.config.schema import LARGEST, Config, ConfigError
 from ablate.config.serial import flat, from_dict, to_dict
 from ablate.config.validation import refuse_contradictions
-from ablate.envs.make import kind_of, spec_of
+from ablate.envs.make import kind_of, remember_spec, spec_of
 from ablate.nn.architecture import Architecture, architecture_of, initial_parameters
 from ablate.parallel.machine import available_bytes
 from ablate.paths import OUTPUTS, locate
@@ -94,6 +94,7 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
     check_arguments(config.env)
     # Without a limit in the configuration, the limit of the environment's registration is part of the resolved one.
     config = replace(config, env=replace(config.env, max_ep_step=spec.time_limit))
+    remember_spec(config.env, spec)
     architecture = architecture_of(config.model, spec)
     config, backend_note = _resolve_backend(config, algorithm, architecture)
     config = algorithm.resolve(config, here, new)

@@ -1,21 +1,17 @@
 """Run one cell of a sweep (one arm with one seed) in its own process, so a crash or hang affects no other cell.
 
-A launcher calls `run_cell`, on this machine or another. `run_cell` starts `python -m ablate.sweeps.cell`, the child
-process, whose code is at the end of this file. The parent writes cell.json to the cell's folder, which also has the
-files of the run."""
+A launcher calls `run_cell`, on this machine or another. `run_cell` starts the cell's process (cell_process.py), whose
+code is in train_cell.py, and watches it. It writes cell.json to the cell's folder, which also has the files of the
+run."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import math
 import os
 import platform
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -23,18 +19,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ablate.config.plugins import import_plugins, named_modules
 from ablate.config.schema import Config, ConfigError
-from ablate.config.serial import from_dict, to_dict
-from ablate.parallel.machine import die_with_parent, peak_memory_mb
+from ablate.parallel.fork_server import NotForked
 from ablate.parallel.signals import SIGNALS, Interrupted
-from ablate.paths import ROOT
 from ablate.records.files import is_file
-from ablate.records.manifest import lock_run
 from ablate.records.run_files import Attempt, Status, read_attempts, read_status, write_attempts
-from ablate.records.schema import CELL_LOG, CHECKPOINTS, COLUMNS, EVALUATIONS, MANIFEST, STATUS, EndState
-from ablate.runs.plan import plan
-from ablate.runs.run import RunFailed, run
+from ablate.records.schema import CELL_LOG, EVALUATIONS, STATUS, EndState
+from ablate.runs.run import RunFailed
+from ablate.sweeps.cell_process import CellProcess, start
 
 POLL_S = 0.05
 STOP = ".stop"  # a file in a sweep's folder: running cells must write their checkpoints and end
@@ -68,10 +60,8 @@ def run_cell(config: Config, overrides: list[str], folder: Path, stopped: Callab
     ]
     attempt = Attempt(datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), platform.node())
     write_attempts(folder, [*attempts, attempt])
-    began = time.monotonic()
-    outcome, peak_mb = _supervised(config, overrides, folder, stopped)
-    seconds = round(time.monotonic() - began, 2)
-    ended = replace(attempt, **outcome._asdict(), seconds=seconds, max_rss_mb=peak_mb)
+    outcome, seconds, peak_mb = _supervised(config, overrides, folder, stopped)
+    ended = replace(attempt, **outcome._asdict(), seconds=round(seconds, 2), max_rss_mb=round(peak_mb, 1))
     write_attempts(folder, [*attempts, ended])
     return outcome
 
@@ -122,57 +112,62 @@ def status_of(folder: Path) -> Status | None:
         return None
 
 
-def python_path() -> str:
-    """PYTHONPATH for a cell's process on any machine: this source tree first, then the caller's own path."""
-    return os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
 def _supervised(
     config: Config, overrides: list[str], folder: Path, stopped: Callable[[], bool]
-) -> tuple[Outcome, float]:
-    """Start the cell's process and watch it until it ends. Returns the outcome and the peak memory in MB."""
-    environment = {**os.environ, "PYTHONPATH": python_path()}
-    values = {"config": to_dict(config), "overrides": overrides, "modules": named_modules(), "parent": os.getpid()}
-    request = json.dumps(values)
-    is_file(folder / CELL_LOG)  # raises if a pipe is there, which would keep this process waiting
-    with (folder / CELL_LOG).open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ablate.sweeps.cell", str(folder)],  # -P: not from the current folder first
-            stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment,
-        )  # fmt: skip
-    assert process.stdin is not None
+) -> tuple[Outcome, float, float]:
+    """Start the cell's process and watch it until it ends. Returns the outcome, its seconds and its peak memory in MB.
+
+    The seconds are those of the cell itself, without the imports of the server from which it is forked."""
+    process = start(config, overrides, folder, stopped)
+    if process is None:
+        return NOT_STARTED, 0.0, 0.0
+    began = time.monotonic()
     try:
-        with process.stdin as pipe:
-            pipe.write(request.encode())
-    except BrokenPipeError:
-        pass  # it died at once; its exit code and its log show why
+        outcome, peak_mb = _watched(process, config, folder, stopped)
+    except NotForked:  # its server was killed, and it with it: it goes on as a program
+        if stopped():
+            return Outcome("interrupted", STOPPED), time.monotonic() - began, 0.0
+        process = start(config, overrides, folder, stopped, fork=False)
+        assert process is not None
+        outcome, peak_mb = _watched(process, config, folder, stopped)
+    return outcome, time.monotonic() - began, peak_mb
+
+
+def _watched(process: CellProcess, config: Config, folder: Path, stopped: Callable[[], bool]) -> tuple[Outcome, float]:
+    """Watch the process until it ends; it never outlives this function."""
+    ended = False
     try:
-        return _watched(process, config, folder, stopped)
+        outcome = _until_it_ends(process, config, folder, stopped)
+        ended = True
+        return outcome
+    except NotForked:
+        ended = True
+        raise
     except Interrupted:  # a second signal: stop at once
         raise
     except BaseException:  # Ctrl-C in this thread
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_S)
+        _signal(process, signal.SIGTERM)
+        with contextlib.suppress(NotForked):
+            ended = _ends_within(process, GRACE_S)
         raise
     finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)  # the session leader also leads its process group
-            process.wait()
+        if not ended:
+            _signal(process, signal.SIGKILL)
+            with contextlib.suppress(NotForked):
+                _ends_within(process, GRACE_S)
+        process.close()
 
 
-def _watched(
-    process: subprocess.Popen[bytes], config: Config, folder: Path, stopped: Callable[[], bool]
+def _until_it_ends(
+    process: CellProcess, config: Config, folder: Path, stopped: Callable[[], bool]
 ) -> tuple[Outcome, float]:
     began, limit_s = time.monotonic(), config.sweep.time_limit_s
     reason, kill_at = "", math.inf
     # Each poll adds at most 1 s to the silence, so that cells do not count as hung after the machine was suspended.
     status_time, silent_s = _status_time(folder), 0.0
     while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            process.returncode = os.waitstatus_to_exitcode(status)
-            return _outcome(process, reason, folder), round(peak_memory_mb(usage), 1)
+        if (ended := process.poll()) is not None:
+            return _outcome(process.pid, ended.code, reason, folder), ended.peak_mb
         now = time.monotonic()
         if not reason:
             if stopped():
@@ -182,12 +177,27 @@ def _watched(
             elif silent_s > max(SILENCE_S, 2 * config.hang_timeout_s):
                 reason, kill_at = "hangs: it no longer updates its status.json", now
             if reason:
-                process.terminate()
+                _signal(process, signal.SIGTERM)
         if now >= kill_at:
-            os.killpg(process.pid, signal.SIGKILL)
-        time.sleep(POLL_S)
+            _signal(process, signal.SIGKILL)
+        process.wait(POLL_S)
         previous, status_time = status_time, _status_time(folder)
         silent_s = silent_s + min(time.monotonic() - now, 1.0) if status_time == previous else 0.0
+
+
+def _signal(process: CellProcess, number: signal.Signals) -> None:
+    """Send a signal to the cell's process; SIGKILL goes to its whole group."""
+    with contextlib.suppress(ProcessLookupError):  # it was forked, and has just ended
+        (os.killpg if number == signal.SIGKILL else os.kill)(process.pid, number)
+
+
+def _ends_within(process: CellProcess, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while process.poll() is None:
+        if time.monotonic() > deadline:
+            return False
+        process.wait(POLL_S)
+    return True
 
 
 def _status_time(folder: Path) -> int:
@@ -198,8 +208,8 @@ def _status_time(folder: Path) -> int:
         return 0
 
 
-def _outcome(process: subprocess.Popen[bytes], stop_reason: str, folder: Path) -> Outcome:
-    code, status = process.returncode, status_of(folder)
+def _outcome(pid: int, code: int, stop_reason: str, folder: Path) -> Outcome:
+    status = status_of(folder)
     if code == 0 and status is not None and status.state == "completed":
         return Outcome("completed", "")
     if stop_reason == STOPPED:
@@ -210,60 +220,7 @@ def _outcome(process: subprocess.Popen[bytes], stop_reason: str, folder: Path) -
         return Outcome("failed", f"killed by {signal.Signals(-code).name}")
     if code in [128 + number for number in SIGNALS]:
         return Outcome("interrupted", signal.Signals(code - 128).name)
-    if status is not None and status.state == "failed" and status.pid == process.pid:  # not from an earlier attempt
+    if status is not None and status.state == "failed" and status.pid == pid:  # not from an earlier attempt
         return Outcome("failed", status.reason)
     last_line = next((line for line in reversed(last_lines(folder)) if line), "")
     return Outcome("failed", f"exited with code {code}{': ' + last_line if last_line else ''}")
-
-
-# The code of the child process.
-
-
-def main() -> int:
-    """Train the cell in the folder given as argument. The configuration is read from standard input."""
-    die_with_parent()
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm warns all processes of a job with it; the parent handles it
-    request = json.load(sys.stdin)
-    if os.getppid() != request["parent"]:
-        return 1  # the parent died before it could watch this process
-    folder = Path(sys.argv[1])
-    sys.argv = ["src/run.py", *request["overrides"]]  # for the manifest: the command that trains only this cell
-    try:
-        import_plugins(request["modules"])
-        _train(from_dict(request["config"]), request["overrides"], folder)
-    except ConfigError as error:
-        print(error)
-        return 2
-    except (RunFailed, OSError) as failure:
-        print(f"failed: {failure}")
-        return 1
-    except Interrupted as interrupt:
-        return 128 + interrupt.signal
-    return 0
-
-
-def _train(config: Config, overrides: list[str], folder: Path) -> None:
-    """Resume the run in the folder, or start again if it cannot be resumed."""
-    with lock_run(folder) as still_there:  # raises if an earlier attempt still runs on another machine
-        if (folder / MANIFEST).exists():
-            try:
-                resumed = plan(replace(config, resume=str(folder)), [])
-            except ConfigError as error:
-                print(f"starting again: {error}")
-            else:
-                return run(resumed, folder, overrides, still_there)
-        for name in (MANIFEST, STATUS, *COLUMNS, CHECKPOINTS):
-            _remove(folder / name)
-        run(plan(config, [], folder=folder), folder, overrides, still_there)
-
-
-def _remove(path: Path) -> None:
-    """Remove what is at this path, of whatever kind."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -29,6 +29,7 @@ from ablate.records.run_files import read_manifest, read_status, refuse_changed_
 from ablate.records.schema import EPISODES, MANIFEST, STUDY, UPDATES, cell_folder
 from ablate.records.study_file import StudyArm, StudyFile, read_study
 from ablate.sweeps.cell import attempts_of, run_cell, status_of
+from ablate.sweeps.cell_process import mend_server
 from ablate.sweeps.study import Study, identity, refuse_incomparable, untestable
 
 PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
@@ -256,7 +257,7 @@ def estimate(plan: SweepPlan) -> Estimate | None:
         if kind not in probes and len(probes) < MOST_PROBES:
             print(f"probing {arm}: a short run for the estimate", file=sys.stderr, flush=True)
             try:
-                probe = _probe(config)
+                probe = _probe(config, plan.study.settings.fork)
             except (OSError, ConfigError, ValueError) as error:
                 print(f"no estimate: the probe failed ({error})", file=sys.stderr, flush=True)
                 return None
@@ -289,20 +290,19 @@ def share_done(folder: Path, total_steps: int | None, max_episodes: int | None) 
     return max((min(1.0, count / limit) for count, limit in limits if limit), default=0.0)
 
 
-def _probe(config: Config) -> tuple[float, float, float, float] | None:
+def _probe(config: Config, fork: bool | None) -> tuple[float, float, float, float] | None:
     """(seconds to start, seconds per step, bytes, bytes per step) of a short run; None if it fails."""
     most = min(PROBE_STEPS[config.backend], most_steps(config))
     _remove_stale_probes()
     with tempfile.TemporaryDirectory(prefix=PROBE) as temporary, lock_folder(Path(temporary), "another probe's"):
         folder = Path(temporary, "cell")  # a folder inside the locked one: the cell locks its own
         folder.mkdir()
-        limited = replace(config.sweep, time_limit_s=PROBE_S)
+        limited = replace(config.sweep, time_limit_s=PROBE_S, fork=fork)
         short = replace(config, total_steps=most, max_episodes=None, seed=0, sweep=limited)
         short = algorithm_of(config).shortened(short)
-        began = time.monotonic()
+        mend_server(short)
         with Signals() as signals:
             run_cell(short, [], folder, lambda: signals.received is not None)
-        took = time.monotonic() - began
         if signals.received is not None:
             raise Interrupted(signals.received)
         status = read_status(folder)
@@ -310,6 +310,7 @@ def _probe(config: Config) -> tuple[float, float, float, float] | None:
             return None
         training, steps = _last_wall_time(folder), status.steps
         tables = sum((folder / name).stat().st_size for name in (EPISODES, UPDATES))
+        took = attempts_of(folder)[-1].seconds or training
         return took - training, training / steps, _size(folder) - tables, tables / steps
 
 

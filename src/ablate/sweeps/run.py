@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -33,7 +32,8 @@ from ablate.records.run_files import Attempt, write_attempts
 from ablate.records.schema import CELL, CELL_LOG, STUDY_SOURCE, VERDICTS
 from ablate.records.study_file import Provenance, StudyArm, StudyChange, StudyFile, read_study, write_study
 from ablate.runs.run import RunFailed
-from ablate.sweeps.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines, python_path
+from ablate.sweeps.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines
+from ablate.sweeps.cell_process import close_server, environment
 from ablate.sweeps.plan import Cell, SweepPlan, make_plan, most_steps, share_done, stored_study
 from ablate.sweeps.study import identity
 
@@ -90,6 +90,8 @@ def _run(
             except Interrupted:
                 print("stopped at once; the work of running cells since their last checkpoints is lost")
                 raise
+            finally:
+                close_server()
         (plan.folder / STOP).unlink(missing_ok=True)
         if plan.study.settings.until is Until.decided:  # the other cells were not needed
             asked = [cell for cell in plan.cells if cell.folder.exists() or cell in watch.outcomes]
@@ -397,10 +399,9 @@ def _play_at_random(plan: SweepPlan) -> None:
             continue
         request = json.dumps({"config": to_dict(config), "modules": named_modules(), "episodes": RANDOM_EPISODES})
         command = [sys.executable, "-P", "-m", "ablate.play.random_policy"]
-        environment = {**os.environ, "PYTHONPATH": python_path()}
         with suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
             played = subprocess.run(
-                command, input=request, capture_output=True, text=True, check=True, timeout=RANDOM_S, env=environment
+                command, input=request, capture_output=True, text=True, check=True, timeout=RANDOM_S, env=environment()
             )
             scores = [(float(score), int(length)) for score, length in json.loads(played.stdout.splitlines()[-1])]
             study = replace(study, random_scores={**study.random_scores, config.env.id: scores})

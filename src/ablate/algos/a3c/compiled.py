@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +20,13 @@ from ablate.compiled.optimizer import optimizer_of
 from ablate.config.choices import LossReduction
 from ablate.config.schema import Config
 from ablate.envs.saving import saved_state
+from ablate.nn.architecture import architecture_of
 from ablate.nn.mlp_architecture import MlpArchitecture
+from ablate.parallel.shared import SharedState
 from ablate.parallel.supervisor import ChildFailed
+from ablate.play.evaluator import make_player
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
-from ablate.types import EpisodeRecord, ProcessState, SliceRecords
+from ablate.types import EnvSpec, EpisodeRecord, ProcessState, SliceRecords
 
 # The kernel writes records by the names of their columns.
 assert loop.EpisodeColumns._fields == EpisodeRecord._fields
@@ -51,6 +55,18 @@ def work(send: Send, job: WorkerJob) -> None:
                 raise RuntimeError("the shared lock was not released: its holder died or hangs")
             if ended.updates == updates:  # nothing cut the slice short: its length can be judged
                 updates = max(1, min(2 * updates, int(updates * SLICE_S / max(passed, 1e-9)), workers.most_updates))
+
+
+def load_kernels(config: Config, spec: EnvSpec) -> None:
+    """Load the kernels of a run, or compile them, by calls that train nothing."""
+    architecture = architecture_of(config.model, spec)
+    shared = SharedState(architecture.layout().size, len(config.optimizer.statistics), 1)
+    job = WorkerJob(
+        config=config, spec=spec, architecture=architecture, folder=Path(), shared=shared, members=(0,),
+        evaluates=True, resumed={}, turn=0, evaluations_done=0, owes_evaluation=False, starts=0,
+    )  # fmt: skip
+    CompiledWorkers(job).advance(0)
+    make_player(config, spec, architecture)
 
 
 class Slice(NamedTuple):
