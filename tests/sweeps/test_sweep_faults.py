@@ -237,7 +237,7 @@ def test_kill_9_of_the_sweep_many_times_changes_no_row(fork: str, kills: int, tm
 
     def start(name: str, fork: str = fork) -> Run:
         folder = tmp_path / name
-        return Run(folder, fork, *settings, f"hydra.sweep.dir={folder}", TMPDIR=str(tmp_path / "tmp"))
+        return Run(folder, *settings, fork, f"hydra.sweep.dir={folder}", TMPDIR=str(tmp_path / "tmp"))
 
     undisturbed = start("undisturbed", PROGRAM if fork == FORKED else FORKED)
     assert undisturbed.exit_code(LONG_S) == 0, undisturbed.errors
