@@ -9,7 +9,9 @@ from ablate.analysis.decisions import (
     Decision,
     Effects,
     Outcome,
+    Part,
     Relation,
+    contrast,
     decide,
     nominal_levels,
     paired,
@@ -42,6 +44,28 @@ def test_intervals_are_those_of_scipys_t_tests() -> None:
         interval = theirs.confidence_interval(0.95)
         assert (ours.low[0], ours.high[0]) == pytest.approx((interval.low, interval.high))
         assert ours.level[0] == ALPHA
+
+
+def test_a_contrast_over_pairs_is_students_t_of_the_combined_seeds() -> None:
+    a, b, c, d = np.random.default_rng(5).normal(0, [[1], [2], [1], [3]], (4, 12))
+    value, error, freedom = contrast([Part((1.0, -1.0, -1.0, 1.0), (a, b, c, d))])
+    theirs = stats.ttest_1samp(a - b - c + d, 0)
+    assert (value / error, freedom) == pytest.approx((theirs.statistic, theirs.df))
+
+
+def test_a_contrast_of_independent_arms_has_satterthwaites_freedom() -> None:
+    """By hand, from the formula of Satterthwaite 1946; and groups that are alike are one larger t-test."""
+    scores = [np.random.default_rng(i).normal(i, 1 + i, 6 + 3 * i) for i in range(4)]
+    weights = (0.5, 0.5, -1.0, 0.0)
+    value, error, freedom = contrast([Part((w,), (x,)) for w, x in zip(weights, scores, strict=True)])
+    v = [w**2 * x.var(ddof=1) / len(x) for w, x in zip(weights, scores, strict=True)]
+    assert value == pytest.approx(0.5 * scores[0].mean() + 0.5 * scores[1].mean() - scores[2].mean())
+    assert error == pytest.approx(np.sqrt(sum(v)))
+    assert freedom == pytest.approx(sum(v) ** 2 / sum(own**2 / (len(x) - 1) for own, x in zip(v, scores, strict=True)))
+    mixed = contrast([Part((1.0, -1.0), (scores[0], scores[0][::-1])), Part((1.0,), (scores[1],))])
+    assert mixed.error**2 == pytest.approx(
+        (scores[0] - scores[0][::-1]).var(ddof=1) / 6 + scores[1].var(ddof=1) / len(scores[1])
+    )
 
 
 @pytest.mark.parametrize(

@@ -85,14 +85,14 @@ def test_a_figure_that_fails_leaves_its_reason(tmp_path: Path, monkeypatch: pyte
 
 def test_a_claim_that_fails_does_not_cost_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_sweep(tmp_path / "sweep", ARMS, episodes=20, claims=CLAIMS)
-    case = verdicts_module._case
+    case = verdicts_module.case_of
 
     def broken(sweep: object, values: object, claim: object) -> object:
         if claim.id == "B":  # type: ignore[attr-defined]
             raise OverflowError("too large")
         return case(sweep, values, claim)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(verdicts_module, "_case", broken)
+    monkeypatch.setattr(verdicts_module, "case_of", broken)
     verdicts = summarise(load_sweep(folder)).verdicts
     assert [v.verdict == "not testable here" for v in verdicts] == [False, True, False]
     assert verdicts[1].reason == "it cannot be computed from these values (OverflowError: too large)"

@@ -20,6 +20,7 @@ from synthetic import write_sweep
 from ablate.analysis import sweep_figures
 from ablate.analysis.load import Sweep, load_sweep
 from ablate.analysis.metrics import curves
+from ablate.analysis.scores import untimed
 from ablate.analysis.statistics import interval, mean
 from ablate.analysis.summary import summarise
 from ablate.analysis.sweep_figures import (
@@ -36,7 +37,6 @@ from ablate.analysis.sweep_figures import (
     shows_data,
     write_figures,
 )
-from ablate.analysis.verdicts import untimed
 from ablate.config.choices import Axis, Source
 from ablate.config.schema import ConfigError
 

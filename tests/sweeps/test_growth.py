@@ -133,6 +133,31 @@ def test_a_killed_sweep_goes_on_with_the_same_plan(configs: dict[str, Any], tmp_
     assert nothing.blocks == []
 
 
+def test_a_contrast_is_settled_like_every_claim(configs: dict[str, Any], tmp_path: Path) -> None:
+    contrast = ClaimConfig(id="C0", words="w", metric="final", inequality="(one + two) / 2 > low")
+    settings = replace(SETTINGS, claims=[contrast, *SETTINGS.claims])
+    plan = make_plan(study(settings), configs, tmp_path / "grown")
+    launcher = Launcher(plan)
+    sweeps.run(plan, launcher, launcher.overrides)
+    assert cells_of(launcher.blocks) == [{"low", "one", "two"}, *[{"one", "two"}] * (len(launcher.blocks) - 1)]
+    first, _, last = judged(load_sweep(plan.folder))
+    assert (first.verdict, first.n) == ("supported", "5 in each of 3 arms")
+    assert (first.low, first.high) == pytest.approx((2.0, 2.0), abs=1.0)
+    assert "contrast of the means" in first.reason
+    assert last.verdict == "undecided"
+
+
+def test_an_open_contrast_gives_all_its_arms_more_seeds(configs: dict[str, Any], tmp_path: Path) -> None:
+    """Its true value is 4, and the interval of five seeds is too wide to be within ± 5."""
+    claim = ClaimConfig(id="C1", words="w", metric="final", inequality="(one - low) ~ (low - two)")
+    plan = make_plan(study(replace(SETTINGS, claims=[claim], smallest_effect=5.0), 10), configs, tmp_path / "grown")
+    launcher = Launcher(plan)
+    sweeps.run(plan, launcher, launcher.overrides)
+    assert cells_of(launcher.blocks) == [{"low", "one", "two"}] * 2
+    (verdict,) = judged(load_sweep(plan.folder))
+    assert (verdict.verdict, verdict.n) == ("supported", "10 in each of 3 arms")
+
+
 def test_failed_cells_count_and_do_not_stop_the_growth(configs: dict[str, Any], tmp_path: Path) -> None:
     plan = make_plan(study(), configs, tmp_path / "grown")
     launcher = Launcher(plan, failing=frozenset({"low 1"}))

@@ -38,11 +38,13 @@ from ablate.envs.make import kind_of
 from ablate.records.files import write_json
 from ablate.records.manifest import write_status
 from ablate.records.schema import CELL, COLUMNS, EPISODES, MANIFEST, STATUS, STUDY, STUDY_SOURCE
+from ablate.records.study_file import read_study
 from ablate.runs.run import RunFailed
 from ablate.sweeps import train_cell
 from ablate.sweeps.plan import SweepPlan, describe, estimate, make_plan, share_done
 from ablate.sweeps.run import refuse_folder, run
 from ablate.sweeps.study import expand
+from ablate.sweeps.study_record import record_study
 from ablate.types import Counters
 from hydra_plugins.ablate_sweeper import AblateSweeper
 
@@ -77,6 +79,18 @@ def claim(**own: str) -> dict[str, Any]:
     return changed("claims", [judged])
 
 
+def designed(design: str | None, factors: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """STUDY_FILE with factors in place of its arms."""
+    return {**{key: value for key, value in STUDY_FILE.items() if key != "arms"}, "factors": factors,
+            **({"design": design} if design else {}), **more}  # fmt: skip
+
+
+TWO: dict[str, Any] = {
+    "workers": {"baseline": 1, "alternatives": [2]},
+    "algo.t_max": {"baseline": 5, "alternatives": [20], "label": "rollout"},
+}
+
+
 class Planner:
     """Runs `python src/run.py -m <arguments>` up to the point at which the first cell would start."""
 
@@ -92,7 +106,9 @@ class Planner:
         if study is not None:
             path = self._folder / "searched" / "sweep" / "invented.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("# @package _global_\n" + yaml.safe_dump({"sweep": study}, allow_unicode=True))
+            path.write_text(
+                "# @package _global_\n" + yaml.safe_dump({"sweep": study}, allow_unicode=True, sort_keys=False)
+            )
             search.append(str(path.parents[1]))
             arguments = ("sweep=invented", *arguments)
         if not any(argument.startswith("hydra.sweep.dir=") for argument in arguments):
@@ -160,6 +176,37 @@ def states(plan: SweepPlan) -> dict[str, str]:
 # What is refused: the key, the value, and what would be right.
 
 REFUSED_STUDIES: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
+    (designed("leave_on_out", TWO), (), "Invalid value 'leave_on_out', expected one of [leave_one_out, add_one_in,"),
+    (designed("path", {"workers": {"baseline": 1}}), (), "sweep.factors.workers.alternatives: no value; it is needed"),
+    (
+        designed("path", {"workers": {"baseline": 1, "alternatives": []}}), (),
+        "sweep.factors.workers.alternatives=[]: at least one other value is needed",
+    ),
+    (
+        designed("path", {"algo.t_mx": {"baseline": 5, "alternatives": [20]}}), (),
+        "sweep.factors: algo.t_mx=5: no such key; did you mean algo.t_max?",
+    ),
+    (
+        designed("path", {"workers": {"baseline": 1, "alternatives": ["two"]}}), (),
+        "sweep.factors: workers=two: Value 'two' of type 'str'",
+    ),
+    (
+        designed("factorial", {key: {"baseline": 0, "alternatives": [*range(1, 12)]} for key in ("a", "b", "c")}), (),
+        "sweep.design=factorial: 12 x 12 x 12 = 1728 arms, more than 128; drop values or factors",
+    ),
+    (changed("factors", TWO), (), "sweep.design=null: the factors workers, algo.t_max need a design; give one of"),
+    (
+        {**changed("factors", TWO), "design": "path"}, (),
+        "sweep.factors: the study also has the arms w2, w4; give arms or factors, not both",
+    ),
+    (changed("design", "path"), (), "sweep.design=path: a design needs factors; give sweep.factors"),
+    (designed("path", TWO), ("algo.t_max=7",), "algo.t_max=7: the arm start is about algo.t_max=5, which this would"),
+    (designed("path", TWO, baseline="begin"), (), "sweep.baseline=begin: no such arm"),
+    (
+        claim(inequality="(w2 - w4 > (w4 - w2)"), (),
+        "sweep.claims A1: inequality=(w2 - w4 > (w4 - w2): it has 2 opening and 1 closing brackets",
+    ),
+    (claim(inequality="(w2 - w4) > w4"), (), "the weights of its arms add up to -1, not to 0"),
     (changed("baseline", "w3"), (), "sweep.baseline=w3: no such arm; did you mean w4? (there are: w2, w4)"),
     (claim(inequality="w2 < w44"), (), "sweep.claims A1: inequality=w2 < w44: w44: no such arm; did you mean w4?"),
     (claim(inequality="w2<w4"), (), "sweep.claims A1: inequality=w2<w4: write <arm> < <arm>"),
@@ -300,6 +347,38 @@ def test_a_dry_run_makes_nothing(planned: Planner, tmp_path: Path, capsys: pytes
     assert planned("sweep.dry_run=true", study=STUDY_FILE) is None
     assert os.listdir(tmp_path) == ["searched"]
     assert "4 = 2 arms x 2 seeds; 0 completed, 4 to run" in capsys.readouterr().out
+
+
+def test_a_design_is_planned_and_recorded(planned: Planner, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four arms, and three claims, which study.json has like claims by hand; the levels are there for the figures."""
+    plan = planned(study=designed("factorial", TWO), jobs=True)
+    printed = capsys.readouterr().out
+    assert (
+        "design    factorial of workers, rollout: 4 arms, 3 claims (arms of other designs: leave_one_out 3," in printed
+    )
+    assert "8 = 4 arms x 2 seeds" in printed
+    assert {(job.workers, job.algo.t_max) for job in planned.jobs} == {(1, 5), (1, 20), (2, 5), (2, 20)}
+    plan.folder.mkdir(parents=True)
+    record_study(plan)
+    study = read_study(plan.folder)
+    assert (study.design, study.factors) == ("factorial", {"workers": "workers", "algo.t_max": "rollout"})
+    assert study.arms["workers-2_rollout-5"].levels == {"workers": "2", "algo.t_max": "5"}
+    assert study.claims[-1].inequality == (
+        "(workers-2_rollout-20 - workers-1_rollout-20) > (workers-2_rollout-5 - workers-1_rollout-5)"
+    )
+    another = planned("sweep.design=leave_one_out", study=designed("factorial", TWO))
+    assert list(another.configs) == ["all", "without-workers-2", "without-rollout-20"]
+
+
+def test_the_study_of_dqns_components_composes(planned: Planner) -> None:
+    plan = planned("sweep=dqn_components")
+    assert list(plan.configs) == [
+        "all", "without-double-q", "without-dueling", "without-n_step-3", "without-replay-prioritized",
+        "without-gradient-clipping-1.0",
+    ]  # fmt: skip
+    of_all = plan.configs["all"]
+    assert (of_all.replay.name, of_all.model.dueling, of_all.algo.n_step) == ("prioritized", True, 3)  # type: ignore
+    assert plan.configs["without-dueling"].model == replace(of_all.model, dueling=False)  # type: ignore[call-arg]
 
 
 def test_the_command_line_counts_for_all_arms(planned: Planner) -> None:

@@ -1,11 +1,12 @@
 """The decision rule: the verdicts on all claims of a study, of which any is false in at most 5 % of studies.
 
-A claim is about θ, the mean of its first arm minus the mean of its second arm. Its interval decides, by where it is
-among 0 and ± the smallest effect that matters (the margin). All claims share α = 5 % by Holm's method, with one
-refinement for verdicts about the margin. An open claim has the weight of the errors that it can still make: 1 while
-θ = 0 is possible (both ends of the interval can be wrong), ½ while only θ = -margin or θ = margin is (one end can be
-wrong), else 0. Every interval has the level α / Σ weights, but at least 95 % confidence. A claim that can no longer err
-gives its share to the others, and the intervals are computed again. Without a margin this is Holm's method.
+A claim is about θ, the mean of its first arm minus the mean of its second arm, or another contrast of arms' means. Its
+interval decides, by where it is among 0 and ± the smallest effect that matters (the margin). All claims share α = 5 %
+by Holm's method, with one refinement for verdicts about the margin. An open claim has the weight of the errors that it
+can still make: 1 while θ = 0 is possible (both ends of the interval can be wrong), ½ while only θ = -margin or
+θ = margin is (one end can be wrong), else 0. Every interval has the level α / Σ weights, but at least 95 % confidence.
+A claim that can no longer err gives its share to the others, and the intervals are computed again. Without a margin
+this is Holm's method.
 
 With several looks at a growing study, each look has the nominal level at which all looks together keep the claim's
 level: boundaries of Wang & Tsiatis 1987 (Δ = ½ is Pocock 1977), as significance levels of t-tests (Jennison & Turnbull
@@ -69,23 +70,44 @@ class Decision(NamedTuple):
     futile: np.ndarray  # whether it was given up before the last look
 
 
-def welch(a: np.ndarray, b: np.ndarray) -> Effects:
-    """mean(a) - mean(b) over the last axis, a (..., n) and b (..., m), with Welch's standard error.
+class Part(NamedTuple):
+    """Arms of a contrast whose scores are combined seed by seed, because they share their random numbers."""
 
-    Degrees of freedom of Welch & Satterthwaite, (Σ v)² / Σ [v² / (n - 1)] with v the variances of the means."""
-    n, m = a.shape[-1], b.shape[-1]
-    v, w = sample_variance(a) / n, sample_variance(b) / m
-    error = np.sqrt(v + w)
-    scale = np.where(error > 0, v + w, 1.0)
-    v, w = np.where(error > 0, v / scale, 0.5), np.where(error > 0, w / scale, 0.5)  # squares of tiny numbers are 0
-    return Effects(_mean(a) - _mean(b), error, 1 / (v**2 / (n - 1) + w**2 / (m - 1)))
+    weights: tuple[float, ...]
+    scores: tuple[np.ndarray, ...]  # of each arm (..., n)
+
+    @property
+    def seeds(self) -> int:
+        return self.scores[0].shape[-1]
+
+    @property
+    def combined(self) -> np.ndarray:
+        """Σ weight · score (..., n)."""
+        return sum(weight * scores for weight, scores in zip(self.weights, self.scores, strict=True))  # type: ignore[return-value]
+
+
+def contrast(parts: Sequence[Part]) -> Effects:
+    """θ = Σ weight · mean over all arms of parts that are independent of each other.
+
+    Its variance is Σ v, with v the variance of the mean of a part's combined scores. Degrees of freedom of Welch &
+    Satterthwaite, (Σ v)² / Σ [v² / (n - 1)] (Satterthwaite 1946, for a linear combination of means)."""
+    value = sum(w * _mean(x) for part in parts for w, x in zip(part.weights, part.scores, strict=True))
+    variances = [sample_variance(part.combined) / part.seeds for part in parts]
+    total = sum(variances)
+    scale = np.where(total > 0, total, 1.0)
+    shares = [np.where(total > 0, v / scale, 1 / len(parts)) for v in variances]  # squares of tiny numbers are 0
+    freedom = 1 / sum(share**2 / (part.seeds - 1) for share, part in zip(shares, parts, strict=True))
+    return Effects(np.asarray(value), np.sqrt(total), np.asarray(freedom))
+
+
+def welch(a: np.ndarray, b: np.ndarray) -> Effects:
+    """mean(a) - mean(b) over the last axis, a (..., n) and b (..., m), with Welch's standard error."""
+    return contrast([Part((1.0,), (a,)), Part((-1.0,), (b,))])
 
 
 def paired(a: np.ndarray, b: np.ndarray) -> Effects:
     """mean(a) - mean(b) over the last axis, a and b (..., n), with the standard error of the differences of pairs."""
-    n = a.shape[-1]
-    error = np.sqrt(sample_variance(a - b) / n)
-    return Effects(_mean(a) - _mean(b), error, np.full(error.shape, n - 1.0))
+    return contrast([Part((1.0, -1.0), (a, b))])
 
 
 def half_width(error: np.ndarray, freedom: np.ndarray, level: np.ndarray | float) -> np.ndarray:

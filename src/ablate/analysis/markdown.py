@@ -15,11 +15,12 @@ from ablate.records.study_file import StudyFile
 
 METHODS = """\
 Verdicts: each claim is one test of a difference of means, Welch's t, or Student's t over pairs of seeds if the arms
-share their random numbers. Its interval decides, by where it is among 0 and ± smallest_effect. All claims of the
-study share an error rate of 5 % by Holm's method, so the intervals of verdicts have 95 % confidence or more, as they
-say. Supported and contradicted: there is a difference in the claimed or in the other direction (a ~ b: it is within,
-or outside, ± smallest_effect). No relevant difference: it is within ± smallest_effect. Failed and diverged seeds
-count: the interval covers both their worst score and leaving them out, so no verdict depends on that choice.
+share their random numbers. A contrast of more than two arms is tested likewise, with Satterthwaite's degrees of
+freedom. Its interval decides, by where it is among 0 and ± smallest_effect. All claims of the study share an error
+rate of 5 % by Holm's method, so the intervals of verdicts have 95 % confidence or more, as they say. Supported and
+contradicted: there is a difference in the claimed or in the other direction (a ~ b: it is within, or outside,
+± smallest_effect). No relevant difference: it is within ± smallest_effect. Failed and diverged seeds count: the
+interval covers both their worst score and leaving them out, so no verdict depends on that choice.
 Tables: 95 % confidence intervals that describe and are not corrected for their number; with fewer than 5 seeds there
 is none. Mean and difference: Student's t and Welch's t. Median and IQM (interquartile mean): the percentile
 bootstrap; failed seeds are worse than all others. Ratio of means: Fieller's method. P(better) compares a seed of the

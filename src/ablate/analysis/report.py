@@ -15,12 +15,14 @@ import jinja2
 import pandas as pd
 
 from ablate.analysis import markdown
+from ablate.analysis.figure_parts import Drawing, metric_unit
 from ablate.analysis.figures import DPI
 from ablate.analysis.load import Sweep
+from ablate.analysis.scores import workers
 from ablate.analysis.summary import write_tables
-from ablate.analysis.sweep_figures import Drawing, metric_unit, write_figures
+from ablate.analysis.sweep_figures import write_figures
 from ablate.analysis.tables import Summary
-from ablate.analysis.verdicts import Verdict, workers
+from ablate.analysis.verdicts import Verdict
 from ablate.config.choices import Budget
 from ablate.config.schema import ConfigError
 from ablate.config.serial import flat

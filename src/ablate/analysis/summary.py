@@ -22,8 +22,9 @@ from ablate.analysis.metrics import (
     score_label,
     span_of,
 )
+from ablate.analysis.scores import Refusals, Values, untimed, with_failures
 from ablate.analysis.tables import Summary, arms, comparisons, speed_ups, stability
-from ablate.analysis.verdicts import Refusals, Values, Verdict, judge, number, untimed, with_failures
+from ablate.analysis.verdicts import Verdict, judge, number
 from ablate.config.choices import Axis, Budget, Source
 from ablate.config.schema import ConfigError
 from ablate.records.files import replace_atomically

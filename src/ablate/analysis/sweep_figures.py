@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,12 +16,24 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
 from scipy import stats
 
-from ablate.analysis.figures import COLOURS, DPI, figure_size, panel_columns, set_title, style
+from ablate.analysis.design_figures import design_drawings
+from ablate.analysis.figure_parts import (
+    IDEAL,
+    LABELS,
+    X_LABELS,
+    X_NAMES,
+    Drawing,
+    add_legend,
+    add_title,
+    look_of,
+    metric_unit,
+    new_figure,
+)
+from ablate.analysis.figures import COLOURS, DPI, panel_columns, style
 from ablate.analysis.load import Sweep
 from ablate.analysis.metrics import (
     Curve,
@@ -35,9 +47,9 @@ from ablate.analysis.metrics import (
     unit,
 )
 from ablate.analysis.published import draw_published
+from ablate.analysis.scores import take_turns, untimed, workers
 from ablate.analysis.statistics import CONFIDENCE, MIN_SEEDS
 from ablate.analysis.tables import Summary
-from ablate.analysis.verdicts import take_turns, untimed, workers
 from ablate.config.choices import Axis, Budget, Source
 from ablate.config.schema import ConfigError
 from ablate.records.files import replace_atomically
@@ -45,29 +57,7 @@ from ablate.records.files import replace_atomically
 MOST_TOGETHER = 4  # curves in one panel; with more arms, each has a panel of its own: bands cover each other
 MARKERS = 40  # evaluations in one curve whose points are still told apart
 POINTS = 300  # of one seed's line: more cannot be distinguished on paper
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))  # with the colours: arms differ in grey as well
-LABELS = {Source.episodes: "training", Source.evaluations: "evaluation"}
 FIGURES = "figures"
-IDEAL = "ideal_parallel_time"
-X_LABELS = {
-    Axis.global_step: "environment steps",
-    Axis.update: "updates",
-    Axis.episode: "episodes",
-    Axis.wall_time_s: "wall time [s]",
-    IDEAL: "ideal parallel time [environment steps / workers]",
-}
-UNITS = {**X_LABELS, Axis.wall_time_s: "s of wall time"}
-X_NAMES = {**X_LABELS, Axis.wall_time_s: "wall time", IDEAL: "ideal parallel time"}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure of the report: its heading, its tab, and the function that draws it."""
-
-    name: str  # file name without suffix
-    group: str
-    tab: str
-    draw: Callable[[], Figure]  # raises ConfigError with the reason if its arms cannot be compared
 
 
 def drawings(summary: Summary) -> list[Drawing]:
@@ -87,7 +77,8 @@ def drawings(summary: Summary) -> list[Drawing]:
 
 def _drawings(summary: Summary) -> list[Drawing]:
     sweep = summary.sweep
-    listed = [
+    listed = design_drawings(summary)
+    listed += [
         Drawing(f"arms_{LABELS[source]}", "Arms side by side", LABELS[source], partial(draw_arms, sweep, source))
         for source in (Source.episodes, Source.evaluations)
     ]
@@ -213,7 +204,7 @@ def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
         if facets := len(drawn) > MOST_TOGETHER:
             figure, panels = _facets(sweep, drawn, measured, possible)
         else:
-            figure, panels = _figure(1, 1, (8.5, 5.2))
+            figure, panels = new_figure(1, 1, (8.5, 5.2))
             for arm in drawn:
                 _draw_arm(panels[0], sweep, arm, *drawn[arm], measured, possible)
         if x == Axis.global_step and one_task and not sweep.per_step:
@@ -227,8 +218,8 @@ def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
             ax.label_outer()
         _finish_x(panels[0])
         band = f" and its 95 % confidence interval (from {MIN_SEEDS} seeds on)" if panels[0].collections else ""
-        _legend(figure, panels[0], "" if facets else f"mean of the seeds{band}")
-        _title(figure, sweep, "\n".join(filter(None, (untrue, caveat))))
+        add_legend(figure, panels[0], "" if facets else f"mean of the seeds{band}")
+        add_title(figure, sweep, "\n".join(filter(None, (untrue, caveat))))
     return figure
 
 
@@ -247,7 +238,7 @@ def _draw_arm(
 
     measured: every point was measured, and has a marker. possible: smallest and largest score of any seed in the
     figure, at which bands end: an interval from few seeds may go beyond what the task can give."""
-    colour, dash = _look(sweep, arm)
+    colour, dash = look_of(sweep, arm)
     if seeds.empty:  # in the legend only
         ax.plot([], [], color=colour, linestyle=dash, label=label)
         return
@@ -268,7 +259,7 @@ def _facets(
     """One panel per arm: its curve in colour, the baseline in black, all others in grey."""
     columns = panel_columns(len(drawn))
     rows = -(-len(drawn) // columns)
-    figure, panels = _figure(rows, columns, (4.2 * columns, 3.2 * rows + 0.6))
+    figure, panels = new_figure(rows, columns, (4.2 * columns, 3.2 * rows + 0.6))
     for ax in panels[len(drawn) :]:
         ax.remove()
     panels = panels[: len(drawn)]
@@ -332,13 +323,13 @@ def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = N
     columns = panel_columns(len(arms))
     rows = -(-len(arms) // columns)
     with style():
-        figure, panels = _figure(rows, columns, (4.2 * columns, 3.4 * rows + 0.6))
+        figure, panels = new_figure(rows, columns, (4.2 * columns, 3.4 * rows + 0.6))
         for ax in panels[max(0, len(arms) - columns) : len(arms)]:  # the lowest panel of each column
             ax.tick_params(labelbottom=True)
             ax.set_xlabel(X_LABELS[x])
         panels[0].plot([], [], color="0.6", linewidth=0.9, label="one seed")
         for ax, arm in zip(panels, arms, strict=False):
-            colour, _ = _look(sweep, arm)
+            colour, _ = look_of(sweep, arm)
             seeds = [curve for (name, _), curve in lines.items() if name == arm]
             thin = [np.column_stack(curve)[_thinned(len(curve[0]))] for curve in seeds]
             ax.add_collection(LineCollection(thin, colors=[colour], linewidths=0.7, alpha=0.45, rasterized=True))
@@ -354,8 +345,8 @@ def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = N
             ax.set_visible(False)
         for ax in panels[::columns]:
             ax.set_ylabel(_score_label(sweep, source) + ",\nmoving average" * (source is Source.episodes))
-        _legend(figure, panels[0])
-        _title(figure, sweep)
+        add_legend(figure, panels[0])
+        add_title(figure, sweep)
     return figure
 
 
@@ -373,12 +364,12 @@ def draw_scores(summary: Summary, metric: str) -> Figure:
     of_arms = summary.arms[summary.arms["metric"] == metric]
     rows = {row["arm"]: row for _, row in of_arms.iterrows()}
     with style():
-        figure, (ax,) = _figure(1, 1, (8.5, 1.5 + 0.85 * len(sweep.arms)))
+        figure, (ax,) = new_figure(1, 1, (8.5, 1.5 + 0.85 * len(sweep.arms)))
         for y, arm in enumerate(sweep.arms):
             own = scores[(scores["arm"] == arm) & np.isfinite(scores["value"])]
             censored = own["censored"].astype(bool)
             scatter = (own["seed"] * 0.618034 % 1 - 0.5) * 0.34  # the golden ratio separates neighbouring seeds
-            colour, _ = _look(sweep, arm)
+            colour, _ = look_of(sweep, arm)
             ax.scatter(own["value"][~censored], y + scatter[~censored], s=26, color=colour, alpha=0.65, linewidth=0)
             ax.scatter(own["value"][censored], y + scatter[censored], s=34, marker=">", facecolor="none",
                        edgecolor=colour)  # fmt: skip
@@ -395,8 +386,8 @@ def draw_scores(summary: Summary, metric: str) -> Figure:
         ax.set_xlabel(f"{config.label} [{metric_unit(sweep, metric)}]")
         if unit(config) != "score":
             _finish_x(ax)
-        _legend(figure, ax)
-        _title(figure, sweep, _wall_time_caveat(sweep) if unit(config) == Axis.wall_time_s else "")
+        add_legend(figure, ax)
+        add_title(figure, sweep, _wall_time_caveat(sweep) if unit(config) == Axis.wall_time_s else "")
     return figure
 
 
@@ -413,12 +404,12 @@ def draw_staleness(sweep: Sweep) -> Figure:
     widest = int(np.ceil(staleness.quantile(0.99).max())) + 1
     edges = np.arange(0, widest + (step := max(1, widest // 60)), step) - 0.5
     with style():
-        figure, panels = _figure(len(sweep.arms), 1, (8.5, 1.2 * len(sweep.arms) + 1.2))
+        figure, panels = new_figure(len(sweep.arms), 1, (8.5, 1.2 * len(sweep.arms) + 1.2))
         for ax, (arm, label) in zip(panels, sweep.arms.items(), strict=True):
             own = sweep.updates[sweep.updates["arm"] == arm]
             title = f"{label}   W = {workers(sweep, arm)}   n = {own['seed'].nunique()}"
             if len(own):
-                colour, _ = _look(sweep, arm)
+                colour, _ = look_of(sweep, arm)
                 ax.hist(shares[arm].index, edges.tolist(), weights=shares[arm], color=colour, linewidth=0.5)
                 ax.axvline(own["staleness"].mean(), color="0.1", linewidth=1.5, linestyle=":")
                 title += f"   mean {own['staleness'].mean():.3g}   largest {own['staleness'].max():.0f}"
@@ -426,14 +417,8 @@ def draw_staleness(sweep: Sweep) -> Figure:
             ax.set(ylabel="share", xlim=(-0.6, widest - 0.4))
         panels[-1].xaxis.set_major_locator(MaxNLocator(10, integer=True))
         panels[-1].set_xlabel("staleness [global updates by others between pull and push]")
-        _title(figure, sweep)
+        add_title(figure, sweep)
     return figure
-
-
-def metric_unit(sweep: Sweep, metric: str) -> str:
-    """The unit of a metric's values."""
-    name = unit(sweep.study.metrics[metric])
-    return score_label(sweep) if name == "score" else UNITS[Axis(name)]
 
 
 def _with_ideal_time(sweep: Sweep) -> Sweep:
@@ -471,18 +456,6 @@ def _thinned(n: int) -> np.ndarray:
     return np.linspace(0, n - 1, min(n, POINTS)).astype(int)
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03)
-    figure = Figure(figsize=figure_size(*size), layout=layout)
-    return figure, list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-
-
-def _look(sweep: Sweep, arm: str) -> tuple[tuple[float, float, float], object]:
-    """The arm's colour and dashes, the same in every figure."""
-    index = list(sweep.arms).index(arm)
-    return COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
-
-
 def _score_label(sweep: Sweep, source: Source) -> str:
     return f"{LABELS[source]}: {score_label(sweep)}"
 
@@ -502,21 +475,3 @@ def _finish_x(ax: Axes) -> None:
     ax.set_xlim(0, end * 1.03)
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(EngFormatter(sep="") if end >= 10_000 else StrMethodFormatter("{x:,g}"))
-
-
-def _legend(figure: Figure, ax: Axes, title: str = "") -> None:
-    """One legend below all panels, with each label once."""
-    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    if old := ax.get_legend():
-        old.remove()
-    if handles:
-        width = 0.08 * (max(map(len, handles)) + 8)  # approximate width of an entry in inches
-        columns = min(3, len(handles), max(1, int(figure.get_figwidth() / width)))
-        figure.legend(handles.values(), handles, title=title, loc="outside lower center", ncols=columns, frameon=False)
-
-
-def _title(figure: Figure, sweep: Sweep, caveat: str = "") -> None:
-    set_title(figure, sweep.study.question or sweep.study.name)
-    if caveat:
-        figure.axes[0].set_title(caveat, fontsize="small", color="#b00020")
-    sns.despine(fig=figure)

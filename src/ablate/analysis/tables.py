@@ -13,8 +13,9 @@ from scipy import stats
 from ablate.analysis import statistics
 from ablate.analysis.load import Sweep
 from ablate.analysis.metrics import collapsed_cells, environments, unit
+from ablate.analysis.scores import Values, comparable, failures_of, of_arm, workers, worst_score
 from ablate.analysis.statistics import Interval
-from ablate.analysis.verdicts import Values, Verdict, comparable, failures_of, of_arm, workers, worst_score
+from ablate.analysis.verdicts import Verdict
 from ablate.config.choices import Statistic
 
 
@@ -26,7 +27,7 @@ class Summary:
     arms: metric, arm, label, n, n_planned, n_failed, failed (why, in words), n_missing, n_censored, mean, mean_low,
     mean_high, median, median_low, median_high, iqm, iqm_low, iqm_high, spread, and if seeds failed mean_worst with _low
     and _high. n counts seeds that have a score. Mean and spread leave out failed and diverged seeds, mean_worst counts
-    them at the worst score (`verdicts.worst_score`); in median and IQM they are worse than all others.
+    them at the worst score (`scores.worst_score`); in median and IQM they are worse than all others.
     comparisons: metric, arm, baseline, n, n_failed, n_baseline, n_baseline_failed; arm against baseline: difference,
     difference_worst (if seeds failed), ratio (of means), probability_of_improvement (of a better value), cliffs_delta
     (of a higher value), each with _low and _high; welch_p, welch_p_holm, permutation_p, permutation_p_holm, corrected

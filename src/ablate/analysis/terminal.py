@@ -15,6 +15,7 @@ from ablate.config.choices import ScoreUnit
 from ablate.config.derived import default_score_unit
 
 LONGEST_LABEL = 40  # characters of an arm's label
+LONGEST_INEQUALITY = 90
 
 
 def run_lines(run: Run) -> Iterator[str]:
@@ -50,9 +51,10 @@ def result_lines(summary: Summary) -> Iterator[str]:
     for verdict in summary.verdicts:
         effect = with_interval(verdict.effect, verdict.low, verdict.high)
         effect = "" if pd.isna(verdict.effect) else f", {effect} in {verdict.metric}"
-        yield f"{verdict.id:9} {title(verdict)}: {verdict.words} ({verdict.inequality}{effect})"
+        inequality = _shortened(verdict.inequality, LONGEST_INEQUALITY)
+        yield f"{verdict.id:9} {title(verdict)}: {verdict.words} ({inequality}{effect})"
 
 
-def _shortened(label: str) -> str:
+def _shortened(label: str, longest: int = LONGEST_LABEL) -> str:
     label = " ".join(label.split())
-    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
+    return label if len(label) <= longest else label[: longest - 1] + "…"

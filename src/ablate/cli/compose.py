@@ -71,7 +71,8 @@ def plan_arms(
             configs[arm.name] = planned.config
             notes[planned.limit_note] = None
         except REFUSALS as error:
-            prefix = f"sweep.arms.{arm.name}: " if study.settings.arms else ""
+            given = f"sweep.arms.{arm.name}: " if study.settings.arms else ""
+            prefix = "sweep.factors: " if study.settings.factors else given
             raise ConfigError(prefix + explain(error, arm.overrides)) from error
     return configs, list(filter(None, notes))
 

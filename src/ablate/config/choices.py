@@ -149,3 +149,13 @@ class Until(StrEnum):
 
     seeds = "seeds"  # when all of sweep.seeds have run
     decided = "decided"  # when every claim is settled, or will hardly be
+
+
+class DesignKind(StrEnum):
+    """How the arms of a study follow from its factors. The reference is the first arm."""
+
+    leave_one_out = "leave_one_out"  # all factors at their alternative, then each one back at its baseline
+    add_one_in = "add_one_in"  # all factors at their baseline, then each one at its alternative
+    one_at_a_time = "one_at_a_time"  # all factors at their baseline, then each alternative of each one
+    factorial = "factorial"  # all combinations of all values
+    path = "path"  # from all baselines to all alternatives, one more factor at each step

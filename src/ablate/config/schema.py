@@ -17,6 +17,7 @@ from ablate.config.choices import (
     Axis,
     Backend,
     Budget,
+    DesignKind,
     Display,
     DrawKind,
     NewPriority,
@@ -309,6 +310,15 @@ class ArmConfig:
 
 
 @dataclass
+class FactorConfig:
+    """A key whose values a design compares; its name in the study is the key itself."""
+
+    baseline: Any = MISSING
+    alternatives: list[Any] = MISSING
+    label: str = ""  # if empty, the last part of the key
+
+
+@dataclass
 class MetricConfig:
     label: str = MISSING
     source: Source = MISSING
@@ -332,7 +342,7 @@ class ClaimConfig:
     id: str = MISSING
     words: str = MISSING
     metric: str = MISSING
-    inequality: str = MISSING  # <arm> < <arm>, with <, > or ~
+    inequality: str = MISSING  # see `config.inequality`
     real_time: bool = False
 
 
@@ -342,6 +352,8 @@ class SweepConfig:
     question: str = ""
     base: list[str] = field(default_factory=list)
     arms: dict[str, ArmConfig] = field(default_factory=dict)
+    design: DesignKind | None = None
+    factors: dict[str, FactorConfig] = field(default_factory=dict)  # by key
     seeds: Any = None  # 0-29, or a list
     baseline: str | None = None
     metric: str = ""

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import from_json
 
-from ablate.config.choices import ScoreUnit, Statistic, Until
+from ablate.config.choices import DesignKind, ScoreUnit, Statistic, Until
 from ablate.config.derived import default_score_unit
 from ablate.config.schema import ClaimConfig, ConfigError, MetricConfig
 from ablate.records.files import LONGEST_VALUE, misfit, read_file, write_json
@@ -31,6 +31,7 @@ class StudyArm:
     overrides: list[str]
     identity: str  # names the resolved configuration without its seed
     config: dict[str, Any]  # resolved, as in a manifest
+    levels: dict[str, str] = field(default_factory=dict)  # its value of each factor, by key
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class StudyFile:
     until: Until = Until.seeds
     block: int = 5  # until=decided: seeds per arm between two looks; `seeds` has as many as may be run
     score_units: dict[str, ScoreUnit] = field(default_factory=dict)  # by env.id; empty in files from before 2026-11-28
+    design: DesignKind | None = None  # how the arms were made of the factors; None: by hand, or all values of -m
+    factors: dict[str, str] = field(default_factory=dict)  # what the arms combine: the label of each key
     # By env.id: return and length of each episode of a random policy; nothing if it was not or could not be played.
     random_scores: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
 

@@ -30,6 +30,7 @@ from ablate.records.schema import EPISODES, MANIFEST, STUDY, UPDATES, cell_folde
 from ablate.records.study_file import StudyArm, StudyFile, read_study
 from ablate.sweeps.cell import attempts_of, run_cell, status_of
 from ablate.sweeps.cell_process import mend_server
+from ablate.sweeps.design import sizes
 from ablate.sweeps.study import Study, identity, refuse_incomparable, untestable
 
 PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
@@ -152,6 +153,8 @@ def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Est
     if study.settings.question:
         lines.append(f"question  {study.settings.question}")
     arms = ", ".join(arm.name + (" (baseline)" if arm.name == baseline else "") for arm in study.arms)
+    if study.settings.design:
+        lines.append(f"design    {_design(study)}")
     lines += [
         f"arms      {arms}",
         f"cells     {grows * 'at most '}{len(plan.cells)} = {len(study.arms)} arms x {len(study.seeds)} seeds; "
@@ -184,6 +187,16 @@ def _too_much_memory(plan: SweepPlan, parallel: int) -> Iterator[str]:
             f"note      {len(first)} cells at once need {needed / 1000:.0f} GB of memory, and {free / 1000:.0f} GB are "
             "free: the system may kill some; without sweep.parallel as many start as fit"
         )
+
+
+def _design(study: Study) -> str:
+    """What the design makes of its factors, and how many arms the other designs would have."""
+    settings = study.settings
+    others = ", ".join(f"{kind} {size}" for kind, size in sizes(settings).items() if kind is not settings.design)
+    return (
+        f"{settings.design} of {', '.join(study.factors.values())}: {len(study.arms)} arms, {len(settings.claims)} "
+        f"claims (arms of other designs: {others})"
+    )
 
 
 def _looks(configs: list[Config]) -> str:

@@ -18,24 +18,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ablate.config.choices import ScoreUnit, Until
-from ablate.config.derived import default_score_unit
+from ablate.config.choices import Until
+from ablate.config.inequality import parse
 from ablate.config.plugins import named_modules
 from ablate.config.schema import ConfigError
 from ablate.config.serial import to_dict
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.paths import shown
 from ablate.records.durations import approximate
-from ablate.records.files import refuse_unwritable, remove_temporaries, replace_atomically
-from ablate.records.manifest import lock_folder, provenance
+from ablate.records.files import refuse_unwritable, remove_temporaries
+from ablate.records.manifest import lock_folder
 from ablate.records.run_files import Attempt, write_attempts
-from ablate.records.schema import CELL, CELL_LOG, STUDY_SOURCE, VERDICTS
-from ablate.records.study_file import Provenance, StudyArm, StudyChange, StudyFile, read_study, write_study
+from ablate.records.schema import CELL, CELL_LOG, VERDICTS
+from ablate.records.study_file import read_study, write_study
 from ablate.runs.run import RunFailed
 from ablate.sweeps.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines
 from ablate.sweeps.cell_process import close_server, environment
-from ablate.sweeps.plan import Cell, SweepPlan, make_plan, most_steps, share_done, stored_study
-from ablate.sweeps.study import identity
+from ablate.sweeps.plan import Cell, SweepPlan, make_plan, most_steps, share_done
+from ablate.sweeps.study_record import record_study
 
 POLL_S = 0.25
 RANDOM_EPISODES = 20  # of a random policy, next to which the arms are judged
@@ -77,7 +77,7 @@ def _run(
         plan = now  # the other sweep may have completed cells
         _tidy(plan)
         (plan.folder / STOP).unlink(missing_ok=True)
-        _write_study(plan)
+        record_study(plan)
         with Signals() as signals:
             watch = _Watch(plan, signals)
             try:
@@ -153,8 +153,8 @@ def _undecided_arms(folder: Path) -> list[str]:
         verdicts = judged(load_sweep(folder))
     except ConfigError as error:
         raise RunFailed(f"the claims cannot be judged: {error}") from error
-    named = [verdict.inequality.split() for verdict in verdicts if verdict.wants_seeds]
-    return list(dict.fromkeys(arm for left, _, right in named for arm in (left, right)))
+    named = [parse(verdict.inequality).arms for verdict in verdicts if verdict.wants_seeds]
+    return list(dict.fromkeys(arm for arms in named for arm in arms))
 
 
 def _rounds(
@@ -282,80 +282,6 @@ def _record_lost(cell: Cell, outcome: Outcome) -> None:
         write_attempts(cell.folder, [*attempts, replace(unfinished, **outcome._asdict())])
     except OSError as error:
         print(f"{cell.folder / CELL} could not be written: {error}", file=sys.stderr)
-
-
-def _write_study(plan: SweepPlan) -> None:
-    """Write study.json: this study, with the arms and seeds that its folder already had."""
-    study, settings = plan.study, plan.study.settings
-    before = stored_study(plan.folder)
-    grown = before is not None and before.until is Until.decided
-    arms = {
-        arm.name: StudyArm(
-            label=arm.label,
-            overrides=list(arm.overrides),
-            identity=identity(plan.configs[arm.name]),
-            config=to_dict(plan.configs[arm.name]),
-        )
-        for arm in study.arms
-    }
-    now = StudyFile(
-        name=plan.folder.name,
-        question=settings.question,
-        baseline=settings.baseline or study.arms[0].name,
-        metric=settings.metric,
-        metrics=settings.metrics,
-        smallest_effect=settings.smallest_effect,
-        claims=settings.claims,
-        arms={**(before.arms if before else {}), **arms},
-        seeds=sorted({*(before.seeds if before else ()), *study.seeds}),
-        provenance=Provenance(**provenance(sys.argv)),
-        changes=before.changes if before else [],
-        floor=settings.floor,
-        # A study that grew until it was decided stays one: its looks cannot be undone.
-        until=before.until if before and grown else settings.until,
-        block=before.block if before and grown else settings.block,
-        score_units=_score_units(plan, before),
-        random_scores=before.random_scores if before else {},
-    )
-    if before:
-        completed = sum(cell.state == "completed" for cell in plan.cells)
-        if completed and (what := [*_changes(before, now)]):
-            seen = before.seeds if now.seeds != before.seeds and (plan.folder / VERDICTS).exists() else []
-            change = StudyChange(when=now.provenance.started, completed=completed, what=what, seeds=seen)
-            now = replace(now, changes=[*now.changes, change])
-        now = replace(now, provenance=replace(now.provenance, started=before.provenance.started))
-    write_study(plan.folder, now)
-    if study.source:
-        replace_atomically(plan.folder / STUDY_SOURCE, study.source.read_bytes())
-
-
-def _score_units(plan: SweepPlan, before: StudyFile | None) -> dict[str, ScoreUnit]:
-    """The unit of a score by environment: what the study gives, or what it had at its start, or the default."""
-    given = plan.study.settings.score
-    earlier = before.score_units if before else {}
-    ids = {config.env.id for config in plan.configs.values()}
-    return {**earlier, **{env: given or earlier.get(env) or default_score_unit(env) for env in sorted(ids)}}
-
-
-def _changes(before: StudyFile, now: StudyFile) -> Iterator[str]:
-    """The changes in the judgement or the size of a study, in words."""
-    for key in ("baseline", "metric", "smallest_effect", "floor", "until", "block"):
-        if (old := getattr(before, key)) != (new := getattr(now, key)):
-            yield f"{key} {old} -> {new}"
-    for env, unit in before.score_units.items():
-        if unit != now.score_units[env]:
-            yield f"the unit of scores in {env} {unit} -> {now.score_units[env]}"
-    for name in sorted({*before.metrics, *now.metrics}):
-        if before.metrics.get(name) != now.metrics.get(name):
-            yield f"the metric {name}"
-    old_claims, new_claims = ({claim.id: claim for claim in study.claims} for study in (before, now))
-    for name in sorted({*old_claims, *new_claims}):
-        if old_claims.get(name) != new_claims.get(name):
-            yield f"the claim {name}"
-    if more := [name for name in now.arms if name not in before.arms]:
-        yield f"arms added: {', '.join(more)}"
-    if more := [str(seed) for seed in now.seeds if seed not in before.seeds]:
-        yield f"seeds added: {', '.join(more)}"
 
 
 def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:

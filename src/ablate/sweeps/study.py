@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +19,13 @@ from hydra.errors import HydraException
 
 from ablate.config.choices import Until
 from ablate.config.derived import evaluation_horizon
+from ablate.config.inequality import parse
 from ablate.config.schema import LARGEST_SEED, ArmConfig, Config, ConfigError, SweepConfig
 from ablate.config.serial import NOT_COMPARED, to_dict, with_new_name
 from ablate.config.validation import suggest
 from ablate.records.study_file import NAME
+from ablate.sweeps.design import expanded
+from ablate.sweeps.names import LONGEST_NAME, shortened, slug, value_slug
 
 # Defaults of every cell. Evaluations are at fixed steps, because seconds differ from arm to arm, and start before the
 # first step. A cell draws no figure, which could take longer than its training.
@@ -38,7 +41,6 @@ ONLY_IN_TRAINING = "for a difference in training only, see docs/sweeps.md, Setti
 # Who is evaluated more often, or with fewer episodes, reaches a score sooner by chance.
 LOOKS: dict[str, Callable[..., int]] = {"every_steps": min, "episodes": max}
 SCALED = re.compile(r"x(\d+(?:\.\d+)?)")  # an arm's value that is a multiple of the other arms': x0.5
-LONGEST_NAME = 80  # characters; a folder's name may have 255
 MOST_SEEDS = 100_000  # a longer range of seeds must be a typing error
 # Keys that must not be in a study's overrides, with the right place for them.
 ELSEWHERE = {
@@ -64,6 +66,8 @@ class Study:
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     source: Path | None = None  # its file
+    factors: dict[str, str] = field(default_factory=dict)  # what its arms combine: the label of each key
+    levels: dict[str, dict[str, str]] = field(default_factory=dict)  # by arm and key of a factor
 
 
 def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
@@ -78,6 +82,7 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
         if override.is_sweep_override() and _group(override) == "sweep" and override.get_key_element() != "sweep.seeds":
             raise ConfigError(f"{override.input_line}: these keys cannot be swept over")
     command = [override for override in overrides if _group(override) not in ("sweep", "seed")]
+    settings, levels, factors = expanded(settings)
     seeds = _seeds(overrides, settings, seed)
     swept = [o for o in command if o.is_sweep_override()]
     fixed = [o.input_line or "" for o in command if not o.is_sweep_override()]
@@ -87,7 +92,7 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
     _refuse_misplaced("sweep.base", settings.base)
     if settings.arms:
         for name, arm in settings.arms.items():
-            if name != (right := slug(name)[:LONGEST_NAME]):
+            if not levels and name != (right := slug(name)[:LONGEST_NAME]):
                 raise ConfigError(
                     f"sweep.arms.{name}: it is a folder's name; use letters, digits, dots and dashes: {right}"
                 )
@@ -98,10 +103,16 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
             )
         arms = [_study_arm(name, arm, settings.base, fixed) for name, arm in settings.arms.items()]
     else:
-        arms = [_arm(settings.base, values, fixed) for values in itertools.product(*map(_values, swept))]
+        combinations = list(itertools.product(*map(_values, swept)))
+        arms = [_arm(settings.base, values, fixed) for values in combinations]
+        levels = {
+            arm.name: {_key(key): value for key, value in own} for arm, own in zip(arms, combinations, strict=True)
+        }
+        factors = {_key(key): _short(key) for key in map(Override.get_key_element, swept)}
     _refuse_same(arms)
     _refuse_unknown_names(settings, [arm.name for arm in arms])
-    return Study(settings.name or study_name(arguments), settings, tuple(arms), _most_seeds(seeds, settings))
+    name, seeds = settings.name or study_name(arguments), _most_seeds(seeds, settings)
+    return Study(name, settings, tuple(arms), seeds, factors=factors, levels=levels)
 
 
 def _study_arm(name: str, arm: ArmConfig, base: list[str], fixed: list[str]) -> Arm:
@@ -129,6 +140,11 @@ def _study_arm(name: str, arm: ArmConfig, base: list[str], fixed: list[str]) -> 
 
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
+
+
+def _short(key: str) -> str:
+    """The last part of a key, for labels and names."""
+    return key.lstrip("+~").split(".")[-1]
 
 
 def _undoes(given: str, given_key: str, own: str, own_key: str) -> bool:
@@ -193,7 +209,7 @@ def study_name(arguments: list[str]) -> str:
     fixed = sorted(o.input_line or "" for o in compared if not o.is_sweep_override())
     keys = sorted(o.get_key_element() for o in compared if o.is_sweep_override())
     digest = hashlib.sha256(json.dumps([fixed, keys]).encode()).hexdigest()[:8]
-    return f"{_shortened('-'.join(slug(key) for key in keys) or 'seeds')}-{digest}"
+    return f"{shortened('-'.join(slug(key) for key in keys) or 'seeds')}-{digest}"
 
 
 def merged(*overrides: list[str] | tuple[str, ...]) -> list[str]:
@@ -250,10 +266,10 @@ def refuse_incomparable(configs: dict[str, Config]) -> None:
 def untestable(study: Study, configs: dict[str, Config]) -> Iterator[str]:
     """The claims that no result can answer, a sentence each. configs: the resolved configuration of each arm."""
     for claim in study.settings.claims:
-        arms = claim.inequality.split(" ")[::2]
-        first, second = (configs[arm].env.id for arm in arms)
-        if first != second:
-            yield f"the claim {claim.id} cannot be tested: scores of {first} and {second} have different units"
+        arms = parse(claim.inequality).arms
+        envs = list(dict.fromkeys(configs[arm].env.id for arm in arms))
+        if len(envs) > 1:
+            yield f"the claim {claim.id} cannot be tested: scores of {envs[0]} and {envs[1]} have different units"
         turns = [arm for arm in arms if configs[arm].schedule == "interleaved" and (configs[arm].workers or 1) > 1]
         if claim.real_time and turns:
             why = f"it is about real time, and the workers of {turns[0]} take turns"
@@ -284,11 +300,6 @@ def parse_seeds(text: str, key: str = "sweep.seeds") -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"{key}={text}: {Counter(seeds).most_common(1)[0][0]} occurs twice")
     return tuple(sorted(seeds))
-
-
-def slug(text: str) -> str:
-    """The text as a folder's name, of letters, digits, dots, dashes and underscores."""
-    return re.sub(r"[^\w.]+", "-", text).strip("-.").lower() or "arm"
 
 
 def _group(override: Override) -> str:
@@ -341,22 +352,10 @@ def _values(swept: Override) -> list[tuple[str, str]]:
 
 def _arm(base: list[str], values: tuple[tuple[str, str], ...], fixed: list[str]) -> Arm:
     """The arm of a plain sweep, with a name like workers-2_t_max-5."""
-    short = [(key.lstrip("+~").split(".")[-1], value) for key, value in values]
-    name = _shortened("_".join(f"{slug(key)}-{_value_slug(value)}" for key, value in short) or "all")
+    short = [(_short(key), value) for key, value in values]
+    name = shortened("_".join(f"{slug(key)}-{value_slug(value)}" for key, value in short) or "all")
     label = ", ".join(f"{key}={value}" for key, value in short) or "all"
     return Arm(name, label, tuple(merged(base, fixed, [f"{key}={value}" for key, value in values])))
-
-
-def _value_slug(value: str) -> str:
-    """A value as part of a folder's name: 64--1 for [64,-1]."""
-    return re.sub(r"[^\w.-]", "-", value.strip("[]{}'\"")).lower()
-
-
-def _shortened(name: str) -> str:
-    """The name; a long name is cut, and a hash is appended to keep it unique."""
-    if len(name) <= LONGEST_NAME:
-        return name
-    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _refuse_misplaced(where: str, overrides: list[str]) -> None:
@@ -389,18 +388,11 @@ def _refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
     arms_named = [(f"sweep.baseline={settings.baseline}", settings.baseline)] if settings.baseline else []
     metrics_named = [(f"sweep.metric={settings.metric}", settings.metric)]
     for claim in settings.claims:
-        if not re.fullmatch(r"\S+ [<>~] \S+", claim.inequality):
-            raise ConfigError(
-                f"sweep.claims {claim.id}: inequality={claim.inequality}: write <arm> < <arm>, with <, > or ~ (equal)"
-            )
-        first, _, second = claim.inequality.split(" ")
-        if first == second:
-            raise ConfigError(
-                f"sweep.claims {claim.id}: inequality={claim.inequality}: an arm cannot be compared with itself"
-            )
-        arms_named += [
-            (f"sweep.claims {claim.id}: inequality={claim.inequality}: {name}", name) for name in (first, second)
-        ]
+        try:
+            compared = parse(claim.inequality).arms
+        except ConfigError as error:
+            raise ConfigError(f"sweep.claims {claim.id}: {error}") from error
+        arms_named += [(f"sweep.claims {claim.id}: inequality={claim.inequality}: {name}", name) for name in compared]
         metrics_named.append((f"sweep.claims {claim.id}: metric={claim.metric}", claim.metric))
     for named, known, what in ((arms_named, arms, "arm"), (metrics_named, list(settings.metrics), "metric")):
         for key, name in named:
