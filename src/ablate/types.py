@@ -5,8 +5,9 @@ T: steps of a rollout; A: dimensions of an action; E: environments side by side.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import prod
-from typing import Any, NamedTuple, get_type_hints
+from math import isnan, prod
+from types import NoneType
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import numpy as np
 
@@ -157,9 +158,13 @@ class SliceRecords(NamedTuple):
 
 
 def _rows_as(record: type[Any], rows: np.ndarray) -> list[Any]:
-    """Each row as a record, every number with its field's type."""
-    types = tuple(get_type_hints(record).values())
+    """Each row as a record, every number with its field's type; nan is None if the field can be None."""
+    types = [_optional if NoneType in get_args(hint) else hint for hint in get_type_hints(record).values()]
     return [record(*(kind(number) for kind, number in zip(types, row, strict=True))) for row in rows.tolist()]
+
+
+def _optional(number: float) -> float | None:
+    return None if isnan(number) else number
 
 
 class Score(NamedTuple):

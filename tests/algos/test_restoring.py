@@ -15,6 +15,7 @@ from helpers import config_of, job_of
 from ablate.algos.a3c.compiled import CompiledWorkers
 from ablate.algos.a3c.worker import make_worker
 from ablate.algos.dqn.actor import ACTOR, Actor
+from ablate.algos.dqn.compiled import CompiledLearner
 from ablate.algos.job import WorkerJob
 from ablate.parallel.supervisor import ChildFailed
 from ablate.types import ProcessState
@@ -24,6 +25,7 @@ SETTINGS = {
     "manual": ("env=pendulum", "backend=manual", "workers=1"),
     "compiled": ("env=pendulum", "backend=compiled", "workers=1", "schedule=interleaved"),
     "dqn": DQN,
+    "dqn compiled": (*DQN, "backend=compiled", "schedule=interleaved"),
 }
 
 
@@ -32,13 +34,15 @@ def start(kind: str, job: WorkerJob) -> Any:
         return CompiledWorkers(job)
     if kind == "manual":
         return make_worker(0, job, torch.from_numpy(job.shared.parameters_view()))
-    return Actor(job)
+    return Actor(job) if kind == "dqn" else CompiledLearner(job, lambda message: None)
 
 
 def state_of(kind: str, worker: Any) -> ProcessState:
-    if kind != "compiled":
+    if "compiled" not in kind:
         return ProcessState(*worker.state())
     values, tensors = worker.state()
+    if kind == "dqn compiled":
+        return ProcessState(values["workers"]["1"], {"observations": tensors["worker.1.observations"]})
     return ProcessState(values["workers"]["0"], {"parameters": tensors["worker.0.parameters"]})
 
 
@@ -74,6 +78,9 @@ ONE = np.ones(1, np.float32)  # numpy would repeat it
         ("dqn", replaced("observations", ONE), "observations has the shape (1,)"),
         ("dqn", replaced("returns", []), "IndexError: "),
         ("dqn", replaced("action_rng", {"bit_generator": "MT19937"}), "ValueError: "),
+        ("dqn compiled", without("observations"), "KeyError: 'observations'"),
+        ("dqn compiled", replaced("env", [{"random": {}, "state": [1.0]}]), "Error: "),
+        ("dqn compiled", replaced("lengths", None), "TypeError: "),
     ],
 )
 def test_a_state_that_does_not_fit_is_one_line(
@@ -81,7 +88,7 @@ def test_a_state_that_does_not_fit_is_one_line(
 ) -> None:
     job = job_of(config_of(*SETTINGS[kind]), tmp_path)
     saved = copy.deepcopy(state_of(kind, start(kind, job)))
-    member = ACTOR if kind == "dqn" else 0
+    member = ACTOR if kind.startswith("dqn") else 0
     start(kind, job._replace(resumed={member: copy.deepcopy(saved)}))  # as it was written, it fits
     change(saved)
     with pytest.raises(ChildFailed) as failure:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from helpers import config_of
 
-from ablate.compiled.player import STEPS_PER_CALL, CompiledPlayer
+from ablate.compiled import player as compiled_player
+from ablate.compiled.player import STEPS_PER_CALL
 from ablate.config.schema import Config
 from ablate.envs.make import spec_of
 from ablate.nn.architecture import architecture_of
@@ -20,16 +21,21 @@ ENVS = {"pendulum": (0, 1), "cartpole": (1, 1), "acrobot": (4, 300), "mountain_c
 
 
 def lengths_of_both(config: Config, episodes: int, seed: int, factor: int) -> list[int]:
-    """Play episodes with each player. Episodes must be equal, apart from float32 rounding, and so must be the stream
-    afterwards."""
-    spec = spec_of(config.env)
-    layout = architecture_of(config.model, spec).layout()
+    layout = architecture_of(config.model, spec_of(config.env)).layout()
     parameters = np.zeros(layout.size, np.float32)
     layout.initialise(parameters, np.random.default_rng(seed), 0.2)
     layout.views(parameters)["actor.0.weight"][:, -1] *= factor
+    return lengths_with(parameters, config, episodes)
+
+
+def lengths_with(parameters: np.ndarray, config: Config, episodes: int) -> list[int]:
+    """Play episodes with each player. Episodes must be equal, apart from float32 rounding, and so must be the stream
+    afterwards."""
+    spec = spec_of(config.env)
+    name = "CompiledQPlayer" if config.model.gives_action_values else "CompiledPlayer"
     scores: list[list[Score]] = []
     streams = []
-    for kind in (GymnasiumPlayer, CompiledPlayer):
+    for kind in (GymnasiumPlayer, getattr(compiled_player, name)):
         player: Player = kind(config, spec, architecture_of(config.model, spec))
         rng = np.random.default_rng(1)
         scores.append(list(player.play(parameters, episodes, rng)))
@@ -54,3 +60,17 @@ def test_kernels_play_the_same_episodes_as_gymnasium(env: str, action: str) -> N
 def test_the_horizon_ends_an_episode_of_several_kernel_calls(action: str, horizon: int) -> None:
     config = config_of("env=mountain_car", f"evaluation.action={action}", f"evaluation.horizon={horizon}")
     assert lengths_of_both(config, 3, seed=0, factor=1) == [horizon] * 3  # a random policy stays in the valley
+
+
+@pytest.mark.parametrize("action", ["mode", "sample"])
+def test_kernels_play_the_same_episodes_by_action_values(action: str) -> None:
+    config = config_of(
+        "algo=dqn", "env=cartpole", f"evaluation.action={action}", "env.max_ep_step=120", "algo.evaluation_epsilon=0.3",
+        "model.dueling=true", "model.hidden=[9,6]",
+    )  # fmt: skip
+    architecture = architecture_of(config.model, spec_of(config.env))
+    parameters = np.zeros(architecture.layout().size, np.float32)
+    architecture.initialise(parameters, np.random.default_rng(3))
+    lengths = lengths_with(parameters, config, 10)
+    assert len(lengths) == 10
+    assert len(set(lengths)) > 1

@@ -83,7 +83,16 @@ CASES = [
     ),
     case("env=riverraid", "model=conv_lstm_42", *GAMES, "total_steps=6000", kills=2),
     case("env=breakout", "model=conv_84", "model.hidden=32", "backend=autograd", *GAMES, "total_steps=6000", kills=1),
-    case("env=cartpole", *DQN, *PRIORITIZED, "optimizer.schedule=linear", "total_steps=8000", kills=1, slow=False),
+    case(
+        "env=cartpole",
+        *DQN,
+        *PRIORITIZED,
+        *MANUAL,
+        "optimizer.schedule=linear",
+        "total_steps=8000",
+        kills=1,
+        slow=False,
+    ),
     case("env=cartpole", *DQN, *IN_TWO_PROCESSES, "replay.storage=memmap", "total_steps=20000", kills=2),
     case("env=breakout", *DQN, *PRIORITIZED, *IN_TWO_PROCESSES, "model.hidden=[16]", "total_steps=2000", kills=1),
 ]

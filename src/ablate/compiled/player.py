@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,10 +16,13 @@ from ablate.compiled.head import Head
 from ablate.compiled.jit import kernel
 from ablate.compiled.loop import Scratch
 from ablate.compiled.network import Network, forward
+from ablate.compiled.q_network import QNetwork, q_network_of
+from ablate.compiled.q_network import forward as forward_q
 from ablate.config.derived import evaluation_horizon
 from ablate.config.schema import Config
 from ablate.nn.architecture import Architecture
 from ablate.nn.mlp_architecture import MlpArchitecture
+from ablate.nn.q_architecture import QArchitecture
 from ablate.parallel.heartbeat import beat
 from ablate.seeding import draw_seed
 from ablate.types import EnvSpec, Score
@@ -26,19 +30,16 @@ from ablate.types import EnvSpec, Score
 STEPS_PER_CALL = 10_000  # a few milliseconds
 
 
-class CompiledPlayer:
+class _Player(ABC):
     """Plays whole episodes with parameters (P,), with a heartbeat every few milliseconds."""
 
-    def __init__(self, config: Config, spec: EnvSpec, architecture: Architecture) -> None:
+    def __init__(self, config: Config, architecture: Architecture, draws: int, normal: bool = False) -> None:
+        """draws: random numbers that are drawn in advance, of a normal distribution or uniform in [0, 1)."""
         self._module, self._env = environment_of(config.env)
-        assert isinstance(architecture, MlpArchitecture)
-        self._policy = policy_of(architecture, spec.action, 1)
         self._horizon = evaluation_horizon(config)
-        self._sample = config.evaluation.action == "sample"
-        self._discrete = spec.action.is_discrete
+        self._normal = normal
         self._state = np.zeros(self._module.STATE_SIZE)
-        draws_per_step = 1 if self._discrete else len(spec.action.low)
-        self._draws = np.zeros(STEPS_PER_CALL * draws_per_step if self._sample else 0)
+        self._draws = np.zeros(draws)
         # Compile now, before the process's first heartbeat: later it would count as training time, or as a hang.
         self._play(np.zeros(architecture.layout().size, np.float32), np.zeros(1, np.int64), 0, 1)
 
@@ -50,7 +51,7 @@ class CompiledPlayer:
         for _ in range(episodes):
             env_rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(draw_seed(rng))))
             self._module.reset(self._env, self._state, env_rng.random(self._module.RESET_DRAWS))
-            stream = DrawBuffer(rng, rng.random if self._discrete else rng.standard_normal, self._draws, used)
+            stream = DrawBuffer(rng, rng.standard_normal if self._normal else rng.random, self._draws, used)
             episodic_return, length, episode_over = 0.0, 0, False
             while not episode_over:
                 beat()
@@ -61,11 +62,44 @@ class CompiledPlayer:
             stream.settle()
             yield Score(episodic_return, length)
 
+    @abstractmethod
+    def _play(self, parameters: np.ndarray, used: np.ndarray, length: int, horizon: int) -> tuple[float, int, bool]:
+        """Up to STEPS_PER_CALL steps; see `play`."""
+
+
+class CompiledPlayer(_Player):
+    """For A3C's policies."""
+
+    def __init__(self, config: Config, spec: EnvSpec, architecture: Architecture) -> None:
+        assert isinstance(architecture, MlpArchitecture)
+        self._policy = policy_of(architecture, spec.action, 1)
+        self._sample = config.evaluation.action == "sample"
+        draws = STEPS_PER_CALL * (len(spec.action.low) or 1) if self._sample else 0
+        super().__init__(config, architecture, draws, normal=not spec.action.is_discrete)
+
     def _play(self, parameters: np.ndarray, used: np.ndarray, length: int, horizon: int) -> tuple[float, int, bool]:
         head, network, scratch = self._policy
         return play(
             self._env, head, network, scratch, parameters, self._state, self._draws, used, self._sample, length, horizon
         )
+
+
+class CompiledQPlayer(_Player):
+    """For action values, ε-greedily if evaluation.action=sample."""
+
+    def __init__(self, config: Config, spec: EnvSpec, architecture: Architecture) -> None:
+        assert isinstance(architecture, QArchitecture)
+        self._network = q_network_of(architecture)
+        self._activations, self._action = np.zeros(self._network.rows, np.float32), np.zeros(1, np.float32)
+        sample = config.evaluation.action == "sample"
+        self._epsilon = config.algo.evaluation_epsilon if sample else -1.0
+        super().__init__(config, architecture, 2 * STEPS_PER_CALL if sample else 0)
+
+    def _play(self, parameters: np.ndarray, used: np.ndarray, length: int, horizon: int) -> tuple[float, int, bool]:
+        return play_q(
+            self._env, self._network, self._activations, self._action, parameters, self._state, self._draws, used,
+            self._epsilon, length, horizon,
+        )  # fmt: skip
 
 
 @kernel
@@ -98,6 +132,46 @@ def play(
             policy.mode(head, dist_params, action)
         policy.to_env(head, action, scratch.env_action)
         reward, terminated = dynamics.step(env, state, scratch.env_action)
+        rewards += reward
+        steps += 1
+        if terminated or (horizon > 0 and length + steps >= horizon):
+            return rewards, steps, True
+    return rewards, steps, False
+
+
+@kernel
+def play_q(
+    env: Any,
+    network: QNetwork,
+    activations: np.ndarray,
+    env_action: np.ndarray,
+    theta: np.ndarray,
+    state: np.ndarray,
+    draws: np.ndarray,
+    used: np.ndarray,
+    epsilon: float,
+    length: int,
+    horizon: int,
+) -> tuple[float, int, bool]:
+    """As `play`, by action values. epsilon: the probability of a random action; below 0: nothing is drawn."""
+    rewards, steps = 0.0, 0
+    while steps < STEPS_PER_CALL:
+        explores = False
+        if epsilon >= 0.0:
+            explores = draws[used[0]] < epsilon
+            used[0] += 1
+        if explores:
+            action = int(draws[used[0]] * network.actions)
+            used[0] += 1
+        else:
+            dynamics.observe(env, state, activations[: network.observation])
+            forward_q(network, theta, activations, 1)
+            action = 0
+            for j in range(1, network.actions):
+                if activations[network.q + j] > activations[network.q + action]:
+                    action = j
+        env_action[0] = action
+        reward, terminated = dynamics.step(env, state, env_action)
         rewards += reward
         steps += 1
         if terminated or (horizon > 0 and length + steps >= horizon):

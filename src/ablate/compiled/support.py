@@ -8,9 +8,11 @@ from ablate.compiled.envs import ENVIRONMENTS, find_environment
 from ablate.config.schema import Config, ConfigError, EnvConfig
 
 
-def why_not(config: Config) -> str:
-    """Which part of the configuration (network, device, environment) has no kernel; empty if all parts have one."""
-    if config.model.name != "mlp":
+def why_not(config: Config, network: str) -> str:
+    """Which part of the configuration (network, device, environment) has no kernel; empty if all parts have one.
+
+    network: the model.name that has kernels."""
+    if config.model.name != network:
         return f"model={config.model.name} has no kernel"
     if config.device not in ("cpu", ["cpu"]):
         return f"device={config.device}: kernels run on the CPU"

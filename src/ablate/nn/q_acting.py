@@ -36,8 +36,8 @@ class QActing(ABC):
         """See ActingNetwork: greedy, or ε-greedy if there are streams."""
         actions = self.q_values(np.stack(observations)).argmax(1)
         for env_index, stream in enumerate(streams or ()):
-            if stream.random() < self._epsilon:
-                actions[env_index] = stream.integers(self._n_actions)
+            if stream.random() < self._epsilon:  # only numbers in [0, 1): kernels draw those in advance
+                actions[env_index] = int(stream.random() * self._n_actions)
         return [int(action) + self._start for action in actions]
 
 

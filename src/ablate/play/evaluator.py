@@ -65,9 +65,10 @@ def make_player(config: Config, spec: EnvSpec, architecture: Architecture) -> Pl
     """The player for a run. It uses kernels if training does: the test process must not be slower than training."""
     if config.backend != "compiled":
         return GymnasiumPlayer(config, spec, architecture)
-    from ablate.compiled.player import CompiledPlayer  # imports Numba
+    from ablate.compiled.player import CompiledPlayer, CompiledQPlayer  # imports Numba
 
-    return CompiledPlayer(config, spec, architecture)
+    made = CompiledQPlayer if config.model.gives_action_values else CompiledPlayer
+    return made(config, spec, architecture)
 
 
 def frozen_normalisation(shared: SharedState) -> np.ndarray | None:

@@ -35,9 +35,9 @@ class PrioritizedReplay(Replay):
         slots = len(self._drawable)
         self._tree = FenwickTree(slots)  # p^α of drawable transitions, 0 elsewhere
         self._reach = slots // 2 if config.first_half_only else slots  # only slots before this one are drawn
-        self._max_priority = 1.0
-        # per environment: TD errors of steps whose transitions are not drawable yet
-        self._errors: list[list[float]] = [[] for _ in range(store.environments)]
+        self._max_priority = np.ones(1)
+        # TD errors of steps whose transitions are not drawable yet, if they become priorities
+        self._errors = np.zeros(slots if config.wants_td_errors else 0)
 
     def beta(self, step: int) -> float:
         """β after `step` steps: linear from beta_start to beta_end (section 3.4)."""
@@ -53,7 +53,7 @@ class PrioritizedReplay(Replay):
             points = (points + np.arange(batch_size)) / batch_size
         slots = self._tree.find(points * total, self._reach)
         probabilities = self._tree.priorities[slots] / total
-        weights = (self._size * probabilities) ** -beta
+        weights = (len(self) * probabilities) ** -beta
         if self._config.weights == WeightNorm.max:
             weights /= weights.max()
         elif self._config.weights == WeightNorm.mean:
@@ -68,16 +68,24 @@ class PrioritizedReplay(Replay):
         is_same = self._drawable[slots] & (self.store.times[slots] == batch.times)
         self._set(slots[is_same], self._priorities(td_errors[is_same]))
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        own = {"priorities": self._tree.priorities, "sums": self._tree.sums}
+        return {**super().arrays(), **own, "max_priority": self._max_priority, "errors": self._errors}
+
     def state(self) -> ProcessState:
         replay = super().state()
-        errors = [[*errors] for errors in self._errors]
-        values = {**replay.state, "max_priority": self._max_priority, "errors": errors}
+        waiting = map(self._waiting_slots, range(self.store.environments))
+        errors = [self._errors[slots].tolist() if len(self._errors) else [] for slots in waiting]
+        values = {**replay.state, "max_priority": float(self._max_priority[0]), "errors": errors}
         priorities = self.store.used(self._tree.priorities)
         return ProcessState(values, {**replay.tensors, "replay.priorities": priorities})
 
     def restore(self, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
         super().restore(state, tensors)
-        self._max_priority, self._errors = state["max_priority"], [[*errors] for errors in state["errors"]]
+        self._max_priority[:] = state["max_priority"]
+        if len(self._errors):
+            for env_index, errors in enumerate(state["errors"]):
+                self._errors[self._waiting_slots(env_index)] = errors
         priorities = np.zeros(len(self._drawable))
         self.store.used(priorities)[...] = tensors["replay.priorities"]
         self._tree.update(np.arange(len(priorities)), priorities)
@@ -85,11 +93,9 @@ class PrioritizedReplay(Replay):
     def _apply(self, env_index: int, change: Change) -> tuple[np.ndarray, list[int]]:
         slots, lost = super()._apply(env_index, change)
         if self._config.new_priority == NewPriority.max:
-            new = np.full(len(slots), self._max_priority)
+            new = np.full(len(slots), self._max_priority[0])
         else:
-            waiting = self._errors[env_index]
-            errors, self._errors[env_index] = waiting[: len(slots)], waiting[len(slots) :]
-            new = self._priorities(np.array(errors))
+            new = self._priorities(self._errors[slots])
         self._set(np.append(slots, lost).astype(np.int64), np.append(new, np.zeros(len(lost))))
         return slots, lost
 
@@ -97,7 +103,12 @@ class PrioritizedReplay(Replay):
         if self._config.new_priority == NewPriority.td_error:
             if td_error is None:
                 raise ValueError("replay.new_priority=td_error: each step needs its TD error")
-            self._errors[env_index].append(float(td_error))
+            self._errors[self.store.newest(env_index)] = td_error
+
+    def _waiting_slots(self, env_index: int) -> np.ndarray:
+        """The slots of steps whose transitions are not drawable yet, oldest first."""
+        newest = np.array([self.store.newest(env_index)])
+        return self.store.following(newest, -np.arange(self._waiting[env_index], 0, -1))
 
     def _priorities(self, td_errors: np.ndarray) -> np.ndarray:
         """(|δ| + ε)^α in float64."""
@@ -105,4 +116,4 @@ class PrioritizedReplay(Replay):
 
     def _set(self, slots: np.ndarray, priorities: np.ndarray) -> None:
         self._tree.update(slots, priorities)
-        self._max_priority = max(self._max_priority, float(priorities.max(initial=0)))
+        self._max_priority[0] = priorities.max(initial=self._max_priority[0])

@@ -73,10 +73,10 @@ class FrameStore:
         self.frames = np.empty(shape, dtype) if file is None else _in_file(shape, np.dtype(dtype), file)
         columns: list[np.ndarray] = [np.zeros(rows, column) for column in _COLUMNS.values()]
         self.actions, self.rewards, self.terminated, self.truncated, self.ages, self.times = columns
-        self.steps = 0  # of all environments so far
-        self._heads = [0] * environments  # position in the ring of the next frame
-        self._filled = [0] * environments  # slots in use
-        self._taken = [-1] * environments  # steps of the current episode; -1: there is none
+        self._steps = np.zeros(1, np.int64)  # of all environments so far
+        self._heads = np.zeros(environments, np.int64)  # position in the ring of the next frame
+        self._filled = np.zeros(environments, np.int64)  # slots in use
+        self._taken = np.full(environments, -1)  # steps of the current episode; -1: there is none
         self._back = np.arange(stack - 1, -1, -1)  # distance of a stack's frames to its newest
 
     @property
@@ -84,9 +84,19 @@ class FrameStore:
         return self.frames.nbytes + sum(getattr(self, column).nbytes for column in _COLUMNS)
 
     @property
+    def steps(self) -> int:
+        """Steps of all environments so far."""
+        return int(self._steps[0])
+
+    @property
     def filled(self) -> int:
         """Slots in use in the fullest ring. They are the ring's first slots."""
-        return max(self._filled)
+        return int(self._filled.max())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The store's own memory, for kernels; see compiled/q_replay.py."""
+        columns = {name: getattr(self, name) for name in ("frames", *_COLUMNS)}
+        return {**columns, "steps": self._steps, "heads": self._heads, "filled": self._filled, "taken": self._taken}
 
     def start(self, env_index: int, observation: np.ndarray) -> Change:
         """Begin an episode with this observation (S, H, W) or (size,). An unfinished episode ends as if truncated.
@@ -115,7 +125,7 @@ class FrameStore:
         if self._taken[env_index] < 0:
             raise ValueError(f"environment {env_index}: a step outside an episode; call start first")
         slot = self._before_head(env_index, 1)
-        self.steps += 1
+        self._steps[0] += 1
         self.actions[slot] = action
         self.rewards[slot] = reward
         self.terminated[slot] = terminated
@@ -126,6 +136,10 @@ class FrameStore:
         ended = terminated or truncated
         self._taken[env_index] = -1 if ended else self._taken[env_index] + 1
         return Change(slot, ended, lost)
+
+    def newest(self, env_index: int) -> int:
+        """The slot of the environment's newest frame."""
+        return self._before_head(env_index, 1)
 
     def following(self, slots: np.ndarray, count: int | np.ndarray = 1) -> np.ndarray:
         """The slots `count` positions further in their rings."""
@@ -152,13 +166,15 @@ class FrameStore:
 
     def state(self) -> ProcessState:
         """The slots in use, for `restore`: views of the arrays, which the next call may change."""
-        values = {"steps": self.steps, "heads": [*self._heads], "filled": [*self._filled], "taken": [*self._taken]}
+        numbers = {"heads": self._heads, "filled": self._filled, "taken": self._taken}
+        values = {"steps": self.steps, **{name: array.tolist() for name, array in numbers.items()}}
         return ProcessState(values, {f"replay.{name}": used for name, used in self._used().items()})
 
     def restore(self, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
         """Load what `state` returned into a new store of the same sizes."""
-        self.steps = state["steps"]
-        self._heads, self._filled, self._taken = [*state["heads"]], [*state["filled"]], [*state["taken"]]
+        self._steps[:] = state["steps"]
+        for name, array in (("heads", self._heads), ("filled", self._filled), ("taken", self._taken)):
+            array[:] = state[name]
         for name, used in self._used().items():
             used[...] = tensors[f"replay.{name}"]
 
@@ -175,11 +191,11 @@ class FrameStore:
 
     def _before_head(self, env_index: int, count: int) -> int:
         """The slot that was written last in the environment's ring (1), the one before it (2), ..."""
-        return env_index * self.ring_length + (self._heads[env_index] - count) % self.ring_length
+        return env_index * self.ring_length + (int(self._heads[env_index]) - count) % self.ring_length
 
     def _write(self, env_index: int, frame: np.ndarray, age: int) -> list[int]:
         """Store the environment's next frame. Returns the slots whose stacks contained the overwritten frame."""
-        head, start = self._heads[env_index], env_index * self.ring_length
+        head, start = int(self._heads[env_index]), env_index * self.ring_length
         lost = []
         if self._filled[env_index] == self.ring_length:
             behind = [start + (head + k) % self.ring_length for k in range(self.stack)]

@@ -35,11 +35,16 @@ class Replay(ABC):
             raise ValueError(f"transitions of {n_step} steps need a store of {least} frames or more")
         self.store, self.n_step, self.gamma, self._rng = store, n_step, gamma, rng
         self._drawable = np.zeros(store.environments * store.ring_length, np.bool_)
-        self._size = 0  # drawable transitions
-        self._waiting = [0] * store.environments  # steps whose transitions are not drawable yet
+        self._size = np.zeros(1, np.int64)  # drawable transitions
+        self._waiting = np.zeros(store.environments, np.int64)  # steps whose transitions are not drawable yet
 
     def __len__(self) -> int:
-        return self._size
+        return int(self._size[0])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The replay's own memory, for kernels; see compiled/q_replay.py."""
+        own = {"drawable": self._drawable, "size": self._size, "waiting": self._waiting}
+        return {**self.store.arrays(), **own}
 
     def beta(self, step: int) -> float | None:
         """The exponent of the importance weights after `step` steps; None if the replay has no such weights."""
@@ -86,13 +91,13 @@ class Replay(ABC):
     def state(self) -> ProcessState:
         """The whole replay with its store, for `restore`. Arrays may be views that the next call changes."""
         store = self.store.state()
-        values = {**store.state, "size": self._size, "waiting": [*self._waiting]}
+        values = {**store.state, "size": len(self), "waiting": self._waiting.tolist()}
         return ProcessState(values, {**store.tensors, "replay.drawable": self.store.used(self._drawable)})
 
     def restore(self, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
         """Load what `state` returned into a new replay with a new store of the same sizes. It continues bit for bit."""
         self.store.restore(state, tensors)
-        self._size, self._waiting = state["size"], [*state["waiting"]]
+        self._size[:], self._waiting[:] = state["size"], state["waiting"]
         self.store.used(self._drawable)[...] = tensors["replay.drawable"]
 
     @abstractmethod
@@ -101,14 +106,14 @@ class Replay(ABC):
 
     def _apply(self, env_index: int, change: Change) -> tuple[np.ndarray, list[int]]:
         """Update which transitions are drawable. Returns the slots of new ones, in step order, and of lost ones."""
-        waiting = self._waiting[env_index]
+        waiting = int(self._waiting[env_index])
         ready = waiting if change.ended else max(waiting - self.n_step + 1, 0)
         slots = self.store.following(np.array([change.last]), np.arange(ready) + 1 - waiting)
         self._waiting[env_index] = waiting - ready
         self._drawable[slots] = True
         lost = [slot for slot in set(change.lost) if self._drawable[slot]]
         self._drawable[lost] = False
-        self._size += ready - len(lost)
+        self._size[0] += ready - len(lost)
         return slots, lost
 
     def _batch(self, slots: np.ndarray, weights: np.ndarray) -> Batch:

@@ -13,7 +13,7 @@ class UniformReplay(Replay):
 
     def sample(self, batch_size: int, beta: float = 1.0) -> Batch:
         """All weights are 1, whatever β is: uniform sampling has no bias to correct."""
-        if not self._size:
+        if not len(self):
             raise ValueError("no transition can be drawn yet")
         return self._batch(self._draw(batch_size), np.ones(batch_size, np.float32))
 
@@ -28,8 +28,9 @@ class UniformReplay(Replay):
         filled, environments, length = self.store.filled, self.store.environments, self.store.ring_length
         slots = np.empty(0, np.int64)
         while len(slots) < batch_size:
-            # 25 % more than needed: usually one pass is enough.
-            drawn = self._rng.integers(environments * filled, size=batch_size + batch_size // 4)
+            # 25 % more than needed: usually one pass is enough. Only numbers in [0, 1): kernels draw those in advance.
+            points = self._rng.random(batch_size + batch_size // 4)
+            drawn = (points * (environments * filled)).astype(np.int64)
             drawn += drawn // filled * (length - filled)
             slots = np.concatenate([slots, drawn[self._drawable[drawn]]])
         return slots[:batch_size]

@@ -15,6 +15,7 @@ from helpers import config_of, job_of
 
 import ablate.algos.job
 from ablate.algos.dqn import learner as dqn
+from ablate.algos.dqn import replay_memory
 from ablate.algos.dqn import spec as dqn_spec
 from ablate.algos.dqn.actor import Actor
 from ablate.algos.dqn.spec import DQNConfig, UpdateRecord, make_exchange
@@ -134,7 +135,7 @@ def test_an_update_follows_the_equations_of_q_learning(
         return row
 
     samples = []
-    make = dqn.make_replay
+    make = replay_memory.make_replay
 
     def make_replay(*arguments: Any) -> Any:
         replay = make(*arguments)
@@ -148,7 +149,7 @@ def test_an_update_follows_the_equations_of_q_learning(
         return replay
 
     monkeypatch.setattr(dqn.Learner, "update", spy)
-    monkeypatch.setattr(dqn, "make_replay", make_replay)
+    monkeypatch.setattr(replay_memory, "make_replay", make_replay)
     job = job_of(config, tmp_path)._replace(members=(0, 1))
     theta = job.shared.parameters_view()
     online, target = plain_q(config, 4, 2), plain_q(config, 4, 2)
@@ -363,7 +364,6 @@ def test_an_episode_is_given_up_at_an_evaluation(tmp_path: Path) -> None:
         (("replay.capacity=1000000000000",), "of memory"),
         (("replay.capacity=1000000000000", "replay.storage=memmap"), "of disk"),
         (("envs_per_worker=3",), "envs_per_worker=3"),
-        (("backend=compiled",), "backend=compiled"),
         (("model=mlp",), "model.name=mlp"),
         (("replay=prioritized", "replay.beta_end=0.1"), "replay.beta_end"),
         (("device=[cpu,cpu]",), "device"),
@@ -452,7 +452,7 @@ def test_writing_a_replay_to_a_slow_disk_is_not_a_hang(tmp_path: Path, monkeypat
         while len(beats) < before + 3:
             time.sleep(0.001)
 
-    monkeypatch.setattr(dqn, "write_checkpoint", write_checkpoint)
+    monkeypatch.setattr(replay_memory, "write_checkpoint", write_checkpoint)
     dqn.Learner(job, [].append).state(100)
     before = len(beats)
     time.sleep(0.02)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ablate.algos.a3c.spec import A3CConfig, UpdateRecord
 from ablate.algos.job import WorkerJob, process_state, restoring
+from ablate.algos.kernels import shared_arrays
 from ablate.algos.rounds import Send, rounds
 from ablate.compiled import loop
 from ablate.compiled.arguments import environment_of, policy_of
@@ -112,7 +113,7 @@ class CompiledWorkers:
             reset_draws_used=np.zeros(count, np.int64),
         )
         self._records = loop.record_arrays(EPISODES_PER_SLICE, UPDATES_PER_SLICE)
-        self._shared_arrays = _shared_arrays(job)
+        self._shared_arrays = shared_arrays(job)
         self._streams: list[tuple[np.random.Generator, DrawBuffer, np.random.Generator, DrawBuffer]] = []
         for row, index in enumerate(job.members):
             self._start(row, index, job.resumed.get(index), job.starts, discrete)
@@ -213,20 +214,3 @@ def constants_of(config: Config, evaluates: bool) -> loop.Constants:
         log_interval=config.log_interval,
         evaluate_every=(config.evaluation.every_steps or 0) if evaluates else 0,
     )
-
-
-def _shared_arrays(job: WorkerJob) -> loop.SharedArrays:
-    """The shared vectors, named by the statistics that the optimizer keeps."""
-    vectors = dict(zip(job.config.optimizer.statistics, job.shared.statistics_views(), strict=True))
-    empty = np.zeros(0, np.float32)
-    shared = loop.SharedArrays(
-        theta=job.shared.parameters_view(),
-        first=vectors.get("exp_avg", empty),
-        second=vectors.get("exp_avg_sq", vectors.get("square_avg", empty)),
-        largest_second=vectors.get("max_exp_avg_sq", empty),
-        counters=job.shared.counters_view(),
-        lock=job.shared.spin_lock_view(),
-    )
-    moments = (shared.first, shared.second, shared.largest_second)
-    assert all(job.shared.holds(vector.ctypes.data) for vector in (shared.theta, *moments) if len(vector))
-    return shared

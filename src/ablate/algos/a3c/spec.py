@@ -123,7 +123,7 @@ class A3C(Algorithm):
         return config.envs_per_worker
 
     def refuse_backend(self, config: Config) -> str:
-        return why_not(config)
+        return why_not(config, "mlp")
 
     def memory_mb(self, config: Config) -> int:
         if not config.model.takes_images:

@@ -63,7 +63,7 @@ class Actor:
         """The first observation of an episode. new: a new game, not the same game after a lost life."""
         observation = self._envs.reset(e, draw_seed(self._reset_rng) if new else None)
         if self._algo.noisy_start:
-            self._random_left[e] = int(self._rng.integers(self._algo.noisy_start + 1))
+            self._random_left[e] = int(self._rng.random() * (self._algo.noisy_start + 1))
         return observation
 
     def act(self, out: Experience, step: int) -> None:
@@ -100,8 +100,9 @@ class Actor:
     def _choose(self, epsilon: float, known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """ε-greedy actions (E,), and the values Q (E, n) if new transitions need their TD errors."""
         E, n = len(self._returns), self._actions
+        # only numbers in [0, 1): kernels draw those in advance
         explores = self._rng.random(E) < epsilon
-        random = self._rng.integers(n, size=E)
+        random = (self._rng.random(E) * n).astype(np.int64)
         for e in range(E):
             if self._random_left[e]:
                 self._random_left[e] -= 1

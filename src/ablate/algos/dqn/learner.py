@@ -19,17 +19,13 @@ import torch
 from ablate.algos.dqn.actor import Acting, Actor, ActorElsewhere, ActorHere, naming_divergence
 from ablate.algos.dqn.batch_buffers import BatchBuffers
 from ablate.algos.dqn.gradients import Q_BACKENDS, QSettings
-from ablate.algos.dqn.spec import ACTOR, LEARNER, DQNConfig, UpdateRecord
-from ablate.algos.job import WorkerJob, beating, process_state, restoring
+from ablate.algos.dqn.replay_memory import ReplayMemory
+from ablate.algos.dqn.spec import LEARNER, DQNConfig, UpdateRecord
+from ablate.algos.job import WorkerJob, process_state
 from ablate.algos.rounds import Send, rounds
 from ablate.config.derived import cuda_index, device_of
-from ablate.config.schema import ConfigError
 from ablate.nn.optimizers import make_optimizer
 from ablate.parallel.supervisor import ChildFailed
-from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from ablate.records.schema import LAST_CHECKPOINT, REPLAY_FILES
-from ablate.replay.make import make_replay
-from ablate.seeding import Role, generator, restore, state_of
 from ablate.types import Batch, Counters, EpisodeRecord, Experience, ProcessState
 
 
@@ -52,12 +48,10 @@ class Learner:
     """The replay, the network and its target network, and the optimizer over the shared parameters."""
 
     def __init__(self, job: WorkerJob, send: Callable[[UpdateRecord], None]) -> None:
-        config, spec, shared = job.config, job.spec, job.shared
+        config, shared = job.config, job.shared
         assert isinstance(config.algo, DQNConfig)
-        assert config.replay is not None
         self._config, self._algo = config, config.algo
         self._send, self._wall_time_s = send, shared.wall_time_s
-        self._checkpoints = (job.folder / LAST_CHECKPOINT).parent
         architecture = job.architecture
         self._shared = job.shared_tensors()
         self._device = device_of(config, 0)
@@ -71,53 +65,18 @@ class Learner:
             buffers=1 + self._ahead, recorded=config.algo.cuda_graph,
         )  # fmt: skip
         self._under_way: deque[_Update] = deque()
-        self._rng = generator(config.seed, Role.replay)
-        try:
-            self._replay = make_replay(
-                config.replay,
-                spec,
-                config.envs_per_worker,
-                config.algo.n_step,
-                config.algo.gamma,
-                self._rng,
-                job.folder,
-            )
-        except (OSError, MemoryError) as error:
-            raise ChildFailed(f"no room for the replay (replay.capacity={config.replay.capacity}): {error}") from error
+        self._memory = ReplayMemory(job)
+        self._replay = self._memory.replay
         if self._computer.table is not None:  # compiles it now; during the first update that would look like a hang
             slots = np.zeros((config.algo.batch_size, self._replay.store.stack), np.int64)
             self._replay.store.gather(slots, self._computer.observations, self._computer.table)
-        self._episodes_begun = False  # whether the store holds the first observation of each episode under way
-        self._learn_from = config.algo.warmup_steps
-        resumed = job.resumed.get(LEARNER)
-        if resumed is None:
-            return
-        with restoring(LEARNER):
-            self._computer.set_target(resumed.tensor("target", tuple(self._computer.target.shape)))
-            restore(self._rng, resumed.state["rng"])
-            self._learn_from = int(resumed.state["learn_from"])
-            saved_replay, lanes_open = resumed.state["replay"], resumed.state["lanes_open"]
-        if saved_replay:
-            try:
-                with beating():
-                    saved = read_checkpoint(self._checkpoints / saved_replay, None)
-                self._replay.restore(saved.state, saved.tensors)
-            except (ConfigError, KeyError, ValueError, TypeError, IndexError) as error:
-                reason = f"{type(error).__name__}: " * (not isinstance(error, ConfigError)) + str(error)
-                raise ChildFailed(f"the saved replay cannot be read: {reason}; load= starts a new run") from error
-            # an environment that cannot be saved begins a new episode
-            continues = job.exchange.begun if job.exchange else job.resumed[ACTOR].state["env"] is not None
-            self._episodes_begun = lanes_open and continues
-        else:  # fill the replay as before the first update, but with steps of the policy
-            self._learn_from = max(self._learn_from, shared.counters().steps + config.algo.warmup_steps)
+        if self._memory.target is not None:
+            self._computer.set_target(self._memory.target)
 
     def absorb(self, experience: Experience) -> None:
         """Store a block of steps in the replay."""
         replay = self._replay
-        if not self._episodes_begun:
-            for env_index, observation in enumerate(experience.firsts):
-                replay.start(env_index, observation)
-            self._episodes_begun = True
+        self._memory.begin_episodes(experience.firsts)
         nothing_follows = experience.nothing_follows(self._algo.bootstrap_truncated)
         for k, env_index in np.ndindex(experience.actions.shape):
             terminated = bool(nothing_follows[k, env_index])
@@ -136,7 +95,7 @@ class Learner:
 
     def learns_at(self, step: int) -> bool:
         """Whether an update follows step number `step`: one per `train_freq` steps after the warm-up."""
-        return step > self._learn_from and step % self._algo.train_freq == 0
+        return step > self._memory.learn_from and step % self._algo.train_freq == 0
 
     def update(self, at: Counters, wait_for_copy: Callable[[], None]) -> None:
         """Make update number `at.updates`, after `at.steps` steps. On a GPU it may go on when this returns."""
@@ -188,28 +147,11 @@ class Learner:
         self._computer.update_target(self._algo.target_tau)
 
     def state(self, steps: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What a resume needs. With save_replay=true the replay is written to its own file, which the state names.
-
-        It is named by the steps, because the number of updates stays 0 in the warm-up, and names would repeat."""
-        name = None
-        if self._config.save_replay:
-            name = REPLAY_FILES.replace("*", str(steps))
-            replay = self._replay.state()
-            try:
-                with beating():
-                    write_checkpoint(self._checkpoints / name, Checkpoint(replay.tensors, replay.state))
-            except OSError as error:
-                raise ChildFailed(f"the replay could not be saved (save_replay=true): {error}") from error
+        """What a resume needs; see ReplayMemory.state."""
         for shared, own in zip(self._shared, self._own, strict=True):
             if own is not shared:
                 shared.copy_(own)
-        values = {
-            "rng": state_of(self._rng),
-            "learn_from": self._learn_from,
-            "replay": name,
-            "lanes_open": self._episodes_begun,
-        }
-        return values, {"target": self._computer.target.cpu().numpy().copy()}
+        return self._memory.state(steps, self._computer.target.cpu().numpy())
 
 
 def learn(send: Send, job: WorkerJob) -> None:

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from ablate.algos.algorithm import PROCESS_MB, Algorithm, Process
 from ablate.algos.job import restoring
+from ablate.compiled.support import why_not
 from ablate.config.choices import Backend, DqnLoss, Storage
 from ablate.config.derived import devices
 from ablate.config.schema import (
@@ -109,8 +110,6 @@ class DQNConfig(AlgoConfig):
             raise ConfigError(f"env.id={env.id}: its observations are {kind}; use {right}")
         if config.replay is None:
             raise ConfigError("replay=null: DQN learns from a replay; use replay=uniform or replay=prioritized")
-        if config.backend == Backend.compiled:
-            raise ConfigError("backend=compiled: DQN has no such kernels; use backend=manual or autograd")
         if len(devices(config)) > 1:
             raise ConfigError(f"device={config.device}: DQN has one learner; give one device")
         config.replay.refuse()
@@ -144,11 +143,11 @@ class DQN(Algorithm):
     name = "dqn"
     config_class = DQNConfig
     update_record = UpdateRecord
-    backends = (Backend.manual, Backend.autograd)
+    backends = (Backend.compiled, Backend.manual, Backend.autograd)
 
     def processes(self, config: Config) -> list[Process]:
         """schedule=interleaved: one process acts, then learns. schedule=async: the actor has a process of its own."""
-        learner = "ablate.algos.dqn.learner"
+        learner = f"ablate.algos.dqn.{'compiled' if config.backend == Backend.compiled else 'learner'}"
         if config.schedule == "interleaved":
             return [Process("learner", learner, "learn", (LEARNER, ACTOR))]
         return [
@@ -164,6 +163,16 @@ class DQN(Algorithm):
 
     def resolve(self, config: Config, here: bool, new: bool) -> Config:
         return with_precision(config, here, new)
+
+    def refuse_backend(self, config: Config) -> str:
+        assert isinstance(config.algo, DQNConfig)
+        if obstacle := why_not(config, "q"):
+            return obstacle
+        if config.schedule == "async":
+            return "schedule=async: kernels act and learn in one process, which is faster than two; use interleaved"
+        if config.algo.reset_after_evaluation:
+            return "algo.reset_after_evaluation=true has no kernel"
+        return ""
 
     def memory_note(self, config: Config, spec: EnvSpec, folder: Path) -> str:
         return check_replay(config, spec, folder)
