@@ -374,7 +374,7 @@ def test_the_study_of_dqns_components_composes(planned: Planner) -> None:
     plan = planned("sweep=dqn_components")
     assert list(plan.configs) == [
         "all", "without-double-q", "without-dueling", "without-n_step-3", "without-replay-prioritized",
-        "without-gradient-clipping-1.0",
+        "without-loss-smooth_l1",
     ]  # fmt: skip
     of_all = plan.configs["all"]
     assert (of_all.replay.name, of_all.model.dueling, of_all.algo.n_step) == ("prioritized", True, 3)  # type: ignore

@@ -223,7 +223,8 @@ def draw_interactions(summary: Summary) -> Figure:
                             marker="o", capsize=3, label=level)  # fmt: skip
             ax.set_xticks(range(len(levels[key])), levels[key])
             ax.set_xlabel(study.factors[key])
-            ax.legend(title=study.factors[other], fontsize="small", title_fontsize="small")
+            ax.legend(title=study.factors[other], fontsize="small", title_fontsize="small", ncols=4, frameon=False,
+                      loc="lower center", bbox_to_anchor=(0.5, 1.0))  # fmt: skip
         for ax in panels[len(pairs) :]:
             ax.remove()
         for ax in panels[::columns]:
