@@ -102,7 +102,7 @@ REFUSED: tuple[tuple[list[str], tuple[str, ...]], ...] = (
     (["sweep=dqn_components", "sweep.design=leave"], ("sweep.design=leave", "leave_one_out")),
     (["sweep=dqn_components", "sweep.design=null"], ("sweep.design=null: the factors", "need a design")),
     (["sweep=workers", "sweep.design=path"], ("sweep.design=path: a design needs factors",)),
-    (["sweep=dqn_components", "algo=dqn", "algo.double=true"], ("algo.double=true: the arm without-double-q is about",)),
+    (["sweep=dqn_components", "algo=dqn", "algo.double=true"], ("algo.double=true: the arm without-double-q is",)),
     (["sweep=dqn_components", "algo.n_step=1,3"], ("algo.n_step=1,3: the study already has the arms all,",)),
     # Folders.
     (["hydra.run.dir=file/x"], ("hydra.run.dir=", "file is no folder")),
