@@ -18,6 +18,7 @@ ORDER = (
     "play", "algos",
     "analysis",  # next to the stairs: `test_analysis_reads_only_files`
     "runs", "sweeps", "cli",
+    "api",  # starts the programs of cli/ and reads files
 )  # fmt: skip
 
 # Code that asks which algorithm a run has: by its class, by its name in quotes, or by a comparison of its name.

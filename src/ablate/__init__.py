@@ -1,6 +1,7 @@
-"""Ablation sweeps of A3C and DQN. `ablate.Policy` is a saved policy as a plain object."""
+"""Ablation sweeps of A3C and DQN. `train` and `study` run them; `Run`, `Study` and `Policy` are what they leave."""
 
 import ablate.algos  # noqa: F401  # registers them: a configuration that names one can be read from anywhere
+from ablate.api import Run, Study, study, train
 from ablate.play.policy import Policy
 
-__all__ = ["Policy"]
+__all__ = ["Policy", "Run", "Study", "study", "train"]

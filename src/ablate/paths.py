@@ -1,22 +1,25 @@
-"""Where things are: the checkout, its outputs, its configuration."""
+"""Where the code, the configuration and the outputs are, in a checkout or with an installed package."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-OUTPUTS, CONF = ROOT / "outputs", ROOT / "conf"
+SOURCE = Path(__file__).resolve().parents[1]  # the folder with the package `ablate`
+CHECKOUT = SOURCE.parent if (SOURCE / "run.py").is_file() else None  # None: installed from a wheel
 
 
 def _current_folder() -> Path:
     try:
         return Path(os.getcwd())
     except FileNotFoundError:  # it was deleted
-        return ROOT
+        return CHECKOUT or Path.home()
 
 
 STARTED_IN = _current_folder()  # hydra.job.chdir=true changes the folder later, and what a user types does not
+ROOT = CHECKOUT or STARTED_IN  # of outputs/
+OUTPUTS = ROOT / "outputs"
+CONF = CHECKOUT / "conf" if CHECKOUT else SOURCE / "ablate/conf"
 
 
 def locate(path: str) -> Path:
@@ -34,6 +37,16 @@ def shown(path: Path) -> str:
         return str(path.relative_to(STARTED_IN))
     except ValueError:
         return str(path)
+
+
+def command(program: str) -> str:
+    """How one of our programs is called: python src/run.py, or ablate run without a checkout."""
+    return f"python src/{program}.py" if CHECKOUT else f"ablate {program}"
+
+
+def python_path() -> str:
+    """PYTHONPATH for a process of its own, on any machine: this code first, then the caller's own path."""
+    return os.pathsep.join([str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def nearest_existing(path: Path) -> Path:

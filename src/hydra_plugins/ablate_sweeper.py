@@ -32,10 +32,12 @@ class AblateSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         # Hydra imports every plugin, also for --help, so heavy modules are imported here.
-        from ablate.cli.arguments import quoted, refuse_unmakeable
+        from ablate.cli.arguments import refuse_unmakeable
         from ablate.cli.compose import plan_arms
         from ablate.cli.hydra_private import result_of
+        from ablate.config.serial import quoted
         from ablate.config.validation import sweep_settings
+        from ablate.records.caller import tell_caller
         from ablate.sweeps import plan as planning
         from ablate.sweeps import run as sweep
         from ablate.sweeps.resources import MachineCapacity
@@ -89,4 +91,5 @@ class AblateSweeper(Sweeper):
                 *(f"{key}={quoted(str(value))}" for key, value in folders.items()),
             ]
 
+        tell_caller(plan.folder)
         sweep.run(plan, launch, job_overrides)

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from omegaconf import OmegaConf
 
 from ablate.config.derived import game_of
-from ablate.paths import ROOT
+from ablate.paths import CONF
 
-FILE = ROOT / "conf/published_scores.yaml"
+FILE = CONF / "published_scores.yaml"
 REACH = 1.1  # points are drawn up to this multiple of the curve's last step
 MARKERS = "*Xv^<>Pdhp"
 

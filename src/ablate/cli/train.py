@@ -15,6 +15,7 @@ from ablate.cli.hydra_app import ValidateFirst, exit_code, main
 from ablate.cli.hydra_private import typed_overrides
 from ablate.cli.reproduce import KEY, reproduce
 from ablate.paths import CONF
+from ablate.records.caller import tell_caller
 from ablate.runs.run import RunFailed, run
 from ablate.sweeps.cell import run_as_job
 
@@ -34,6 +35,7 @@ def program() -> int:
             return run_as_job(plan_job(composed, overrides, folder=sweep).config, overrides, folder, sweep)
         assert ValidateFirst.ready is not None  # set by on_run_start
         planned, still_there = ValidateFirst.ready
+        tell_caller(folder)
         try:
             run(planned, folder, overrides, still_there)
         except RunFailed as failure:

@@ -117,3 +117,11 @@ def differing_key(ours: dict[str, Any], needed: dict[str, Any]) -> str | None:
 def config_hash(config: Config) -> str:
     """Eight hexadecimal digits that name the configuration: the same for the same experiment."""
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def quoted(value: str) -> str:
+    """The value in quotes, so that Hydra's override grammar accepts any character in it.
+
+    Hydra takes a backslash for an escape only before a quote."""
+    escaped = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + match[2].replace("'", "\\'"), value)
+    return f"'{escaped}'"

@@ -72,11 +72,11 @@ def reserve(descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)
 
 
-def die_with_parent() -> None:
-    """Let the kernel end this process when its parent (or the parent's thread that started it) ends.
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Let the kernel send this signal to this process when its parent (or the parent's thread that started it) ends.
 
     Elsewhere: nothing, so a process that holds the interpreter outlives a parent that is killed."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(PR_SET_PDEATHSIG, number)
 
 
 def set_name(name: str) -> None:

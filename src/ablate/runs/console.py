@@ -9,7 +9,7 @@ from pathlib import Path
 from ablate.config.derived import horizon_notes
 from ablate.config.plugins import named_modules
 from ablate.config.schema import Config, ConfigError
-from ablate.paths import shown
+from ablate.paths import command, shown
 from ablate.records.checkpoint import Checkpoint
 from ablate.records.schema import BEST_CHECKPOINT, EPISODES, EVALUATIONS, LAST_CHECKPOINT, LEARNING_CURVE, UPDATES
 from ablate.records.terminal import print_if_read
@@ -83,4 +83,4 @@ def report(config: Config, folder: Path, counters: Counters, elapsed_s: float, i
 
 def resume_command(folder: Path) -> str:
     named = f" plugins=[{','.join(modules)}]" if (modules := named_modules()) else ""
-    return f"python src/run.py resume={shown(folder)}{named}"
+    return f"{command('run')} resume={shown(folder)}{named}"

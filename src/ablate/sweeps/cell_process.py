@@ -19,7 +19,7 @@ from ablate.config.plugins import named_modules
 from ablate.config.schema import Config
 from ablate.parallel.fork_server import Ended, ForkServer, NotForked
 from ablate.parallel.machine import number_of_threads, peak_memory_mb
-from ablate.paths import ROOT
+from ablate.paths import python_path
 from ablate.records.files import is_file
 from ablate.records.schema import CELL_LOG
 from ablate.sweeps.train_cell import CellRequest
@@ -123,8 +123,3 @@ def close_server() -> None:
 def environment() -> dict[str, str]:
     """The environment variables of a cell's process."""
     return {**os.environ, "PYTHONPATH": python_path()}
-
-
-def python_path() -> str:
-    """PYTHONPATH for a cell's process on any machine: this source tree first, then the caller's own path."""
-    return os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -24,7 +24,7 @@ from ablate.config.plugins import named_modules
 from ablate.config.schema import ConfigError
 from ablate.config.serial import to_dict
 from ablate.parallel.signals import Interrupted, Signals
-from ablate.paths import shown
+from ablate.paths import command, shown
 from ablate.records.durations import approximate
 from ablate.records.files import refuse_unwritable, remove_temporaries
 from ablate.records.manifest import lock_folder
@@ -348,7 +348,7 @@ def _judge(folder: Path) -> None:
     except OSError as error:
         raise RunFailed(
             f"the report could not be written ({error}); the cells' results are safe, and "
-            f"python src/plot.py {shown(folder)} writes it again"
+            f"{command('plot')} {shown(folder)} writes it again"
         ) from error
     for line in result_lines(summary):
         print(line)
