@@ -155,6 +155,12 @@ def _called(env_id: str, what: str, call: Callable[[], Any]) -> Any:
 
 
 def _check_observation(env_id: str, method: str, observation: Any, space: gymnasium.Space) -> None:
+    if not isinstance(space, spaces.Box):  # the user's wrappers make a vector of it, which `Checked` sees
+        if not space.contains(observation):
+            raise ConfigError(
+                f"env.id={env_id}: its {method} returns {_shown(observation)} as observation, which is not in its space"
+            )
+        return
     try:
         numbers = np.asarray(observation, np.float64)
     except (TypeError, ValueError) as error:
