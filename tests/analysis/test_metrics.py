@@ -232,6 +232,14 @@ def test_standard_deviation_over_the_window() -> None:
     assert values == pytest.approx({("a", 1): np.std([1, 2, 3, 4], ddof=1), ("b", 1): np.std([10, 20], ddof=1)})
 
 
+@pytest.mark.parametrize(("statistic", "expected"), [("median", 3.5), ("min", 2), ("max", 9), ("last", 4)])
+def test_one_number_of_the_window(statistic: str, expected: float) -> None:
+    """The window is of 0 to 400, without its first quarter; the last score is outside of it."""
+    line: Points = {("a", 1): [(100, 10), (150, 3), (200, 9), (250, 2), (300, 4), (400, -1)]}
+    values = values_of(sweep_of(line, line, source="episodes", window=(0.25, 0.75), statistic=statistic))
+    assert values == {("a", 1): expected}
+
+
 def test_auc_ends_where_the_window_does_between_two_rows() -> None:
     line: Points = {("a", 1): [(x, 0.1 * x) for x in (50, 130, 290, 410)], ("b", 1): [(80, 0.0), (200, 0.0)]}
     # the mean of a straight line is its height in the middle of [80, 200]: where both have begun, and the equal budget
@@ -245,7 +253,7 @@ def test_a_cell_whose_window_is_not_finite_diverged_and_is_the_worst() -> None:
         ("a", 2): [(100, 1), (200, -np.inf)],
         **{("b", 1): TWO["b", 1]},
     }
-    for statistic in ("mean", "auc", "std"):
+    for statistic in ("mean", "median", "min", "max", "last", "auc", "std"):
         values = values_of(sweep_of(points, statistic=statistic, smaller_is_better=False))
         assert values["a", 1] == values["a", 2] == -np.inf
         values = values_of(sweep_of(points, statistic=statistic, smaller_is_better=True))

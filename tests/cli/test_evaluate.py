@@ -97,6 +97,18 @@ def test_the_scores_are_written_though_nobody_reads_them(tmp_path: Path, monkeyp
     assert len((folder / "scores.csv").read_text().splitlines()) == 3
 
 
+def test_earlier_scores_are_replaced_and_the_program_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = saved_run(tmp_path / "run", config_of("env=cartpole"))
+    monkeypatch.setattr("sys.argv", ["src/evaluate.py", f"run={folder}", "episodes=1"])
+    replaced = []
+    for _ in range(2):
+        assert evaluate.program() == 0
+        replaced.append("(its earlier scores are replaced)" in capsys.readouterr().out)
+    assert replaced == [False, True]
+
+
 @pytest.mark.parametrize("variant", [(), ("env.mode=4",)])
 def test_only_the_default_variant_of_a_game_has_a_human_score(
     tmp_path: Path, variant: tuple[str, ...], program: Program

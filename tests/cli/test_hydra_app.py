@@ -21,8 +21,10 @@ import pytest
 import yaml
 from forked import Forks
 
+from ablate.config.schema import ConfigError
 from ablate.records.manifest import lock_run
 from ablate.records.schema import LAST_CHECKPOINT
+from ablate.sweeps.study import refuse_empty
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_ONCE = 2
@@ -275,6 +277,25 @@ def test_an_error_is_one_line_and_writes_no_file(
     assert len(lines) == 1, outcome.errors
     for part in error.named:
         assert part.format(**folders) in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "{path}: it describes no study; write sweep: with question, arms, seeds and claims"),
+        ("sweep:\n  question:\n", "{path}: sweep.question: it has no value; give one, or leave it out"),
+        (
+            "sweep: {arms: {a: , b: {overrides: []}}}\n",
+            "{path}: sweep.arms.a: it has no value; give one, or leave it out",
+        ),
+    ],
+)
+def test_a_study_without_its_parts_is_one_line(text: str, line: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(f"# @package _global_\n{text}")
+    with pytest.raises(ConfigError) as refusal:
+        refuse_empty(path)
+    assert str(refusal.value) == line.format(path=path)
 
 
 def written(*folders: Path) -> dict[Path, int]:

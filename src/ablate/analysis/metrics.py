@@ -300,6 +300,14 @@ def _measure(
             return statistics.spread(score[first:before]), False
         case Statistic.mean:
             return statistics.mean(score[first:before]), False
+        case Statistic.median:
+            return statistics.median(score[first:before]), False
+        case Statistic.min:
+            return float(score[first:before].min()), False
+        case Statistic.max:
+            return float(score[first:before].max()), False
+        case Statistic.last:
+            return float(score[before - 1]), False
         case unknown:
             assert_never(unknown)
 
@@ -309,9 +317,11 @@ def noise_share(sweep: Sweep, name: str) -> float:
 
     The episodes of each evaluation are divided in two halves, which give each cell two values a and b. Both have the
     same parameters, so var(a - b) / 4 is the variance that playing so few episodes adds to a cell's value.
-    NaN if that cannot be told: one episode per evaluation, one cell per arm, training episodes, or times."""
+    NaN if that cannot be told: one episode per evaluation, one cell per arm, training episodes, times, or a statistic
+    that is not linear in the scores."""
     metric = sweep.study.metric_config(name)
-    if metric.source is not Source.evaluations or unit(metric) != "score" or metric.statistic is Statistic.std:
+    linear = metric.statistic in (Statistic.mean, Statistic.auc, Statistic.last)
+    if metric.source is not Source.evaluations or not linear:
         return np.nan
     rows = sweep.evaluations
     place = rows.groupby(["arm", "seed", "evaluation"]).cumcount()

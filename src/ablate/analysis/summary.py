@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,7 @@ def summarise(sweep: Sweep) -> Summary:
 
     A metric whose values cannot be compared is left out, and the notes say why. Raises ConfigError if no metric is
     left, or if the study's primary metric cannot be computed."""
+    sweep = _with_relative_paths(sweep)
     scores, refusals = _scores(sweep)
     values = _values(scores)
     shown = [(metric, arm) for metric in sweep.study.metrics for arm in sweep.arms if (metric, arm) not in refusals]
@@ -52,6 +54,12 @@ def summarise(sweep: Sweep) -> Summary:
         notes=_notes(sweep, scores, refusals),
         caveats=list(_caveats(sweep)),
     )
+
+
+def _with_relative_paths(sweep: Sweep) -> Sweep:
+    """The sweep with paths from its own folder on, where cells say what is wrong: its report may be sent to others."""
+    texts = {name: sweep.cells[name].str.replace(f"{sweep.folder}/", "", regex=False) for name in ("reason", "note")}
+    return replace(sweep, cells=sweep.cells.assign(**texts))
 
 
 def judged(sweep: Sweep) -> list[Verdict]:

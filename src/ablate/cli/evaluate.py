@@ -133,8 +133,9 @@ def evaluate(options: Options) -> None:
     limit = f"of at most {horizon} steps" if horizon else "without a limit of steps"
     print_if_read(f"{config.env.id}, {path.name}, {options.episodes} episodes {limit}, {action}")
     print_if_read("\n".join(summary(episodes, kind_of(config.env).reference_scores(config.env))))
+    replaced = " (its earlier scores are replaced)" if (folder / SCORES).exists() else ""
     write_scores(folder / SCORES, episodes, horizon, action)
-    print_if_read(f"scores   {folder / SCORES}")
+    print_if_read(f"scores   {folder / SCORES}{replaced}")
     for name, episode in best_and_median(episodes).items():
         path = folder / VIDEOS / f"evaluation-{name}"
         note = f"(episode {episode.number + 1}: {episode.score.episodic_return:g})"

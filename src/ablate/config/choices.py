@@ -122,6 +122,10 @@ class Statistic(StrEnum):
     """How a cell's curve becomes one number."""
 
     mean = "mean"  # over the window
+    median = "median"  # over the window
+    min = "min"  # over the window
+    max = "max"  # over the window; noise makes it higher, so it favours arms that fluctuate
+    last = "last"  # of the window
     std = "std"  # over the window: how much it fluctuates
     auc = "auc"  # the curve's mean height over the window
     first_reach = "first_reach"  # where on x the curve first reaches `score`; censored if it never does

@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from ablate.config.choices import Until
 from ablate.config.derived import evaluation_horizon
@@ -23,6 +26,7 @@ from ablate.config.inequality import parse
 from ablate.config.schema import LARGEST_SEED, ArmConfig, Config, ConfigError, SweepConfig
 from ablate.config.serial import NOT_COMPARED, to_dict, with_new_name
 from ablate.config.validation import suggest
+from ablate.paths import shown
 from ablate.records.study_file import NAME
 from ablate.sweeps.design import expanded
 from ablate.sweeps.names import LONGEST_NAME, shortened, slug, value_slug
@@ -166,6 +170,27 @@ def _multiple(arm: str, override: str, factor: str, of: str | None) -> str:
         )
     product = float(factor) * float(value)
     return str(max(1, round(product))) if value.isdigit() else repr(product)
+
+
+def refuse_empty(path: Path) -> None:
+    """Raise ConfigError for a study's file without a study, and for a key in it without a value."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (OmegaConfBaseException, YAMLError, OSError):
+        return  # Hydra says what is wrong with it
+    values = content.get("sweep", ...) if isinstance(content, dict) else ...
+    if values in (..., None, {}) and not (isinstance(content, dict) and content.get("defaults")):
+        raise ConfigError(f"{shown(path)}: it describes no study; write sweep: with question, arms, seeds and claims")
+    if not isinstance(values, dict):
+        return
+    needed = [own.name for own in fields(SweepConfig) if own.default is not None]
+    parts = {f"sweep.{key}": value for key, value in values.items() if key in needed}
+    arms = values.get("arms")
+    for name, arm in arms.items() if isinstance(arms, dict) else ():
+        parts |= {f"sweep.arms.{name}": arm}
+        parts |= {f"sweep.arms.{name}.{key}": value for key, value in arm.items()} if isinstance(arm, dict) else {}
+    if empty := [key for key, value in parts.items() if value is None]:
+        raise ConfigError(f"{shown(path)}: {empty[0]}: it has no value; give one, or leave it out")
 
 
 def with_equal_looks(study: Study, configs: dict[str, Config]) -> tuple[Study, dict[str, Config]]:
