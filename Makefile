@@ -3,8 +3,13 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev,video,box2d
+# Exact versions. torch is the CPU build, whose index is asked only if no other has it; for CUDA: make TORCH=torch==2.13.0
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCKED = $(PIP) --constraint requirements.lock
+TORCH ?= torch==2.13.0+cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: run test test-slow test-distributed slurm ray check install benchmark docs clean
+.PHONY: run test test-slow test-distributed slurm ray check install benchmark docs wheel clean
 
 run: install  ## train A3C on Pendulum; print where the CSV files, the checkpoint and the figure are
 	$(BIN)/python src/run.py algo=a3c env=pendulum workers=4
@@ -21,10 +26,10 @@ test-distributed: slurm ray  ## sweeps with Slurm and Ray on this machine, at th
 slurm: install  ## a Slurm on this machine (needs Debian and root)
 	apt-get update --quiet
 	apt-get install --yes --no-install-recommends slurmctld slurmd slurmdbd slurm-client munge mariadb-server
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),slurm]'
+	$(LOCKED) -e '.[$(EXTRAS),slurm]'
 
 ray: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS),ray]'
+	$(LOCKED) -e '.[$(EXTRAS),ray]'
 
 check: install
 	$(BIN)/ruff check .
@@ -36,19 +41,22 @@ benchmark: install  ## speed of A3C, compared with a plain loop
 
 docs: install  ## generate docs/configuration.md, and build the site in build/site (works offline, with search)
 	$(BIN)/python -m ablate.cli.configuration_page
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(LOCKED) -e '.[docs]'
 	mkdir -p build/pages/sweeps
 	ln -sfn ../../docs build/pages/docs
 	ln -sfn ../../../sweeps/results build/pages/sweeps/results
 	ln -sf ../../README.md ../../CONTRIBUTING.md ../../CHANGELOG.md ../../CITATION.cff build/pages/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
+wheel: install  ## the package, in build/
+	$(BIN)/python -m hatchling build --target wheel --directory build
+
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	$(PIP) '$(TORCH)' 2> /dev/null || $(PIP) --index-url $(TORCH_INDEX) '$(TORCH)'
+	$(LOCKED) -e '.[$(EXTRAS)]'
 	touch $@
 
 clean:

@@ -3,6 +3,6 @@
 import sys
 
 if __name__ == "__main__":  # spawned processes import this file too
-    from ablate.cli.evaluate import program
+    from door import enter
 
-    sys.exit(program())
+    sys.exit(enter("ablate.cli.evaluate:program"))

@@ -2,7 +2,7 @@
 
 import sys
 
-from ablate.cli.plot import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from door import enter
+
+    sys.exit(enter("ablate.cli.plot:main"))

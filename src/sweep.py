@@ -2,7 +2,7 @@
 
 import sys
 
-from ablate.cli.status import program
-
 if __name__ == "__main__":
-    sys.exit(program())
+    from door import enter
+
+    sys.exit(enter("ablate.cli.status:program"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import ROOT, config_of
+from hydra.errors import HydraException
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from synthetic import write_sweep
@@ -199,6 +201,70 @@ def test_hydras_plugins_in_the_current_folder_are_not_imported(tmp_path: Path) -
     command = [sys.executable, str(ROOT / "src/run.py"), "--cfg", "job"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=240)
     assert not ran(tmp_path / "hydra_plugins")
+
+
+# ./conf and ./sweeps of the current folder are searched unasked, so they hold values only.
+
+
+CALLBACK = "hydra: {callbacks: {theirs: {_target_: theirs.anything}}}\n"
+OUTSIDE = {  # files of a stranger's folder that would run code, reach Hydra's parts or read a variable
+    "env/cartpole": "_target_: theirs.anything\n",  # ours is found first
+    "hydra/launcher/local": "_target_: theirs.anything\n",
+    "hydra/callbacks/ablate": "# @package hydra.callbacks\nvalidate_first: {_target_: theirs.anything}\n",
+    "schema/algo/a3c": "{}\n",
+    "config_schema": "{}\n",
+}
+REFUSED = {
+    "target": ("# @package _global_\nenv: {kwargs: {x: {_target_: theirs.anything}}}\n", "_target_ is not allowed"),
+    "hydras": (f"# @package _global_\n{CALLBACK}", "only hydra: {mode: MULTIRUN} is allowed here"),
+    "package": ("# @package hydra.callbacks\ntheirs: {}\n", "this file may not set Hydra's own keys"),
+    "override": ("defaults: [override /hydra/launcher: local]\n", "defaults: override /hydra/launcher: not allowed"),
+    "placed": ("defaults: [{/env@hydra.launcher: cartpole}]\n", "defaults: /env@hydra.launcher: not allowed"),
+    "above": ("defaults: [../../theirs]\n", "defaults: ../../theirs: not allowed"),
+    "absolute": ("defaults: [//tmp/theirs]\n", "defaults: //tmp/theirs: not allowed"),
+    "variable": ("# @package _global_\nseed: ${oc.env:TOKEN}\n", "${oc.env:TOKEN}: only references"),
+    "built": ("# @package _global_\nseed: ${${load}.env:TOKEN}\n", "only references to other keys"),
+}
+
+
+@pytest.fixture
+def folder_of_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: None) -> Path:
+    """We are in a stranger's folder."""
+    (tmp_path / "theirs.py").write_text(MODULE)
+    for name, text in {**OUTSIDE, **{f"experiment/{name}": text for name, (text, _) in REFUSED.items()}}.items():
+        path = tmp_path / f"conf/{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "conf/experiment/good.yaml").write_text("# @package _global_\nlog_interval: ${seed}\nseed: 77\n")
+    monkeypatch.setattr("ablate.cli.folders.STARTED_IN", tmp_path)
+    return tmp_path
+
+
+def test_options_in_the_current_folder_are_found_and_replace_none_of_ours(folder_of_values: Path) -> None:
+    config = config_of("env=cartpole", "experiment=good")
+    assert (config.seed, config.log_interval, config.env.id) == (77, 77, "CartPole-v1")
+    assert config.algo == config_of("env=cartpole").algo
+    with pytest.raises(HydraException, match="hydra/launcher"):
+        config_of("hydra/launcher=theirs")
+    assert not ran(folder_of_values)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_options_in_the_current_folder_hold_values_only(
+    name: str, folder_of_values: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN", "99")
+    with pytest.raises(ConfigError, match=re.escape(REFUSED[name][1])):
+        config_of(f"experiment={name}")
+    assert not ran(folder_of_values)
+
+
+def test_values_that_fit_an_algorithm_are_checked_too(folder_of_values: Path) -> None:
+    """They need no argument: algo_env is chosen by the names of algorithm and environment."""
+    (folder_of_values / "conf/algo_env").mkdir()
+    (folder_of_values / "conf/algo_env/a3c_gymnasium.yaml").write_text(f"# @package _global_\n{CALLBACK}")
+    with pytest.raises(ConfigError, match="only hydra"):
+        config_of("env=gymnasium", "env.id=CartPole-v1")
 
 
 # Stored values are plain data.

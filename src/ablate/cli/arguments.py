@@ -14,12 +14,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
+from ablate.cli.folders import STUDIES, groups, option_folders
 from ablate.cli.hydra_private import parse_flags
-from ablate.config.plugins import import_plugins, modules_of_ids, name_modules, plugin_configurations
+from ablate.config.plugins import import_plugins, modules_of_ids, name_modules
 from ablate.config.schema import LARGEST_SEED, ConfigError
-from ablate.config.serial import with_new_name
+from ablate.config.serial import quoted, with_new_name
 from ablate.config.validation import boolean_keys, suggest
-from ablate.paths import CONF, ROOT, locate
+from ablate.paths import locate
+from ablate.sweeps.study import refuse_empty
 
 PATHS = ("resume", "load", "hydra.run.dir", "hydra.sweep.dir")
 PARTS_OF_PATHS = ("hydra.output_subdir", "hydra.sweep.subdir")  # inside the folder of a run or a sweep
@@ -53,6 +55,10 @@ def complete_arguments(arguments: list[str]) -> list[str]:
         index = keys.index("env.id")  # insert here: argparse requires that all overrides are in one block
         arguments = [*arguments[:index], f"env={_file_for(arguments[index])}", *arguments[index:]]
     studies = [a for a in arguments if a.startswith("sweep=")]
+    for folder in option_folders() if studies else ():
+        if (path := folder / STUDIES / f"{studies[0].removeprefix('sweep=')}.yaml").is_file():
+            refuse_empty(path)
+            break
     if studies and not multirun:
         index = arguments.index(studies[0])
         arguments = [*arguments[:index], "hydra.mode=MULTIRUN", *arguments[index:]]
@@ -65,9 +71,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
     Also for `_target_`: code is chosen by names from the schema, never by an import path."""
     parser = OverridesParser.create()
     booleans = boolean_keys()
-    groups = {"sweep"} | {
-        path.name for folder in (CONF, *plugin_configurations()) for path in folder.iterdir() if path.is_dir()
-    }
+    known_groups = groups()
     for argument in arguments:
         if re.match(r"hydra([/.]callbacks\b|$)", _key(argument)):
             raise ConfigError(f"{argument}: this part of Hydra's configuration checks all others; leave it as it is")
@@ -89,7 +93,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{argument}: not of the form key=value ({message}){hint}") from error
         key = _key(argument)
         group = key.partition("@")[0]
-        if group in groups or group.startswith("hydra/"):
+        if group in known_groups or group.startswith("hydra/"):
             _refuse_missing_option(group, argument, _values(override))
         if key in booleans:
             refuse_number(argument, _values(override))
@@ -121,12 +125,6 @@ def named_plugins(arguments: Sequence[str]) -> list[str]:
             raise ConfigError(f"plugins={value}: a list of modules is needed, as in plugins=[my_algorithm]")
         modules += [name.strip() for name in names[1].split(",") if name.strip()]
     return modules
-
-
-def quoted(value: str) -> str:
-    """The value in quotes, so that Hydra's override grammar accepts any character in it."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def refuse_unmakeable(key: str, folder: Path) -> None:
@@ -185,8 +183,7 @@ def _refuse_missing_option(group: str, argument: str, values: list[Any]) -> None
     """Raise ConfigError for a value that cannot be the name of an option, and for a missing option of `replay`.
 
     The group `replay` is optional, so Hydra would ignore a missing option without a message."""
-    folders = (CONF, ROOT / "sweeps", *plugin_configurations())
-    options = sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+    options = sorted({path.stem for folder in option_folders() for path in (folder / group).glob("*.yaml")})
     for value in values:
         named = isinstance(value, str) and re.fullmatch(OPTION, value) and value != "null"
         if not named or (group == "replay" and value not in (*options, "none")):

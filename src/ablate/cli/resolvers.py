@@ -13,18 +13,18 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from ablate.algos.algorithm import algorithm_named
+from ablate.cli.folders import option_folders, search_path
 from ablate.cli.hydra_private import typed_overrides
-from ablate.config.plugins import plugin_configurations
 from ablate.config.schema import SCHEMAS, Config, EnvConfig
 from ablate.config.serial import config_hash
 from ablate.config.validation import validate
-from ablate.paths import CONF, OUTPUTS, ROOT, locate
+from ablate.paths import OUTPUTS, locate
 from ablate.sweeps.study import study_name
 
 
 def _option_file(group: str, option: str) -> Path | None:
-    """The YAML file of an option, in conf/ or in a plugin's conf/; None if there is none."""
-    paths = (folder / group / f"{option}.yaml" for folder in (CONF, *plugin_configurations()))
+    """The YAML file of an option; None if there is none."""
+    paths = (folder / group / f"{option}.yaml" for folder in option_folders())
     return next((path for path in paths if path.exists()), None)
 
 
@@ -110,11 +110,6 @@ def _output_subdir(*, _root_: DictConfig) -> str:
     return f".hydra/resumed_{time.strftime('%Y-%m-%d_%H-%M-%S')}" if _root_.resume else ".hydra"
 
 
-def _search_path() -> list[str]:
-    """The folders that Hydra searches next to conf/: sweeps/ for studies, and the plugins' conf/."""
-    return [f"file://{folder}" for folder in (ROOT / "sweeps", *plugin_configurations())]
-
-
 def _help(*, _root_: DictConfig) -> str:
     """What --help shows between its first lines and its examples."""
     from ablate.cli.help_page import help_text
@@ -124,7 +119,7 @@ def _help(*, _root_: DictConfig) -> str:
 
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "outputs": lambda: str(OUTPUTS),
-    "search_path": _search_path,
+    "search_path": search_path,
     "model": _default_model,
     "optimizer": _default_optimizer,
     "suited": _suited,

@@ -18,7 +18,7 @@ from typing import Any
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import config_hash, to_dict
 from ablate.parallel.machine import cpu_description, lock, usable_cpus, vector_features
-from ablate.paths import ROOT
+from ablate.paths import CHECKOUT
 from ablate.records.files import read_json, write_json
 from ablate.records.schema import MANIFEST, SCHEMA_VERSION, STATUS, State
 from ablate.types import Counters
@@ -49,6 +49,9 @@ def write_manifest(folder: Path, config: Config, command: list[str], overrides: 
 
 def provenance(command: list[str]) -> dict[str, Any]:
     """The command, the code's commit, the versions of packages, the machine, and the time."""
+    path = Path(command[0]).absolute() if command else Path()
+    if CHECKOUT and path.is_file() and path.is_relative_to(CHECKOUT):  # as it is typed there, on any machine
+        command = [str(path.relative_to(CHECKOUT)), *command[1:]]
     return {
         "command": command,
         "git": _git(),
@@ -166,7 +169,7 @@ def _now() -> str:
 @cache  # also in forks: the code that runs is what this process imported
 def _versions() -> dict[str, str]:
     versions = {}
-    for name in PACKAGES:
+    for name in PACKAGES if CHECKOUT else ("ablate", *PACKAGES):  # a checkout has its commit
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions
@@ -174,9 +177,11 @@ def _versions() -> dict[str, str]:
 
 @cache
 def _git() -> dict[str, Any] | None:
-    """The commit of the code, whether there are uncommitted changes, and which; None outside a repository.
+    """The commit of the code, whether there are uncommitted changes, and which; None outside a checkout.
 
     The diff is cut after LONGEST_DIFF characters; diff_hash names all of it."""
+    if CHECKOUT is None:  # a repository around the installed package is not that of its code
+        return None
     try:
         lines = _of_git("status", "--porcelain=v2", "--branch", "--untracked-files=no").splitlines()
         commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), None)
@@ -190,5 +195,5 @@ def _git() -> dict[str, Any] | None:
 
 
 def _of_git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
+    command = ["git", "-C", str(CHECKOUT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True, timeout=10).stdout
