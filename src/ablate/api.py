@@ -272,7 +272,7 @@ def _run_program(arguments: list[str]) -> Path:
                 process.wait(GRACE_S)
             process.kill()
         if in_main:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
         with os.fdopen(read, "rb") as pipe:
             os.set_blocking(read, False)  # a program that the environment started may still hold the other end
             folder = Path(os.fsdecode(pipe.read() or b""))
