@@ -10,8 +10,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ablate.cli.folders import option_folders
 from ablate.cli.key_comments import defaults, keys_of
-from ablate.paths import CONF, ROOT
+from ablate.paths import CONF
 
 WIDTH, LEFT = 120, 40  # characters of a line, and of its first column
 INTERNAL = ("algo_env", "algo_env_model", "algo_env_optimizer")  # these options follow from others
@@ -38,8 +39,8 @@ def help_text(config: DictConfig, option_file: Callable[[str, str], Path | None]
 def _groups(choices: Any) -> Iterator[str]:
     for group, (_, meaning) in defaults().items():
         if group not in INTERNAL:
-            folder = ROOT / "sweeps/sweep" if group == "sweep" else CONF / group
-            options = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+            files = (path for folder in option_folders() for path in (folder / group).glob("*.yaml"))
+            options = ", ".join(sorted({path.stem for path in files}))
             chosen = choices.get(group)
             yield from _row(f"{group}={chosen}" if chosen else group, f"{meaning}: {options}")
 
