@@ -154,7 +154,7 @@ def _in_a_line(error: Exception) -> str:
 def _connected(address: str | None) -> Iterator[Any]:
     """Connect to Ray while the context lasts. address: None starts Ray on this machine. Raises ConfigError."""
     from ablate.config.schema import ConfigError
-    from ablate.sweeps.cell_process import python_path
+    from ablate.paths import python_path
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _signal_handlers_kept():

@@ -106,7 +106,7 @@ class SlurmLauncher(Launcher):
         import submitit
         from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
-        from ablate.sweeps.cell_process import python_path
+        from ablate.paths import python_path
 
         executor = submitit.AutoExecutor(self._folder, "slurm", slurm_max_num_timeout=self._max_num_timeout)
         given = {key: value for key, value in self._parameters.items() if value is not None}

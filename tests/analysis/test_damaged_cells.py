@@ -162,7 +162,7 @@ def test_a_damaged_cell_json_is_noted_and_costs_no_result(content: bytes, sweep:
     (sweep / "a/seed=1" / CELL).write_bytes(content)
     loaded = load_sweep(sweep)
     assert set(loaded.cells["state"]) == {"completed"}
-    assert any(f"{sweep / 'a/seed=1' / CELL}: damaged: " in note for note in summarise(loaded).notes)
+    assert any(f"a/seed=1/{CELL}: damaged: " in note for note in summarise(loaded).notes)
 
 
 def test_the_status_of_a_sweep_says_which_cell_is_damaged(sweep: Path) -> None:
