@@ -90,7 +90,7 @@ def test_an_environment_without_its_own_values_gets_those_of_its_kind(
             (tmp_path / group / f"{name}.yaml").write_text((ROOT / "conf" / group / f"{name}.yaml").read_text())
     for name, base in (("pong", "breakout"), ("tennis", "acrobot")):
         (tmp_path / f"env/{name}.yaml").write_text(f"defaults: [{base}, _self_]")
-    monkeypatch.setattr(resolvers, "CONF", tmp_path)
+    monkeypatch.setattr(resolvers, "option_folders", lambda: [tmp_path])
     resolvers._env_kind.cache_clear()
     try:
         chosen = [resolvers._suited("algo_env", "dqn", env) for env in ("breakout", "pong", "tennis", "gone")]
