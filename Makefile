@@ -3,11 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev,video,box2d
-# Exact versions. torch is the CPU build, whose index is asked only if no other has it; for CUDA: make TORCH=torch==2.13.0
+# Exact versions, from requirements.lock; torch comes first, so that nothing else chooses its build.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED = $(PIP) --constraint requirements.lock
-TORCH ?= torch==2.13.0+cpu
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .PHONY: run test test-slow test-distributed slurm ray check install benchmark docs wheel clean
 
@@ -55,7 +53,7 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) '$(TORCH)' 2> /dev/null || $(PIP) --index-url $(TORCH_INDEX) '$(TORCH)'
+	$(PIP) torch==2.13.0
 	$(LOCKED) -e '.[$(EXTRAS)]'
 	touch $@
 
