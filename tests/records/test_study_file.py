@@ -29,7 +29,7 @@ def test_a_study_is_read_as_it_was_written(folder: Path) -> None:
     before = json.loads((folder / STUDY).read_text())
     write_study(folder, study)
     after = json.loads((folder / STUDY).read_text())
-    added = {"python": "", "changes": [], "until": "seeds", "block": 5, "floor": None}
+    added = {"python": "", "changes": [], "until": "seeds", "block": 5, "floor": None, "design": None, "factors": {}}
     assert after == {**before, **added, "score_units": {}, "random_scores": {}}
     assert read_study(folder) == study
 
