@@ -41,6 +41,7 @@ def with_path() -> dict[str, str]:
 
 
 def test_train_runs_the_program_and_shows_its_output(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
     run = ablate.train(**TINY, **{"hydra.run.dir": tmp_path / "a=1, b"})
     assert run.folder == tmp_path / "a=1, b"
     assert (run.state, run.config["env"]["id"]) == ("completed", "CartPole-v1")
@@ -55,7 +56,7 @@ def test_train_runs_the_program_and_shows_its_output(tmp_path: Path, capfd: pyte
     assert shows_data(run.plot())
     # Nothing but the program's own folder says which one it is: the caller's process has no state.
     assert api.CALLER not in os.environ
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_a_refusal_is_a_value_error_with_the_programs_line(capfd: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,7 @@ from ablate.runs.plan import plan
 from ablate.runs.run import RunFailed, new_folder, refuse_used
 from ablate.runs.training import Training
 from ablate.sweeps import cell as cells
+from ablate.sweeps import train_cell
 
 
 @pytest.fixture(scope="module")
@@ -373,8 +374,8 @@ def test_a_cell_that_cannot_be_resumed_starts_again(
     (folder / UPDATES).unlink()
     (folder / UPDATES).mkdir()
     started: list[Config] = []
-    monkeypatch.setattr(cells, "run", lambda resolved, folder, overrides, there: started.append(resolved))
-    cells._train(config_of(*here.TINY), [], folder)
+    monkeypatch.setattr(train_cell, "run", lambda resolved, folder, overrides, there: started.append(resolved))
+    train_cell._train(config_of(*here.TINY), [], folder)
     output = capsys.readouterr().out
     assert output.startswith("starting again: ")
     assert said in output

@@ -51,10 +51,14 @@ class Guard:
 
     def leave(self) -> None:
         """Close this process's end of the guard's pipe, in a fork: the guard waits until no process has it."""
-        os.close(self._writing)
+        if self._writing >= 0:
+            os.close(self._writing)
+        self._writing = -1
 
     def close(self) -> None:
-        """End all processes with the mark, and the guard."""
+        """End all processes with the mark, and the guard. A second call, after a signal cut off the first, does nothing."""
+        if self._writing < 0:
+            return
         end(lambda: marked(self.mark))
         with contextlib.suppress(OSError):  # it was killed
             os.write(self._writing, b"done")

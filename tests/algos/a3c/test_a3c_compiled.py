@@ -212,12 +212,15 @@ def test_a_gradient_that_is_not_finite_is_not_pushed(env: str, parameter: str, v
         np.testing.assert_array_equal(array, copy)
 
 
+LARGE_STEPS = ("optimizer.lr=1e38", "optimizer.schedule=constant")
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("env", ["pendulum", "cartpole"])
 def test_a_run_that_diverges_ends_where_it_does_in_python(env: str, tmp_path: Path) -> None:
     ends, jobs = [], []
     for backend in ("manual", "compiled"):
-        job = job_of(configure(f"env={env}", f"backend={backend}", "optimizer.lr=1e38"), tmp_path)
+        job = job_of(configure(f"env={env}", f"backend={backend}", *LARGE_STEPS), tmp_path)
         with pytest.raises(ChildFailed) as failure:
             work(job)
         ends.append((str(failure.value).partition(" at ")[2], job.shared.counters()))
@@ -226,7 +229,7 @@ def test_a_run_that_diverges_ends_where_it_does_in_python(env: str, tmp_path: Pa
     steps = jobs[1].shared.counters().steps
     assert steps > 0
     # the arrays equal those of a run that ends one update earlier
-    shorter = run(configure(f"env={env}", "optimizer.lr=1e38", f"total_steps={steps}"), tmp_path)
+    shorter = run(configure(f"env={env}", *LARGE_STEPS, f"total_steps={steps}"), tmp_path)
     for array, expected in zip(arrays(jobs[1]), arrays(shorter.job), strict=True):
         np.testing.assert_array_equal(array, expected)
 
