@@ -56,7 +56,7 @@ class Guard:
         self._writing = -1
 
     def close(self) -> None:
-        """End all processes with the mark, and the guard. A second call does nothing: a signal may cut off the first."""
+        """End all processes with the mark, and the guard. A second call does nothing."""
         if self._writing < 0:
             return
         end(lambda: marked(self.mark))
