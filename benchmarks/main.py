@@ -1,10 +1,11 @@
-"""Measure speed with one command:  python src/benchmark.py [a3c|compiled|arms|atari|dqn|learning|decisions]
+"""Measure speed with one command:  python src/benchmark.py [a3c|compiled|arms|atari|dqn|dqn_classic|learning|decisions]
 
 a3c       A3C's torch backends on Pendulum, compared with a plain loop, and the parts of a step
 compiled  backend=compiled, its kernels compared with one written for the Pendulum report alone, and the parts of a step
 arms      all runs of that report's two ablations, with --repeats seeds each
 atari     A3C-LSTM on Breakout, compared with the emulator alone, and the parts of a step
 dqn       DQN on Breakout, compared with stable-baselines3 (extra [bench]), and the parts of an update
+dqn_classic  DQN on CartPole with kernels, compared with stable-baselines3 (extra [bench]), and the parts of a step
 learning  A3C's score on Breakout after --seconds of training, for --repeats seeds
 decisions errors, power and coverage of the verdicts on --repeats simulated studies per number (no training)
 
@@ -31,6 +32,7 @@ from benchmarks.common import Options, header
 from benchmarks.compiled import benchmark_arms, benchmark_compiled
 from benchmarks.decisions import benchmark_decisions
 from benchmarks.dqn import benchmark_dqn
+from benchmarks.dqn_classic import benchmark_dqn_classic
 from benchmarks.learning import benchmark_learning
 
 FILE_WIDTH = 200  # the longest rows have five numbers with their intervals; a narrower table would cut them off
@@ -52,6 +54,7 @@ BENCHMARKS = {
     "compiled": Benchmark(benchmark_compiled),
     "decisions": Benchmark(benchmark_decisions, repeats=4000),
     "dqn": Benchmark(benchmark_dqn, seconds=15.0, workers="1"),
+    "dqn_classic": Benchmark(benchmark_dqn_classic, workers="1"),
     "learning": Benchmark(benchmark_learning, seconds=600.0, repeats=1, workers="2"),
 }
 
