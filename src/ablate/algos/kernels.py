@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from ablate.algos.job import WorkerJob
 from ablate.compiled.loop import SharedArrays
+from ablate.config.schema import Config
+from ablate.nn.architecture import architecture_of
+from ablate.parallel.shared import SharedState
+from ablate.types import EnvSpec
+
+
+def idle_job(config: Config, spec: EnvSpec, members: tuple[int, ...]) -> WorkerJob:
+    """A job whose process only loads its kernels: it trains nothing and writes nothing."""
+    architecture = architecture_of(config.model, spec)
+    shared = SharedState(architecture.layout().size, len(config.optimizer.statistics), 1)
+    return WorkerJob(
+        config=config, spec=spec, architecture=architecture, folder=Path(), shared=shared, members=members,
+        evaluates=True, resumed={}, turn=0, evaluations_done=0, owes_evaluation=False, starts=0,
+    )  # fmt: skip
 
 
 def shared_arrays(job: WorkerJob) -> SharedArrays:

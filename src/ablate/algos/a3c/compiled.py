@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ablate.algos.a3c.spec import A3CConfig, UpdateRecord
 from ablate.algos.job import WorkerJob, process_state, restoring
-from ablate.algos.kernels import shared_arrays
+from ablate.algos.kernels import idle_job, shared_arrays
 from ablate.algos.rounds import Send, rounds
 from ablate.compiled import loop
 from ablate.compiled.arguments import environment_of, policy_of
@@ -21,9 +20,7 @@ from ablate.compiled.optimizer import optimizer_of
 from ablate.config.choices import LossReduction
 from ablate.config.schema import Config
 from ablate.envs.saving import saved_state
-from ablate.nn.architecture import architecture_of
 from ablate.nn.mlp_architecture import MlpArchitecture
-from ablate.parallel.shared import SharedState
 from ablate.parallel.supervisor import ChildFailed
 from ablate.play.evaluator import make_player
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
@@ -60,14 +57,9 @@ def work(send: Send, job: WorkerJob) -> None:
 
 def load_kernels(config: Config, spec: EnvSpec) -> None:
     """Load the kernels of a run, or compile them, by calls that train nothing."""
-    architecture = architecture_of(config.model, spec)
-    shared = SharedState(architecture.layout().size, len(config.optimizer.statistics), 1)
-    job = WorkerJob(
-        config=config, spec=spec, architecture=architecture, folder=Path(), shared=shared, members=(0,),
-        evaluates=True, resumed={}, turn=0, evaluations_done=0, owes_evaluation=False, starts=0,
-    )  # fmt: skip
+    job = idle_job(config, spec, (0,))
     CompiledWorkers(job).advance(0)
-    make_player(config, spec, architecture)
+    make_player(config, spec, job.architecture)
 
 
 class Slice(NamedTuple):

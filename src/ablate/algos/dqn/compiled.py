@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from ablate.algos.dqn.replay_memory import ReplayMemory
 from ablate.algos.dqn.spec import ACTOR, LEARNER, DQNConfig, UpdateRecord
 from ablate.algos.job import WorkerJob, process_state, restoring
-from ablate.algos.kernels import shared_arrays
+from ablate.algos.kernels import idle_job, shared_arrays
 from ablate.algos.rounds import Send, rounds
 from ablate.compiled import loop, q_loop
 from ablate.compiled.arguments import environment_of
@@ -27,13 +28,14 @@ from ablate.compiled.q_replay import (
     replay_constants_of,
 )
 from ablate.compiled.q_update import BatchArrays, QLossConstants, QScratch, q_scratch_of
-from ablate.config.choices import DqnLoss
+from ablate.config.choices import DqnLoss, Storage
 from ablate.config.schema import Config
 from ablate.envs.saving import saved_state
 from ablate.nn.q_architecture import QArchitecture
 from ablate.parallel.supervisor import ChildFailed
+from ablate.play.evaluator import make_player
 from ablate.seeding import Role, draw_seed, generator, restore, state_of
-from ablate.types import ProcessState, SliceRecords
+from ablate.types import EnvSpec, ProcessState, SliceRecords
 
 # The kernel writes records by the names of their columns.
 assert q_loop.QUpdateColumns._fields == UpdateRecord._fields
@@ -55,6 +57,15 @@ def learn(send: Send, job: WorkerJob) -> None:
             passed = time.monotonic() - began
             if ended:  # nothing cut the slice short: its length can be judged
                 blocks = max(1, min(2 * blocks, int(blocks * SLICE_S / max(passed, 1e-9))))
+
+
+def load_kernels(config: Config, spec: EnvSpec) -> None:
+    """Load the kernels of a run, or compile them, by calls that train nothing."""
+    assert config.replay is not None
+    in_memory = replace(config, replay=replace(config.replay, storage=Storage.memory))  # a memmap would be a file
+    job = idle_job(in_memory, spec, (LEARNER, ACTOR))
+    CompiledLearner(job, lambda message: None).advance(0)
+    make_player(config, spec, job.architecture)
 
 
 class Arguments(NamedTuple):
