@@ -45,6 +45,11 @@ def keeping_libraries() -> Iterator[None]:
         np.random.set_state(numpys)  # noqa: NPY002
 
 
+def environment_stream(seed: int) -> np.random.Generator:
+    """The stream that gymnasium gives an environment with this seed (its np_random)."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+
+
 def draw_seed(rng: np.random.Generator) -> int:
     """A seed for a library that wants an integer."""
     return int(rng.integers(2**31))

@@ -24,7 +24,7 @@ from ablate.nn.architecture import Architecture
 from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.nn.q_architecture import QArchitecture
 from ablate.parallel.heartbeat import beat
-from ablate.seeding import draw_seed
+from ablate.seeding import draw_seed, environment_stream
 from ablate.types import EnvSpec, Score
 
 STEPS_PER_CALL = 10_000  # a few milliseconds
@@ -49,7 +49,7 @@ class _Player(ABC):
         assert normalisation is None  # only games are normalised
         used = np.zeros(1, np.int64)
         for _ in range(episodes):
-            env_rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(draw_seed(rng))))
+            env_rng = environment_stream(draw_seed(rng))
             self._module.reset(self._env, self._state, env_rng.random(self._module.RESET_DRAWS))
             stream = DrawBuffer(rng, rng.standard_normal if self._normal else rng.random, self._draws, used)
             episodic_return, length, episode_over = 0.0, 0, False

@@ -10,7 +10,7 @@ import numpy as np
 
 from ablate.algos.a3c.spec import A3CConfig, UpdateRecord
 from ablate.algos.job import WorkerJob, process_state, restoring
-from ablate.algos.kernels import idle_job, shared_arrays
+from ablate.algos.kernels import idle_job, shared_arrays, with_times
 from ablate.algos.rounds import Send, rounds
 from ablate.compiled import loop
 from ablate.compiled.arguments import environment_of, policy_of
@@ -23,7 +23,7 @@ from ablate.envs.saving import saved_state
 from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.parallel.supervisor import ChildFailed
 from ablate.play.evaluator import make_player
-from ablate.seeding import Role, draw_seed, generator, restore, state_of
+from ablate.seeding import Role, draw_seed, environment_stream, generator, restore, state_of
 from ablate.types import EnvSpec, EpisodeRecord, ProcessState, SliceRecords
 
 # The kernel writes records by the names of their columns.
@@ -114,7 +114,7 @@ class CompiledWorkers:
         workers, seed = self._workers, self._config.seed
         action_rng = generator(seed, Role.action, index)
         env_seed = draw_seed(generator(seed, Role.environment, index, *([starts] if starts else [])))
-        env_rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(env_seed)))  # as gymnasium's np_random
+        env_rng = environment_stream(env_seed)
         if resumed:
             saved = resumed.state
             with restoring(index):
@@ -148,11 +148,10 @@ class CompiledWorkers:
         return Slice(reason, made, self._recorded(episodes, rows, began, pace))
 
     def _recorded(self, episodes: int, rows: int, began: float, pace: float) -> SliceRecords:
-        """The records of the slice. Their times are spread evenly over it."""
-        ended, updates = self._records.episodes[:episodes].copy(), self._records.updates[:rows].copy()
+        """The records of the slice."""
+        ended = with_times(self._records.episodes[:episodes], loop.EPISODE.wall_time_s, began, pace)
         ended[:, loop.EPISODE.worker] = self._indices[ended[:, loop.EPISODE.worker].astype(int)]
-        ended[:, loop.EPISODE.wall_time_s] = began + pace * ended[:, loop.EPISODE.wall_time_s]
-        updates[:, loop.UPDATE.wall_time_s] = began + pace * updates[:, loop.UPDATE.wall_time_s]
+        updates = with_times(self._records.updates[:rows], loop.UPDATE.wall_time_s, began, pace)
         return SliceRecords(ended, updates, UpdateRecord, self._shared.counters().steps)
 
     def diverged(self) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from ablate.algos.dqn.replay_memory import ReplayMemory
 from ablate.algos.dqn.spec import ACTOR, LEARNER, DQNConfig, UpdateRecord
 from ablate.algos.job import WorkerJob, process_state, restoring
-from ablate.algos.kernels import idle_job, shared_arrays
+from ablate.algos.kernels import idle_job, shared_arrays, with_times
 from ablate.algos.rounds import Send, rounds
 from ablate.compiled import loop, q_loop
 from ablate.compiled.arguments import environment_of
@@ -34,7 +34,7 @@ from ablate.envs.saving import saved_state
 from ablate.nn.q_architecture import QArchitecture
 from ablate.parallel.supervisor import ChildFailed
 from ablate.play.evaluator import make_player
-from ablate.seeding import Role, draw_seed, generator, restore, state_of
+from ablate.seeding import Role, draw_seed, environment_stream, generator, restore, state_of
 from ablate.types import EnvSpec, ProcessState, SliceRecords
 
 # The kernel writes records by the names of their columns.
@@ -156,8 +156,7 @@ class CompiledLearner:
         continues = resumed is not None and resumed.state["env"] is not None
         for _ in actor.state:
             env_seed = 0 if continues else draw_seed(self._reset_rng)
-            env_rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(env_seed)))  # as gymnasium's np_random
-            self._env_rngs.append(env_rng)
+            self._env_rngs.append(environment_stream(env_seed))
         if resumed:
             saved = resumed.state
             with restoring(ACTOR):
@@ -210,10 +209,9 @@ class CompiledLearner:
         return reason == q_loop.PAUSED and left == 0
 
     def _recorded(self, episodes: int, rows: int, began: float, pace: float) -> SliceRecords:
-        """The records of the slice. Their times are spread evenly over it."""
-        ended, updates = self._records.episodes[:episodes].copy(), self._records.updates[:rows].copy()
-        ended[:, loop.EPISODE.wall_time_s] = began + pace * ended[:, loop.EPISODE.wall_time_s]
-        updates[:, q_loop.QUPDATE.wall_time_s] = began + pace * updates[:, q_loop.QUPDATE.wall_time_s]
+        """The records of the slice."""
+        ended = with_times(self._records.episodes[:episodes], loop.EPISODE.wall_time_s, began, pace)
+        updates = with_times(self._records.updates[:rows], q_loop.QUPDATE.wall_time_s, began, pace)
         return SliceRecords(ended, updates, UpdateRecord, self._shared.counters().steps)
 
     def _divergence(self, reason: int) -> str:
