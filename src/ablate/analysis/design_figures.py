@@ -134,14 +134,19 @@ def draw_effects(summary: Summary) -> Figure:
         values = ax.secondary_yaxis("right")
         values.set_yticks(range(len(verdicts)), [f"{_words(verdict)}  n = {verdict.n}" for verdict in verdicts])
         values.tick_params(length=0, labelsize="small")
-        metric = study.metrics[study.metric]
-        better = "smaller" if metric.smaller_is_better else "larger"
-        ax.set_xlabel(f"effect on {metric.label}\n[{metric_unit(sweep, study.metric)}; {better} is better]")
+        ax.set_xlabel(f"effect on {_axis_label(sweep)}")
         ax.set_title(EFFECTS[study.design] if study.design else "", fontsize="small")
         add_legend(figure, ax, "intervals of the verdicts: all claims share an error of 5 %")
         add_title(figure, sweep)
         values.spines["right"].set_visible(False)
     return figure
+
+
+def _axis_label(sweep: Sweep) -> str:
+    """The primary metric, its unit and its direction."""
+    metric = sweep.study.metrics[sweep.study.metric]
+    better = "smaller" if metric.smaller_is_better else "larger"
+    return f"{metric.label}\n[{metric_unit(sweep, sweep.study.metric)}; {better} is better]"
 
 
 def _words(verdict: Verdict) -> str:
@@ -191,8 +196,7 @@ def draw_heat_map(summary: Summary) -> Figure:
         ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
         ax.set(xlabel=study.factors[column_key], ylabel=study.factors[row_key])
         ax.tick_params(length=0)
-        better = "smaller" if metric.smaller_is_better else "larger"
-        figure.colorbar(mesh, ax=ax, label=f"{metric.label}\n[{metric_unit(sweep, study.metric)}; {better} is better]")
+        figure.colorbar(mesh, ax=ax, label=_axis_label(sweep))
         add_title(figure, sweep)
         ax.set_title("mean and its 95 % confidence interval", fontsize="small")
     return figure
@@ -250,7 +254,6 @@ def draw_path(summary: Summary) -> Figure:
     if not np.isfinite(heights).any():
         raise ConfigError(f"{sweep.folder.name}: no value of {study.metric} of a completed cell yet")
     steps = {tuple(parse(verdict.inequality).arms): verdict for verdict in _verdicts(summary)}
-    metric = study.metrics[study.metric]
     with style():
         figure, (ax,) = new_figure(1, 1, (2.2 + 1.7 * len(arms), 5.4))
         edges = np.arange(len(arms) + 1) - 0.5
@@ -268,8 +271,7 @@ def draw_path(summary: Summary) -> Figure:
                             ha="center", va="bottom", fontsize="small")  # fmt: skip
         ax.set_xticks(range(len(arms)), [textwrap.fill(label, 18) for label in sweep.arms.values()])
         ax.margins(y=0.16)
-        better = "smaller" if metric.smaller_is_better else "larger"
-        ax.set_ylabel(f"{metric.label}\n[{metric_unit(sweep, study.metric)}; {better} is better]")
+        ax.set_ylabel(_axis_label(sweep))
         add_legend(figure, ax, "on each step: its effect, with the interval of the verdict")
         add_title(figure, sweep)
     return figure

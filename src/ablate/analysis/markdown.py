@@ -15,7 +15,7 @@ from ablate.records.study_file import StudyFile
 
 METHODS = """\
 Verdicts: each claim is one test of a difference of means, Welch's t, or Student's t over pairs of seeds if the arms
-share their random numbers. A contrast of more than two arms is tested likewise, with Satterthwaite's degrees of
+share their random numbers. A contrast of more than two arms is tested in the same way, with Satterthwaite's degrees of
 freedom. Its interval decides, by where it is among 0 and ± smallest_effect. All claims of the study share an error
 rate of 5 % by Holm's method, so the intervals of verdicts have 95 % confidence or more, as they say. Supported and
 contradicted: there is a difference in the claimed or in the other direction (a ~ b: it is within, or outside,

@@ -8,12 +8,11 @@ from dataclasses import replace
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from ablate.analysis.figure_parts import new_figure
 from ablate.analysis.figures import (
     COLOURS,
     evaluation_means,
-    figure_size,
     finish_x,
     panel_columns,
     set_title,
@@ -34,9 +33,8 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
     env_id = _one_environment([str(run.setting("env.id")) for run in runs])
     per_step = default_score_unit(env_id) is ScoreUnit.reward_per_step
     with style():
-        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03)
-        figure = Figure(figsize=figure_size(11, 4.8), layout=layout)
-        training, evaluation = figure.subplots(3 - panel_columns(2), panel_columns(2), sharey=True).flat
+        columns = panel_columns(2)
+        figure, (training, evaluation) = new_figure(2 // columns, columns, (11, 4.8), one_x=False)
         for number, run in enumerate(runs):
             colour = COLOURS[number % len(COLOURS)]
             score = run.episodes["mean_step_reward" if per_step else "episodic_return"].to_numpy(float)

@@ -199,7 +199,7 @@ def _claims(kind: DesignKind, factors: Sequence[Factor], names: dict[Levels, str
         case DesignKind.one_at_a_time:
             steps = [(factor, level) for factor in factors for level in factor.levels[1:]]
             for (factor, level), arm in zip(steps, arms[1:], strict=True):
-                yield factor.at(level), f"{_better(factor, level)}", f"{arm} > {arms[0]}"
+                yield factor.at(level), _better(factor, level), f"{arm} > {arms[0]}"
         case DesignKind.path:
             for i, change in enumerate(changes, 1):
                 yield f"{i}. {change}", f"step {i}, {change}, helps", f"{arms[i]} > {arms[i - 1]}"
@@ -229,7 +229,7 @@ def _factorial_claims(factors: Sequence[Factor], names: dict[Levels, str]) -> It
     for (i, first), (j, second) in itertools.combinations(enumerate(factors), 2):
         for a, b in itertools.product(first.levels[1:], second.levels[1:]):
             a0, b0 = first.levels[0], second.levels[0]
-            sides_of = [f"{_difference(arms({i: a, j: other}), arms({i: a0, j: other}))}" for other in (b, b0)]
+            sides_of = [_difference(arms({i: a, j: other}), arms({i: a0, j: other})) for other in (b, b0)]
             yield (
                 f"{first.at(a)} × {second.at(b)}",
                 f"{first.at(a)} and {second.at(b)} together are better than the sum of their effects",
