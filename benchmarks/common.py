@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, TypeVar
@@ -150,6 +151,14 @@ def side_by_side(measurements: Sequence[Callable[[], float]]) -> float:
 
 
 # Samples, and tables of them.
+
+
+def with_sb3(console: Console, own: Sequence[Row], theirs: Sequence[Row]) -> list[Row]:
+    """The variants to measure: those of stable-baselines3 only if it is installed, else with a line that says so."""
+    if find_spec("stable_baselines3"):
+        return [*own, *theirs]
+    console.print("stable-baselines3 is not installed; with pip install -e '.[bench]' it is measured too")
+    return [*own]
 
 
 def in_turn(console: Console, rows: Sequence[Row], repeats: int, what: str = "") -> Iterator[Row]:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from itertools import pairwise, product
 from math import prod
 from pathlib import Path
@@ -48,6 +47,7 @@ from benchmarks.common import (
     table_of,
     temporary_folder,
     train,
+    with_sb3,
 )
 
 GOAL = 2.0  # times stable-baselines3 at its better number of threads
@@ -84,11 +84,7 @@ SB3 = [Variant("stable-baselines3", "uniform", f"{threads} thread{'s' * (threads
 
 def benchmark_dqn(console: Console, options: Options) -> None:
     """Training speeds after the warm-up, the parts of an update, and the tree of priorities."""
-    variants = list(ABLATE)
-    if find_spec("stable_baselines3"):
-        variants += SB3
-    else:
-        console.print("stable-baselines3 is not installed; with pip install -e '.[bench]' it is measured too")
+    variants = with_sb3(console, ABLATE, SB3)
     rates: dict[Variant, list[float]] = {variant: [] for variant in variants}
     for variant in in_turn(console, variants, options.repeats):
         rates[variant].append(training_rate(variant, int(options.seconds * STEPS_PER_SECOND)))

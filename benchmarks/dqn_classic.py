@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -44,6 +43,7 @@ from benchmarks.common import (
     table_of,
     temporary_folder,
     train,
+    with_sb3,
     yes_or_no,
 )
 
@@ -75,11 +75,7 @@ SB3 = [Variant("stable-baselines3", "uniform", updates) for updates in (DEFAULT,
 
 def benchmark_dqn_classic(console: Console, options: Options) -> None:
     """Training speeds on one core, and where a step's time goes."""
-    variants = list(VARIANTS)
-    if find_spec("stable_baselines3"):
-        variants += SB3
-    else:
-        console.print("stable-baselines3 is not installed; with pip install -e '.[bench]' it is measured too")
+    variants = with_sb3(console, VARIANTS, SB3)
     rates: dict[Variant, list[float]] = {variant: [] for variant in variants}
     for variant in in_turn(console, variants, options.repeats):
         rates[variant].append(training_rate(variant, options.seconds))

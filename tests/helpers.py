@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from ablate.nn.distributions import make_distribution
 from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.parallel.shared import SharedState
 from ablate.seeding import Role, generator
-from ablate.types import ActionSpec, SliceRecords, Trajectory
+from ablate.types import ActionSpec, ProcessState, SliceRecords, Trajectory
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)  # as workers do; with networks this small, more threads only wait for each other
@@ -90,3 +90,22 @@ def train(config: Config, folder: Path, evaluates: bool = False) -> tuple[list[A
     """Run `work` from the start. Returns messages, final parameters and shared state."""
     job = job_of(config, folder, evaluates)
     return work(job), job.shared.parameters_view().copy(), job.shared
+
+
+class MadeRun(NamedTuple):
+    """The results of a run in this process."""
+
+    job: WorkerJob
+    rows: list[Any]  # records and summaries, in order
+    state: ProcessState
+
+
+def trained_arrays(job: WorkerJob) -> list[np.ndarray]:
+    """The parameters, and what the optimizer keeps of each."""
+    return [job.shared.parameters_view(), *job.shared.statistics_views()]
+
+
+def columns(made: MadeRun, kind: Any) -> dict[str, list[Any]]:
+    """The records of this kind by column, without their times."""
+    rows = [row for row in made.rows if isinstance(row, kind)]
+    return {name: [getattr(row, name) for row in rows] for name in kind._fields if name != "wall_time_s"}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
-from helpers import config_of, job_of, work
+from helpers import MadeRun, columns, config_of, job_of, trained_arrays, work
 
 from ablate.algos.a3c import compiled as a3c_compiled
 from ablate.algos.a3c.spec import UpdateRecord
@@ -32,30 +32,13 @@ def configure(*overrides: str) -> Config:
     )  # fmt: skip
 
 
-def arrays(job: WorkerJob) -> list[np.ndarray]:
-    return [job.shared.parameters_view(), *job.shared.statistics_views()]
-
-
-class Run(NamedTuple):
-    """The results of a run."""
-
-    job: WorkerJob
-    rows: list[Any]  # records and summaries, in order
-    state: ProcessState
-
-
-def run(config: Config, folder: Path, evaluates: bool = False) -> Run:
+def run(config: Config, folder: Path, evaluates: bool = False) -> MadeRun:
     job = job_of(config, folder, evaluates)
     *rows, state = work(job)
-    return Run(job, rows, state)
+    return MadeRun(job, rows, state)
 
 
-def columns(made: Run, kind: Any) -> dict[str, list[Any]]:
-    rows = [row for row in made.rows if isinstance(row, kind)]
-    return {name: [getattr(row, name) for row in rows] for name in kind._fields if name != "wall_time_s"}
-
-
-def assert_same(ours: Run, theirs: Run) -> None:
+def assert_same(ours: MadeRun, theirs: MadeRun) -> None:
     for kind in (EpisodeRecord, UpdateRecord, EvaluationSummary):
         got, expected = columns(ours, kind), columns(theirs, kind)
         for name in expected.keys() - APPROXIMATE:
@@ -74,7 +57,7 @@ def assert_same(ours: Run, theirs: Run) -> None:
         for key in ("random", "elapsed_steps"):
             assert got["env"][key] == expected["env"][key]
         assert got["env"]["state"] == pytest.approx(expected["env"]["state"], TOLERANCE, TOLERANCE)
-    for got, expected in zip(arrays(ours.job), arrays(theirs.job), strict=True):
+    for got, expected in zip(trained_arrays(ours.job), trained_arrays(theirs.job), strict=True):
         np.testing.assert_allclose(got, expected, 0, TOLERANCE * np.abs(expected).max())
     for name, expected in theirs.state.tensors.items():
         np.testing.assert_allclose(ours.state.tensors[name], expected, 0, TOLERANCE)
@@ -138,7 +121,7 @@ def without_times(rows: list[Any]) -> tuple[list[Any], list[Any]]:
 
 
 def work_with_pauses(job: WorkerJob) -> list[Any]:
-    """Run the loop while a parent asks for a state after each slice and then releases the workers."""
+    """MadeRun the loop while a parent asks for a state after each slice and then releases the workers."""
     messages: list[Any] = []
 
     def send(message: Any) -> None:
@@ -183,7 +166,7 @@ def test_the_division_into_slices_changes_nothing(
     assert state.state == usual.state.state
     for name, tensor in usual.state.tensors.items():
         np.testing.assert_array_equal(state.tensors[name], tensor)
-    for got, expected in zip(arrays(job), arrays(usual.job), strict=True):
+    for got, expected in zip(trained_arrays(job), trained_arrays(usual.job), strict=True):
         np.testing.assert_array_equal(got, expected)
 
 
@@ -204,11 +187,11 @@ def test_a_gradient_that_is_not_finite_is_not_pushed(env: str, parameter: str, v
     job = job_of(config, tmp_path)
     view = architecture_of(config.model, job.spec).layout().views(job.shared.parameters_view())[parameter]
     view[(0,) * view.ndim] = value
-    before = [array.copy() for array in arrays(job)]
+    before = [array.copy() for array in trained_arrays(job)]
     with pytest.raises(ChildFailed, match=r"loss (nan|-?inf), gradient norm (nan|inf) at update 1 \(worker 0\)$"):
         work(job)
     assert job.shared.counters() == (0, 0, 0)
-    for array, copy in zip(arrays(job), before, strict=True):
+    for array, copy in zip(trained_arrays(job), before, strict=True):
         np.testing.assert_array_equal(array, copy)
 
 
@@ -230,7 +213,7 @@ def test_a_run_that_diverges_ends_where_it_does_in_python(env: str, tmp_path: Pa
     assert steps > 0
     # the arrays equal those of a run that ends one update earlier
     shorter = run(configure(f"env={env}", *LARGE_STEPS, f"total_steps={steps}"), tmp_path)
-    for array, expected in zip(arrays(jobs[1]), arrays(shorter.job), strict=True):
+    for array, expected in zip(trained_arrays(jobs[1]), trained_arrays(shorter.job), strict=True):
         np.testing.assert_array_equal(array, expected)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import config_of, job_of
+from helpers import MadeRun, columns, config_of, job_of, trained_arrays
 
 from ablate.algos.algorithm import algorithm_of
 from ablate.algos.dqn import compiled as dqn_compiled
@@ -41,26 +41,14 @@ def configure(*overrides: str) -> Config:
     )  # fmt: skip
 
 
-def arrays(job: WorkerJob) -> list[np.ndarray]:
-    return [job.shared.parameters_view(), *job.shared.statistics_views()]
-
-
-class Run(NamedTuple):
-    """The results of a run."""
-
-    job: WorkerJob
-    rows: list[Any]  # records and summaries, in order
-    state: ProcessState
-
-
 def started(config: Config, folder: Path, evaluates: bool = False) -> WorkerJob:
     folder.mkdir(exist_ok=True)
     (folder / "checkpoints").mkdir(exist_ok=True)
     return job_of(config, folder, evaluates)._replace(members=(0, 1))
 
 
-def learn(job: WorkerJob, send: Any = None) -> Run:
-    """Run the loop of the configuration's backend to its end."""
+def learn(job: WorkerJob, send: Any = None) -> MadeRun:
+    """MadeRun the loop of the configuration's backend to its end."""
     (process,) = algorithm_of(job.config).processes(job.config)
     messages: list[Any] = []
 
@@ -72,19 +60,14 @@ def learn(job: WorkerJob, send: Any = None) -> Run:
     finally:
         torch.set_flush_denormal(False)  # a learner sets it for its whole process
     *rows, state = messages or [None]
-    return Run(job, rows, state)
+    return MadeRun(job, rows, state)
 
 
-def run(config: Config, folder: Path, evaluates: bool = False) -> Run:
+def run(config: Config, folder: Path, evaluates: bool = False) -> MadeRun:
     return learn(started(config, folder, evaluates))
 
 
-def columns(made: Run, kind: Any) -> dict[str, list[Any]]:
-    rows = [row for row in made.rows if isinstance(row, kind)]
-    return {name: [getattr(row, name) for row in rows] for name in kind._fields if name != "wall_time_s"}
-
-
-def assert_same(ours: Run, theirs: Run) -> None:
+def assert_same(ours: MadeRun, theirs: MadeRun) -> None:
     for kind in (EpisodeRecord, UpdateRecord, EvaluationSummary):
         got, expected = columns(ours, kind), columns(theirs, kind)
         for name, column in expected.items():
@@ -98,7 +81,7 @@ def assert_same(ours: Run, theirs: Run) -> None:
     assert ours.job.shared.counters() == theirs.job.shared.counters()
     for name, expected in theirs.state.tensors.items():
         np.testing.assert_allclose(ours.state.tensors[name], expected, 0, TOLERANCE * np.abs(expected).max())
-    for got, expected in zip(arrays(ours.job), arrays(theirs.job), strict=True):
+    for got, expected in zip(trained_arrays(ours.job), trained_arrays(theirs.job), strict=True):
         np.testing.assert_allclose(got, expected, 0, TOLERANCE * np.abs(expected).max())
     assert_same_state(ours.state.state, theirs.state.state)
     assert len(columns(theirs, UpdateRecord)["update"]) > 0
@@ -192,12 +175,12 @@ def without_times(rows: list[Any]) -> list[list[Any]]:
     return [[row._replace(wall_time_s=0.0) for row in kind] for kind in kinds]
 
 
-def assert_identical(got: Run, expected: Run) -> None:
+def assert_identical(got: MadeRun, expected: MadeRun) -> None:
     assert without_times(got.rows) == without_times(expected.rows)
     assert got.state.state == expected.state.state
     for name, tensor in expected.state.tensors.items():
         np.testing.assert_array_equal(got.state.tensors[name], tensor)
-    for ours, theirs in zip(arrays(got.job), arrays(expected.job), strict=True):
+    for ours, theirs in zip(trained_arrays(got.job), trained_arrays(expected.job), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -242,7 +225,7 @@ def test_the_division_into_slices_changes_nothing(
     learn(job, send)
     assert sum(isinstance(message, ProcessState) for message in messages) > 1
     rows = [message for message in messages if not isinstance(message, ProcessState)]
-    assert_identical(Run(job, rows, messages[-1]), usual)
+    assert_identical(MadeRun(job, rows, messages[-1]), usual)
 
 
 @pytest.mark.parametrize("first", ["compiled", "manual"])
@@ -263,12 +246,12 @@ def test_a_resumed_run_equals_one_without_a_stop(replay: str, first: str, tmp_pa
         for member in (0, 1)
     }
     job = started(configure(*options), tmp_path / "stopped")._replace(resumed=resumed, starts=1)
-    for ours, theirs in zip(arrays(job), arrays(stopped.job), strict=True):
+    for ours, theirs in zip(trained_arrays(job), trained_arrays(stopped.job), strict=True):
         ours[:] = theirs
     job.shared.elapsed_before = stopped.job.shared.wall_time_s()
     job.shared.set_counters(stopped.job.shared.counters())
     made = learn(job)
-    both = Run(job, stopped.rows + made.rows, made.state)
+    both = MadeRun(job, stopped.rows + made.rows, made.state)
     if first == "manual":
         assert_same(both, whole)
         return
@@ -295,11 +278,11 @@ def test_an_update_that_diverges_is_not_made(parameter: str, value: float, reaso
     """During the warm-up no action value is looked at. ‖1e30‖² is inf in float32."""
     job = started(configure("algo.loss=squared"), tmp_path)
     architecture_of(job.config.model, job.spec).layout().views(job.shared.parameters_view())[parameter].flat[0] = value
-    before = [array.copy() for array in arrays(job)]
+    before = [array.copy() for array in trained_arrays(job)]
     with pytest.raises(ChildFailed, match=f"^diverged: {reason}"):
         learn(job)
     assert job.shared.counters().updates == 0
-    for array, copy in zip(arrays(job), before, strict=True):
+    for array, copy in zip(trained_arrays(job), before, strict=True):
         np.testing.assert_array_equal(array, copy)
 
 
