@@ -566,8 +566,7 @@ def test_a_failing_probe_does_not_stop_the_sweep(tmp_path: Path, monkeypatch: py
     """A failed probe gives no estimate and leaves no folder; nor does the probe of a killed sweep."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    (tmp_path / "ablate-probe-x").mkdir()
-    os.utime(tmp_path / "ablate-probe-x", (0, 0))  # nobody has locked it, and it is old
+    (tmp_path / "ablate-probe-x" / "cell").mkdir(parents=True)  # nobody has locked it
     raising = [*BASE, "env.id=faulty_envs:Raises-v0", "evaluation.every_seconds=null"]
     config = compose_and_plan(raising).config
     study = Study("invented", config.sweep, (Arm("raises", "", ()),), (0,))

@@ -8,7 +8,6 @@ import json
 import shutil
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -35,7 +34,6 @@ from ablate.sweeps.study import Study, identity, refuse_incomparable, untestable
 
 PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
 PROBE = "ablate-probe-"  # temporary folders of probes have this prefix
-PROBE_STARTS_S = 60.0  # a younger folder may not be locked yet
 PROBE_S = 30.0  # a probe is stopped after this time, and its measurements so far are used
 STATES_BEFORE = ("failed", "interrupted", "running", "damaged")  # of cells that are to run
 MOST_PROBES = 4  # at most this many kinds of arms are probed; steps of further kinds count like those of the first
@@ -245,6 +243,7 @@ def estimate(plan: SweepPlan) -> Estimate | None:
     """Estimate the cells to run from completed cells, or else from a short probe of each kind of arm.
 
     None if a probe fails: neither an error in one arm nor a full temporary folder must stop the sweep."""
+    _remove_stale_probes()
     seconds: dict[str, list[float]] = {}
     sizes: dict[str, list[float]] = {}
     for cell in plan.cells:
@@ -306,9 +305,8 @@ def share_done(folder: Path, total_steps: int | None, max_episodes: int | None) 
 def _probe(config: Config, fork: bool | None) -> tuple[float, float, float, float] | None:
     """(seconds to start, seconds per step, bytes, bytes per step) of a short run; None if it fails."""
     most = min(PROBE_STEPS[config.backend], most_steps(config))
-    _remove_stale_probes()
-    with tempfile.TemporaryDirectory(prefix=PROBE) as temporary, lock_folder(Path(temporary), "another probe's"):
-        folder = Path(temporary, "cell")  # a folder inside the locked one: the cell locks its own
+    with _probe_folder() as temporary:
+        folder = temporary / "cell"  # a folder inside the locked one: the cell locks its own
         folder.mkdir()
         limited = replace(config.sweep, time_limit_s=PROBE_S, fork=fork)
         short = replace(config, total_steps=most, max_episodes=None, seed=0, sweep=limited)
@@ -327,14 +325,28 @@ def _probe(config: Config, fork: bool | None) -> tuple[float, float, float, floa
         return took - training, training / steps, _size(folder) - tables, tables / steps
 
 
+@contextlib.contextmanager
+def _probe_folder() -> Iterator[Path]:
+    """A temporary folder that is locked, so that no other sweep removes it."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            made = tempfile.TemporaryDirectory(prefix=PROBE, ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(made))
+            try:
+                still_there = stack.enter_context(lock_folder(folder, "another probe's"))
+            except ConfigError:
+                continue  # another sweep took it for a stale one
+            if still_there():
+                yield folder
+                return
+
+
 def _remove_stale_probes() -> None:
-    """Remove the folders of probes whose sweep was killed."""
+    """Remove the folders of probes whose sweep was killed: those that nobody has locked."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PROBE}*"):
         # A lock says more than a process id, which another container numbers in its own way.
-        with contextlib.suppress(ConfigError, OSError):
-            if time.time() - folder.stat().st_mtime > PROBE_STARTS_S:
-                with lock_folder(folder, "a probe runs"):
-                    shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(ConfigError, OSError), lock_folder(folder, "a probe runs"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _last_wall_time(folder: Path) -> float:
