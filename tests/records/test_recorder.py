@@ -7,8 +7,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ablate.algos.a3c.spec import UpdateRecord
+from ablate.records.logs import Logs
 from ablate.records.recorder import Recorder
 from ablate.records.schema import EPISODES, UPDATES
+from ablate.records.tensorboard import TensorBoard
 from ablate.types import EpisodeRecord, EvaluationSummary
 
 
@@ -16,8 +18,12 @@ def episode(mean: float, step: int) -> EpisodeRecord:
     return EpisodeRecord(0, step, 0.5, 10 * mean, 10, False, True)
 
 
+def tensorboard(folder: Path, first_step: int | None = None) -> Logs:
+    return Logs(lambda: TensorBoard(folder, first_step, {"algo.gamma": 0.9, "model.actor_hidden": [200]}))
+
+
 def test_moving_average_is_the_reports(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, UpdateRecord, tensorboard=False, max_episodes=None)
+    recorder = Recorder(tmp_path, UpdateRecord, max_episodes=None)
     for i, mean in enumerate((-5.0, -3.0, -1.0)):
         recorder.episode(episode(mean, i))
     recorder.close()
@@ -28,7 +34,7 @@ def test_moving_average_is_the_reports(tmp_path: Path) -> None:
 
 
 def test_episodes_beyond_the_limit_are_not_recorded(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, UpdateRecord, tensorboard=False, max_episodes=2)
+    recorder = Recorder(tmp_path, UpdateRecord, max_episodes=2)
     for i in range(4):
         recorder.episode(episode(-1.0, i))
     recorder.close()
@@ -36,7 +42,7 @@ def test_episodes_beyond_the_limit_are_not_recorded(tmp_path: Path) -> None:
 
 
 def test_tensorboard_has_cleanrls_tags(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, UpdateRecord, tensorboard=True, max_episodes=None)
+    recorder = Recorder(tmp_path, UpdateRecord, None, tensorboard(tmp_path))
     recorder.episode(episode(-2.0, 100))
     recorder.update(UpdateRecord(10, 100, 0.5, 0.1, 0.2, 0.3, 0.4, 3, 1e-4))
     recorder.evaluation(EvaluationSummary(1, 100, -7.0))
@@ -65,11 +71,11 @@ def test_tensorboard_has_cleanrls_tags(tmp_path: Path) -> None:
 
 def test_tensorboard_shows_only_what_counts_after_a_resume(tmp_path: Path) -> None:
     """A run is killed at step 500 and continues from its checkpoint of step 300."""
-    killed = Recorder(tmp_path, UpdateRecord, tensorboard=True, max_episodes=None)
+    killed = Recorder(tmp_path, UpdateRecord, None, tensorboard(tmp_path))
     for step in range(100, 600, 100):
         killed.episode(episode(-2.0, step))
     killed.close()
-    resumed = Recorder(tmp_path, UpdateRecord, tensorboard=True, max_episodes=None, first_step=301)
+    resumed = Recorder(tmp_path, UpdateRecord, None, tensorboard(tmp_path, 301))
     for step in range(400, 800, 100):
         resumed.episode(episode(-1.0, step))
     resumed.close()

@@ -163,3 +163,10 @@ class DesignKind(StrEnum):
     one_at_a_time = "one_at_a_time"  # all factors at their baseline, then each alternative of each one
     factorial = "factorial"  # all combinations of all values
     path = "path"  # from all baselines to all alternatives, one more factor at each step
+
+
+class WandbMode(StrEnum):
+    """Where Weights & Biases keeps a run."""
+
+    offline = "offline"  # in the run's folder
+    online = "online"  # on its server

@@ -30,6 +30,7 @@ from ablate.config.choices import (
     Statistic,
     Storage,
     Until,
+    WandbMode,
     WeightNorm,
 )
 from ablate.schedules import linear
@@ -299,6 +300,8 @@ class EvaluationConfig:
 @dataclass
 class LoggerConfig:
     tensorboard: bool = MISSING
+    mlflow: str | None = None
+    wandb: WandbMode | None = None
     display: Display = MISSING
     print_every_seconds: Positive = MISSING
 

@@ -1,4 +1,4 @@
-"""The parent's writer of a run's CSV files and TensorBoard: the workers' records, in the order in which they arrive."""
+"""The parent's writer of a run's CSV files and logs: the workers' records, in the order in which they arrive."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from ablate.records.csv_writer import CsvWriter, trim
-from ablate.records.schema import EPISODES, EVALUATIONS, MOVING_AVERAGE_DECAY, UPDATES
-from ablate.records.tensorboard import TensorBoard
+from ablate.records.logs import Logs
+from ablate.records.schema import EPISODES, EVALUATIONS, MOVING_AVERAGE_DECAY, UPDATES, EndState
 from ablate.types import EpisodeRecord, EvaluationSummary
 
 COMMON_FIELDS = 3  # of an update's record: update, global_step, wall_time_s
@@ -23,14 +23,12 @@ class Recorder:
         self,
         folder: Path,
         update_record: type[Any],
-        tensorboard: bool,
         max_episodes: int | None,
-        first_step: int | None = None,
+        logs: Logs | None = None,
     ) -> None:
-        """first_step: of a resumed run."""
         self._episodes_csv = CsvWriter(folder / EPISODES)
         self._updates_csv = CsvWriter(folder / UPDATES, update_record._fields)
-        self._tensorboard = TensorBoard(folder, first_step) if tensorboard else None
+        self._folder, self._logs = folder, logs or Logs()
         self._max_episodes = max_episodes
         self.episodes = 0
         self.moving_average: float | None = None
@@ -56,41 +54,37 @@ class Recorder:
         worker, step, wall_time_s, episodic_return, length, *ended = record
         at = (self.episodes, worker, step, f"{wall_time_s:.3f}")
         self._episodes_csv.write((*at, episodic_return, length, mean, self.moving_average, *ended))
-        if self._tensorboard:
-            self._tensorboard.write(
-                step,
-                charts__episodic_return=episodic_return,
-                charts__episodic_length=length,
-                charts__mean_step_reward=mean,
-                charts__SPS=step / max(wall_time_s, 1e-9),
-            )
+        scalars = {"episodic_return": episodic_return, "episodic_length": length, "mean_step_reward": mean}
+        scalars["SPS"] = step / max(wall_time_s, 1e-9)
+        self._logs.write(step, {f"charts/{name}": value for name, value in scalars.items()})
 
     def update(self, record: Any) -> None:
         """Write a row of updates.csv. record: the algorithm's update record, a NamedTuple."""
         self.last_updates.append(record)
         update, step, wall_time_s, *values = record
         self._updates_csv.write((update, step, f"{wall_time_s:.3f}", *values))
-        if self._tensorboard:
-            names = type(record)._fields[COMMON_FIELDS:]
-            known = {name: value for name, value in zip(names, values, strict=True) if value is not None}
-            self._tensorboard.write(step, **{f"{_group(name)}__{name}": value for name, value in known.items()})
+        names = type(record)._fields[COMMON_FIELDS:]
+        known = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+        self._logs.write(step, {f"{_group(name)}/{name}": value for name, value in known.items()})
 
     def evaluation(self, summary: EvaluationSummary) -> None:
-        """Keep the mean for the display, and write it to TensorBoard. The evaluator has already written the rows."""
+        """Keep the mean for the display, and write it to the logs. The evaluator has already written the rows."""
         self.mean_evaluation = summary.mean_return
-        if self._tensorboard:
-            self._tensorboard.write(summary.global_step, charts__evaluation_return=summary.mean_return)
+        self._logs.write(summary.global_step, {"charts/evaluation_return": summary.mean_return})
 
     def flush(self) -> None:
         """Write all rows to the disk. Call it before a checkpoint that counts them."""
         self._episodes_csv.flush()
         self._updates_csv.flush()
+        self._logs.flush()
 
     def close(self) -> None:
         self._episodes_csv.close()
         self._updates_csv.close()
-        if self._tensorboard:
-            self._tensorboard.close()
+
+    def end(self, state: EndState) -> None:
+        """End the logs: how the run ended, and its final score."""
+        self._logs.close(state, self._folder)
 
 
 def trim_to_checkpoint(folder: Path, episodes: int, updates: int, evaluations: int) -> int:

@@ -30,6 +30,7 @@ from ablate.records.checkpoint import (
 )
 from ablate.records.csv_writer import read_rows
 from ablate.records.files import is_file
+from ablate.records.logs import refuse_missing_packages
 from ablate.records.run_files import Manifest, Rows, needed_rows, read_manifest, read_status, refuse_changed_tables
 from ablate.records.schema import (
     BEST_CHECKPOINT,
@@ -87,6 +88,7 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
     algorithm = algorithm_of(config)
     config = replace(config, workers=number_of_workers(config))
     if here:
+        refuse_missing_packages(config.logger)
         for device in devices(config):
             _check_device(device)
     config = replace(config, env=kind_of(config.env).fitted(config.env, config.model.image_shape))

@@ -22,10 +22,11 @@ from ablate.records.checkpoint import Checkpoint
 from ablate.records.csv_writer import CsvWriter
 from ablate.records.display import Progress, ProgressDisplay
 from ablate.records.files import remove_temporaries
+from ablate.records.logs import open_logs
 from ablate.records.manifest import write_status
 from ablate.records.recorder import Recorder, trim_to_checkpoint
 from ablate.records.run_files import Status, read_manifest, refuse_changed_tables
-from ablate.records.schema import EVALUATIONS, State
+from ablate.records.schema import EVALUATIONS, EndState, State
 from ablate.runs.checkpoints import Checkpoints, owes_evaluation, restore_shared, states_of
 from ablate.runs.console import announcement, report, title
 from ablate.runs.plan import Resolved
@@ -82,7 +83,7 @@ class Training:
         CsvWriter(folder / EVALUATIONS).close()  # only the header; the process that evaluates writes the rows
         record = run.algorithm.update_record
         first_step = None if run.new else counters.steps + bool(resumed)
-        self._recorder = Recorder(folder, record, config.logger.tensorboard, config.max_episodes, first_step)
+        self._recorder = Recorder(folder, record, config.max_episodes, open_logs(folder, config, first_step))
         self._recorder.episodes = counters.episodes
         self._recorder.moving_average = resumed.state["moving_average"] if resumed else None
 
@@ -271,14 +272,15 @@ class Training:
             tables = refuse_changed_tables(self.folder, read_manifest(self.folder), ended)
         write_status(self.folder, state, reason, counters, self._evaluations_done, tables)
 
-    def end(self, state: State, reason: str) -> None:
-        """Write the last status. If this fails, for example on a full disk, the old status stays.
+    def end(self, state: EndState, reason: str) -> None:
+        """Write the last status, and end the logs. If no status can be written (full disk), the old one stays.
 
         Raises ConfigError if the run has completed and its tables are not whole."""
         try:
             self._write_status(state, reason)
         except OSError as error:
             print(f"status.json could not be written: {error}", file=sys.stderr)
+        self._recorder.end(state)
 
     def report(self) -> None:
         """Draw the figure. Print how long the run trained, and the paths of its files."""

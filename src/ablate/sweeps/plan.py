@@ -309,7 +309,8 @@ def _probe(config: Config, fork: bool | None) -> tuple[float, float, float, floa
         folder = temporary / "cell"  # a folder inside the locked one: the cell locks its own
         folder.mkdir()
         limited = replace(config.sweep, time_limit_s=PROBE_S, fork=fork)
-        short = replace(config, total_steps=most, max_episodes=None, seed=0, sweep=limited)
+        unlogged = replace(config.logger, tensorboard=False, mlflow=None, wandb=None)
+        short = replace(config, total_steps=most, max_episodes=None, seed=0, sweep=limited, logger=unlogged)
         short = algorithm_of(config).shortened(short)
         mend_server(short)
         with Signals() as signals:
