@@ -62,11 +62,13 @@ class RayLauncher(Launcher):
 
         On Ctrl-C it cancels all queued and running jobs and waits for their end. Raises ConfigError."""
         from ablate.cli.cluster import Jobs
+        from ablate.sweeps.detached import let_go
 
         jobs = Jobs.of(self._context, self._task_function, self._config)
         needs = jobs.needs(job_overrides)
         with _connected(self._address) as ray:
             options = self._options(ray, needs)
+            let_go(jobs.folder)
             return self._until_all_ended(ray, jobs, job_overrides, initial_job_idx, options)
 
     def _options(self, ray: Any, needs: "Sequence[Needs]") -> list[dict[str, float]]:

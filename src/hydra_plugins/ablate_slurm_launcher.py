@@ -57,6 +57,7 @@ class SlurmLauncher(Launcher):
         On Ctrl-C it cancels all queued and running jobs and waits for their end. Raises ConfigError."""
         from ablate.cli.cluster import Jobs
         from ablate.config.schema import ConfigError
+        from ablate.sweeps.detached import let_go
 
         try:
             import submitit  # noqa: F401
@@ -71,6 +72,7 @@ class SlurmLauncher(Launcher):
         _cancel(name)
         try:
             submitted = self._submit(jobs, name, job_overrides, initial_job_idx)
+            let_go(jobs.folder)
             return self._until_all_ended(jobs, submitted, name, job_overrides)
         except BaseException:
             _cancel(name)

@@ -34,16 +34,21 @@ class AblateSweeper(Sweeper):
         # Hydra imports every plugin, also for --help, so heavy modules are imported here.
         from ablate.cli.arguments import refuse_unmakeable
         from ablate.cli.compose import plan_arms
+        from ablate.cli.detached import start
         from ablate.cli.hydra_private import result_of
         from ablate.config.serial import quoted
         from ablate.config.validation import sweep_settings
         from ablate.records.caller import tell_caller
         from ablate.sweeps import plan as planning
         from ablate.sweeps import run as sweep
+        from ablate.sweeps.detached import is_detached
         from ablate.sweeps.resources import MachineCapacity
         from ablate.sweeps.study import expand, with_equal_looks
 
-        study = expand(arguments, sweep_settings(self._config), self._config.seed)
+        settings = sweep_settings(self._config)
+        if settings.detach and not settings.dry_run and not is_detached():
+            return start()
+        study = expand(arguments, settings, self._config.seed)
         launcher = self._config.hydra.runtime.choices["hydra/launcher"]
         local = launcher in ("local", "basic")
         folder = Path(self._config.hydra.sweep.dir).absolute()

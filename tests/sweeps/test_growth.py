@@ -85,7 +85,7 @@ def complete(plan: SweepPlan, cell: Cell, fails: bool) -> None:
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures of the report take seconds; the verdicts are what matters here. Its last file says it was seen."""
-    monkeypatch.setattr(sweeps, "_judge", lambda folder: (folder / "verdict.md").write_text("seen"))
+    monkeypatch.setattr(sweeps, "judge", lambda folder: (folder / "verdict.md").write_text("seen"))
 
 
 def study(settings: SweepConfig = SETTINGS, seeds: int = 20) -> Study:

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,17 +71,22 @@ def write_report(summary: Summary) -> list[Path]:
     return [path, *(folder / "figures" / f"{name}.png" for name in drawn)]
 
 
-def render(summary: Summary, figures: list[tuple[Drawing, bytes | ConfigError]]) -> str:
-    """The HTML page. figures: PNGs, or the reasons why there are none."""
-    environment = jinja2.Environment(
+@cache
+def environment() -> jinja2.Environment:
+    """How templates become pages."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("ablate.analysis", "."),
         autoescape=True,  # labels, logs and reasons may contain any text
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render(summary: Summary, figures: list[tuple[Drawing, bytes | ConfigError]]) -> str:
+    """The HTML page. figures: PNGs, or the reasons why there are none."""
     sweep = summary.sweep
-    return environment.get_template("report.html.jinja").render(
+    return environment().get_template("report.html.jinja").render(
         study=sweep.study,
         summary=summary,
         symbols=SYMBOLS,

@@ -64,8 +64,14 @@ def _with_relative_paths(sweep: Sweep) -> Sweep:
 
 def judged(sweep: Sweep) -> list[Verdict]:
     """The verdicts alone, without tables."""
+    return so_far(sweep)[0]
+
+
+def so_far(sweep: Sweep) -> tuple[list[Verdict], Values]:
+    """The verdicts, and the values of each metric and arm. Raises ConfigError if no metric can be computed."""
     scores, refusals = _scores(sweep)
-    return judge(sweep, _values(scores), refusals)
+    values = _values(scores)
+    return judge(sweep, values, refusals), values
 
 
 def _values(scores: pd.DataFrame) -> Values:

@@ -6,11 +6,12 @@ import os
 import sys
 from importlib import import_module
 
+OF_SWEEPS = ("status", "watch", "collect", "stop")
 # Spawned processes import this module too, so the programs are imported when they are called.
 PROGRAMS = {
     "run": "ablate.cli.train:program",
     "sweep": "ablate.cli.train:program",
-    "status": "ablate.cli.status:program",
+    **dict.fromkeys(OF_SWEEPS, "ablate.cli.sweep:program"),
     "evaluate": "ablate.cli.evaluate:program",
     "plot": "ablate.cli.plot:main",
     "reproduce": "ablate.cli.train:program",
@@ -21,6 +22,7 @@ HELP = """Ablation sweeps of A3C and DQN.
   ablate sweep <study> [key=value ...]       run a study, such as ./sweeps/sweep/<study>.yaml
   ablate sweep workers=1,2 "seed=range(5)"   a sweep without a file
   ablate status <sweep>                      the state of a sweep, during or after it
+  ablate watch|collect|stop <sweep>          follow a detached sweep (sweep.detach=true), judge it, end it
   ablate evaluate run=<run> [key=value ...]  play a saved run; --help lists the keys
   ablate plot <folder> ...                   draw the figures of runs and sweeps again
   ablate reproduce <run>                     train a run again from its manifest, and compare the rows
@@ -48,8 +50,8 @@ def main() -> int:
         )
         return 2
     sys.argv = [f"ablate {name}", *own]
-    if name == "status" and "-h" not in own and "--help" not in own:
-        sys.argv = ["ablate", "status", *own]
+    if name in OF_SWEEPS and "-h" not in own and "--help" not in own:
+        sys.argv = ["ablate", name, *own]
     elif name == "sweep":
         if own and "=" not in own[0] and not own[0].startswith("-"):
             own[0] = f"sweep={own[0]}"

@@ -1,8 +1,7 @@
-"""Show the state of a sweep, during or after it:  python src/sweep.py status outputs/sweeps/<name>"""
+"""Show the state of a sweep, during or after it: a heat map of its cells."""
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from pathlib import Path
 
@@ -11,11 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.analysis.load import read_cell
-from ablate.cli.hydra_app import exit_code
-from ablate.paths import OUTPUTS, locate
-from ablate.records.schema import STUDY, cell_folder
+from ablate.records.schema import cell_folder
 from ablate.records.study_file import StudyArm, read_study
-from ablate.records.terminal import PlainConsole
 from ablate.sweeps.plan import share_done
 
 BARS = " ▁▂▃▄▅▆▇█"  # progress of a running cell
@@ -27,15 +23,6 @@ SIGNS = {  # the signs differ, so that the table is readable without colours
     "damaged": ("!", "bold red"),
     "missing": ("·", "dim"),
 }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Show the state of a sweep.")
-    parser.add_argument("command", choices=["status"])
-    parser.add_argument("folder", help="the sweep's folder, or its name")
-    folder = parser.parse_args().folder
-    by_name = OUTPUTS / "sweeps" / folder
-    status(by_name if (by_name / STUDY).exists() else locate(folder), PlainConsole())
 
 
 def status(folder: Path, console: Console) -> None:
@@ -75,8 +62,3 @@ def _progress(cell: Path, arm: StudyArm) -> str:
     """A bar whose height is the progress of a running cell. Only a completed cell has the full height."""
     share = share_done(cell, arm.config["total_steps"], arm.config["max_episodes"])
     return BARS[max(1, min(7, int(8 * share)))]
-
-
-def program() -> int:
-    """Run `main` and return its exit code."""
-    return exit_code(main)

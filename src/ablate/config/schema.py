@@ -374,6 +374,7 @@ class SweepConfig:
     max_retries: CountFromZero = 0
     fail_fast: bool = False
     dry_run: bool = False
+    detach: bool = False
 
 
 @dataclass

@@ -64,6 +64,23 @@ def lock(descriptor: int, wait: bool) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process has locked this file or folder. Elsewhere (macOS has locks): False."""
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two processes may ask at the same time
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def reserve(descriptor: int, size: int) -> None:
     """Lengthen a file, and reserve the space on its disk. Elsewhere: no space is reserved."""
     if hasattr(os, "posix_fallocate"):

@@ -25,6 +25,8 @@ CELL_LOG = "cell.log"  # the output of the cell's process
 LEARNING_CURVE = "figures/learning_curve.png"
 REPORT = "report.html"  # in a sweep's folder
 VERDICTS = "verdict.md"  # in a sweep's folder
+SWEEP_LOG = "sweep.log"  # in a sweep's folder: the output of detached sweeps
+DETACHED = "detached.json"  # in a sweep's folder: the process of its last start, if that was detached, and how it ended
 
 # Returns and rewards are raw (unshifted, unscaled, unclipped). Times are seconds of training since the first start.
 COLUMNS: dict[str, tuple[str, ...]] = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -29,11 +30,13 @@ from ablate.records.durations import approximate
 from ablate.records.files import refuse_unwritable, remove_temporaries
 from ablate.records.manifest import lock_folder
 from ablate.records.run_files import Attempt, write_attempts
-from ablate.records.schema import CELL, CELL_LOG, VERDICTS
+from ablate.records.schema import CELL, CELL_LOG, DETACHED, VERDICTS
 from ablate.records.study_file import read_study, write_study
 from ablate.runs.run import RunFailed
 from ablate.sweeps.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines
 from ablate.sweeps.cell_process import close_server, environment
+from ablate.sweeps.detached import let_go
+from ablate.sweeps.live import STOPPED, CellState, Failure, LiveReport, Look
 from ablate.sweeps.plan import Cell, SweepPlan, make_plan, most_steps, share_done
 from ablate.sweeps.study_record import record_study
 
@@ -76,13 +79,16 @@ def _run(
             raise ConfigError(f"{plan.folder}: another sweep has just used it; repeat the command")
         plan = now  # the other sweep may have completed cells
         _tidy(plan)
-        (plan.folder / STOP).unlink(missing_ok=True)
+        for name in (STOP, DETACHED):  # of the last start
+            (plan.folder / name).unlink(missing_ok=True)
         record_study(plan)
         with Signals() as signals:
             watch = _Watch(plan, signals)
+            live = LiveReport(plan.folder, watch.look)
             try:
-                for cells in _blocks(plan, watch):
-                    _rounds(cells, plan, watch, launch, job_overrides)
+                with live:
+                    for cells in _blocks(plan, watch):
+                        _rounds(cells, plan, watch, launch, job_overrides)
             except ConfigError:  # from the launcher, before anything ran
                 if new and not any(cell.folder.exists() for cell in plan.cells):
                     shutil.rmtree(plan.folder)
@@ -92,11 +98,12 @@ def _run(
                 raise
             finally:
                 close_server()
+        let_go(plan.folder)  # if it had nothing to run
         (plan.folder / STOP).unlink(missing_ok=True)
         if plan.study.settings.until is Until.decided:  # the other cells were not needed
             asked = [cell for cell in plan.cells if cell.folder.exists() or cell in watch.outcomes]
             plan = plan._replace(cells=asked)
-        _report(plan, watch, signals)
+        _report(plan, watch, signals, live)
 
 
 def refuse_folder(folder: Path) -> None:
@@ -183,6 +190,9 @@ class _Watch:
         self._plan, self._signals = plan, signals
         self.outcomes: dict[Cell, Outcome] = {}
         self.stopping = ""  # the reason, once the sweep is being stopped
+        self.asked_to_stop = False  # by `python src/sweep.py stop`
+        self._pending: dict[Cell, int] = {}  # cells that have not ended: their attempts before this sweep
+        self._running: set[Cell] = set()
         self._error: Exception | None = None
         self._ended = threading.Event()
         self._began = time.monotonic()
@@ -220,19 +230,28 @@ class _Watch:
                 (self._plan.folder / STOP).touch()
 
     def _poll(self) -> None:
+        if not self.stopping and (self._plan.folder / STOP).exists():
+            self.asked_to_stop = True
+            self._stop("stopping, as another process asks: running cells write their checkpoints")
         for cell, before in list(self._pending.items()):
             attempts = attempts_of(cell.folder)
-            if len(attempts) > before and (outcome := attempts[-1].outcome):
+            if len(attempts) <= before:
+                continue
+            self._running.add(cell)
+            let_go(self._plan.folder)
+            if outcome := attempts[-1].outcome:
                 del self._pending[cell]
                 self._report_cell(cell, Outcome(outcome, attempts[-1].reason), attempts[-1].seconds)
 
     def _report_cell(self, cell: Cell, outcome: Outcome, seconds: float | None = None) -> None:
         self.outcomes[cell] = outcome
+        self._running.discard(cell)
         completed = sum(cell.state == "completed" for cell in self._plan.cells) + sum(
             outcome.outcome == "completed" for outcome in self.outcomes.values()
         )
         took = f" in {seconds:.1f} s" if seconds is not None else ""
-        print(f"{completed:4}/{self._total} {cell.name} {outcome.outcome}{took}{self._time_left()}", flush=True)
+        left = f"; about {time_left} left" if (time_left := self._time_left()) else ""
+        print(f"{completed:4}/{self._total} {cell.name} {outcome.outcome}{took}{left}", flush=True)
         if outcome.outcome == "failed":
             tail = "".join(f"\n        | {line}" for line in last_lines(cell.folder))
             print(f"      {outcome.reason}{tail}\n      {shown(cell.folder / CELL_LOG)}", flush=True)
@@ -240,15 +259,35 @@ class _Watch:
                 self._stop("stopping: a cell failed (sweep.fail_fast)")
 
     def _time_left(self) -> str:
-        """The estimated time to the end, from the steps so far."""
+        """The estimated time to the end, from the steps so far; empty if there is none."""
         if not self._pending or self.stopping:
             return ""
         done = left = 0.0
-        for cell, before in self._shares.items():
+        for cell, before in list(self._shares.items()):
             now = self._share(cell) if cell in self._pending else 1.0
             done += self._steps[cell.arm] * max(0.0, now - before)
             left += self._steps[cell.arm] * (1.0 - now)
-        return f"; about {approximate((time.monotonic() - self._began) * left / max(done, 1.0))} left"
+        return approximate((time.monotonic() - self._began) * left / max(done, 1.0))
+
+    def look(self) -> Look:
+        """How far the sweep is; for another thread."""
+        outcomes, running, states = dict(self.outcomes), set(self._running), dict[str, list[CellState]]()
+        for cell in self._plan.cells:
+            outcome = outcomes.get(cell)
+            if cell in running:
+                state = CellState(cell.seed, "running", self._share(cell))
+            elif cell.state == "completed" or (outcome and outcome.outcome == "completed"):
+                state = CellState(cell.seed, "completed", 1.0)
+            else:
+                state = CellState(cell.seed, outcome.outcome if outcome and outcome != NOT_STARTED else "missing", 0.0)
+            states.setdefault(cell.arm, []).append(state)
+        failed = [
+            Failure(cell.arm, cell.seed, *outcome, len(attempts), sum(attempt.seconds for attempt in attempts))
+            for cell, outcome in outcomes.items()
+            if outcome.outcome == "failed" and cell not in running
+            for attempts in [attempts_of(cell.folder)]
+        ]
+        return Look(states, failed, self._time_left())
 
     def _share(self, cell: Cell) -> float:
         config = self._plan.configs[cell.arm]
@@ -264,6 +303,7 @@ class _Watch:
         pending, self._pending = self._pending, {}
         for cell, result in itertools.zip_longest(cells, results[: len(cells)], fillvalue=""):
             if cell in pending:
+                self._running.discard(cell)
                 if self.stopping:
                     self.outcomes[cell] = NOT_STARTED
                     continue
@@ -284,7 +324,7 @@ def _record_lost(cell: Cell, outcome: Outcome) -> None:
         print(f"{cell.folder / CELL} could not be written: {error}", file=sys.stderr)
 
 
-def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
+def _report(plan: SweepPlan, watch: _Watch, signals: Signals, live: LiveReport) -> None:
     """Print how the sweep ended, and write its report."""
     states = Counter(outcome.outcome for outcome in watch.outcomes.values())
     skipped = sum(cell.state == "completed" for cell in plan.cells)
@@ -297,14 +337,17 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
     print(f"sweep     {', '.join(counts)}")
     for cell in failed:
         print(f"failed    {cell.name}: {watch.outcomes[cell].reason}")
-    if signals.received is not None:
+    if signals.received is not None or watch.asked_to_stop:
+        live.end(STOPPED)
         print("repeat the command to continue")
-        raise Interrupted(signals.received)
+        raise Interrupted(signals.received or signal.SIGTERM)
     if skipped + states["completed"]:
         print("report    being written", flush=True)
         if plan.study.settings.claims:
             _play_at_random(plan)
-        _judge(plan.folder)
+        judge(plan.folder)
+    else:
+        live.end("It has ended, and no cell has completed.")
     if failed:
         raise RunFailed(f"{len(failed)} of {len(plan.cells)} cells; repeat the command to run them again")
     if watch.stopping:
@@ -335,7 +378,7 @@ def _play_at_random(plan: SweepPlan) -> None:
         write_study(plan.folder, study)
 
 
-def _judge(folder: Path) -> None:
+def judge(folder: Path) -> None:
     """Write tables, figures and report; print the verdicts. Raises RunFailed if a file cannot be written."""
     from ablate.analysis.load import load_sweep
     from ablate.analysis.report import write_report
