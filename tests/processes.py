@@ -18,6 +18,12 @@ from ablate.paths import ROOT
 from ablate.records.schema import EPISODES, STATUS
 
 TEST_ID = "ABLATE_TEST_ID"  # in the environment of every process that a test starts, and of its descendants
+# A shell in a session of its own, as that of ssh: it runs a command, then waits for the next one.
+LOGIN_SHELL = (
+    "-c",
+    "import subprocess, sys, time; code = subprocess.call([sys.executable, 'src/run.py', *sys.argv[1:]]);"
+    "print('returned', code, flush=True); time.sleep(10000)",
+)
 START_S = 120.0  # to import torch or compile kernels, on a machine that others use too
 GONE_S = 10.0  # for processes to end
 
@@ -88,6 +94,26 @@ class Run:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(30)
+
+
+def returned(run: Run, code: int, timeout_s: float = START_S) -> None:
+    """Wait until the command in a LOGIN_SHELL has returned, with this exit code."""
+    run.wait_until(lambda: "returned" in run.output, "returned", timeout_s)
+    assert f"returned {code}\n" in run.output, f"{run.output} {run.errors}"
+
+
+def hang_up(run: Run) -> None:
+    """End the session of a LOGIN_SHELL: SIGHUP to its group."""
+    os.killpg(run.process.pid, signal.SIGHUP)
+    assert run.exit_code() == -signal.SIGHUP
+
+
+def of_sweep(command: str, folder: Path, timeout_s: float = START_S) -> subprocess.CompletedProcess[str]:
+    """python src/sweep.py <command> <folder>, in a session of its own."""
+    return subprocess.run(
+        [sys.executable, "src/sweep.py", command, str(folder)],
+        cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, start_new_session=True,
+    )  # fmt: skip
 
 
 def count_rows(path: Path) -> int:

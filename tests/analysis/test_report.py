@@ -412,8 +412,8 @@ def test_the_page_is_readable_on_dark_screens_and_on_paper(browser: Browser, tmp
 
 @pytest.mark.slow
 def test_a_telephone_scrolls_only_vertically(browser: Browser) -> None:
-    browser.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=2, mobile=True)
-    assert browser.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [390, 390]
+    browser.call("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
+    assert browser.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [360, 360]
     browser.call("Emulation.clearDeviceMetricsOverride")
 
 

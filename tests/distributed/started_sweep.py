@@ -9,11 +9,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from processes import Run, all_processes, command_of, count_rows, is_spawned, parent_of
+from faulty_envs import DISARMED
+from processes import (
+    LOGIN_SHELL,
+    Run,
+    all_processes,
+    command_of,
+    count_rows,
+    eventually,
+    hang_up,
+    is_spawned,
+    of_sweep,
+    parent_of,
+    returned,
+)
 
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.run_files import read_manifest
 from ablate.records.schema import CELL, EPISODES, LAST_CHECKPOINT
+from ablate.sweeps.detached import read_detached
 
 # Two arms that differ by noise alone and want a second block of seeds, and one that differs at once.
 GROWING = {"one": [], "two": ["algo.t_max=7"], "low": ["algo.gamma=0.69"]}
@@ -40,14 +54,22 @@ sweep:
 class Sweep(Run):
     """`python src/run.py sweep=study` in its own process group. arms: {name: its overrides}."""
 
-    def __init__(self, folder: Path, arms: dict[str, list[str]], *arguments: str, seeds: str = "0", **env: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        arms: dict[str, list[str]],
+        *arguments: str,
+        seeds: str = "0",
+        program: tuple[str, ...] = ("src/run.py",),
+        **env: str,
+    ) -> None:
         studies = folder.parent / "conf"
         (studies / "sweep").mkdir(parents=True, exist_ok=True)
         yaml_of_arms = "".join(f"    {arm}: {json.dumps({'overrides': own})}\n" for arm, own in arms.items())
         (studies / "sweep/study.yaml").write_text(STUDY.format(seeds=seeds) + yaml_of_arms)
         self.sweep = folder
         settings = (f"--config-dir={studies}", "sweep=study", "plugins=[faulty_envs]", f"hydra.sweep.dir={folder}")
-        super().__init__(folder, *settings, *arguments, **env)
+        super().__init__(folder, *settings, *arguments, program=program, **env)
 
     def cell(self, arm: str, seed: int = 0) -> Path:
         return self.sweep / arm / f"seed={seed}"
@@ -114,6 +136,42 @@ def kill_and_grow_on(start: Callable[..., Sweep], wait_s: float) -> Sweep:
             outcomes = [attempt["outcome"] for attempt in again.attempts(arm, seed)]
             assert outcomes[-1:] == ["completed"]
             assert outcomes.count("completed") == 1, "run twice"
+    return again
+
+
+def detach_stop_and_go_on(start: Callable[..., Sweep], wait_s: float, kill: bool) -> Sweep:
+    """A detached sweep whose session ends and that another shell stops. Its repetition, detached, too, completes.
+
+    kill: its process is killed first, so only the jobs are left. Returns the repetition."""
+    arms = {"slow": env("Slow", after=100, step_s=0.05), "good": []}
+
+    def start_detached(**environment: str) -> Sweep:
+        sweep = start(arms, "sweep.detach=true", program=LOGIN_SHELL, **environment)
+        returned(sweep, 0, wait_s)
+        hang_up(sweep)
+        return sweep
+
+    sweep = start_detached()
+    assert eventually(lambda: sweep.trains("slow"), wait_s)
+    started = read_detached(sweep.sweep)
+    assert started is not None
+    if kill:
+        os.kill(started.pid, signal.SIGKILL)
+    stopped = of_sweep("stop", sweep.sweep, wait_s)
+    assert (stopped.returncode, stopped.stderr) == (0, "")
+    # The job of a killed sweep writes it after the end of its cell.
+    assert eventually(lambda: sweep.outcome("slow") == ("interrupted", "the sweep was stopped"))
+    assert sweep.checkpointed_episodes("slow") == sweep.episodes("slow") > 0
+    watched = of_sweep("watch", sweep.sweep, wait_s)
+    assert watched.returncode == (1 if kill else 128 + signal.SIGTERM), f"{watched.stdout} {watched.stderr}"
+    assert of_sweep("collect", sweep.sweep, wait_s).returncode == 1
+    again = start_detached(**{DISARMED: "1"})
+    watched = of_sweep("watch", again.sweep, wait_s)
+    assert watched.returncode == 0, f"{watched.stdout} {watched.stderr}"
+    collected = of_sweep("collect", again.sweep, wait_s)
+    assert collected.returncode == 0, collected.stderr
+    assert "results   arm" in collected.stdout
+    assert resumed_from(again, "slow") > 0
     return again
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from faulty_envs import DISARMED
 from processes import parent_of
-from started_sweep import Sweep, env, kill_and_grow_on, resumed_from, two_good_and_four_bad
+from started_sweep import Sweep, detach_stop_and_go_on, env, kill_and_grow_on, resumed_from, two_good_and_four_bad
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]
 pytest.importorskip("ray", reason="needs pip install -e '.[ray]'")
@@ -27,7 +27,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
     """Start a sweep over Ray. All processes that a failed test leaves are killed."""
     started: list[Sweep] = []
 
-    def start(arms: dict[str, list[str]], *arguments: str, **environment: str) -> Sweep:
+    def start(arms: dict[str, list[str]], *arguments: str, **environment: Any) -> Sweep:
         started.append(Sweep(tmp_path / "sweep", arms, "hydra/launcher=ray", *arguments, **environment))
         return started[-1]
 
@@ -175,6 +175,10 @@ def test_a_killed_sweep_leaves_nothing_and_goes_on(start: Callable[..., Sweep]) 
 
 def test_a_sweep_killed_while_it_grows_goes_on(start: Callable[..., Sweep]) -> None:
     assert_gone(kill_and_grow_on(start, WAIT_S), within_s=150)
+
+
+def test_a_detached_sweep_survives_its_session(start: Callable[..., Sweep]) -> None:
+    assert_gone(detach_stop_and_go_on(start, WAIT_S, kill=False))
 
 
 @pytest.mark.parametrize(

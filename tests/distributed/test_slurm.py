@@ -8,12 +8,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faulty_envs import DISARMED
 from omegaconf import OmegaConf
 from slurm_cluster import NODES, SlurmCluster, missing_programs, slurm_cluster
-from started_sweep import Sweep, env, kill_and_grow_on, resumed_from, two_good_and_four_bad
+from started_sweep import Sweep, detach_stop_and_go_on, env, kill_and_grow_on, resumed_from, two_good_and_four_bad
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]
 pytest.importorskip("submitit", reason="needs pip install -e '.[slurm]'")
@@ -34,7 +35,7 @@ def start(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Callable[..., Sweep
     """Start a sweep over the cluster. All jobs and processes that a failed test leaves are ended."""
     started: list[Sweep] = []
 
-    def start(arms: dict[str, list[str]], *arguments: str, **environment: str) -> Sweep:
+    def start(arms: dict[str, list[str]], *arguments: str, **environment: Any) -> Sweep:
         arguments = ("hydra/launcher=slurm", *arguments)
         started.append(Sweep(tmp_path / "sweep", arms, *arguments, **{**cluster.environment, **environment}))
         return started[-1]
@@ -190,6 +191,18 @@ def test_jobs_of_a_killed_sweep_are_ended_by_the_next(cluster: SlurmCluster, sta
 
 def test_a_sweep_killed_while_it_grows_goes_on(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
     assert_gone(cluster, kill_and_grow_on(start, WAIT_S))
+
+
+def test_a_detached_sweep_survives_its_session(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
+    """Slurm runs jobs on without the process that sent them: they are stopped without it, too."""
+    assert_gone(cluster, detach_stop_and_go_on(start, WAIT_S, kill=True))
+
+
+def test_a_detached_sweep_is_refused_at_once(start: Callable[..., Sweep]) -> None:
+    sweep = start({"good": []}, "hydra.launcher.cpus_per_task=5", "sweep.detach=true")
+    assert sweep.exit_code() == 2
+    assert sweep.errors.splitlines()[-1].startswith("hydra/launcher=slurm: sbatch: error: ")
+    assert not sweep.sweep.exists()
 
 
 def test_missing_slurm_is_reported(tmp_path: Path, start: Callable[..., Sweep]) -> None:

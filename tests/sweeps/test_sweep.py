@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import os
 import runpy
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,12 +38,14 @@ from ablate.config.choices import ScoreUnit, Source, Statistic
 from ablate.config.schema import ConfigError, MetricConfig, SweepConfig
 from ablate.config.serial import to_dict
 from ablate.envs.make import kind_of
+from ablate.parallel.signals import Interrupted
 from ablate.records.files import write_json
 from ablate.records.manifest import write_status
-from ablate.records.schema import CELL, COLUMNS, EPISODES, MANIFEST, STATUS, STUDY, STUDY_SOURCE
+from ablate.records.schema import CELL, COLUMNS, EPISODES, MANIFEST, REPORT, STATUS, STUDY, STUDY_SOURCE
 from ablate.records.study_file import read_study
 from ablate.runs.run import RunFailed
-from ablate.sweeps import train_cell
+from ablate.sweeps import live, train_cell
+from ablate.sweeps.cell import STOP
 from ablate.sweeps.plan import SweepPlan, describe, estimate, make_plan, share_done
 from ablate.sweeps.run import refuse_folder, run
 from ablate.sweeps.study import expand
@@ -802,6 +807,64 @@ def test_cells_of_which_a_launcher_says_nothing_are_lost(plan_of: Folder, capsys
         run(plan, lambda jobs: [], lambda cell: [])
     assert capsys.readouterr().out.count("failed    w") == 4
     assert set(load_sweep(plan.folder).cells["reason"]) == {"lost: its process left no message"}
+
+
+def test_a_sweep_that_is_asked_to_stop_is_interrupted(plan_of: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    """The request comes when the launcher has already seen it, and all cells have not started: none is lost."""
+    plan = plan_of("study")
+
+    def asked(jobs: Any) -> list[Any]:
+        (plan.folder / STOP).touch()
+        return []
+
+    with pytest.raises(Interrupted) as stopped:
+        run(plan, asked, lambda cell: [])
+    assert stopped.value.signal == signal.SIGTERM
+    out = capsys.readouterr().out
+    assert "sweep     0 of 4 cells completed, 4 not started\nrepeat the command to continue\n" in out
+    assert not (plan.folder / STOP).exists()
+    swept(plan_of("study"))
+
+
+def test_a_page_shows_the_sweep_while_it_runs(plan_of: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last page is the report; that of a sweep that was stopped says so."""
+    monkeypatch.setattr(live, "FIRST_S", 0.0)
+    monkeypatch.setattr(live, "EVERY_S", 0.01)
+    monkeypatch.setattr(live, "SHARE", 1.0)
+    pages: list[str] = []
+
+    def shows(text: str) -> None:
+        deadline = time.monotonic() + 60
+        while not (page.exists() and text in page.read_text()):
+            assert time.monotonic() < deadline, text
+            time.sleep(0.01)
+
+    def launch(jobs: Any) -> list[Any]:
+        first, second = plan.cells[:2]
+        for cell in (first, second):
+            cell.folder.mkdir(parents=True)
+            write_json(cell.folder / CELL, {"attempts": [{"host": "here"}]})
+            write_status(cell.folder, "running", "", Counters(0, 500))
+        shows("0 of 4 cells completed, 2 running")
+        write_json(first.folder / CELL, {"attempts": [{"outcome": "failed", "reason": "exited with code 3"}]})
+        shows("0 of 4 cells completed, 1 running, 1 failed")
+        pages.append(page.read_text())
+        raise KeyboardInterrupt
+
+    plan = plan_of("study")
+    page = plan.folder / REPORT
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, launch, lambda cell: [])
+    assert "seed 0: running, 25 %" in pages[0]
+    assert "location.reload" in pages[0]
+    assert live.STOPPED in page.read_text()
+    assert "location.reload" not in page.read_text()
+    assert list(plan.folder.glob(".*")) == []
+    for cell in plan.cells:
+        shutil.rmtree(cell.folder, ignore_errors=True)
+    swept(plan_of("study"))
+    assert live.STOPPED not in page.read_text()
+    assert "location.reload" not in page.read_text()
 
 
 class Clock:
