@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -153,12 +153,15 @@ def side_by_side(measurements: Sequence[Callable[[], float]]) -> float:
 # Samples, and tables of them.
 
 
-def with_sb3(console: Console, own: Sequence[Row], theirs: Sequence[Row]) -> list[Row]:
-    """The variants to measure: those of stable-baselines3 only if it is installed, else with a line that says so."""
-    if find_spec("stable_baselines3"):
-        return [*own, *theirs]
-    console.print("stable-baselines3 is not installed; with pip install -e '.[bench]' it is measured too")
-    return [*own]
+def with_installed(console: Console, own: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """The variants to measure: our own, and those of each other module that is installed; a line names the others."""
+    rows = [*own]
+    for module, theirs in others.items():
+        if find_spec(module):
+            rows += theirs
+        else:
+            console.print(f"{module} is not installed; with pip install -e '.[bench]' it is measured too")
+    return rows
 
 
 def in_turn(console: Console, rows: Sequence[Row], repeats: int, what: str = "") -> Iterator[Row]:

@@ -47,7 +47,7 @@ from benchmarks.common import (
     table_of,
     temporary_folder,
     train,
-    with_sb3,
+    with_installed,
 )
 
 GOAL = 2.0  # times stable-baselines3 at its better number of threads
@@ -84,7 +84,7 @@ SB3 = [Variant("stable-baselines3", "uniform", f"{threads} thread{'s' * (threads
 
 def benchmark_dqn(console: Console, options: Options) -> None:
     """Training speeds after the warm-up, the parts of an update, and the tree of priorities."""
-    variants = with_sb3(console, ABLATE, SB3)
+    variants = with_installed(console, ABLATE, {"stable_baselines3": SB3})
     rates: dict[Variant, list[float]] = {variant: [] for variant in variants}
     for variant in in_turn(console, variants, options.repeats):
         rates[variant].append(training_rate(variant, int(options.seconds * STEPS_PER_SECOND)))

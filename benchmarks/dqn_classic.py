@@ -1,4 +1,5 @@
-"""DQN on CartPole with kernels: whole runs next to stable-baselines3 and backend=manual, and the parts of a step."""
+"""DQN on CartPole with kernels: whole runs next to backend=manual, stable-baselines3 and a JAX program of the same
+algorithm, and the parts of a step."""
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -43,20 +44,22 @@ from benchmarks.common import (
     table_of,
     temporary_folder,
     train,
-    with_sb3,
+    with_installed,
     yes_or_no,
 )
 
 RUN = ("algo=dqn", "env=cartpole", "checkpoint_every_seconds=3600", *TRAINING_ONLY)
 LARGE_BATCH = ("algo.batch_size=128", "algo.train_freq=10")
 PRIORITIZED_GOAL = 0.7  # of uniform
-EXPECTED = {"compiled": 25_000, "manual": 1_000, "stable-baselines3": 700}  # steps/s, to choose the length of a run
+JAX_SEEDS = 30  # runs of the JAX program at once
+SB3, JAX = "stable-baselines3", f"JAX, {JAX_SEEDS} seeds at once"
+EXPECTED = {"compiled": 25_000, "manual": 1_000, SB3: 700, JAX: 8_000}  # steps/s, to choose the length of a run
 
 
 class Variant(NamedTuple):
     """One row of the table of training speeds."""
 
-    program: str  # a backend, or stable-baselines3
+    program: str  # a backend, SB3 or JAX
     replay: str
     updates: str
 
@@ -70,12 +73,15 @@ VARIANTS = [
     Variant("manual", "uniform", DEFAULT),
     Variant("manual", "prioritized", DEFAULT),
 ]
-SB3 = [Variant("stable-baselines3", "uniform", updates) for updates in (DEFAULT, LARGE)]
+OTHERS = {
+    "stable_baselines3": [Variant(SB3, "uniform", updates) for updates in (DEFAULT, LARGE)],
+    "gymnax": [Variant(JAX, "uniform", updates) for updates in (DEFAULT, LARGE)],
+}
 
 
 def benchmark_dqn_classic(console: Console, options: Options) -> None:
     """Training speeds on one core, and where a step's time goes."""
-    variants = with_sb3(console, VARIANTS, SB3)
+    variants = with_installed(console, VARIANTS, OTHERS)
     rates: dict[Variant, list[float]] = {variant: [] for variant in variants}
     for variant in in_turn(console, variants, options.repeats):
         rates[variant].append(training_rate(variant, options.seconds))
@@ -86,24 +92,28 @@ def benchmark_dqn_classic(console: Console, options: Options) -> None:
 
 def training_rate(variant: Variant, seconds: float) -> float:
     """Steps per second of a run of about `seconds`."""
-    steps = int(seconds * EXPECTED[variant.program])
-    if variant.program == "stable-baselines3":
-        return sb3_rate(variant.updates == LARGE, steps)
+    steps, large = int(seconds * EXPECTED[variant.program]), variant.updates == LARGE
+    if variant.program == SB3:
+        return rate_of("benchmarks.dqn_classic", int(large), steps)
+    if variant.program == JAX:
+        batch, train_freq = (128, 10) if large else (64, 2)
+        return rate_of("benchmarks.jax_dqn", batch, train_freq, steps // JAX_SEEDS, JAX_SEEDS)
     overrides = (f"backend={variant.program}", f"replay={variant.replay}", f"total_steps={1000 + steps}")
-    return train(*RUN, *overrides, *(LARGE_BATCH if variant.updates == LARGE else ()), table=EPISODES)
+    return train(*RUN, *overrides, *(LARGE_BATCH if large else ()), table=EPISODES)
 
 
 def rates_table(rates: dict[Variant, list[float]]) -> Table:
     table = table_of(
         f"DQN on CartPole, one core: environment steps/s in training, {WINDOW}, CSV files included",
-        f"vs SB3: relative to stable-baselines3 with the same batches, median of the ratios in the same repeat\n"
+        f"vs SB3, vs JAX: relative to that program with the same batches, median of the ratios in the same repeat\n"
+        f"JAX: without the time of compilation and without files\n"
         f"vs uniform: relative to uniform replay of the same program; goal ≥ {PRIORITIZED_GOAL:g}",
         ("program", "replay", "updates"),
-        ("steps/s", "min–max", "vs SB3", "vs uniform", "goal"),
+        ("steps/s", "min–max", "vs SB3", "vs JAX", "vs uniform", "goal"),
     )
     for variant, samples in rates.items():
-        theirs = rates.get(Variant("stable-baselines3", "uniform", variant.updates))
-        vs_sb3 = f"{ratio(samples, theirs):.1f}" if theirs else "–"
+        others = [rates.get(Variant(program, "uniform", variant.updates)) for program in (SB3, JAX)]
+        versus = [f"{ratio(samples, theirs):.1f}" if theirs else "–" for theirs in others]
         uniform = ratio(samples, rates[variant._replace(replay="uniform")])
         reached = ""
         if variant in GOALS:
@@ -111,14 +121,14 @@ def rates_table(rates: dict[Variant, list[float]]) -> Table:
         elif variant.program == "compiled":
             reached = yes_or_no(uniform >= PRIORITIZED_GOAL)
         vs_uniform = f"{uniform:.2f}" if variant.replay != "uniform" else ""
-        table.add_row(*variant, *spread(samples, ",.0f"), vs_sb3, vs_uniform, reached)
+        table.add_row(*variant, *spread(samples, ",.0f"), *versus, vs_uniform, reached)
     return table
 
 
-def sb3_rate(large: bool, steps: int) -> float:
-    """The same for stable-baselines3, in a process of its own with one thread."""
+def rate_of(module: str, *arguments: int) -> float:
+    """The same for another program, in a process of its own on one core, which writes the rate to a file."""
     with temporary_folder() as folder:
-        execute(["-m", "benchmarks.dqn_classic", str(int(large)), str(steps), f"{folder}/rate"])
+        execute(["-m", module, *map(str, arguments), f"{folder}/rate"])
         return float((folder / "rate").read_text())
 
 

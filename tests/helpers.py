@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ablate.algos.a3c.gradients import BACKENDS, GradientComputer, LossSettings
+from ablate.algos.algorithm import algorithm_of
 from ablate.algos.job import WorkerJob
 from ablate.cli.compose import compose_config
 from ablate.config.schema import Config
@@ -98,6 +99,29 @@ class MadeRun(NamedTuple):
     job: WorkerJob
     rows: list[Any]  # records and summaries, in order
     state: ProcessState
+
+
+def started(config: Config, folder: Path, evaluates: bool = False) -> WorkerJob:
+    """The job of DQN's process."""
+    folder.mkdir(exist_ok=True)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    return job_of(config, folder, evaluates)._replace(members=(0, 1))
+
+
+def learn(job: WorkerJob, send: Any = None) -> MadeRun:
+    """Run the loop of DQN to its end, in this process."""
+    (process,) = algorithm_of(job.config).processes(job.config)
+    messages: list[Any] = []
+
+    def collect(message: Any) -> None:
+        messages.extend(message.unpacked() if isinstance(message, SliceRecords) else [message])
+
+    try:
+        getattr(importlib.import_module(process.module), process.function)(send or collect, job)
+    finally:
+        torch.set_flush_denormal(False)  # a learner sets it for its whole process
+    *rows, state = messages or [None]
+    return MadeRun(job, rows, state)
 
 
 def trained_arrays(job: WorkerJob) -> list[np.ndarray]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from helpers import MadeRun, columns, config_of, job_of, trained_arrays
+from helpers import MadeRun, columns, config_of, learn, started, trained_arrays
 
-from ablate.algos.algorithm import algorithm_of
 from ablate.algos.dqn import compiled as dqn_compiled
 from ablate.algos.dqn.spec import UpdateRecord
-from ablate.algos.job import WorkerJob
 from ablate.config.schema import Config, ConfigError
 from ablate.nn.architecture import architecture_of
 from ablate.parallel.supervisor import ChildFailed
@@ -39,28 +35,6 @@ def configure(*overrides: str) -> Config:
         "algo.batch_size=16", "algo.target_update=90", "algo.epsilon_decay_steps=300", "replay.capacity=250",
         *QUIET, *overrides,
     )  # fmt: skip
-
-
-def started(config: Config, folder: Path, evaluates: bool = False) -> WorkerJob:
-    folder.mkdir(exist_ok=True)
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    return job_of(config, folder, evaluates)._replace(members=(0, 1))
-
-
-def learn(job: WorkerJob, send: Any = None) -> MadeRun:
-    """MadeRun the loop of the configuration's backend to its end."""
-    (process,) = algorithm_of(job.config).processes(job.config)
-    messages: list[Any] = []
-
-    def collect(message: Any) -> None:
-        messages.extend(message.unpacked() if isinstance(message, SliceRecords) else [message])
-
-    try:
-        getattr(importlib.import_module(process.module), process.function)(send or collect, job)
-    finally:
-        torch.set_flush_denormal(False)  # a learner sets it for its whole process
-    *rows, state = messages or [None]
-    return MadeRun(job, rows, state)
 
 
 def run(config: Config, folder: Path, evaluates: bool = False) -> MadeRun:
@@ -129,6 +103,8 @@ def assert_same_state(ours: Any, theirs: Any) -> None:
         ("max_episodes=17", "total_steps=null", "model.hidden=[]", "env.reward_scale=3", "env.reward_shift=-1"),
         ("model.activation=elu", "optimizer.schedule=linear", "optimizer.decay_episodes=20", "log_interval=7"),
         ("algo.n_step=38", "env.max_ep_step=null", "replay.storage=memmap", "algo.warmup_steps=38"),
+        ("env=acrobot", "algo.n_step=2"),
+        ("env=mountain_car", "replay=prioritized"),
     ],
     ids=" ".join,
 )
