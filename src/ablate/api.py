@@ -1,4 +1,4 @@
-"""Runs and studies from Python, in a script or a notebook: `train`, `study`, `Run` and `Study` of `ablate`.
+"""Runs and studies from Python, in a script or a notebook: `train`, `study`, `judge`, `Run` and `Study` of `ablate`.
 
 The program runs in a process of its own, as from a terminal. So the caller's process never trains, forks or imports
 torch, and its `__main__` is never imported again. This module starts the program, shows its output, reads its files."""
@@ -60,6 +60,17 @@ def study(*overrides: str, **keys: Any) -> Study:
     return Study(_run_program(["hydra.mode=MULTIRUN", *_arguments(overrides, keys)]))
 
 
+def judge(study: str | Path, runs: str | Path) -> Study:
+    """Judge runs of other programs, as `python src/judge.py <study> --runs <runs>` does; writes nothing.
+
+    study: the study's YAML file. runs: the folder of the runs, or a CSV file (docs/judging.md).
+    Raises ValueError with one line if they cannot be judged."""
+    from ablate.cli import judge as program
+
+    with _plain_errors():
+        return Study._of(program.read(locate(str(study)), locate(str(runs))))
+
+
 class Run:
     """The folder of a run. Its tables are read once: make another Run to see what has been written since."""
 
@@ -117,6 +128,12 @@ class Study:
         self.folder = locate(str(folder))
         with _plain_errors():
             self._sweep: load.Sweep = load_sweep(self.folder)
+
+    @classmethod
+    def _of(cls, sweep: load.Sweep) -> Study:
+        made = cls.__new__(cls)
+        made.folder, made._sweep = sweep.folder, sweep
+        return made
 
     def __repr__(self) -> str:
         completed = (self.cells["state"] == "completed").sum()

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from ablate.analysis.figures import COLOURS, figure_size, set_title
+from ablate.analysis.figures import COLOURS, figure_size, fitted, set_title
 from ablate.analysis.load import Sweep
 from ablate.analysis.metrics import score_label, unit
 from ablate.config.choices import Axis, Source
@@ -66,11 +66,18 @@ def add_legend(figure: Figure, ax: Axes, title: str = "") -> None:
     if handles:
         width = 0.08 * (max(map(len, handles)) + 8)  # approximate width of an entry in inches
         columns = min(3, len(handles), max(1, int(figure.get_figwidth() / width)))
-        figure.legend(handles.values(), handles, title=title, loc="outside lower center", ncols=columns, frameon=False)
+        figure.legend(
+            handles.values(),
+            handles,
+            title=fitted(figure, title, 0.9),
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+        )
 
 
 def add_title(figure: Figure, sweep: Sweep, caveat: str = "") -> None:
     set_title(figure, sweep.study.question or sweep.study.name)
     if caveat:
-        figure.axes[0].set_title(caveat, fontsize="small", color="#b00020")
+        figure.axes[0].set_title(fitted(figure, caveat, 0.8), fontsize="small", color="#b00020")
     sns.despine(fig=figure)

@@ -87,11 +87,16 @@ def panel_columns(count: int) -> int:
     return min(count, 3 if width_mm is None else max(1, int(width_mm / 55)))
 
 
+def fitted(figure: Figure, text: str, share: float = 1.0) -> str:
+    """The text in lines that fit into this share of the figure's width."""
+    letter = 0.5 * float(mpl.rcParams["font.size"]) / 72  # the mean width of a letter in inches, about
+    longest = max(20, int(share * figure.get_figwidth() / letter))
+    return "\n".join(textwrap.fill(line, longest) for line in text.split("\n"))
+
+
 def set_title(figure: Figure, text: str) -> None:
     """A title in lines that fit into the figure's width."""
-    letter = 0.5 * float(mpl.rcParams["font.size"]) / 72  # the mean width of a letter in inches, about
-    lines = [textwrap.fill(line, max(20, int(figure.get_figwidth() / letter))) for line in text.split("\n")]
-    figure.suptitle("\n".join(lines), fontsize="medium")
+    figure.suptitle(fitted(figure, text), fontsize="medium")
 
 
 def learning_curve(run: Run, path: Path) -> None:

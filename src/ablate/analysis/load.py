@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.config.choices import ScoreUnit, Until
+from ablate.config.choices import Axis, ScoreUnit, Source, Until
 from ablate.config.schema import ConfigError
 from ablate.config.serial import differing_key, flat
 from ablate.records.files import is_file, read_file
@@ -135,6 +135,36 @@ class Sweep:
     episodes: pd.DataFrame
     evaluations: pd.DataFrame
     torn: int  # lines of these two tables that were cut short and are left out
+    foreign = False  # whether another program made the runs: see `foreign.ForeignSweep`
+
+    def read_at_points(self, source: Source) -> bool:
+        """Whether all cells are read at the same x. Rows of another program may be logged more or less often."""
+        return source is Source.evaluations or self.foreign
+
+    @property
+    def caveats(self) -> Sequence[str]:
+        """What limits every verdict, because of who made the runs."""
+        return ()
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What a reader must know of the runs' files."""
+        return ()
+
+    @property
+    def sources(self) -> list[Source]:
+        """The tables that there are."""
+        return list(Source)
+
+    @property
+    def axes(self) -> list[Axis]:
+        """The axes of curves that there are."""
+        return list(Axis)
+
+    @property
+    def score_name(self) -> str:
+        """The name of the score, for axes and headings."""
+        return "average reward per step" if self.per_step else "episodic return"
 
     @cached_property
     def updates(self) -> pd.DataFrame:
@@ -180,7 +210,7 @@ class Sweep:
             table[table["arm"].isin(arms)].reset_index(drop=True)
             for table in (self.cells, self.episodes, self.evaluations)
         )
-        return Sweep(self.folder, study, cells, episodes, evaluations, self.torn)
+        return replace(self, study=study, cells=cells, episodes=episodes, evaluations=evaluations)
 
 
 def load_sweep(folder: Path | str) -> Sweep:

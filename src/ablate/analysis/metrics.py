@@ -70,7 +70,7 @@ def _refuse(key: str, values: dict[str, str], why: str) -> None:
 
 def score_label(sweep: Sweep) -> str:
     """The name of the score, for axes and headings."""
-    return "average reward per step" if sweep.per_step else "episodic return"
+    return sweep.score_name
 
 
 def unit(metric: MetricConfig) -> str:
@@ -162,7 +162,7 @@ class Span:
 
     start: float
     end: float
-    spacing: float  # of evaluations: that of the cell which was evaluated least often; 0 for training episodes
+    spacing: float  # of what is read at points: that of the cell with the fewest rows; 0 for our own training episodes
     latest: Cell  # the cell that begins last
     shortest: Cell | None  # the cell that sets the end; None: the plan does
 
@@ -189,7 +189,7 @@ def span_of(sweep: Sweep, source: Source, x: Axis, by_cell: dict[Cell, Curve] | 
     if len(known) == len(planned) and min(known) <= end:
         end, shortest = min(known), None
     spacing = 0.0
-    if source is Source.evaluations:
+    if sweep.read_at_points(source):
         # Several evaluations can share an episode: those distances of 0 are no spacing.
         gaps = [float(np.median(np.diff(np.unique(own)))) for own, _ in by_cell.values() if own[-1] > own[0]]
         spacing = max(gaps, default=0.0)
@@ -211,17 +211,17 @@ def planned_end(config: Mapping[str, Any], x: Axis) -> float | None:
 
 def refuse_narrow(by_cell: dict[Cell, Curve], span: Span, metric: MetricConfig) -> None:
     """Raise ConfigError if a cell's first evaluation is so late that most of the window is not common to all cells."""
-    cell = "/seed=".join(map(str, span.latest))
+    cell, what = "/seed=".join(map(str, span.latest)), str(metric.source).removesuffix("s")
     if span.start > span.end:
         raise ConfigError(
-            f"{metric.label}: the first evaluation of {cell} is at {span.start:,.0f} ({metric.x}), after the equal "
-            f"budget of {span.end:,.0f}; give all arms one evaluation.every_steps"
+            f"{metric.label}: the first {what} of {cell} is at {span.start:,.0f} ({metric.x}), after the equal "
+            f"budget of {span.end:,.0f}; all arms must be evaluated equally often (evaluation.every_steps)"
         )
     low, high = (fraction * span.end for fraction in metric.window)
     first = max(low, min(float(x[0]) for x, _ in by_cell.values()))
     if high > low and span.start - first > (high - first) / 2:
         raise ConfigError(
-            f"{metric.label}: the first evaluation of {cell} is at {span.start:,.0f} ({metric.x}), others have one at "
+            f"{metric.label}: the first {what} of {cell} is at {span.start:,.0f} ({metric.x}), others have one at "
             f"{first:,.0f}, so most of the window to {high:,.0f} is not common to all cells"
         )
 
@@ -243,10 +243,10 @@ def score_cells(sweep: Sweep, name: str) -> pd.DataFrame:
 
     The window [a, b] of a budget B has the points with a·B < x ≤ b·B (with a = 0 also x = 0), or the last point up
     to b·B if there are none. B is the end of the common `Span`, or each cell's own end. Evaluations are read at the
-    points of the span, by linear interpolation. `first_reach` searches the window for the score and is censored at
-    the window's end, which is common to all cells. Training episodes reach a score with their moving average,
-    because single episodes cross any score by chance. `duration` is the x at which the fraction b of the budget is
-    done, counted on `counted_axis`.
+    points of the span, by linear interpolation, and so are the training episodes of other programs. `first_reach`
+    searches the window for the score and is censored at the window's end, which is common to all cells. Training
+    episodes reach a score with their moving average, because single episodes cross any score by chance. `duration` is
+    the x at which the fraction b of the budget is done, counted on `counted_axis`.
     value: -inf (inf if smaller is better) for a diverged cell, NaN for a cell without a point up to b·B.
     Raises ConfigError if the metric cannot be computed, or the cells have no common span of evaluations."""
     metric = sweep.study.metric_config(name)
@@ -257,26 +257,34 @@ def score_cells(sweep: Sweep, name: str) -> pd.DataFrame:
     rows = []
     if span:
         common = metric.budget is Budget.equal or metric.statistic is Statistic.first_reach
-        if metric.source is Source.evaluations and common and metric.statistic is not Statistic.duration:
+        at_points = sweep.read_at_points(metric.source) and metric.statistic is not Statistic.duration
+        if at_points and common:
             refuse_narrow(by_cell, span, metric)
         ends = {cell: span.end if common else float(x[-1]) for cell, (x, _) in by_cell.items()}
         if not common and metric.source is Source.evaluations and counted is Axis.global_step:
             ends |= _equal_ends(sweep, span, ends)
         for cell, (x, score) in by_cell.items():
-            if metric.source is Source.evaluations and metric.statistic is not Statistic.duration:
+            if at_points:
                 points = span.points(ends[cell])
                 x, score = points, np.interp(points, x, score)
-            rows.append((*cell, *_measure(metric, x, score, reported[cell][0], span.start, ends[cell])))
+            decay = decay_for(len(score)) if at_points else MOVING_AVERAGE_DECAY
+            rows.append((*cell, *_measure(metric, x, score, reported[cell][0], span.start, ends[cell], decay)))
     table = pd.DataFrame(rows, columns=["arm", "seed", "value", "censored"])
     return table.astype({"arm": "str", "seed": "int64", "value": "float64", "censored": "bool"})
 
 
 def _measure(
-    metric: MetricConfig, x: np.ndarray, score: np.ndarray, reported: np.ndarray, start: float, end: float
+    metric: MetricConfig,
+    x: np.ndarray,
+    score: np.ndarray,
+    reported: np.ndarray,
+    start: float,
+    end: float,
+    decay: float,
 ) -> tuple[float, bool]:
     """The metric of one curve, and whether it is censored. reported (T,): the metric's x at the end of each row.
 
-    start: where the curves of all cells have begun."""
+    start: where the curves of all cells have begun. decay: of the moving average of training episodes."""
     low, high = (fraction * end for fraction in metric.window)
     if metric.statistic is Statistic.duration:
         return float(reported[np.searchsorted(x, high)]), False  # the row that completes the fraction
@@ -286,7 +294,7 @@ def _measure(
         first = 0  # the evaluation before the first step belongs to a window from the beginning
     if metric.statistic is Statistic.first_reach:
         assert metric.score is not None
-        reached = moving_average(score) if metric.source is Source.episodes else score
+        reached = moving_average(score, decay) if metric.source is Source.episodes else score
         return statistics.first_reach(x[first:before], reached[first:before], metric.score, high)
     if before == 0:
         return np.nan, False

@@ -17,11 +17,11 @@ import pandas as pd
 
 from ablate.analysis import markdown
 from ablate.analysis.figure_parts import Drawing, metric_unit
-from ablate.analysis.figures import DPI
+from ablate.analysis.figures import DPI, Paper, printed_on
 from ablate.analysis.load import Sweep
 from ablate.analysis.scores import workers
 from ablate.analysis.summary import write_tables
-from ablate.analysis.sweep_figures import write_figures
+from ablate.analysis.sweep_figures import PAPER, write_figures
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import Verdict
 from ablate.config.choices import Budget
@@ -61,10 +61,16 @@ class Table(NamedTuple):
 def write_report(summary: Summary) -> list[Path]:
     """Write a sweep's tables, figures and report.html into its folder. Returns the paths of report and figures.
 
+    If the study gives `figures.width_mm`, its figures of that size are written to the folder's PAPER as well.
     Raises OSError if a file cannot be written."""
     folder = summary.sweep.folder
     write_tables(summary)
     figures = list(write_figures(summary))
+    paper = summary.sweep.study.figures
+    if paper.width_mm is not None:
+        with printed_on(Paper(paper.width_mm, paper.font_size)):
+            for _ in write_figures(summary, PAPER):
+                pass
     path = folder / REPORT
     replace_atomically(path, render(summary, figures).encode())
     drawn = [drawing.name for drawing, png in figures if isinstance(png, bytes)]

@@ -70,6 +70,7 @@ def worst_score(sweep: Sweep, values: Values, metric: str, arm: str) -> float:
 
 def count_of(sweep: Sweep, arm: str, scores: pd.Series, seeds: list[int]) -> str:
     """How many of these seeds have a score, and what became of the others."""
+    seeds = sweep.study.seeds_of(arm, seeds)
     scored = int(np.isfinite(scores.reindex(seeds)).sum())
     if scored == len(seeds):
         return str(scored)
@@ -98,7 +99,10 @@ def _failures(sweep: Sweep, arm: str, scores: pd.Series, seeds: list[int]) -> Co
 
 def _kind(reason: str) -> str:
     """Why a cell failed, in a word, from the reason in its cell.json."""
-    known = {"diverged": "diverged", "hangs": "hung", "stopped after": "timed out", "lost": "lost"}
+    known = {
+        "diverged": "diverged", "hangs": "hung", "stopped after": "timed out", "lost": "lost",
+        "ended at step": "ended early", "ended before its first score": "ended early",
+    }  # fmt: skip
     return next((kind for text, kind in known.items() if text in reason), "crashed")
 
 
@@ -127,6 +131,8 @@ def untimed(sweep: Sweep, arm: str) -> str:
     """Why the arm's seconds are not those of processes that ran in parallel; empty if they are.
 
     An interleaved run with a single worker loses no time by taking turns, so its seconds are valid."""
+    if sweep.foreign:
+        return f"what else ran next to {arm} is not known"
     cpus, count = sweep.study.provenance.cpus, workers(sweep, arm)
     if take_turns(sweep, arm):
         return f"the workers of {arm} took turns (schedule=interleaved)"

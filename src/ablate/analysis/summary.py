@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ablate.analysis import latex
 from ablate.analysis.load import Sweep
 from ablate.analysis.markdown import report
 from ablate.analysis.metrics import (
@@ -108,6 +109,7 @@ def _baselines(sweep: Sweep) -> dict[str, str]:
 
 def _caveats(sweep: Sweep) -> Iterator[str]:
     """What limits every verdict: cells that were not made by the same code, packages or machine."""
+    yield from sweep.caveats
     completed = sweep.cells[sweep.cells["state"] == "completed"]
     for column, what in (("code", "commits"), ("versions", "versions of packages"), ("machine", "machines")):
         counts = completed.loc[completed[column] != "", column].value_counts()
@@ -146,13 +148,14 @@ def _unlearned(sweep: Sweep, env: str) -> Iterator[str]:
 
 def _notes(sweep: Sweep, scores: pd.DataFrame, refusals: Refusals) -> list[str]:
     """What a reader must know to judge the tables."""
-    notes = list(dict.fromkeys(f"{metric} is left out: {why}" for (metric, _), why in refusals.items()))
+    notes = list(sweep.remarks)
+    notes += list(dict.fromkeys(f"{metric} is left out: {why}" for (metric, _), why in refusals.items()))
     for change in sweep.study.changes:
         notes.append(
             f"changed after {_cells(change.completed)} had completed ({change.when}): {'; '.join(change.what)}"
         )
     evaluations = sweep.evaluations.groupby(["arm", "seed"])["evaluation"].nunique()
-    if len(evaluations) and evaluations.min() < 3:
+    if len(evaluations) and evaluations.min() < 3 and not sweep.foreign:
         few = f"{evaluations.min()} evaluation{'s' * int(evaluations.min() > 1)}"
         notes.append(f"some cells have only {few}: such a curve shows little; see evaluation.every_steps")
     cells = sweep.cells
@@ -182,7 +185,7 @@ def _notes(sweep: Sweep, scores: pd.DataFrame, refusals: Refusals) -> list[str]:
         notes += _unit_notes(part, env)
     timed = [name for name, metric in metrics.items() if metric.x is Axis.wall_time_s]
     reasons = [reason for arm in sweep.arms if (reason := untimed(sweep, arm))]
-    if timed and reasons:
+    if timed and reasons and not sweep.foreign:
         notes.append(f"seconds ({', '.join(timed)}) are not those of parallel workers: {'; '.join(reasons)}")
     return notes
 
@@ -214,8 +217,9 @@ def _noise_notes(sweep: Sweep, where: str) -> Iterator[str]:
         return
     if not np.isfinite(share):
         return
-    episodes = {arm.config["evaluation"]["episodes"] for arm in sweep.study.arms.values()}
-    advice = ": most of this spread is evaluation noise, so raise evaluation.episodes" if share > 0.5 else ""
+    episodes = set(sweep.evaluations.groupby(["arm", "seed", "evaluation"]).size())
+    raised = "play more episodes per evaluation" if sweep.foreign else "raise evaluation.episodes"
+    advice = f": most of this spread is evaluation noise, so {raised}" if share > 0.5 else ""
     yield (
         f"evaluation noise makes {share:.0%} of the variance of {name} between the seeds of an arm{where}, with "
         f"{' or '.join(map(str, sorted(episodes)))} episodes per evaluation{advice}"
@@ -244,8 +248,8 @@ def _names(cells: pd.DataFrame, most: int = 6) -> str:
 
 
 def write_tables(summary: Summary) -> None:
-    """Write summary.csv (one row per number), verdict.md, seeds.csv (one row per seed) and export.npz into the sweep's
-    folder, each atomically.
+    """Write summary.csv (one row per number), verdict.md, tables.tex, methods.tex, seeds.csv (one row per seed) and
+    export.npz into the sweep's folder, each atomically.
 
     export.npz has rliable's layout: scores.<arm> (runs, 1 task) of the primary metric, curves.<arm> (runs, 1 task,
     frames) of its source, seeds.<arm> (runs,), and frames.<arm> (frames,) in environment steps. NaN: no value.
@@ -253,6 +257,8 @@ def write_tables(summary: Summary) -> None:
     folder = summary.sweep.folder
     replace_atomically(folder / "summary.csv", _tidy(summary).to_csv(index=False).encode())
     replace_atomically(folder / VERDICTS, report(summary).encode())
+    replace_atomically(folder / "tables.tex", latex.tables(summary).encode())
+    replace_atomically(folder / "methods.tex", latex.methods(summary).encode())
     replace_atomically(folder / "seeds.csv", summary.scores.to_csv(index=False).encode())
     export = io.BytesIO()
     np.savez_compressed(export, **_export(summary))  # type: ignore[arg-type]
@@ -260,7 +266,9 @@ def write_tables(summary: Summary) -> None:
 
 
 def _tidy(summary: Summary) -> pd.DataFrame:
-    """The numbers of the tables, one per row: metric, arm, baseline, statistic, value, low, high."""
+    """The numbers of the tables, one per row: metric, arm, baseline, statistic, value, low, high, n.
+
+    n: the seeds of the arm that have a score of the metric."""
     tables = (
         summary.arms,
         summary.comparisons.drop(columns=["n", "n_failed", "n_baseline", "n_baseline_failed"], errors="ignore"),
@@ -278,7 +286,8 @@ def _tidy(summary: Summary) -> pd.DataFrame:
             for name, value in numbers.items()
             if not name.endswith(("_low", "_high"))
         ]
-    return pd.DataFrame(rows, columns=["metric", "arm", "baseline", "statistic", "value", "low", "high"])
+    tidy = pd.DataFrame(rows, columns=["metric", "arm", "baseline", "statistic", "value", "low", "high"])
+    return tidy.merge(summary.arms[["metric", "arm", "n"]], how="left", on=["metric", "arm"])
 
 
 def _export(summary: Summary) -> dict[str, np.ndarray]:

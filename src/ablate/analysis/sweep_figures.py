@@ -33,7 +33,7 @@ from ablate.analysis.figure_parts import (
     metric_unit,
     new_figure,
 )
-from ablate.analysis.figures import COLOURS, DPI, panel_columns, style
+from ablate.analysis.figures import COLOURS, DPI, fitted, panel_columns, style
 from ablate.analysis.load import Sweep
 from ablate.analysis.metrics import (
     Curve,
@@ -58,6 +58,7 @@ MOST_TOGETHER = 4  # curves in one panel; with more arms, each has a panel of it
 MARKERS = 40  # evaluations in one curve whose points are still told apart
 POINTS = 300  # of one seed's line: more cannot be distinguished on paper
 FIGURES = "figures"
+PAPER = "paper"  # a sweep's folder of figures for a paper
 
 
 def drawings(summary: Summary) -> list[Drawing]:
@@ -81,8 +82,9 @@ def _drawings(summary: Summary) -> list[Drawing]:
     listed += [
         Drawing(f"arms_{LABELS[source]}", "Arms side by side", LABELS[source], partial(draw_arms, sweep, source))
         for source in (Source.episodes, Source.evaluations)
+        if source in sweep.sources
     ]
-    for source in (Source.evaluations, Source.episodes):
+    for source in (source for source in (Source.evaluations, Source.episodes) if source in sweep.sources):
         listed += [
             Drawing(f"curves_{LABELS[source]}_{x}", f"Learning curves, {LABELS[source]}", X_NAMES[x],
                     partial(draw_curves, sweep, source, x))
@@ -171,7 +173,7 @@ def axes(sweep: Sweep) -> list[Axis | str]:
     """The axes that curves are drawn against, with ideal parallel time if workers take turns and no arm ran async."""
     interleaved = all(arm.config["schedule"] == "interleaved" for arm in sweep.study.arms.values())
     turns = any(take_turns(sweep, arm) for arm in sweep.arms)
-    return [*Axis, *([IDEAL] if interleaved and turns else [])]
+    return [*sweep.axes, *([IDEAL] if interleaved and turns else [])]
 
 
 def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
@@ -309,9 +311,10 @@ def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = N
     """One panel per arm, as in source report S1: every seed as a thin line, their mean as a thick one.
 
     Training: the moving average (see `decay_for`) of the average reward per step against episodes, or of the
-    return if episodes can terminate. Evaluation: the mean of each evaluation against environment steps.
+    return if episodes can terminate. Evaluation: the mean of each evaluation against environment steps, against which
+    all runs of other programs are drawn.
     Raises ConfigError if arms were evaluated differently, or there is no data yet."""
-    x = x or (Axis.episode if source is Source.episodes else Axis.global_step)
+    x = x or (Axis.episode if source is Source.episodes and not sweep.foreign else Axis.global_step)
     refuse_mixed(sweep, source)
     lines = cell_curves(sweep, source, x)
     if not lines:
@@ -383,7 +386,7 @@ def draw_scores(summary: Summary, metric: str) -> Figure:
             ax.scatter([], [], s=34, marker=">", facecolor="none", edgecolor="0.4", label="score not reached")
         ax.set_yticks(range(len(sweep.arms)), [_with_n(label, rows[arm]) for arm, label in sweep.arms.items()])
         ax.set_ylim(len(sweep.arms) - 0.45, -0.45)
-        ax.set_xlabel(f"{config.label} [{metric_unit(sweep, metric)}]")
+        ax.set_xlabel(fitted(figure, f"{config.label} [{metric_unit(sweep, metric)}]", 0.55))
         if unit(config) != "score":
             _finish_x(ax)
         add_legend(figure, ax)
@@ -434,8 +437,8 @@ def _with_ideal_time(sweep: Sweep) -> Sweep:
 def _wall_time_caveat(sweep: Sweep) -> str:
     """A warning if the seconds are not those of parallel workers; else empty."""
     reasons = [reason for arm in sweep.arms if (reason := untimed(sweep, arm))]
-    if not reasons:
-        return ""
+    if not reasons or sweep.foreign:
+        return "as the runs' programs logged it" if reasons else ""
     if IDEAL in axes(sweep):
         return "The workers took turns in one process: NOT the time of parallel workers"
     more = f", and {len(reasons) - 1} more arms" if len(reasons) > 1 else ""

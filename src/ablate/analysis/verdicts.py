@@ -81,7 +81,10 @@ def looks(study: StudyFile) -> list[list[int]]:
 def _decided(sweep: Sweep, cases: list[Case]) -> list[Verdict]:
     planned = looks(sweep.study)
     ended = {str(arm): set(rows["seed"]) for arm, rows in sweep.cells[sweep.cells["state"].isin(ENDED)].groupby("arm")}
-    whole = [[all(set(seeds) <= ended.get(arm, set()) for arm in case.weights) for case in cases] for seeds in planned]
+    whole = [
+        [all(set(sweep.study.seeds_of(arm, seeds)) <= ended.get(arm, set()) for arm in case.weights) for case in cases]
+        for seeds in planned
+    ]
     nothing = [(np.nan, np.nan, np.nan)] * 2
     effects = []
     for k, seeds in enumerate(planned):
@@ -124,7 +127,8 @@ def _verdict(
     elif len(planned) > 1:
         reason += "; seeds were added after a verdict had been seen, which the interval allows for"
     needed = case.seeds_needed(planned[k], level) if outcome is Outcome.undecided else None
-    if needed is not None and needed <= len(planned[k]):
+    seeds = max(len(sweep.study.seeds_of(arm, planned[k])) for arm in case.weights)
+    if needed is not None and needed <= seeds:
         needed = None
         reason += f"; the difference is so near to 0 or ±{case.margin:g} that no number of seeds is sure to settle it"
     reason += _countings(case, [part[..., i] for part in effects[k]], level)

@@ -133,7 +133,15 @@ def table(schema: type, files: dict[str, dict[str, Key]], prefix: str) -> list[s
         for option, key in given.items():
             by_value.setdefault(shown(key.value), []).append(option)
         value = next(iter(by_value)) if len(by_value) == 1 else _by_option(by_value)
-        rows.append(f"| `{prefix}{name}` | {value} | {allowed(hints[name])} | {escaped(comment)} |")
+        if not is_dataclass(hints[name]):
+            rows.append(f"| `{prefix}{name}` | {value} | {allowed(hints[name])} | {escaped(comment)} |")
+            continue
+        rows.append(f"| `{prefix}{name}` | | its keys | {escaped(comment)} |")
+        inner = {
+            option: {key.removeprefix(f"{name}."): own for key, own in keys.items() if key.startswith(f"{name}.")}
+            for option, keys in files.items()
+        }
+        rows += table(hints[name], inner, f"{prefix}{name}.")[2:]
     return rows
 
 

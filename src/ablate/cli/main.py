@@ -14,6 +14,7 @@ PROGRAMS = {
     **dict.fromkeys(OF_SWEEPS, "ablate.cli.sweep:program"),
     "evaluate": "ablate.cli.evaluate:program",
     "plot": "ablate.cli.plot:main",
+    "judge": "ablate.cli.judge:main",
     "reproduce": "ablate.cli.train:program",
 }
 HELP = """Ablation sweeps of A3C and DQN.
@@ -25,6 +26,7 @@ HELP = """Ablation sweeps of A3C and DQN.
   ablate watch|collect|stop <sweep>          follow a detached sweep (sweep.detach=true), judge it, end it
   ablate evaluate run=<run> [key=value ...]  play a saved run; --help lists the keys
   ablate plot <folder> ...                   draw the figures of runs and sweeps again
+  ablate judge <study.yaml> --runs <folder>  judge runs of other programs
   ablate reproduce <run>                     train a run again from its manifest, and compare the rows
 
 Runs and sweeps are written to ./outputs. Options of your own: ./conf/<group>/<name>.yaml

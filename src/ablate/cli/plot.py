@@ -19,7 +19,7 @@ from ablate.analysis.load import Sweep, load_run, load_sweep
 from ablate.analysis.overlay import draw_runs, together
 from ablate.analysis.report import write_report
 from ablate.analysis.summary import summarise
-from ablate.analysis.sweep_figures import draw_curves, encode, write_figures
+from ablate.analysis.sweep_figures import PAPER, draw_curves, encode, write_figures
 from ablate.cli.messages import tell
 from ablate.config.choices import Axis, Source
 from ablate.config.schema import ConfigError
@@ -28,8 +28,6 @@ from ablate.paths import OUTPUTS, locate
 from ablate.records.files import replace_atomically
 from ablate.records.schema import LEARNING_CURVE, STUDY
 from ablate.records.terminal import print_if_read
-
-PAPER = "paper"  # folder of a sweep's figures that were drawn with an option
 
 
 def main() -> int:

@@ -170,3 +170,11 @@ class WandbMode(StrEnum):
 
     offline = "offline"  # in the run's folder
     online = "online"  # on its server
+
+
+class RunFormat(StrEnum):
+    """The files of runs that other programs made."""
+
+    monitor = "monitor"  # monitor.csv of stable-baselines3: a row per training episode
+    tensorboard = "tensorboard"  # event files, such as CleanRL's
+    csv = "csv"  # a row per score, with the columns that the study names

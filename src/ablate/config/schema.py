@@ -350,6 +350,14 @@ class ClaimConfig:
 
 
 @dataclass
+class FiguresConfig:
+    """Figures of a sweep for a paper, next to those of its report."""
+
+    width_mm: Annotated[float, Field(ge=20, le=1000)] | None = None  # None: none are drawn
+    font_size: Annotated[float, Field(ge=1, le=100)] = 8.0
+
+
+@dataclass
 class SweepConfig:
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")] | None = None
     question: str = ""
@@ -368,6 +376,7 @@ class SweepConfig:
     max_seeds: Count | None = None
     block: Annotated[int, Field(ge=5, le=LARGEST)] = 5  # no interval has fewer seeds
     claims: list[ClaimConfig] = field(default_factory=list)
+    figures: FiguresConfig = field(default_factory=FiguresConfig)
     parallel: Count | None = None
     time_limit_s: Positive | None = None
     fork: bool | None = None

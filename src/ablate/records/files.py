@@ -21,8 +21,8 @@ from ablate.paths import nearest_existing
 
 T = TypeVar("T")
 
-SUBFOLDERS = ("checkpoints", "figures")  # of a run's or a sweep's folder
-TEMPORARY = re.compile(r"\..+\.(json|csv|safetensors|html|md|npz|png|pdf|yaml)\.(?P<pid>\d+)\.tmp")
+SUBFOLDERS = ("checkpoints", "figures", "paper")  # of a run's or a sweep's folder
+TEMPORARY = re.compile(r"\..+\.(json|csv|safetensors|html|md|npz|png|pdf|yaml|tex)\.(?P<pid>\d+)\.tmp")
 LONGEST_VALUE = 60  # letters of a value that does not fit, in its message
 WRITTEN_TO_TEST = 65_536  # bytes: a file system that is full may still take a few
 

@@ -16,7 +16,7 @@ from pydantic_core import from_json
 
 from ablate.config.choices import DesignKind, ScoreUnit, Statistic, Until
 from ablate.config.derived import default_score_unit
-from ablate.config.schema import ClaimConfig, ConfigError, MetricConfig
+from ablate.config.schema import ClaimConfig, ConfigError, FiguresConfig, MetricConfig
 from ablate.records.files import LONGEST_VALUE, misfit, read_file, write_json
 from ablate.records.schema import SCHEMA_VERSION, STUDY
 
@@ -32,6 +32,7 @@ class StudyArm:
     identity: str  # names the resolved configuration without its seed
     config: dict[str, Any]  # resolved, as in a manifest
     levels: dict[str, str] = field(default_factory=dict)  # its value of each factor, by key
+    seeds: list[int] | None = None  # its own seeds, if they are not those of the study (runs of other programs)
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,16 @@ class StudyFile:
     factors: dict[str, str] = field(default_factory=dict)  # what the arms combine: the label of each key
     # By env.id: return and length of each episode of a random policy; nothing if it was not or could not be played.
     random_scores: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    figures: FiguresConfig = field(default_factory=FiguresConfig)
 
     def score_unit(self, env_id: str) -> ScoreUnit:
         """The unit of a score in this environment."""
         return self.score_units.get(env_id) or default_score_unit(env_id)
+
+    def seeds_of(self, arm: str, among: list[int]) -> list[int]:
+        """Those of these seeds that the arm has."""
+        own = self.arms[arm].seeds
+        return among if own is None else [seed for seed in among if seed in own]
 
     def metric_config(self, name: str) -> MetricConfig:
         """The metric of this name. Raises ConfigError if there is none, or if it cannot be computed."""

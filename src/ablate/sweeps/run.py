@@ -396,7 +396,7 @@ def judge(folder: Path) -> None:
     for line in result_lines(summary):
         print(line)
     print(f"report    {shown(report)}")
-    for name in (VERDICTS, "summary.csv", "seeds.csv", "export.npz"):
+    for name in (VERDICTS, "summary.csv", "seeds.csv", "export.npz", "tables.tex", "methods.tex"):
         print(f"          {shown(folder / name)}")
     if figures:
         print(f"          {len(figures)} figures, PNG and PDF, in {shown(figures[0].parent)}")

@@ -114,7 +114,7 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
         }
         factors = {_key(key): _short(key) for key in map(Override.get_key_element, swept)}
     _refuse_same(arms)
-    _refuse_unknown_names(settings, [arm.name for arm in arms])
+    refuse_unknown_names(settings, [arm.name for arm in arms])
     name, seeds = settings.name or study_name(arguments), _most_seeds(seeds, settings)
     return Study(name, settings, tuple(arms), seeds, factors=factors, levels=levels)
 
@@ -408,7 +408,7 @@ def _refuse_same(arms: list[Arm]) -> None:
         raise ConfigError(f"sweep: {times} arms are named {name}; give each value once")
 
 
-def _refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
+def refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
     """Raise ConfigError if claims, baseline or metrics name an unknown arm or metric, or contradict themselves."""
     arms_named = [(f"sweep.baseline={settings.baseline}", settings.baseline)] if settings.baseline else []
     metrics_named = [(f"sweep.metric={settings.metric}", settings.metric)]

@@ -52,6 +52,7 @@ def record_study(plan: SweepPlan) -> None:
         design=settings.design,
         factors={**(before.factors if before else {}), **study.factors},
         random_scores=before.random_scores if before else {},
+        figures=settings.figures,
     )
     if before:
         completed = sum(cell.state == "completed" for cell in plan.cells)
