@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from latex_check import check_latex
 from omegaconf import OmegaConf
 
 import ablate
-from ablate.analysis import latex, sweep_figures
+from ablate.analysis import sweep_figures
 from ablate.analysis.foreign import ForeignSweep
 from ablate.analysis.foreign_files import read_events, read_monitors
 from ablate.analysis.summary import judged, summarise
@@ -140,40 +141,6 @@ def test_a_report_of_runs_of_stable_baselines3(
     assert r"A \& B\_1 & 6 &" in (out / "tables.tex").read_text()
     assert "6 seeds each" in (out / "methods.tex").read_text()
     assert not list(out.glob(".*")), "nothing half-made is left"
-
-
-def check_latex(text: str) -> None:
-    """Balanced environments, braces and maths; booktabs' rules in order; as many cells in each row as columns."""
-    lines = [line for line in text.splitlines() if not line.startswith("%")]
-    body = "\n".join(lines)
-    plain = re.sub(r"\\[\\{}$&#_%]", "", body.replace("\\\\\n", "\n"))  # without escaped characters
-    assert plain.count("{") == plain.count("}")
-    assert all(line.count("$") % 2 == 0 for line in plain.splitlines())
-    assert not re.search(r"[#^~]", re.sub(r"\$[^$]*\$", "", plain))
-    opened: list[str] = []
-    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", body):
-        if kind == "begin":
-            opened.append(name)
-        else:
-            assert opened.pop() == name
-    assert opened == []
-    tables = re.findall(r"\\begin\{tabular\}\{((?:[^{}]|\{[^{}]*\})*)\}(.*?)\\end\{tabular\}", body, re.DOTALL)
-    assert tables
-    for columns, content in tables:
-        count = len(re.sub(r"\{[^{}]*\}", "", columns))
-        assert re.findall(r"\\(\w+rule)", content) == ["toprule", "midrule", "bottomrule"]
-        for row in re.findall(r"^ *(.*) \\\\$", content, re.MULTILINE):
-            assert len(re.findall(r"(?<!\\)&", row)) == count - 1
-
-
-def test_names_are_escaped_for_latex() -> None:
-    assert latex.escaped("50 % of A_1 & {B} #2 $x ^~\\ <é>") == (
-        r"50 \% of A\_1 \& \{B\} \#2 \$x \textasciicircum{}\textasciitilde{}\textbackslash{} \textless{}é\textgreater{}"
-    )
-    assert latex.escaped("β = 0.1, λ, Δ, Ω, ±") == r"$\beta$ = 0.1, $\lambda$, $\Delta$, $\Omega$, $\pm$"
-    assert [latex.value(x) for x in (-2.5, 12345.6, 1e-7, np.nan)] == [
-        "$-2.5$", "$12{,}346$", r"$1 \times 10^{-7}$", "--",
-    ]  # fmt: skip
 
 
 def test_cleanrls_runs_have_their_seeds_in_their_names(tmp_path: Path, study: Callable[..., Path]) -> None:

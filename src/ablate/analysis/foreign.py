@@ -17,6 +17,7 @@ import pandas as pd
 
 from ablate.analysis.foreign_files import Rows, format_of, missing_tag, read_csv, read_events, read_monitors
 from ablate.analysis.load import Sweep
+from ablate.analysis.statistics import MIN_SEEDS
 from ablate.config.choices import Axis, RunFormat, ScoreUnit, Source
 from ablate.config.judged import COUNTED, JudgedConfig
 from ablate.config.schema import LARGEST_SEED, ConfigError
@@ -402,6 +403,10 @@ def _remarks(config: JudgedConfig, found: list[_Run], counted: bool, blank: int)
     else:
         yield f"the scores are evaluations as the programs of these runs logged them{of_tag}: how is not known here"
     yield "other programs made these runs: their code, versions, machines and settings were not compared"
+    few = {arm: count for arm in config.arms if (count := sum(run.arm == arm for run in found)) < MIN_SEEDS}
+    if few:
+        listed = ", ".join(f"{arm} ({count})" for arm, count in few.items())
+        yield f"arms with fewer than {MIN_SEEDS} runs have no intervals, and no claim about them is decided: {listed}"
     if counted:
         yield "the runs of each arm are numbered in the order of their names: their seeds are not known"
     if blank:
