@@ -223,12 +223,15 @@ def states(sweep: Sweep) -> dict[str, list[dict[str, Any]]]:
 
 
 def failures(sweep: Sweep) -> list[dict[str, Any]]:
-    """Cells that have ended without completing: the reason, the path of the log, and its end; another program's runs have none."""
+    """Cells that have ended without completing: the reason, the path of the log, and its end.
+
+    The path is empty if another program made the runs."""
     rows: list[dict[str, Any]] = []
     for _, row in sweep.failures.iterrows():
         path = cell_folder(sweep.folder, row["arm"], row["seed"]) / CELL_LOG
         log = log_tail(path) if len(rows) < LOGS else ""
-        rows.append({**{str(key): value for key, value in row.items()}, "path": "" if sweep.foreign else path, "log": log})
+        shown = {"path": "" if sweep.foreign else path, "log": log}
+        rows.append({**{str(key): value for key, value in row.items()}, **shown})
     return rows
 
 
