@@ -75,7 +75,12 @@ class ValidateFirst(Callback):
         return planned, still_there
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if config.hydra.runtime.choices["hydra/sweeper"] != "basic":
+        sweeper = config.hydra.runtime.choices["hydra/sweeper"]
+        if sweeper != "ablate" and config.sweep.detach:
+            _refuse(
+                ConfigError(f"sweep.detach=true: only with hydra/sweeper=ablate, not {sweeper}; nohup works with any")
+            )
+        if sweeper != "basic":
             return  # our sweeper checks its arms itself; the jobs of any other sweeper are not known yet
         loader = GlobalHydra.instance().config_loader()
         try:

@@ -133,7 +133,8 @@ def runs(folder: Path) -> bool:
 
 def _command(folder: Path) -> str:
     """The sweep's command, as it can be typed again."""
-    return shlex.join(["python", *read_study(folder).provenance.command])
+    program, *arguments = read_study(folder).provenance.command
+    return shlex.join([*(["python", program] if program.endswith(".py") else program.split()), *arguments])
 
 
 def _is_judged(sweep: Sweep) -> bool:
