@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS ?= dev,video,box2d
+EXTRAS ?= dev,video,box2d,optuna
 # Exact versions, from requirements.lock; torch comes first, so that nothing else chooses its build.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED = $(PIP) --constraint requirements.lock

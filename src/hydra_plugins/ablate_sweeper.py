@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
+
+if TYPE_CHECKING:  # Hydra imports every plugin, also for --help, so heavy modules are imported where they are needed
+    from ablate.sweeps.plan import Cell, SweepPlan
+    from ablate.sweeps.search import Search
+    from ablate.sweeps.study import Study
 
 TARGET = {"_target_": "hydra_plugins.ablate_sweeper.AblateSweeper"}
 ConfigStore.instance().store(group="hydra/sweeper", name="ablate", node=TARGET, provider="ablate")
@@ -23,58 +29,103 @@ class AblateSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._task_function, self._config = hydra_context, task_function, config
 
-    def _study_file(self) -> Path | None:
-        """The file of sweep=<name>, from the folders in which Hydra looks for options."""
-        runtime = self._config.hydra.runtime
-        name = runtime.choices.get("sweep")
-        paths = [Path(source.path, "sweep", f"{name}.yaml") for source in runtime.config_sources if source.path]
-        return next((path for path in paths if name and path.is_file()), None)
-
     def sweep(self, arguments: list[str]) -> None:
-        # Hydra imports every plugin, also for --help, so heavy modules are imported here.
-        from ablate.cli.arguments import refuse_unmakeable
-        from ablate.cli.compose import plan_arms
         from ablate.cli.detached import start
-        from ablate.cli.hydra_private import result_of
-        from ablate.config.serial import quoted
         from ablate.config.validation import sweep_settings
-        from ablate.records.caller import tell_caller
-        from ablate.sweeps import plan as planning
-        from ablate.sweeps import run as sweep
         from ablate.sweeps.detached import is_detached
-        from ablate.sweeps.resources import MachineCapacity
-        from ablate.sweeps.study import expand, with_equal_looks
+        from ablate.sweeps.search import search_of
+        from ablate.sweeps.study import expand
 
         settings = sweep_settings(self._config)
-        if settings.detach and not settings.dry_run and not is_detached():
+        if settings.detach and not settings.dry_run and settings.search.trials is None and not is_detached():
             return start()
-        study = expand(arguments, settings, self._config.seed)
-        launcher = self._config.hydra.runtime.choices["hydra/launcher"]
-        local = launcher in ("local", "basic")
         folder = Path(self._config.hydra.sweep.dir).absolute()
-        configs, notes = plan_arms(study, self._context.config_loader, self._config, local, folder)
+        if search := search_of(arguments, settings, self._config.seed):
+            self._search(search, folder)
+        else:
+            self._run(self._plan(expand(arguments, settings, self._config.seed), folder))
+
+    def _plan(self, study: Study, folder: Path, notes: bool = True) -> SweepPlan:
+        """The plan of a study whose requested folder is this one. Raises ConfigError. notes: print what to know."""
+        from ablate.cli.arguments import refuse_unmakeable
+        from ablate.cli.compose import plan_arms
+        from ablate.sweeps import run as sweep
+        from ablate.sweeps.plan import make_plan
+        from ablate.sweeps.study import with_equal_looks
+
+        local = self._launcher in ("local", "basic")
+        configs, told = plan_arms(study, self._context.config_loader, self._config, local, folder)
         study, configs = with_equal_looks(replace(study, source=self._study_file()), configs)
-        plan = planning.make_plan(study, configs, folder)
-        for note in notes:
+        plan = make_plan(study, configs, folder)
+        for note in told if notes else ():
             print(f"note      {note}", file=sys.stderr)
         refuse_unmakeable("hydra.sweep.dir", plan.folder)  # also a dry run must find that it cannot be made
         if not study.settings.dry_run:
             sweep.refuse_folder(plan.folder)  # before the probes of `estimate` take time, or slow down another sweep
-        todo = [plan.configs[cell.arm] for cell in plan.to_run]
-        parallel = None
-        if launcher == "local" and todo:
-            parallel = MachineCapacity.of_this_machine(study.settings.parallel).at_once(todo)
-        elif launcher == "basic":
-            parallel = 1
-        print(
-            planning.describe(plan, launcher, parallel, planning.estimate(plan) if local and todo else None), flush=True
-        )
-        if study.settings.dry_run:
-            return
+        return plan
 
-        master = self._config.copy()
+    def _run(self, plan: SweepPlan) -> None:
+        from ablate.records.caller import tell_caller
+        from ablate.sweeps import plan as planning
+        from ablate.sweeps import run as sweep
+
+        parallel = self._parallel(plan)
+        expected = planning.estimate(plan) if self._launcher in ("local", "basic") and plan.to_run else None
+        print(planning.describe(plan, self._launcher, parallel, expected), flush=True)
+        if not plan.study.settings.dry_run:
+            tell_caller(plan.folder)
+            sweep.run(plan, *self._jobs(plan))
+
+    def _search(self, search: Search, folder: Path) -> None:
+        """Run the trials of a search, then the study that compares the best one with the default."""
+        from ablate.sweeps import plan as planning
+        from ablate.sweeps import run as sweep
+        from ablate.sweeps.cell_process import close_server
+        from ablate.sweeps.search import TRIALS, describe, first_trials, run_trials
+
+        first = self._plan(first_trials(search, folder), folder / TRIALS)
+        local = self._launcher in ("local", "basic")
+        expected = planning.estimate(first) if local and first.to_run else None
+        parallel = self._parallel(first)
+        print(planning.describe(first, self._launcher, parallel, expected))
+        print(describe(search, expected, parallel), flush=True)
+        if search.settings.dry_run:
+            return
+        try:
+            study = run_trials(
+                search,
+                folder,
+                lambda trials: self._plan(trials, folder / TRIALS, notes=False),
+                lambda plan: sweep.run(plan, *self._jobs(plan)),
+            )
+            sweep.judge(folder / TRIALS, prints=False)
+            if study:
+                self._run(self._plan(study, folder))
+        finally:
+            close_server()
+
+    @property
+    def _launcher(self) -> str:
+        return str(self._config.hydra.runtime.choices["hydra/launcher"])
+
+    def _parallel(self, plan: SweepPlan) -> int | None:
+        """How many of the missing cells run at once; None if that is not known."""
+        from ablate.sweeps.resources import MachineCapacity
+
+        todo = [plan.configs[cell.arm] for cell in plan.to_run]
+        if self._launcher == "local" and todo:
+            return MachineCapacity.of_this_machine(plan.study.settings.parallel).at_once(todo)
+        return 1 if self._launcher == "basic" else None
+
+    def _jobs(self, plan: SweepPlan) -> tuple[Callable[[Any], list[Any]], Callable[[Cell], list[str]]]:
+        """What runs jobs with the Hydra launcher in the plan's folder, and the overrides of a cell's job."""
+        from ablate.cli.hydra_private import result_of
+        from ablate.config.serial import quoted
+
+        master, study = self._config.copy(), plan.study
         with open_dict(master):
             master.hydra.sweep.dir = str(plan.folder)
+        overrides = {arm.name: arm.overrides for arm in study.arms}
 
         def launch(jobs: Any) -> list[Any]:
             OmegaConf.save(master, plan.folder / "multirun.yaml")
@@ -83,9 +134,7 @@ class AblateSweeper(Sweeper):
             )
             return [result_of(job) for job in chosen.launch(jobs, initial_job_idx=0)]
 
-        overrides = {arm.name: arm.overrides for arm in study.arms}
-
-        def job_overrides(cell: planning.Cell) -> list[str]:
+        def job_overrides(cell: Cell) -> list[str]:
             folders = {"hydra.sweep.dir": plan.folder, "hydra.sweep.subdir": cell.folder.relative_to(plan.folder)}
             settings = {"time_limit_s": study.settings.time_limit_s, "fork": study.settings.fork}
             return [
@@ -96,5 +145,11 @@ class AblateSweeper(Sweeper):
                 *(f"{key}={quoted(str(value))}" for key, value in folders.items()),
             ]
 
-        tell_caller(plan.folder)
-        sweep.run(plan, launch, job_overrides)
+        return launch, job_overrides
+
+    def _study_file(self) -> Path | None:
+        """The file of sweep=<name>, from the folders in which Hydra looks for options."""
+        runtime = self._config.hydra.runtime
+        name = runtime.choices.get("sweep")
+        paths = [Path(source.path, "sweep", f"{name}.yaml") for source in runtime.config_sources if source.path]
+        return next((path for path in paths if name and path.is_file()), None)

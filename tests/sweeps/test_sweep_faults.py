@@ -547,21 +547,6 @@ def test_hydras_own_sweeper_trains_each_job(tmp_path: Path) -> None:
     assert states_of(tmp_path / "good") == ["completed", "completed"]
 
 
-def test_optuna_maximises_the_last_evaluation(tmp_path: Path) -> None:
-    """Only if hydra-optuna-sweeper is installed, which Ablate does not depend on."""
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    folder = tmp_path / "sweep"
-    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2",
-              "hydra.sweeper.direction=maximize", "optimizer.lr=interval(1e-5,1e-2)")  # fmt: skip
-    fixed = ("evaluation.every_seconds=null", "figures=false", f"hydra.sweep.dir={folder}")
-    run = Run(folder, "-m", *search, *BASE, *fixed)
-    assert run.exit_code(LONG_S) == 0, run.errors
-    tables = [load_run(folder / str(trial)).evaluations for trial in range(4)]
-    scores = [table.loc[table["evaluation"] == table["evaluation"].max(), "episodic_return"].mean() for table in tables]
-    best = yaml.safe_load((folder / "optimization_results.yaml").read_text())["best_value"]
-    assert best == pytest.approx(max(scores))
-
-
 def test_a_failing_probe_does_not_stop_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failed probe gives no estimate and leaves no folder; nor does the probe of a killed sweep."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

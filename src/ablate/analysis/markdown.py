@@ -8,10 +8,11 @@ from collections.abc import Callable
 import pandas as pd
 
 from ablate.analysis.metrics import environments, score_label, unit
+from ablate.analysis.sensitivity import Sensitivity
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import Verdict, number
 from ablate.config.choices import Statistic
-from ablate.records.study_file import StudyFile
+from ablate.records.study_file import SearchRecord, StudyFile
 
 METHODS = """\
 Verdicts: each claim is one test of a difference of means, Welch's t, or Student's t over pairs of seeds if the arms
@@ -44,11 +45,12 @@ def report(summary: Summary) -> str:
     metrics = sorted(summary.arms["metric"].unique(), key=lambda name: name != study.metric)
     claims = [_claim(verdict) for verdict in summary.verdicts]
     parts = [
-        f"# {escaped(study.name)}", escaped(study.question),
+        f"# {escaped(study.name)}", escaped(study.question), escaped(search_words(study)),
         "## Verdicts", *(f"**Note:** {escaped(caveat)}" for caveat in summary.caveats),
         *(claims or ["The study makes no claims."]),
         *(part for name in metrics for part in _metric(summary, name)),
         *_speed_ups(summary),
+        *sensitivity_parts(summary),
         "## Stability", _stability(summary),
         "## Failures", _failures(summary),
         "## Notes", "\n".join(f"- {escaped(note)}" for note in summary.notes),
@@ -56,6 +58,32 @@ def report(summary: Summary) -> str:
         "## Provenance", _provenance(study),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def search_words(study: StudyFile) -> str:
+    """How a setting was chosen, and which seeds were for that and which for the comparison; empty without a search."""
+    if (search := study.search) is None:
+        return ""
+    tuning = f"the tuning seeds {_span(search.seeds)}"
+    sampler = f"sampler {search.sampler}, seed {search.seed}, {search.batch} at a time"
+    if not search.best:
+        return f"The trials of a search ({sampler}) over {_space(search)}, each with {tuning}."
+    objective = "-" if search.objective is None else number(search.objective)
+    return (
+        f"Chosen by a search over {_space(search)}: {search.trials} trials ({sampler}), each with {tuning}. The best, "
+        f"{search.best}, had a mean {study.metric} of {objective} there, which is too good by chance, as the best of "
+        f"many. So it was trained again, next to the default, with the test seeds {_span(study.seeds)}. No trial had "
+        "them."
+    )
+
+
+def _span(seeds: list[int]) -> str:
+    whole = seeds == list(range(seeds[0], seeds[-1] + 1))
+    return f"{seeds[0]} to {seeds[-1]}" if whole and len(seeds) > 2 else ", ".join(map(str, seeds))
+
+
+def _space(search: SearchRecord) -> str:
+    return "; ".join(f"{key}: {text}" for key, text in search.space.items())
 
 
 def with_interval(value: float, low: float, high: float) -> str:
@@ -152,6 +180,51 @@ def _speed_ups(summary: Summary) -> list[str]:
         "not reached": lambda row: f"{row['n_censored']} of {row['n']}",
         "not reached by the baseline": lambda row: f"{row['n_baseline_censored']} of {row['n_baseline']}",
     })]  # fmt: skip
+
+
+def sensitivity_parts(summary: Summary) -> list[str]:
+    """The sensitivity and the effective dimension, in words and in a table; nothing for other studies."""
+    if (own := summary.sensitivity) is None:
+        return []
+    return ["## Sensitivity", *sensitivity_words(summary), _table(sensitivity_table(own, summary.sweep.study), {
+        "tuned in each environment": lambda row: escaped(row["keys"]),
+        "normalised score": lambda row: number(row["performance"]),
+        "of the best": lambda row: f"{100 * row['share']:.1f} %",
+    })]  # fmt: skip
+
+
+def sensitivity_table(own: Sensitivity, study: StudyFile) -> pd.DataFrame:
+    """keys, performance, share of the best: of each choice of keys to tune, else of the best setting of each kind."""
+    rows = [
+        {"keys": ", ".join(study.factors[key] for key in subset.keys) or "nothing", "performance": subset.performance}
+        for subset in own.subsets
+    ]
+    if not rows:
+        reference = float(own.table.mean(0)[own.reference])
+        rows = [{"keys": "nothing", "performance": reference}, {"keys": "all keys", "performance": own.best}]
+    return pd.DataFrame(rows).assign(share=lambda table: table["performance"] / own.best)
+
+
+def sensitivity_words(summary: Summary) -> list[str]:
+    """The sensitivity in sentences; none if there is none."""
+    if (own := summary.sensitivity) is None:
+        return []
+    count = len(own.environments)
+    reference = f"the best setting for all {count} environments" if count > 1 else "the baseline"
+    words = (
+        f"The sensitivity of {summary.sweep.study.metric} is {with_interval(*own.sensitivity)} (bootstrap over seeds): "
+        f"what the best setting of each environment reaches, minus what {reference} reaches "
+        f"({own.labels[own.reference]}). "
+        "A score of 0 is the 5th and 1 the 95th percentile of all runs in an environment (Adkins et al. 2024). The "
+        "best of many means is too high by chance, and so is the sensitivity, the more the fewer seeds there are."
+    )
+    if own.dimension is None:
+        return [words]
+    return [
+        words,
+        f"The effective dimension is {own.dimension} of {len(own.subsets[-1].keys)}: so many keys must be tuned in "
+        f"each environment, with the others as in {reference}, to reach 95 % of the best.",
+    ]
 
 
 def _stability(summary: Summary) -> str:

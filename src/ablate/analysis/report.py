@@ -91,7 +91,7 @@ def environment() -> jinja2.Environment:
 
 def render(summary: Summary, figures: list[tuple[Drawing, bytes | ConfigError]]) -> str:
     """The HTML page. figures: PNGs, or the reasons why there are none."""
-    sweep = summary.sweep
+    sweep, own = summary.sweep, summary.sensitivity
     return environment().get_template("report.html.jinja").render(
         study=sweep.study,
         summary=summary,
@@ -99,6 +99,9 @@ def render(summary: Summary, figures: list[tuple[Drawing, bytes | ConfigError]])
         claims=[{"verdict": v, "title": markdown.title(v), "unit": effect_unit(summary, v),
                  "marks": interval_marks(summary, v),
                  "needed": markdown.needed(v.seeds_needed) if v.seeds_needed else ""} for v in summary.verdicts],
+        search_words=markdown.search_words(sweep.study),
+        sensitivity_words=markdown.sensitivity_words(summary),
+        sensitivity_table=own and table(markdown.sensitivity_table(own, sweep.study)),
         uncorrected=markdown.UNCORRECTED,
         methods=markdown.METHODS,
         tables=tables(summary),

@@ -25,6 +25,7 @@ from ablate.analysis.metrics import (
     span_of,
 )
 from ablate.analysis.scores import Refusals, Values, untimed, with_failures
+from ablate.analysis.sensitivity import sensitivity_of
 from ablate.analysis.tables import Summary, arms, comparisons, speed_ups, stability
 from ablate.analysis.verdicts import Verdict, judge, number
 from ablate.config.choices import Axis, Budget, Source
@@ -44,6 +45,12 @@ def summarise(sweep: Sweep) -> Summary:
     shown = [(metric, arm) for metric in sweep.study.metrics for arm in sweep.arms if (metric, arm) not in refusals]
     baselines = _baselines(sweep)
     pairs = [(metric, arm, baselines[arm]) for metric, arm in shown if arm != baselines[arm]]
+    notes = _notes(sweep, scores, refusals)
+    try:
+        sensitivity = sensitivity_of(sweep, values)
+    except ConfigError as why:
+        sensitivity = None
+        notes.append(str(why))
     return Summary(
         sweep=sweep,
         scores=scores,
@@ -52,7 +59,8 @@ def summarise(sweep: Sweep) -> Summary:
         speed_ups=speed_ups(sweep, values, pairs),
         stability=stability(sweep, values),
         verdicts=judge(sweep, values, refusals),
-        notes=_notes(sweep, scores, refusals),
+        sensitivity=sensitivity,
+        notes=notes,
         caveats=list(_caveats(sweep)),
     )
 
@@ -73,6 +81,11 @@ def so_far(sweep: Sweep) -> tuple[list[Verdict], Values]:
     scores, refusals = _scores(sweep)
     values = _values(scores)
     return judge(sweep, values, refusals), values
+
+
+def values_of(sweep: Sweep) -> Values:
+    """The values of all metrics, without tables."""
+    return _values(_scores(sweep)[0])
 
 
 def _values(scores: pd.DataFrame) -> Values:

@@ -54,6 +54,7 @@ from ablate.config.choices import Axis, Budget, Source
 from ablate.config.schema import ConfigError
 from ablate.records.files import replace_atomically
 
+MOST_CURVES = 24  # arms of which curves are drawn: more show nothing, and take minutes
 MOST_TOGETHER = 4  # curves in one panel; with more arms, each has a panel of its own: bands cover each other
 MARKERS = 40  # evaluations in one curve whose points are still told apart
 POINTS = 300  # of one seed's line: more cannot be distinguished on paper
@@ -79,6 +80,8 @@ def drawings(summary: Summary) -> list[Drawing]:
 def _drawings(summary: Summary) -> list[Drawing]:
     sweep = summary.sweep
     listed = design_drawings(summary)
+    if len(sweep.arms) > MOST_CURVES:
+        return listed
     listed += [
         Drawing(f"arms_{LABELS[source]}", "Arms side by side", LABELS[source], partial(draw_arms, sweep, source))
         for source in (Source.episodes, Source.evaluations)

@@ -14,6 +14,7 @@ from ablate.analysis import statistics
 from ablate.analysis.load import Sweep
 from ablate.analysis.metrics import collapsed_cells, environments, unit
 from ablate.analysis.scores import Values, comparable, failures_of, of_arm, workers, worst_score
+from ablate.analysis.sensitivity import Sensitivity
 from ablate.analysis.statistics import Interval
 from ablate.analysis.verdicts import Verdict
 from ablate.config.choices import Statistic
@@ -44,6 +45,7 @@ class Summary:
     speed_ups: pd.DataFrame
     stability: pd.DataFrame
     verdicts: list[Verdict]
+    sensitivity: Sensitivity | None  # of a factorial or a random design
     notes: list[str]
     caveats: list[str]  # what stands next to the verdicts
 

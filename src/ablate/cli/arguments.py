@@ -77,6 +77,11 @@ def check_overrides(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{argument}: this part of Hydra's configuration checks all others; leave it as it is")
         if re.match(r"hydra\.(job|hydra)_logging\b", _key(argument)):
             raise ConfigError(f"{argument}: the program writes no log through Hydra; leave it as it is")
+        if _key(argument) == "hydra/sweeper" and argument.endswith("=optuna"):
+            raise ConfigError(
+                f"{argument}: it has no seeds and no report, and it minimises the score; give "
+                "sweep.search.trials=30, or so (docs/tuning.md)"
+            )
         if "_target_" in argument:
             raise ConfigError(
                 f"{argument}: _target_ is not allowed; code is chosen by a group's option, such as algo=a3c"

@@ -17,7 +17,16 @@ from pydantic.fields import FieldInfo
 
 import ablate.algos  # noqa: F401  # registers the algorithms' classes
 from ablate.cli.key_comments import Key, defaults, header, keys_of
-from ablate.config.schema import LARGEST, LARGEST_SEED, SCHEMAS, Config, EvaluationConfig, LoggerConfig, SweepConfig
+from ablate.config.schema import (
+    LARGEST,
+    LARGEST_SEED,
+    SCHEMAS,
+    Config,
+    EvaluationConfig,
+    LoggerConfig,
+    SearchConfig,
+    SweepConfig,
+)
 from ablate.paths import CONF, ROOT
 
 PAGE = ROOT / "docs/configuration.md"
@@ -40,7 +49,7 @@ Shell completion: `eval "$(python src/run.py -sc install=bash)"` (or `install=fi
 HYDRA_ROWS = """\
 | `hydra/launcher` | `local` | `local` `basic` `slurm` `ray` | where the cells of a sweep run: side by side on this \
 machine, one after the other, or on a [cluster](cluster.md) |
-| `hydra/sweeper` | `ablate` | `ablate` `basic`, or a plugin's | what turns the arguments of a sweep into runs |
+| `hydra/sweeper` | `ablate` | `ablate` `basic` | what turns the arguments of a sweep into runs |
 """
 LAUNCHER = """\
 ### `hydra/launcher`
@@ -72,7 +81,7 @@ def allowed(hint: Any) -> str:
     if get_origin(hint) is list:
         inner = get_args(hint)[0]
         return "list" if is_dataclass(inner) or inner is str else f"list of: {allowed(inner)}"
-    if get_origin(hint) is dict or hint is Any:
+    if get_origin(hint) is dict or hint is Any or is_dataclass(hint):
         return "see its meaning"
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return ", ".join(f"`{member}`" for member in hint)
@@ -170,6 +179,8 @@ def page() -> str:
     parts.append("## Keys of a study\n\n[Sweeps](sweeps.md) explains studies.\n")
     study = {key.removeprefix("sweep."): value for key, value in top.items() if key.startswith("sweep.")}
     parts.append("\n".join(table(SweepConfig, {"": study}, "sweep.")) + "\n")
+    search = {key.removeprefix("search."): value for key, value in study.items() if key.startswith("search.")}
+    parts.append("\n".join(table(SearchConfig, {"": search}, "sweep.search.")) + "\n")
     parts.append("## Options and keys of each group\n")
     for group in groups:
         parts.append(f"### `{group}`\n")

@@ -28,6 +28,7 @@ from ablate.runs.run import RunFailed
 from ablate.sweeps.cell import STOP
 from ablate.sweeps.detached import lives, read_detached
 from ablate.sweeps.run import judge
+from ablate.sweeps.search import TRIALS
 
 POLL_S = 0.3
 
@@ -45,10 +46,16 @@ def main() -> None:
         command.add_argument("folder", help="the sweep's folder, or its name")
     arguments = parser.parse_args()
     by_name = OUTPUTS / "sweeps" / arguments.folder
-    folder = by_name if (by_name / STUDY).exists() else locate(arguments.folder)
+    folder = by_name if by_name.is_dir() else locate(arguments.folder)
+    trials = folder / TRIALS
+    if (trials / STUDY).exists():
+        if arguments.command == "status":
+            status(trials, PlainConsole())
+        if runs(trials) or not (folder / STUDY).exists():  # the search still goes on
+            folder = trials
     read_study(folder)  # raises if it is not a sweep's folder
     if arguments.command == "status":
-        return status(folder, PlainConsole())
+        return None if folder == trials else status(folder, PlainConsole())
     return {"watch": watch, "collect": collect, "stop": stop}[arguments.command](folder)
 
 

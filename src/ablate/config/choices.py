@@ -163,6 +163,7 @@ class DesignKind(StrEnum):
     one_at_a_time = "one_at_a_time"  # all factors at their baseline, then each alternative of each one
     factorial = "factorial"  # all combinations of all values
     path = "path"  # from all baselines to all alternatives, one more factor at each step
+    random = "random"  # all factors at their baseline, then sweep.draws combinations drawn from the factors' ranges
 
 
 class WandbMode(StrEnum):
@@ -178,3 +179,10 @@ class RunFormat(StrEnum):
     monitor = "monitor"  # monitor.csv of stable-baselines3: a row per training episode
     tensorboard = "tensorboard"  # event files, such as CleanRL's
     csv = "csv"  # a row per score, with the columns that the study names
+
+
+class Sampler(StrEnum):
+    """Who proposes the next trials of a search."""
+
+    random = "random"  # independent draws from the space
+    tpe = "tpe"  # Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), which learns from earlier trials

@@ -23,6 +23,7 @@ from ablate.config.choices import (
     NewPriority,
     Precision,
     Preprocessing,
+    Sampler,
     Schedule,
     ScheduleKind,
     ScoreUnit,
@@ -317,7 +318,8 @@ class FactorConfig:
     """A key whose values a design compares; its name in the study is the key itself."""
 
     baseline: Any = MISSING
-    alternatives: list[Any] = MISSING
+    alternatives: list[Any] = field(default_factory=list)
+    range: str | None = None  # of design=random, in place of alternatives
     label: str = ""  # if empty, the last part of the key
 
 
@@ -358,6 +360,18 @@ class FiguresConfig:
 
 
 @dataclass
+class SearchConfig:
+    """A search for values of some keys, whose best trial is then compared with the default."""
+
+    trials: Count | None = None  # None: no search
+    space: dict[str, str] = field(default_factory=dict)  # by key: its range
+    sampler: Sampler = Sampler.tpe
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 5
+    batch: Annotated[int, Field(ge=1, le=1000)] = 4
+    seed: CountFromZero = 0
+
+
+@dataclass
 class SweepConfig:
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")] | None = None
     question: str = ""
@@ -365,6 +379,8 @@ class SweepConfig:
     arms: dict[str, ArmConfig] = field(default_factory=dict)
     design: DesignKind | None = None
     factors: dict[str, FactorConfig] = field(default_factory=dict)  # by key
+    draws: Count = 16
+    search: SearchConfig = field(default_factory=SearchConfig)
     seeds: Any = None  # 0-29, or a list
     baseline: str | None = None
     metric: str = ""

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import from_json
 
-from ablate.config.choices import DesignKind, ScoreUnit, Statistic, Until
+from ablate.config.choices import DesignKind, Sampler, ScoreUnit, Statistic, Until
 from ablate.config.derived import default_score_unit
 from ablate.config.schema import ClaimConfig, ConfigError, FiguresConfig, MetricConfig
 from ablate.records.files import LONGEST_VALUE, misfit, read_file, write_json
@@ -43,6 +43,20 @@ class StudyChange:
     completed: int  # cells at that time
     what: list[str]
     seeds: list[int] = field(default_factory=list)  # of a verdict that had been seen when seeds were added
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """The search that a study's sweep is part of: it trains the trials, or compares the best one with the default."""
+
+    space: dict[str, str]  # by key: its range
+    sampler: Sampler
+    seed: int  # of the sampler
+    batch: int
+    seeds: list[int]  # the tuning seeds, which all trials share; none of them is a test seed
+    trials: int = 0  # how many there were; 0 while they are trained
+    best: str = ""  # the trial that was chosen
+    objective: float | None = None  # of the best trial, over the tuning seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +99,12 @@ class StudyFile:
     # By env.id: return and length of each episode of a random policy; nothing if it was not or could not be played.
     random_scores: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
     figures: FiguresConfig = field(default_factory=FiguresConfig)
+    search: SearchRecord | None = None
+
+    @property
+    def has_trials(self) -> bool:
+        """Whether its arms are the trials of a search."""
+        return self.search is not None and not self.search.best
 
     def score_unit(self, env_id: str) -> ScoreUnit:
         """The unit of a score in this environment."""

@@ -9,9 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ablate.config.choices import DesignKind
 from ablate.config.schema import ArmConfig, ClaimConfig, ConfigError, FactorConfig, SweepConfig
 from ablate.sweeps.names import shortened, slug, value_slug
+from ablate.sweeps.space import KEY, Values, described, draw_new, last_part, parse_range
 
 MOST_ARMS = 128
 ONE_ALTERNATIVE = (DesignKind.leave_one_out, DesignKind.add_one_in, DesignKind.path)
@@ -70,6 +73,8 @@ def expanded(settings: SweepConfig) -> Expanded:
         raise ConfigError(
             f"sweep.factors: the study also has the arms {', '.join(settings.arms)}; give arms or factors, not both"
         )
+    if kind is DesignKind.random:
+        return _random(settings)
     factors = [_factor(key, factor) for key, factor in settings.factors.items()]
     _refuse(kind, factors)
     arms: dict[str, tuple[str, Levels]] = {}
@@ -98,8 +103,11 @@ def expanded(settings: SweepConfig) -> Expanded:
 
 def sizes(settings: SweepConfig) -> dict[DesignKind, int]:
     """How many arms each design of these factors has; designs that these factors cannot make are left out."""
+    if settings.design is DesignKind.random:
+        return {}
     counts = [1 + len(factor.alternatives) for factor in settings.factors.values()]
-    return {kind: _size(kind, counts) for kind in DesignKind if max(counts) == 2 or kind not in ONE_ALTERNATIVE}
+    kinds = [kind for kind in DesignKind if kind is not DesignKind.random]
+    return {kind: _size(kind, counts) for kind in kinds if max(counts) == 2 or kind not in ONE_ALTERNATIVE}
 
 
 def _size(kind: DesignKind, counts: list[int]) -> int:
@@ -109,14 +117,45 @@ def _size(kind: DesignKind, counts: list[int]) -> int:
 
 def _factor(key: str, factor: FactorConfig) -> Factor:
     where = f"sweep.factors.{key}"
-    if not re.fullmatch(r"[+]{0,2}\w[\w./@]*", key):
+    if not re.fullmatch(KEY, key):
         raise ConfigError(f"{where}: not the name of a key, such as algo.n_step")
+    if factor.range is not None:
+        raise ConfigError(f"{where}.range={factor.range}: only sweep.design=random draws from it; give alternatives")
     if not factor.alternatives:
         raise ConfigError(f"{where}.alternatives=[]: at least one other value is needed")
     levels = [_text(where, value) for value in (factor.baseline, *factor.alternatives)]
     if twice := [level for place, level in enumerate(levels) if level in levels[:place]]:
         raise ConfigError(f"{where}: the value {twice[0]} is given twice; baseline and alternatives must differ")
-    return Factor(key, factor.label or re.split(r"[./]", key.lstrip("+"))[-1], tuple(levels))
+    return Factor(key, factor.label or last_part(key), tuple(levels))
+
+
+def _random(settings: SweepConfig) -> Expanded:
+    """The baseline, then combinations of values that are drawn from the factors' ranges.
+
+    No claims: which of many combinations is best is no question that a few seeds answer (docs/tuning.md)."""
+    ranges, baseline = [], Values()
+    for key, factor in settings.factors.items():
+        where = f"sweep.factors.{key}"
+        if factor.alternatives or factor.range is None:
+            raise ConfigError(f"{where}: sweep.design=random needs a range, and no alternatives; give {where}.range")
+        ranges.append(parse_range(f"{where}.range", key, factor.range))
+        baseline[key] = _text(where, factor.baseline)
+    if settings.draws >= MOST_ARMS:
+        raise ConfigError(f"sweep.draws={settings.draws}: at most {MOST_ARMS - 1}")
+    labels = {key: factor.label or last_part(key) for key, factor in settings.factors.items()}
+    levels = {"baseline": baseline}
+    for i in range(settings.draws):  # a generator of its own for each: the first draws do not depend on their number
+        if (values := draw_new(ranges, np.random.default_rng(i), levels.values())) is None:
+            raise ConfigError(f"sweep.draws={settings.draws}: the ranges have only {len(levels)} combinations")
+        levels[f"draw-{i:03}"] = values
+    arms = {
+        name: ArmConfig(
+            label="baseline: " * (name == "baseline") + described(values, labels),
+            overrides=[f"{key}={value}" for key, value in values.items()],
+        )
+        for name, values in levels.items()
+    }
+    return Expanded(replace(settings, arms=arms), levels, labels)
 
 
 def _text(where: str, value: Any) -> str:
@@ -206,7 +245,14 @@ def _claims(kind: DesignKind, factors: Sequence[Factor], names: dict[Levels, str
             if len(changes) > 1:
                 yield "all steps", "the end of the path is better than its start", f"{arms[-1]} > {arms[0]}"
         case DesignKind.factorial:
-            yield from _factorial_claims(factors, names)
+            places = [i for i, factor in enumerate(factors) if factor.key in ("env", "env.id")]
+            if not places:
+                yield from _factorial_claims(factors, names)
+            for place in places[:1]:  # scores of different environments have different units
+                for env in factors[place].levels:
+                    own = {levels: name for levels, name in names.items() if levels[place] == env}
+                    for id, words, inequality in _effects(factors, own):
+                        yield f"{id} in {env}", f"in {env}, {words}", inequality
 
 
 def _better(factor: Factor, level: str) -> str:
@@ -221,11 +267,7 @@ def _factorial_claims(factors: Sequence[Factor], names: dict[Levels, str]) -> It
     def arms(fixed: dict[int, str]) -> list[str]:
         return [name for levels, name in names.items() if all(levels[i] == level for i, level in fixed.items())]
 
-    for i, factor in enumerate(factors):
-        for level in factor.levels[1:]:
-            sides = (arms({i: level}), arms({i: factor.levels[0]}))
-            inequality = " > ".join(_mean(side) for side in sides)
-            yield factor.at(level), f"{_better(factor, level)}, on average over the other factors", inequality
+    yield from _effects(factors, names)
     for (i, first), (j, second) in itertools.combinations(enumerate(factors), 2):
         for a, b in itertools.product(first.levels[1:], second.levels[1:]):
             a0, b0 = first.levels[0], second.levels[0]
@@ -235,6 +277,16 @@ def _factorial_claims(factors: Sequence[Factor], names: dict[Levels, str]) -> It
                 f"{first.at(a)} and {second.at(b)} together are better than the sum of their effects",
                 " > ".join(sides_of),
             )
+
+
+def _effects(factors: Sequence[Factor], names: dict[Levels, str]) -> Iterator[tuple[str, str, str]]:
+    """The effect of each value against its baseline, averaged over the other factors."""
+    for i, factor in enumerate(factors):
+        for level in factor.levels[1:]:
+            sides = [[name for levels, name in names.items() if levels[i] == own] for own in (level, factor.levels[0])]
+            if all(sides):
+                inequality = " > ".join(_mean(side) for side in sides)
+                yield factor.at(level), f"{_better(factor, level)}, on average over the other factors", inequality
 
 
 def _mean(arms: Sequence[str]) -> str:

@@ -74,7 +74,7 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
 
     configs: the resolved configuration of each arm. folder: the requested folder. If it has arms with the same names
     and other configurations, the sweep's folder is <folder>-<hash>. Raises ConfigError."""
-    refuse_incomparable(configs)
+    refuse_incomparable(configs, may_be_same=study.has_trials)  # a trial may be the default
     identities = {arm: identity(config) for arm, config in configs.items()}
     stored = stored_study(folder)
     stored_arms = stored.arms if stored else {}

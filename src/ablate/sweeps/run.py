@@ -50,7 +50,7 @@ def run(
     launch: Callable[[Sequence[Sequence[str]]], Sequence[Any]],
     job_overrides: Callable[[Cell], list[str]],
 ) -> None:
-    """Run the missing cells and judge the study.
+    """Run the missing cells and judge the study. Trials of a search are only run: `judge` writes their report.
 
     launch: runs jobs with a Hydra launcher in the plan's folder. Returns the result or the exception of each job.
     job_overrides: the overrides of a cell's job.
@@ -97,9 +97,13 @@ def _run(
                 print("stopped at once; the work of running cells since their last checkpoints is lost")
                 raise
             finally:
-                close_server()
+                if not plan.study.has_trials:  # whose next batch needs the server
+                    close_server()
         let_go(plan.folder)  # if it had nothing to run
         (plan.folder / STOP).unlink(missing_ok=True)
+        if plan.study.has_trials:
+            _refuse_unfinished(watch, signals)
+            return
         if plan.study.settings.until is Until.decided:  # the other cells were not needed
             asked = [cell for cell in plan.cells if cell.folder.exists() or cell in watch.outcomes]
             plan = plan._replace(cells=asked)
@@ -128,8 +132,11 @@ def _blocks(plan: SweepPlan, watch: _Watch) -> Iterator[list[Cell]]:
     """The cells to run, list by list: all of them, or blocks of seeds for the arms whose claims are not settled yet.
 
     What is settled follows from the cells in the folder alone, so a repeated command continues the same plan. A failed
-    cell counts in its claims and is not run again."""
+    cell counts in its claims, or in its trial's objective, and is not run again."""
     settings = plan.study.settings
+    if plan.study.has_trials:
+        yield [cell for cell in plan.to_run if not _has_failed(cell)]
+        return
     if settings.until is not Until.decided:
         yield plan.to_run
         return
@@ -324,6 +331,17 @@ def _record_lost(cell: Cell, outcome: Outcome) -> None:
         print(f"{cell.folder / CELL} could not be written: {error}", file=sys.stderr)
 
 
+def _refuse_unfinished(watch: _Watch, signals: Signals) -> None:
+    """Raise Interrupted or RunFailed if cells were stopped before their end."""
+    if signals.received is not None:
+        print("repeat the command to continue")
+        raise Interrupted(signals.received)
+    if watch.stopping:
+        raise RunFailed(watch.stopping)
+    if interrupted := sum(outcome.outcome == "interrupted" for outcome in watch.outcomes.values()):
+        raise RunFailed(f"{interrupted} cells were interrupted; repeat the command to continue them")
+
+
 def _report(plan: SweepPlan, watch: _Watch, signals: Signals, live: LiveReport) -> None:
     """Print how the sweep ended, and write its report."""
     states = Counter(outcome.outcome for outcome in watch.outcomes.values())
@@ -378,7 +396,7 @@ def _play_at_random(plan: SweepPlan) -> None:
         write_study(plan.folder, study)
 
 
-def judge(folder: Path) -> None:
+def judge(folder: Path, prints: bool = True) -> None:
     """Write tables, figures and report; print the verdicts. Raises RunFailed if a file cannot be written."""
     from ablate.analysis.load import load_sweep
     from ablate.analysis.report import write_report
@@ -393,6 +411,9 @@ def judge(folder: Path) -> None:
             f"the report could not be written ({error}); the cells' results are safe, and "
             f"{command('plot')} {shown(folder)} writes it again"
         ) from error
+    if not prints:
+        print(f"report    {shown(report)} (the trials of the search)", flush=True)
+        return
     for line in result_lines(summary):
         print(line)
     print(f"report    {shown(report)}")

@@ -27,7 +27,7 @@ from ablate.config.schema import LARGEST_SEED, ArmConfig, Config, ConfigError, S
 from ablate.config.serial import NOT_COMPARED, to_dict, with_new_name
 from ablate.config.validation import suggest
 from ablate.paths import shown
-from ablate.records.study_file import NAME
+from ablate.records.study_file import NAME, SearchRecord
 from ablate.sweeps.design import expanded
 from ablate.sweeps.names import LONGEST_NAME, shortened, slug, value_slug
 
@@ -72,6 +72,12 @@ class Study:
     source: Path | None = None  # its file
     factors: dict[str, str] = field(default_factory=dict)  # what its arms combine: the label of each key
     levels: dict[str, dict[str, str]] = field(default_factory=dict)  # by arm and key of a factor
+    search: SearchRecord | None = None
+
+    @property
+    def has_trials(self) -> bool:
+        """Whether its arms are the trials of a search, which is still going on."""
+        return self.search is not None and not self.search.best
 
 
 def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
@@ -254,11 +260,11 @@ def identity(config: Config) -> str:
     return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def refuse_incomparable(configs: dict[str, Config]) -> None:
+def refuse_incomparable(configs: dict[str, Config], may_be_same: bool = False) -> None:
     """Raise ConfigError for resolved arms that are the same, or whose last evaluations cannot be compared."""
     seen: dict[str, str] = {}
     for arm, config in configs.items():
-        if (same := seen.setdefault(identity(config), arm)) != arm:
+        if (same := seen.setdefault(identity(config), arm)) != arm and not may_be_same:
             raise ConfigError(f"sweep: the arms {same} and {arm} are the same configuration; arms must differ")
         if config.evaluation.every_steps is None and config.evaluation.every_seconds is None:
             raise ConfigError(

@@ -53,6 +53,7 @@ def record_study(plan: SweepPlan) -> None:
         factors={**(before.factors if before else {}), **study.factors},
         random_scores=before.random_scores if before else {},
         figures=settings.figures,
+        search=study.search,
     )
     if before:
         completed = sum(cell.state == "completed" for cell in plan.cells)
@@ -89,6 +90,10 @@ def _changes(before: StudyFile, now: StudyFile) -> Iterator[str]:
     for name in sorted({*old_claims, *new_claims}):
         if old_claims.get(name) != new_claims.get(name):
             yield f"the claim {name}"
+    if before.search != now.search:
+        yield "the search"
+    if now.search and not now.search.best:
+        return  # the trials of a search are added as it goes on
     if more := [name for name in now.arms if name not in before.arms]:
         yield f"arms added: {', '.join(more)}"
     if more := [str(seed) for seed in now.seeds if seed not in before.seeds]:
