@@ -106,7 +106,7 @@ def rates_table(rates: dict[Variant, list[float]]) -> Table:
     table = table_of(
         f"DQN on CartPole, one core: environment steps/s in training, {WINDOW}, CSV files included",
         f"vs SB3, vs JAX: relative to that program with the same batches, median of the ratios in the same repeat\n"
-        f"JAX: without the time of compilation and without files\n"
+        f"SB3 and JAX have one-step targets; JAX without the time of compilation and without files\n"
         f"vs uniform: relative to uniform replay of the same program; goal ≥ {PRIORITIZED_GOAL:g}",
         ("program", "replay", "updates"),
         ("steps/s", "min–max", "vs SB3", "vs JAX", "vs uniform", "goal"),

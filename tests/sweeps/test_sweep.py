@@ -378,11 +378,11 @@ def test_a_design_is_planned_and_recorded(planned: Planner, capsys: pytest.Captu
 def test_the_study_of_dqns_components_composes(planned: Planner) -> None:
     plan = planned("sweep=dqn_components")
     assert list(plan.configs) == [
-        "all", "without-double-q", "without-dueling", "without-n_step-3", "without-replay-prioritized",
-        "without-loss-smooth_l1",
+        "all", "without-double-q", "without-dueling", "without-n_step-10", "without-replay-prioritized",
+        "without-loss-squared",
     ]  # fmt: skip
     of_all = plan.configs["all"]
-    assert (of_all.replay.name, of_all.model.dueling, of_all.algo.n_step) == ("prioritized", True, 3)  # type: ignore
+    assert (of_all.replay.name, of_all.model.dueling, of_all.algo.n_step) == ("prioritized", True, 10)  # type: ignore
     assert plan.configs["without-dueling"].model == replace(of_all.model, dueling=False)  # type: ignore[call-arg]
 
 
