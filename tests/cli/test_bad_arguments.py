@@ -149,6 +149,9 @@ REFUSED: tuple[tuple[list[str], tuple[str, ...]], ...] = (
         "hydra.callbacks.ablate=null", "+hydra.callbacks={}", "~hydra", "hydra=null",
     )),
     (["-m", "seed=1,2", "hydra/sweeper=basic", "~hydra/callbacks"], ("~hydra/callbacks: this part of",)),
+    (["-m", "seed=1,2", "hydra/sweeper=basic", "sweep.detach=true"], ("sweep.detach=true: only with hydra/sweeper=",)),
+    (["sweep=workers", "sweep.detach=2"], ("sweep.detach=2: give true or false",)),
+    (["env=cartpole", "sweep.detach=true"], ("sweep.detach=true: this key belongs to sweeps",)),
     *(([argument], (f"{argument}: the program writes no log through Hydra",)) for argument in (
         "hydra.job_logging.root.level=FOO", "hydra.job_logging.version=2", "hydra.hydra_logging.version=2",
         "hydra.hydra_logging=null", "~hydra.job_logging.handlers",
