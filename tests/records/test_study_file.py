@@ -29,7 +29,17 @@ def test_a_study_is_read_as_it_was_written(folder: Path) -> None:
     before = json.loads((folder / STUDY).read_text())
     write_study(folder, study)
     after = json.loads((folder / STUDY).read_text())
-    added = {"python": "", "changes": [], "until": "seeds", "block": 5, "floor": None, "design": None, "factors": {}}
+    added: dict[str, Any] = {
+        "python": "",
+        "changes": [],
+        "until": "seeds",
+        "block": 5,
+        "floor": None,
+        "design": None,
+        "factors": {},
+    }
+    added |= {"figures": {"width_mm": None, "font_size": 8.0}, "search": None}
+    added |= {"arms": {arm: {**own, "seeds": None} for arm, own in before["arms"].items()}}
     assert after == {**before, **added, "score_units": {}, "random_scores": {}}
     assert read_study(folder) == study
 
