@@ -7,7 +7,7 @@ EXTRAS ?= dev,video,box2d,optuna
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED = $(PIP) --constraint requirements.lock
 
-.PHONY: run test test-slow test-distributed slurm ray check install benchmark docs wheel clean
+.PHONY: run test test-slow test-distributed slurm ray check install benchmark docs site wheel clean
 
 run: install  ## train A3C on Pendulum; print where the CSV files, the checkpoint and the figure are
 	$(BIN)/python src/run.py algo=a3c env=pendulum workers=4
@@ -40,11 +40,15 @@ benchmark: install  ## speed of A3C, compared with a plain loop
 docs: install  ## generate docs/configuration.md, and build the site in build/site (works offline, with search)
 	$(BIN)/python -m ablate.cli.configuration_page
 	$(LOCKED) -e '.[docs]'
-	mkdir -p build/pages/sweeps
-	ln -sfn ../../docs build/pages/docs
-	ln -sfn ../../../sweeps/results build/pages/sweeps/results
-	ln -sf ../../README.md ../../CONTRIBUTING.md ../../CHANGELOG.md ../../CITATION.cff build/pages/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	$(MAKE) site
+
+BUILD ?= build
+site:
+	mkdir -p $(BUILD)/pages/sweeps
+	ln -sfn $(CURDIR)/docs $(BUILD)/pages/docs
+	ln -sfn $(CURDIR)/sweeps/results $(BUILD)/pages/sweeps/results
+	for file in README.md CONTRIBUTING.md CHANGELOG.md CITATION.cff; do ln -sf $(CURDIR)/$$file $(BUILD)/pages/; done
+	NO_MKDOCS_2_WARNING=1 PAGES=$(abspath $(BUILD))/pages $(BIN)/mkdocs build --quiet --strict --site-dir $(abspath $(BUILD))/site
 
 wheel: install  ## the package, in build/
 	$(BIN)/python -m hatchling build --target wheel --directory build

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1]  # the folder with the package `ablate`
@@ -37,6 +38,16 @@ def shown(path: Path) -> str:
         return str(path.relative_to(STARTED_IN))
     except ValueError:
         return str(path)
+
+
+def portable(text: str) -> str:
+    """The text with the paths inside the repository, or inside the user's folder, as they are typed there: a folder
+    that is shared names no other folder of this machine."""
+    for base in (STARTED_IN, ROOT):
+        if base != Path(base.anchor):
+            path = rf"(?<![\w/.-]){re.escape(str(base))}"
+            text = re.sub(rf"{path}/", "", re.sub(rf"{path}(?![\w/.-])", ".", text))
+    return text
 
 
 def command(program: str) -> str:

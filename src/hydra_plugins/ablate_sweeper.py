@@ -54,14 +54,14 @@ class AblateSweeper(Sweeper):
         from ablate.sweeps.study import with_equal_looks
 
         local = self._launcher in ("local", "basic")
-        configs, told = plan_arms(study, self._context.config_loader, self._config, local, folder)
+        study, configs, told = plan_arms(study, self._context.config_loader, self._config, local, folder)
         study, configs = with_equal_looks(replace(study, source=self._study_file()), configs)
         plan = make_plan(study, configs, folder)
-        for note in told if notes else ():
-            print(f"note      {note}", file=sys.stderr)
         refuse_unmakeable("hydra.sweep.dir", plan.folder)  # also a dry run must find that it cannot be made
         if not study.settings.dry_run:
             sweep.refuse_folder(plan.folder)  # before the probes of `estimate` take time, or slow down another sweep
+        for note in told if notes else ():
+            print(f"note      {note}", file=sys.stderr)
         return plan
 
     def _run(self, plan: SweepPlan) -> None:
@@ -121,6 +121,7 @@ class AblateSweeper(Sweeper):
         """What runs jobs with the Hydra launcher in the plan's folder, and the overrides of a cell's job."""
         from ablate.cli.hydra_private import result_of
         from ablate.config.serial import quoted
+        from ablate.paths import portable
 
         master, study = self._config.copy(), plan.study
         with open_dict(master):
@@ -128,7 +129,7 @@ class AblateSweeper(Sweeper):
         overrides = {arm.name: arm.overrides for arm in study.arms}
 
         def launch(jobs: Any) -> list[Any]:
-            OmegaConf.save(master, plan.folder / "multirun.yaml")
+            (plan.folder / "multirun.yaml").write_text(portable(OmegaConf.to_yaml(master)))
             chosen = Plugins.instance().instantiate_launcher(
                 hydra_context=self._context, task_function=self._task_function, config=master
             )

@@ -122,6 +122,10 @@ ERRORS = (
     case("+optimizer.bets=[0.9,0.99]", "optimizer.bets", "0.9", "did you mean optimizer.betas?"),
     case("+optimizer.schedule.warmup=3", "optimizer.schedule"),
     case("gamma=0.5", "gamma=0.5", "did you mean algo.gamma?"),
+    case("model.width=64", "model.width=64", "did you mean model.hidden?"),
+    case("algo=dqn env=cartpole model.actor_hidden=[64]", "only model.name=mlp", "did you mean model.hidden?"),
+    case("total_timesteps=1000", "did you mean total_steps?"),
+    case("max_episodes=+1000", "max_episodes=+1000", "resume=<run>"),
     case("env.max_step=100", "env.max_step=100", "did you mean env.max_ep_step?"),
     case("~wokers", "wokers", "did you mean workers?"),
     # An unknown option of a group.

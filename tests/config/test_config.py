@@ -258,3 +258,11 @@ def test_a_cell_needs_its_own_configuration_and_seed() -> None:
 
 def test_an_empty_list_of_plugins_does_not_change_the_hash() -> None:
     assert "plugins" not in to_dict(config_of())
+
+
+def test_hidden_is_the_width_of_every_network() -> None:
+    """What is stored are the two keys that it stands for, so a run has the same hash with either."""
+    both = config_of("env=cartpole", "model.actor_hidden=[32,16]", "model.critic_hidden=[32,16]")
+    assert config_of("env=cartpole", "model.hidden=[32,16]") == both
+    assert "hidden" not in to_dict(both)["model"]
+    assert config_of("algo=dqn", "env=cartpole", "model.hidden=[32,16]").model.hidden == [32, 16]  # type: ignore

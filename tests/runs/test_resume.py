@@ -135,6 +135,8 @@ def test_a_completed_run_continues_under_a_higher_limit_or_is_loaded(tmp_path: P
     assert manifest["config"]["backend"] == "compiled"
     assert [resume["from"]["episodes"] for resume in manifest["resumes"]] == [3]
     assert list(pd.read_csv(tmp_path / "run" / EPISODES)["episode"]) == [1, 2, 3, 4, 5]
+    assert compose_and_plan([f"resume={tmp_path / 'run'}", "max_episodes=+1000"]).config.max_episodes == 1005
+    assert compose_and_plan([f"resume={tmp_path / 'run'}", "total_steps=+1000"]).config.total_steps == 1250
     for refused in ("max_episodes=null", "algo.gamma=0.5", "backend=manual"):
         with pytest.raises(ConfigError, match=re.escape(refused)):
             compose_and_plan([f"resume={tmp_path / 'run'}", refused])

@@ -39,6 +39,7 @@ from ablate.config.schema import ConfigError, MetricConfig, SweepConfig
 from ablate.config.serial import to_dict
 from ablate.envs.make import kind_of
 from ablate.parallel.signals import Interrupted
+from ablate.paths import portable
 from ablate.records.files import write_json
 from ablate.records.manifest import write_status
 from ablate.records.schema import CELL, COLUMNS, EPISODES, MANIFEST, REPORT, STATUS, STUDY, STUDY_SOURCE
@@ -395,6 +396,44 @@ def test_the_command_line_counts_for_all_arms(planned: Planner) -> None:
     assert list(states(plan)) == [f"{arm} seed={seed}" for seed in range(3) for arm in ("w2", "w4")]
 
 
+def test_one_arm_of_a_study_can_be_run(planned: Planner) -> None:
+    """The study stays whole: its claims name the other arms, too."""
+    for chosen in ("sweep.arms=w4", "sweep.arms=[w4]", "sweep.only=[w4]"):
+        plan = planned(chosen, study=claim())
+        assert list(states(plan)) == ["w4 seed=0", "w4 seed=1"]
+        assert list(plan.configs) == ["w2", "w4"]
+    with pytest.raises(ConfigError, match=r"^sweep.arms=w5: no such arm; did you mean w4\?"):
+        planned("sweep.arms=w5", study=STUDY_FILE)
+
+
+def test_workers_are_those_of_the_arms_that_have_workers(planned: Planner) -> None:
+    """An arm of DQN used to refuse a study of both algorithms with workers=2."""
+    both = {"a3c": {"overrides": ["algo=a3c"]}, "dqn": {"overrides": ["algo=dqn"]}}
+    study = {**changed("arms", both), "base": ["env=cartpole", *SHORT]}
+    plan = planned("workers=3", study=study, jobs=True)
+    assert {arm: config.workers for arm, config in plan.configs.items()} == {"a3c": 3, "dqn": 1}
+    assert {job.workers for job in planned.jobs} == {3, None}
+    with pytest.raises(ConfigError, match="workers=3: DQN has one learner"):
+        planned("workers=3", "algo=dqn", "env=cartpole", *SHORT)
+
+
+def test_a_study_keeps_the_number_of_workers_that_it_began_with(
+    planned: Planner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Left out, it is the number of CPUs: the same command used to be another experiment on another machine."""
+    study = changed("arms", {"a": {"overrides": []}, "b": {"overrides": ["algo.t_max=5"]}})
+    monkeypatch.setattr("ablate.algos.a3c.spec.usable_cpus", lambda: 7)
+    first = swept(planned(study=study, jobs=True))
+    assert {job.workers for job in planned.jobs} == {7}
+    assert "workers=7: the number of CPUs here" in capsys.readouterr().err
+    monkeypatch.setattr("ablate.algos.a3c.spec.usable_cpus", lambda: 64)
+    again = planned(study=study)
+    assert (again.folder, again.to_run) == (first.folder, [])
+    assert "workers=7: as in its study.json" in capsys.readouterr().err
+    other = planned("workers=2", study=study)
+    assert other.folder != first.folder
+
+
 def test_an_arm_that_gives_a_multiple_follows_the_command_line(planned: Planner) -> None:
     """Half the steps stay half the steps, so the arm's label stays true."""
     study = changed("arms", "w4", "overrides", ["workers=4", "total_steps=x0.5", "optimizer.lr=x3"])
@@ -510,8 +549,9 @@ def test_cells_of_an_arm_are_composed_once_and_written_as_hydra_writes_them(plan
         assert job.config == replace(plan.configs[cell.arm], seed=cell.seed, sweep=job.config.sweep)
         assert job.config.sweep.time_limit_s == 30
         assert job.folder == cell.folder == Path(theirs.hydra.runtime.output_dir)
-        written = {path: path.read_text() for path in (cell.folder / ".hydra").iterdir()}
+        written = {path: portable(path.read_text()) for path in (cell.folder / ".hydra").iterdir()}
         assert job.files == written
+        assert not any(f"{ROOT}/" in text for text in job.files.values())
 
 
 @pytest.mark.parametrize("env", ["env=pendulum", "env=cartpole", "env.id=MountainCarContinuous-v0"])

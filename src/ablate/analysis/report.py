@@ -72,7 +72,8 @@ def write_report(summary: Summary) -> list[Path]:
             for _ in write_figures(summary, PAPER):
                 pass
     path = folder / REPORT
-    replace_atomically(path, render(summary, figures).encode())
+    page = render(summary, figures).replace(f"{folder}/", "")  # who reads a shared report has no such folder
+    replace_atomically(path, page.encode())
     drawn = [drawing.name for drawing, png in figures if isinstance(png, bytes)]
     return [path, *(folder / "figures" / f"{name}.png" for name in drawn)]
 

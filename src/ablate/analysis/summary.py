@@ -152,9 +152,11 @@ def _unlearned(sweep: Sweep, env: str) -> Iterator[str]:
     constant = np.isnan(p).any() and arms[best].mean() > random.mean()  # equal scores have no p
     if constant or np.nanmin([1.0, *p]) * len(p) < 0.05:
         return
+    above = arms[best].mean() > random.mean()  # by chance, as far as so few seeds can tell
     yield (
-        f"no arm has learned in {env}: the best final evaluation, {number(arms[best].mean())} of {best}, is not above "
-        f"that of a random policy, {number(random.mean())} ({len(random)} episodes). Before you compare arms, train "
+        f"{'it is not certain that any arm' if above else 'no arm'} has learned in {env}: the best final evaluation, "
+        f"{number(arms[best].mean())} of {best}, is not {'significantly ' * above}above that of a random policy, "
+        f"{number(random.mean())} ({len(random)} episodes). Before you compare arms, add seeds, train "
         "longer (total_steps, max_episodes), or try another optimizer.lr, env.reward_scale or algorithm"
     )
 

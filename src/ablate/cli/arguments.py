@@ -33,11 +33,12 @@ def complete_arguments(arguments: list[str]) -> list[str]:
     """The arguments in the form that Hydra needs.
 
     `env.id=<id>` without `env=`: adds env=atari or env=gymnasium. Otherwise the id would get Pendulum's settings.
-    `sweep=<study>`: adds hydra.mode=MULTIRUN, also if the study's file lacks it. A path with characters that have a
-    meaning for Hydra, such as the = in the path of a cell: puts it in quotes.
+    `sweep.arms=<name>`: as sweep.only=[<name>]. `sweep=<study>`: adds hydra.mode=MULTIRUN, also if the study's file
+    lacks it. A path with characters that have a meaning for Hydra, such as the = in the path of a cell: puts it in
+    quotes.
     Raises ConfigError for an argument that Hydra cannot parse or would misunderstand."""
     multirun = bool({"hydra.mode", "-m", "--multirun"} & {a.partition("=")[0] for a in arguments})
-    arguments = [_with_new_name(_with_quoted_path(argument, multirun)) for argument in arguments]
+    arguments = [_with_new_name(_with_quoted_path(_chosen_arms(argument), multirun)) for argument in arguments]
     check_overrides(arguments)
     parse_flags(arguments)
     keys = [_key(argument) if "=" in argument else "" for argument in arguments]
@@ -51,6 +52,11 @@ def complete_arguments(arguments: list[str]) -> list[str]:
         raise ConfigError(
             f"{argument}: this key only records the name; {argument.lstrip('+').removeprefix('env.')} sets all values"
         )
+    for key in {"max_episodes", "total_steps"} & set(keys):
+        if (argument := arguments[keys.index(key)]).partition("=")[2].startswith("+") and "resume" not in keys:
+            raise ConfigError(
+                f"{argument}: a number with + means so many more, and needs resume=<run>; leave out the +"
+            )
     if "env.id" in keys and not {"env", "experiment", "resume"} & set(keys):
         index = keys.index("env.id")  # insert here: argparse requires that all overrides are in one block
         arguments = [*arguments[:index], f"env={_file_for(arguments[index])}", *arguments[index:]]
@@ -220,6 +226,14 @@ def _file_for(argument: str) -> str:
     from ablate.envs.games import looks_like_a_game  # imports ale-py, which only games need
 
     return "atari" if looks_like_a_game(re.split(r"[=,]", argument)[1].strip("'\"")) else "gymnasium"
+
+
+def _chosen_arms(argument: str) -> str:
+    """`sweep.arms=dqn` and `sweep.arms=a,b` as a list of the arms to run. Definitions of arms, in braces, stay."""
+    key, _, value = argument.partition("=")
+    if key not in ("sweep.arms", "sweep.only") or "{" in value or not value:
+        return argument
+    return f"sweep.only=[{value.strip('[]')}]"
 
 
 def _with_quoted_path(argument: str, multirun: bool) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,15 +16,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ablate.algos.algorithm import algorithm_named
 from ablate.cli.arguments import check_overrides, complete_arguments, import_named
 from ablate.cli.hydra_private import apply_overrides, is_group, typed_overrides
 from ablate.cli.messages import REFUSALS, explain
 from ablate.cli.resolvers import register
 from ablate.config.schema import Config, ConfigError
 from ablate.config.validation import validate
-from ablate.paths import CONF, OUTPUTS
+from ablate.paths import CONF, OUTPUTS, portable
 from ablate.runs.plan import Resolved, plan
-from ablate.sweeps.study import Study
+from ablate.sweeps.plan import stored_study
+from ablate.sweeps.study import Arm, Study
 
 WORTH_SHARING = 4  # sharing saves time for at least this many arms with the same options
 # What an arm is composed with in place of a cell's own seed, folder and number: texts that occur nowhere else.
@@ -56,25 +59,60 @@ def plan_job(composed: DictConfig, overrides: Sequence[str], here: bool = True, 
 
 def plan_arms(
     study: Study, loader: Any, master: DictConfig, here: bool, folder: Path
-) -> tuple[dict[str, Config], list[str]]:
-    """The resolved configuration of each arm, by the arm's name, and notes on them.
+) -> tuple[Study, dict[str, Config], list[str]]:
+    """The study with all that its arms need to be the same on any machine, the resolved configuration of each arm by
+    its name, and notes on them.
 
     loader: Hydra's configuration loader. master: the sweep's configuration. here: whether the cells will run on this
     machine. folder: the sweep's. Raises ConfigError."""
-    configs = {}
+    configs, arms = {}, list[Arm]()
     composer = _Composer(loader, master, [list(arm.overrides) for arm in study.arms])
     notes: dict[str, None] = {}
+    any_has_workers = False
     for arm in study.arms:
-        try:
+        with _naming(study, arm):
             check_overrides(arm.overrides)
-            planned = plan_job(composer.compose(list(arm.overrides)), arm.overrides, here, folder)
+            any_has_workers |= _has_workers(composer.compose(list(arm.overrides)))
+    stored = stored_study(folder)
+    for arm in study.arms:
+        with _naming(study, arm):
+            composed = composer.compose(list(arm.overrides))
+            if not _has_workers(composed) and any_has_workers and (shared := _shared_workers(study, arm)):
+                notes[f"{shared[0]}: {arm.name} has no workers, so it holds for the other arms"] = None
+                arm = arm._replace(overrides=tuple(o for o in arm.overrides if o not in shared))
+                composed = composer.compose(list(arm.overrides))
+            elif _has_workers(composed) and composed.workers is None:
+                known = stored.arms[arm.name].config.get("workers") if stored and arm.name in stored.arms else None
+                composed.workers = known or algorithm_named(composed.algo.name).default_workers()
+                where = "as in its study.json" if known else "the number of CPUs here; study.json keeps it"
+                notes[f"workers={composed.workers}: {where}, so that the sweep is the same on any machine"] = None
+                arm = arm._replace(overrides=(*arm.overrides, f"workers={composed.workers}"))
+            planned = plan_job(composed, arm.overrides, here, folder)
             configs[arm.name] = planned.config
+            arms.append(arm)
             notes[planned.limit_note] = None
-        except REFUSALS as error:
-            given = f"sweep.arms.{arm.name}: " if study.settings.arms else ""
-            prefix = "sweep.factors: " if study.settings.factors else given
-            raise ConfigError(prefix + explain(error, arm.overrides)) from error
-    return configs, list(filter(None, notes))
+    return replace(study, arms=tuple(arms)), configs, list(filter(None, notes))
+
+
+@contextmanager
+def _naming(study: Study, arm: Arm) -> Iterator[None]:
+    """Raise a refusal of the arm as one that names it."""
+    try:
+        yield
+    except REFUSALS as error:
+        given = f"sweep.arms.{arm.name}: " if study.settings.arms else ""
+        prefix = "sweep.factors: " if study.settings.factors else given
+        raise ConfigError(prefix + explain(error, arm.overrides)) from error
+
+
+def _has_workers(composed: DictConfig) -> bool:
+    return algorithm_named(composed.algo.name).has_workers
+
+
+def _shared_workers(study: Study, arm: Arm) -> list[str]:
+    """The override `workers=` that an arm shares with all others, if it has one."""
+    own = study.settings.arms[arm.name].overrides if arm.name in study.settings.arms else []
+    return [override for override in arm.overrides if override.startswith("workers=") and override not in own]
 
 
 class _Composer:
@@ -174,5 +212,7 @@ class CellComposer:
         described = OmegaConf.masked_copy(composed, "hydra")
         parts = {"config": _without_hydra(composed.copy()), "hydra": described, "overrides": hydra.overrides.task}
         where = None if hydra.output_subdir is None else folder / hydra.output_subdir
-        files = {where / f"{name}.yaml": OmegaConf.to_yaml(part) for name, part in parts.items()} if where else {}
+        files = (
+            {where / f"{name}.yaml": portable(OmegaConf.to_yaml(part)) for name, part in parts.items()} if where else {}
+        )
         return CellJob(config, typed_overrides(hydra), folder, files)

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -78,7 +79,10 @@ def _explained(error: BaseException, overrides: dict[str, str]) -> str:
             name = name.partition(".")[0]
             schemas = SCHEMAS[group].items()
             owners = [option for option, schema in schemas if name in {item.name for item in fields(schema)}]
-            return f"{overrides.get(key, key)}: only {group}.name={' or '.join(owners)} has this key"
+            ours = next((schema for _, schema in schemas if f"'{schema.__name__}'" in text + cause), None)
+            alike = get_close_matches(name, [item.name for item in fields(ours)] if ours else [], n=1)
+            hint = f"; did you mean {group}.{alike[0]}?" if alike else ""
+            return f"{overrides.get(key, key)}: only {group}.name={' or '.join(owners)} has this key{hint}"
         return f"{overrides.get(key, key)}: no such key{suggest(key, _all_keys())}"
     if match := re.match(r"In '(protocol|preprocessing)/([^']+)': .*not in 'GymnasiumConfig'", text, re.DOTALL):
         if "resume" in overrides:

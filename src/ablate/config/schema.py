@@ -180,6 +180,7 @@ class ModelConfig:
 @dataclass
 class MlpConfig(ModelConfig):
     name: Annotated[str, Field(pattern="^mlp$")] = "mlp"
+    hidden: list[Size] | None = None
     torso_hidden: list[Size] = MISSING
     actor_hidden: list[Size] = MISSING
     critic_hidden: list[Size] = MISSING
@@ -187,6 +188,11 @@ class MlpConfig(ModelConfig):
     mu_scale: Positive | None = None
     sigma_min: Positive = MISSING
     init_std: NonNegative = MISSING
+
+    def __post_init__(self) -> None:
+        """`hidden` is short for equal `actor_hidden` and `critic_hidden`, which are what is stored."""
+        if self.hidden is not None:
+            self.actor_hidden, self.critic_hidden, self.hidden = self.hidden, list(self.hidden), None
 
 
 @dataclass
@@ -377,6 +383,7 @@ class SweepConfig:
     question: str = ""
     base: list[str] = field(default_factory=list)
     arms: dict[str, ArmConfig] = field(default_factory=dict)
+    only: list[str] = field(default_factory=list)
     design: DesignKind | None = None
     factors: dict[str, FactorConfig] = field(default_factory=dict)  # by key
     draws: Count = 16

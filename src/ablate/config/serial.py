@@ -27,6 +27,8 @@ def to_dict(config: Config) -> dict[str, Any]:
     del values["sweep"]
     if not values["plugins"]:  # so that the hash of a run without plugins is what it was before there were any
         del values["plugins"]
+    if values["model"].get("hidden", "") is None:  # of model=mlp; the same holds for it
+        del values["model"]["hidden"]
     return values
 
 

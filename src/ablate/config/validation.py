@@ -49,9 +49,29 @@ def sweep_settings(composed: DictConfig) -> SweepConfig:
     return settings
 
 
+# Words of other programs for our keys.
+SYNONYMS = {
+    "model.hidden": ("width", "widths", "units", "hidden_size", "hidden_sizes", "hidden_dim", "hidden_layers", "layers",
+                     "layer_sizes", "net_arch", "features"),
+    "optimizer.lr": ("learning_rate", "step_size"),
+    "algo.gamma": ("discount", "discount_factor"),
+    "algo.gae_lambda": ("lambda", "lam", "lambda_"),
+    "algo.entropy_coef": ("ent_coef", "entropy", "beta"),
+    "algo.value_loss_coef": ("vf_coef", "value_coef"),
+    "algo.t_max": ("n_steps", "num_steps", "rollout_length"),
+    "replay.capacity": ("buffer_size", "memory_size"),
+    "total_steps": ("total_timesteps", "timesteps", "steps", "num_frames"),
+    "max_episodes": ("episodes", "n_episodes", "num_episodes"),
+    "workers": ("n_workers", "num_workers", "num_processes"),
+    "envs_per_worker": ("n_envs", "num_envs"),
+}  # fmt: skip
+
+
 def suggest(word: str, known: list[str]) -> str:
     """`; did you mean X?` for the nearest known word, or nothing."""
-    group = word.rpartition(".")[0]
+    group, _, last = word.rpartition(".")
+    if synonyms := [key for key, words in SYNONYMS.items() if last in words and key in known]:
+        return f"; did you mean {synonyms[0]}?"
     neighbours = [name for name in known if name.rpartition(".")[0] == group]
     namesakes = [name for name in known if name.rpartition(".")[2] == word.rpartition(".")[2]]
     if namesakes and not (group and difflib.get_close_matches(word, neighbours, n=1, cutoff=0.9)):

@@ -77,7 +77,8 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
             resumed = _last_checkpoint(folder, manifest, own)
         except ConfigError as error:
             raise ConfigError(f"resume={config.resume}: {error}") from error
-        new, config = False, _resumed_config(config, own, overrides)
+        done = Counters(**resumed.state["counters"]) if resumed else Counters()
+        new, config = False, _resumed_config(config, own, overrides, done)
         if (folder / CELL).exists() and (config.max_episodes, config.total_steps) != (
             own.max_episodes,
             own.total_steps,
@@ -249,14 +250,18 @@ def _refuse_lost_replay(checkpoint: Checkpoint, folder: Path) -> None:
             )
 
 
-def _resumed_config(given: Config, own: Config, overrides: list[str]) -> Config:
-    """The run's own configuration, with those keys of the command line that may change. Raises ConfigError."""
+def _resumed_config(given: Config, own: Config, overrides: list[str], done: Counters) -> Config:
+    """The run's own configuration, with those keys of the command line that may change. Raises ConfigError.
+
+    done: by the last checkpoint. max_episodes=+1000 means 1000 more than these."""
     stored, changed = to_dict(own), dict[str, Any]()
     for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
+        key, _, text = override.lstrip("+~").partition("=")
         name, _, inner = key.partition(".")
         if name in CHANGEABLE_ON_RESUME:
             value = getattr(given, name)
+            if name in ("max_episodes", "total_steps") and text.startswith("+"):
+                value += done.episodes if name == "max_episodes" else done.steps
             if inner:  # logger.display=off does not change the other keys of logger
                 value = replace(changed.get(name, getattr(own, name)), **{inner: getattr(value, inner)})
             changed[name] = value

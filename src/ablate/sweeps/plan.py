@@ -88,6 +88,7 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
         Cell(arm, seed, cell, *_state(cell, {**to_dict(config), "seed": seed}))
         for seed in study.seeds  # seed by seed, so that an unfinished sweep has about the same number of seeds per arm
         for arm, config in configs.items()
+        if arm in (study.settings.only or configs)
         for cell in [cell_folder(folder, arm, seed)]
     ]
     return SweepPlan(study, folder, configs, cells, moved)
@@ -151,11 +152,13 @@ def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Est
     if study.settings.question:
         lines.append(f"question  {study.settings.question}")
     arms = ", ".join(arm.name + (" (baseline)" if arm.name == baseline else "") for arm in study.arms)
+    if only := study.settings.only:
+        arms += f"; only {', '.join(only)} (sweep.arms)"
     if study.settings.design:
         lines.append(f"design    {_design(study)}")
     lines += [
         f"arms      {arms}",
-        f"cells     {grows * 'at most '}{len(plan.cells)} = {len(study.arms)} arms x {len(study.seeds)} seeds; "
+        f"cells     {grows * 'at most '}{len(plan.cells)} = {len(only or study.arms)} arms x {len(study.seeds)} seeds; "
         f"{states['completed']} completed, {len(todo)} to run{f' ({before})' if before else ''}",
         f"looks     {_looks(list(plan.configs.values()))}",
     ]

@@ -417,6 +417,7 @@ def _refuse_same(arms: list[Arm]) -> None:
 def refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
     """Raise ConfigError if claims, baseline or metrics name an unknown arm or metric, or contradict themselves."""
     arms_named = [(f"sweep.baseline={settings.baseline}", settings.baseline)] if settings.baseline else []
+    arms_named += [(f"sweep.arms={name}", name) for name in settings.only]
     metrics_named = [(f"sweep.metric={settings.metric}", settings.metric)]
     for claim in settings.claims:
         try:
