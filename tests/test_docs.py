@@ -6,6 +6,10 @@ import shlex
 import pytest
 from helpers import ROOT, config_of
 
+from ablate.algos.a3c.spec import UpdateRecord as A3CRecord
+from ablate.algos.dqn.spec import UpdateRecord as DQNRecord
+from ablate.records.schema import COLUMNS
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHOWN = re.findall(r"`(src/[\w/.]+\.py)`:\n\n```python\n(.*?)\n```", (ROOT / "docs/design.md").read_text(), re.DOTALL)
 
@@ -31,6 +35,19 @@ def test_the_tests_that_a_page_names_exist() -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/faults.md").read_text()))
     assert len(named) > 60
     assert not named - written
+
+
+@pytest.mark.parametrize(
+    ("page", "columns"),
+    [
+        ("runs.md", (*COLUMNS["episodes.csv"], *A3CRecord._fields, *COLUMNS["evaluations.csv"])),
+        ("dqn.md", DQNRecord._fields),
+    ],
+)
+def test_every_column_that_is_logged_is_explained(page: str, columns: tuple[str, ...]) -> None:
+    rows = re.findall(r"^\| (`[^|]*) \| (.*) \|$", (ROOT / "docs" / page).read_text(), re.MULTILINE)
+    explained = {name for names, meaning in rows for name in re.findall(r"`(\w+)`", names) if meaning}
+    assert set(columns) <= explained
 
 
 def test_each_source_report_has_a_preset_that_composes() -> None:

@@ -45,7 +45,7 @@ def portable(text: str) -> str:
     that is shared names no other folder of this machine."""
     for base in (STARTED_IN, ROOT):
         if base != Path(base.anchor):
-            path = rf"(?<![\w/.-]){re.escape(str(base))}"
+            path = rf"(?<![\w.-]){re.escape(str(base))}"
             text = re.sub(rf"{path}/", "", re.sub(rf"{path}(?![\w/.-])", ".", text))
     return text
 
