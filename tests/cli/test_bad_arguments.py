@@ -152,6 +152,7 @@ REFUSED: tuple[tuple[list[str], tuple[str, ...]], ...] = (
     (["-m", "seed=1,2", "hydra/sweeper=basic", "sweep.detach=true"], ("sweep.detach=true: only with hydra/sweeper=",)),
     (["sweep=workers", "sweep.detach=2"], ("sweep.detach=2: give true or false",)),
     (["env=cartpole", "sweep.detach=true"], ("sweep.detach=true: this key belongs to sweeps",)),
+    (["-m", "seed=1,2", "hydra/sweeper=optuna"], ("hydra/sweeper=optuna: it has no seeds",)),
     *(([argument], (f"{argument}: the program writes no log through Hydra",)) for argument in (
         "hydra.job_logging.root.level=FOO", "hydra.job_logging.version=2", "hydra.hydra_logging.version=2",
         "hydra.hydra_logging=null", "~hydra.job_logging.handlers",

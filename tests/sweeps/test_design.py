@@ -254,3 +254,34 @@ def test_without_an_interaction_none_is_found_beyond_chance() -> None:
     decision = decide([effects], np.array([RELATIONS[">"]]), np.array([np.nan]))
     errors = int((decision.outcome != Outcome.undecided).sum())
     assert stats.binomtest(errors, studies).proportion_ci(0.998, method="wilson").low <= 0.05
+
+
+def test_a_random_design_draws_from_its_ranges_and_more_draws_keep_the_first() -> None:
+    factors = {
+        "optimizer.lr": FactorConfig(baseline=1e-3, range="tag(log,interval(1e-4,1e-2))"),
+        "algo.t_max": FactorConfig(baseline=20, range="choice(5,20)"),
+    }
+    few, many = (study_of("random", factors, draws=draws) for draws in (4, 12))
+    assert arms_of(many)["baseline"] == "baseline: lr=0.001, t_max=20"
+    assert list(arms_of(many))[:5] == list(arms_of(few))
+    assert {arm: many.levels[arm] for arm in few.levels} == few.levels
+    assert all(1e-4 <= float(own["optimizer.lr"]) <= 1e-2 for own in many.levels.values())
+    assert {own["algo.t_max"] for own in many.levels.values()} == {"5", "20"}
+    assert claims_of(many) == {}
+    with pytest.raises(ConfigError, match="only 2 combinations"):
+        study_of("random", {"algo.t_max": FactorConfig(baseline=20, range="choice(5,20)")}, draws=4)
+    with pytest.raises(ConfigError, match="needs a range"):
+        study_of("random", GRID)
+    with pytest.raises(ConfigError, match=r"only sweep\.design=random draws"):
+        study_of("factorial", factors)
+
+
+def test_a_factorial_with_the_environment_asks_in_each_environment() -> None:
+    """Scores of different environments have different units, so no claim averages over them."""
+    study = study_of("factorial", {"env": FactorConfig(baseline="cartpole", alternatives=["acrobot"]), **GRID})
+    claims = claims_of(study)
+    assert list(claims) == [
+        f"{effect} in {env}" for env in ("cartpole", "acrobot") for effect in ("t_max=20", "t_max=50", "lr=0.0001")
+    ]
+    for id, inequality in claims.items():
+        assert {id.rpartition(" in ")[2] in arm for arm in parse(inequality).arms} == {True}

@@ -19,7 +19,7 @@ from ablate.analysis.figures import COLOURS, panel_columns, style
 from ablate.analysis.load import Sweep
 from ablate.analysis.statistics import CONFIDENCE, MIN_SEEDS, Interval
 from ablate.analysis.tables import Summary
-from ablate.analysis.tuning_figures import draw_dimension, draw_ranges, draw_search, draw_settings
+from ablate.analysis.tuning_figures import draw_search
 from ablate.analysis.verdicts import NOT_TESTABLE, WORDS, Verdict, number
 from ablate.config.choices import DesignKind
 from ablate.config.inequality import parse
@@ -49,16 +49,10 @@ def design_drawings(summary: Summary) -> list[Drawing]:
     listed = []
     if study.has_trials:
         listed.append(Drawing("search", "Search", "trials", partial(draw_search, summary)))
-    if study.design is DesignKind.random:
-        listed.append(Drawing("sensitivity_ranges", "Sensitivity", "by key", partial(draw_ranges, summary)))
-    elif study.design is not None:
+    if study.design not in (None, DesignKind.random):
         listed.append(Drawing("design_effects", "Design", "effects", partial(draw_effects, summary)))
     if study.design is DesignKind.path:
         listed.append(Drawing("design_path", "Design", "path", partial(draw_path, summary)))
-    if summary.sensitivity:
-        if summary.sensitivity.subsets:
-            listed.append(Drawing("sensitivity", "Sensitivity", "tuned keys", partial(draw_dimension, summary)))
-        listed.append(Drawing("sensitivity_settings", "Sensitivity", "settings", partial(draw_settings, summary)))
     if study.search is None and study.design in (None, DesignKind.factorial) and len(levels) > 1:
         if len(levels) == 2:
             listed.append(Drawing("design_heat_map", "Design", "heat map", partial(draw_heat_map, summary)))

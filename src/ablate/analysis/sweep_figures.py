@@ -50,6 +50,7 @@ from ablate.analysis.published import draw_published
 from ablate.analysis.scores import take_turns, untimed, workers
 from ablate.analysis.statistics import CONFIDENCE, MIN_SEEDS
 from ablate.analysis.tables import Summary
+from ablate.analysis.tuning_figures import sensitivity_drawings
 from ablate.config.choices import Axis, Budget, Source
 from ablate.config.schema import ConfigError
 from ablate.records.files import replace_atomically
@@ -66,8 +67,8 @@ def drawings(summary: Summary) -> list[Drawing]:
     """Every figure of the sweep, in the report's order. Each environment has its own: their units differ."""
     parts = environments(summary.sweep)
     if len(parts) == 1:
-        return _drawings(summary)
-    listed = []
+        return sensitivity_drawings(summary) + _drawings(summary)
+    listed = sensitivity_drawings(summary)
     for env, part in parts.items():
         slug = re.sub(r"[^a-z0-9]+", "_", env.lower()).strip("_")
         listed += [

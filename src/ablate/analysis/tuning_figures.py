@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from ablate.analysis.figure_parts import add_legend, add_title, metric_unit, new_figure
+from ablate.analysis.figure_parts import Drawing, add_legend, add_title, metric_unit, new_figure
 from ablate.analysis.figures import COLOURS, style
-from ablate.analysis.sensitivity import NEAR, Sensitivity
+from ablate.analysis.sensitivity import CHOOSES_THE_TASK, NEAR, Sensitivity
 from ablate.analysis.tables import Summary
+from ablate.config.choices import DesignKind
 from ablate.config.schema import ConfigError
 
 MARKERS = "osD^vP*Xh<>"
+
+
+def sensitivity_drawings(summary: Summary) -> list[Drawing]:
+    """The figures of a study that has a sensitivity, for all of its environments together."""
+    if summary.sensitivity is None:
+        return []
+    listed = [Drawing("sensitivity_settings", "Sensitivity", "settings", partial(draw_settings, summary))]
+    if summary.sensitivity.subsets:
+        listed.insert(0, Drawing("sensitivity", "Sensitivity", "tuned keys", partial(draw_dimension, summary)))
+    if summary.sweep.study.design is DesignKind.random:
+        listed.append(Drawing("sensitivity_ranges", "Sensitivity", "by key", partial(draw_ranges, summary)))
+    return listed
 
 
 def _of(summary: Summary) -> Sensitivity:
@@ -103,7 +118,7 @@ def draw_dimension(summary: Summary) -> Figure:
 def draw_ranges(summary: Summary) -> Figure:
     """The normalised score of each drawn setting against the value of each key, a panel per key."""
     own, study = _of(summary), summary.sweep.study
-    keys = list(study.factors)
+    keys = [key for key in study.factors if key not in CHOOSES_THE_TASK]
     arms = {", ".join(f"{study.factors[k]}={arm.levels[k]}" for k in keys): arm.levels for arm in study.arms.values()}
     with style():
         figure, panels = new_figure(1, len(keys), (4.0 * len(keys) + 0.6, 4.2), one_x=False)
