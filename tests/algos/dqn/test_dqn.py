@@ -36,7 +36,7 @@ from ablate.types import Counters, EpisodeRecord, ProcessState
 QUICK = (
     "algo=dqn", "env=cartpole", "schedule=interleaved", "backend=manual", "precision=float32", "log_interval=1",
     "model.hidden=[16]", "algo.warmup_steps=40", "algo.batch_size=8", "replay.capacity=200", "total_steps=400",
-    "algo.train_freq=4", "algo.target_update=60", "algo.n_step=1", "algo.loss=smooth_l1",
+    "algo.train_freq=4", "algo.target_update=60", "algo.n_step=1", "algo.loss=smooth_l1", "optimizer.schedule=constant",
     "evaluation.every_steps=null", "evaluation.every_seconds=null",
 )  # fmt: skip
 

@@ -32,7 +32,8 @@ def configure(*overrides: str) -> Config:
     return config_of(
         "algo=dqn", "env=cartpole", "schedule=interleaved", "backend=compiled", "log_interval=1", "max_episodes=null",
         "total_steps=600", "optimizer.lr=1e-4", "env.max_ep_step=37", "model.hidden=[33,16]", "algo.warmup_steps=60",
-        "algo.batch_size=16", "algo.target_update=90", "algo.n_step=1", "algo.loss=smooth_l1", "algo.epsilon_decay_steps=300", "replay.capacity=250",
+        "algo.batch_size=16", "algo.target_update=90", "algo.n_step=1", "algo.loss=smooth_l1",
+        "optimizer.schedule=constant", "algo.epsilon_decay_steps=300", "replay.capacity=250",
         *QUIET, *overrides,
     )  # fmt: skip
 
