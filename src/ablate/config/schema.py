@@ -325,8 +325,8 @@ class FactorConfig:
 
     baseline: Any = MISSING
     alternatives: list[Any] = field(default_factory=list)
-    range: str | None = None  # of design=random, in place of alternatives
     label: str = ""  # if empty, the last part of the key
+    range: str | None = None  # of design=random, in place of alternatives
 
 
 @dataclass
