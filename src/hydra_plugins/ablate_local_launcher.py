@@ -64,13 +64,8 @@ class LocalLauncher(Launcher):
         return [returns[index] for index in sorted(returns)]
 
     def _run(self, index: int, cell: CellJob, job: JobReturn, ended: queue.SimpleQueue[int]) -> None:
-        from ablate.sweeps.cell import run_as_job
-
         try:
-            for path, text in cell.files.items():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
-            job.return_value = run_as_job(cell.config, cell.overrides, cell.folder, Path(self._config.hydra.sweep.dir))
+            job.return_value = cell.run(Path(self._config.hydra.sweep.dir))
             job.status = JobStatus.COMPLETED
         except Exception as error:
             job.return_value = error

@@ -1,4 +1,5 @@
-"""hydra/launcher=ray: each cell is a Ray task. Ray chooses a node with enough cores, GPUs and memory for it.
+"""hydra/launcher=ray: each cell, or a few short ones together, is a Ray task. Ray chooses a node with enough cores,
+GPUs and memory for it.
 
 Ray's own retries are off. With them, a task that crashes its worker process would be retried for ever, without a
 message."""
@@ -9,7 +10,7 @@ import os
 import signal
 import socket
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from omegaconf import MISSING, DictConfig
 from ablate.parallel.signals import SIGNALS
 
 if TYPE_CHECKING:
-    from ablate.cli.cluster import Jobs, Needs
+    from ablate.cli.cluster import Job, JobCell, Launch
 
 POLL_S = 1.0
 CONNECT_S = 10.0
@@ -55,23 +56,24 @@ class RayLauncher(Launcher):
         self._given = {**given, "memory": memory_gb and int(memory_gb * 2**30)}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self._context, self._task_function, self._config = hydra_context, task_function, config
+        self._context, self._config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs. Returns when every job has ended; a job that Ray lost has failed, with the reason.
 
         On Ctrl-C it cancels all queued and running jobs and waits for their end. Raises ConfigError."""
-        from ablate.cli.cluster import Jobs
+        from ablate.cli.cluster import Launch
         from ablate.sweeps.detached import let_go
 
-        jobs = Jobs.of(self._context, self._task_function, self._config)
-        needs = jobs.needs(job_overrides)
+        launch = Launch.of(self._context, self._config)
+        jobs = launch.jobs(job_overrides, initial_job_idx)
         with _connected(self._address) as ray:
-            options = self._options(ray, needs)
-            let_go(jobs.folder)
-            return self._until_all_ended(ray, jobs, job_overrides, initial_job_idx, options)
+            options = self._options(ray, jobs)
+            let_go(launch.folder)
+            returns = self._until_all_ended(ray, launch, list(zip(jobs, options, strict=True)))
+            return [returns[number] for number in sorted(returns)]
 
-    def _options(self, ray: Any, needs: "Sequence[Needs]") -> list[dict[str, float]]:
+    def _options(self, ray: Any, jobs: "Sequence[Job]") -> list[dict[str, float]]:
         """The resources that each task requests. A cell that needs more than any node has gets a whole node.
 
         Raises ConfigError if the user requests more than any node has: Ray would wait for ever."""
@@ -81,10 +83,10 @@ class RayLauncher(Launcher):
         largest = {option: max(node.get(name, 0) for node in nodes) for option, name in RESOURCES.items()}
         given = {option: value for option, value in self._given.items() if value is not None}
         options = []
-        for need in needs:
-            own = {"num_cpus": need.cpus, "memory": need.memory_mb * 2**20}
+        for needs in (job.needs for job in jobs):
+            own = {"num_cpus": needs.cpus, "memory": needs.memory_mb * 2**20}
             request = {option: min(value, largest[option] or value) for option, value in own.items()}
-            request = {**request, "num_gpus": need.gpus, **given}
+            request = {**request, "num_gpus": needs.gpus, **given}
             for option, value in request.items():
                 if not 0 <= value <= largest[option]:
                     limit = f"no node has more than {largest[option]:g}"
@@ -93,58 +95,46 @@ class RayLauncher(Launcher):
         return options
 
     def _until_all_ended(
-        self,
-        ray: Any,
-        jobs: "Jobs",
-        job_overrides: Sequence[Sequence[str]],
-        first: int,
-        options: list[dict[str, float]],
-    ) -> list[JobReturn]:
-        from ablate.cli.cluster import lost
-
+        self, ray: Any, launch: "Launch", jobs: "list[tuple[Job, dict[str, float]]]"
+    ) -> dict[int, JobReturn]:
+        """Run the jobs, each with the resources that its task requests. Returns the results by the cells' numbers."""
         # Ray raises these for a task whose node or worker process is gone.
         gone = (ray.exceptions.NodeDiedError, ray.exceptions.WorkerCrashedError, ray.exceptions.LocalRayletDiedError,
                 ray.exceptions.ObjectLostError)  # fmt: skip
-        run, common = ray.remote(max_retries=0)(_run), ray.put(jobs)
-        queued = deque(range(len(job_overrides)))
-        running: dict[Any, int] = {}
+        run, common = ray.remote(max_retries=0)(_run), ray.put(launch)
+        queued = deque((job, options, 0) for job, options in jobs)
+        running: dict[Any, tuple[Job, dict[str, float], int]] = {}  # with the number of failures of its nodes
         returns: dict[int, JobReturn] = {}
-        failures: Counter[int] = Counter()
         try:
             while queued or running:
-                while queued and len(running) < (self._config.sweep.parallel or len(job_overrides)):
-                    index = queued.popleft()
-                    task = run.options(**options[index])
-                    running[task.remote(common, list(job_overrides[index]), first + index)] = index
+                while queued and len(running) < (self._config.sweep.parallel or len(jobs)):
+                    job, options, failures = queued.popleft()
+                    running[run.options(**options).remote(common, job.cells)] = job, options, failures
                 ended, _ = ray.wait(list(running), timeout=POLL_S)
                 for reference in ended:
-                    index = running.pop(reference)
+                    job, options, failures = running.pop(reference)
                     try:
-                        returns[index] = ray.get(reference)
+                        results, rest = launch.after(job, ray.get(reference))
                     except ray.exceptions.RayError as error:
-                        failures[index] += 1
-                        if isinstance(error, gone) and failures[index] <= self._max_node_failures:
-                            queued.append(index)
-                        else:
-                            returns[index] = lost(job_overrides[index], _in_a_line(error))
+                        if isinstance(error, gone) and failures < self._max_node_failures:
+                            queued.append((job, options, failures + 1))
+                            continue
+                        results, rest = launch.after_loss(job, _in_a_line(error))
+                    returns |= results
+                    queued.extend((job, options, 0) for job in rest)
         except KeyboardInterrupt:
             for reference in running:
                 ray.cancel(reference)  # raises KeyboardInterrupt in the task, which stops its cell
             ray.wait(list(running), num_returns=len(running), timeout=GRACE_S)
             raise
-        return [returns[index] for index in range(len(job_overrides))]
+        return returns
 
 
-def _run(jobs: "Jobs", overrides: list[str], number: int) -> JobReturn:
+def _run(launch: "Launch", cells: "list[JobCell]") -> list[JobReturn]:
     """A Ray task: run one job on the node that Ray chose."""
     import ray
 
-    from ablate.cli.cluster import lost
-    from ablate.sweeps.cell import NOT_STARTED
-
-    if jobs.stopped:  # without composing the job: a thousand may be queued
-        return lost(overrides, NOT_STARTED.reason)
-    return jobs.run(overrides, number, ray.get_runtime_context().get_task_id())
+    return list(launch.run(cells, ray.get_runtime_context().get_task_id()))
 
 
 def _in_a_line(error: Exception) -> str:

@@ -1,4 +1,5 @@
-"""hydra/launcher=slurm: each cell is a Slurm job, submitted with submitit. A lost job does not affect the others.
+"""hydra/launcher=slurm: each cell, or a few short ones together, is a Slurm job, submitted with submitit. A lost job
+does not affect the others.
 
 We do not use launch() of hydra-submitit-launcher. It raises at the first lost job while the other jobs still run, and
 after Ctrl-C all jobs still run. It finds lost jobs only through Slurm's accounting, and without accounting it waits for
@@ -26,7 +27,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from ablate.cli.cluster import Jobs, Needs
+    from ablate.cli.cluster import Job, JobCell, Launch, Needs
 
 try:  # the schema of conf/hydra/launcher/slurm.yaml
     import hydra_plugins.hydra_submitit_launcher.config  # noqa: F401
@@ -49,13 +50,13 @@ class SlurmLauncher(Launcher):
         self._folder, self._max_num_timeout, self._parameters = submitit_folder, max_num_timeout, parameters
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self._context, self._task_function, self._config = hydra_context, task_function, config
+        self._context, self._config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs. Returns when every job has ended; a job that Slurm lost or killed has failed, with the reason.
 
         On Ctrl-C it cancels all queued and running jobs and waits for their end. Raises ConfigError."""
-        from ablate.cli.cluster import Jobs
+        from ablate.cli.cluster import Launch
         from ablate.config.schema import ConfigError
         from ablate.sweeps.detached import let_go
 
@@ -63,45 +64,44 @@ class SlurmLauncher(Launcher):
             import submitit  # noqa: F401
         except ImportError as error:
             raise ConfigError("hydra/launcher=slurm: needs submitit; run pip install -e '.[slurm]'") from error
-        jobs = Jobs.of(self._context, self._task_function, self._config)
+        launch = Launch.of(self._context, self._config)
         # The same name each time, so that jobs which a killed sweep left behind are found and cancelled.
-        digest = hashlib.sha256(str(jobs.folder).encode()).hexdigest()[:8]
-        name = f"{re.sub(r'[^A-Za-z0-9_.-]', '-', jobs.folder.name)}-{digest}"
+        digest = hashlib.sha256(str(launch.folder).encode()).hexdigest()[:8]
+        name = f"{re.sub(r'[^A-Za-z0-9_.-]', '-', launch.folder.name)}-{digest}"
         if shutil.which("sbatch") is None or _states(name) is None:
             raise ConfigError("hydra/launcher=slurm: Slurm does not answer (squeue fails); is this a login node?")
         _cancel(name)
         try:
-            submitted = self._submit(jobs, name, job_overrides, initial_job_idx)
-            let_go(jobs.folder)
-            return self._until_all_ended(jobs, submitted, name, job_overrides)
+            submitted = self._submit(launch, name, launch.jobs(job_overrides, initial_job_idx))
+            let_go(launch.folder)
+            returns = self._until_all_ended(launch, name, submitted)
+            return [returns[number] for number in sorted(returns)]
         except BaseException:
             _cancel(name)
             raise
 
-    def _submit(self, jobs: Jobs, name: str, job_overrides: Sequence[Sequence[str]], first: int) -> dict[int, Any]:
-        """Submit one job array per set of requested resources. Returns submitit's jobs by index in job_overrides."""
+    def _submit(self, launch: Launch, name: str, jobs: Sequence[Job]) -> list[tuple[Any, Job]]:
+        """Submit one job array per set of requested resources. Returns submitit's job for each job."""
         import cloudpickle
         from submitit.core.utils import FailedJobError
 
         from ablate.config.schema import ConfigError
 
-        cell_job = _CellJob(cloudpickle.dumps(jobs))
+        on_node = _OnNode(cloudpickle.dumps(launch))
         arrays = defaultdict(list)
-        for index, needs in enumerate(jobs.needs(job_overrides)):
-            arrays[needs].append(index)
-        submitted: dict[int, Any] = {}
-        for needs, indices in arrays.items():
+        for job in jobs:
+            arrays[job.needs].append(job)
+        submitted: list[tuple[Any, Job]] = []
+        for needs, alike in arrays.items():
             executor = self._executor(name, needs)
-            for start in range(0, len(indices), LARGEST_ARRAY):
-                part = indices[start : start + LARGEST_ARRAY]
+            for start in range(0, len(alike), LARGEST_ARRAY):
+                part = alike[start : start + LARGEST_ARRAY]
                 try:
-                    array = executor.map_array(
-                        cell_job, [list(job_overrides[i]) for i in part], [first + i for i in part]
-                    )
+                    array = executor.map_array(on_node, [job.cells for job in part])
                 except FailedJobError as error:
                     lines = str(error).strip().splitlines() or ["no reason given"]
                     raise ConfigError(f"hydra/launcher=slurm: {lines[-1]}") from error
-                submitted.update(zip(part, array, strict=True))
+                submitted += zip(array, part, strict=True)
         return submitted
 
     def _executor(self, name: str, needs: Needs) -> Any:
@@ -125,73 +125,89 @@ class SlurmLauncher(Launcher):
         executor.update_parameters(**{k if k in shared else f"slurm_{k}": v for k, v in parameters.items()})
         return executor
 
-    def _until_all_ended(
-        self, jobs: Jobs, waiting: dict[int, Any], name: str, job_overrides: Sequence[Sequence[str]]
-    ) -> list[JobReturn]:
+    def _until_all_ended(self, launch: Launch, name: str, waiting: list[tuple[Any, Job]]) -> dict[int, JobReturn]:
+        """Wait for the end of all jobs. Returns the results by the numbers of the cells."""
         returns: dict[int, JobReturn] = {}
-        ended_since: dict[int, float] = {}  # jobs that ended according to Slurm, but whose result has not appeared yet
+        ended_since: dict[str, float] = {}  # jobs that ended according to Slurm, but whose result has not appeared yet
         queried_at, cancelled = float("-inf"), False
         while waiting:
-            if jobs.stopped and not cancelled:
+            if launch.stopped and not cancelled:
                 cancelled = _scancel(name, "--state=PENDING")
             states = None
             if time.monotonic() - queried_at > QUEUE_S:
                 states, queried_at = _states(name), time.monotonic()
-            for index, job in list(waiting.items()):
-                if job.paths.result_pickle.exists():
-                    returns[index] = self._result(job, job_overrides[index])
+            for sent, job in list(waiting):
+                after = None
+                if sent.paths.result_pickle.exists():
+                    after = self._result(launch, sent, job)
                 elif states is not None:
                     # Slurm forgets a job some minutes (MinJobAge) after its end.
-                    state, node = states.get(job.job_id, ("ended", "an unknown node"))
+                    state, node = states.get(sent.job_id, ("ended", "an unknown node"))
                     if state != "ended" and state not in ENDED:
-                        ended_since.pop(index, None)  # it waits or runs, possibly again
-                    elif time.monotonic() - ended_since.setdefault(index, time.monotonic()) > SETTLE_S:
-                        returns[index] = _lost(job_overrides[index], job, f"{state} on {node}{_why(job)}")
-                if index in returns:
-                    del waiting[index]
+                        ended_since.pop(sent.job_id, None)  # it waits or runs, possibly again
+                    elif time.monotonic() - ended_since.setdefault(sent.job_id, time.monotonic()) > SETTLE_S:
+                        after = launch.after_loss(job, _with_log(sent, f"{state} on {node}{_why(sent)}"))
+                if after is not None:
+                    waiting.remove((sent, job))
+                    results, rest = after
+                    returns |= results
+                    if rest:
+                        _scancel(name, sent.job_id)  # it may be queued again, after a preemption
+                        waiting += self._submit(launch, name, rest)
             if waiting:
                 time.sleep(POLL_S)
-        return [returns[index] for index in range(len(job_overrides))]
+        return returns
 
-    def _result(self, job: Any, overrides: Sequence[str]) -> JobReturn:
+    def _result(self, launch: Launch, sent: Any, job: Job) -> tuple[dict[int, JobReturn], list[Job]]:
+        from submitit.core.utils import UncompletedJobError
+
+        from ablate.cli.cluster import lost
+        from ablate.cli.hydra_private import result_of
+
+        try:
+            returned: list[JobReturn] = sent.result()
+        except UncompletedJobError as error:  # before the job's first cell, or when Slurm ended it
+            trace = [line for line in str(error).splitlines() if line and not line.startswith("---")]
+            message = next((line for line in reversed(trace) if "Error: " in line), trace[0])
+            return launch.after_loss(job, _with_log(sent, message))
+        if isinstance(result_of(returned[-1]), UncompletedJobError):
+            limit = f"hydra.launcher.timeout_min={self._parameters['timeout_min']}"
+            reason = _with_log(sent, f"ended by Slurm, at its time limit ({limit}) or for another user's job")
+            returned[-1] = lost(job.cells[len(returned) - 1].overrides, reason)
+        return launch.after(job, returned)
+
+
+class _OnNode(NamedTuple):
+    """The function that submitit pickles for each job and calls on a node."""
+
+    launch: bytes  # pickled once: pickling it for each of a thousand jobs would take a minute
+
+    def __call__(self, cells: list[JobCell]) -> list[JobReturn]:
+        """The results of the cells, without those that are left to another job."""
+        import submitit
         from submitit.core.utils import UncompletedJobError
 
         from ablate.cli.hydra_private import result_of
 
-        try:
-            returned = job.result()
-        except UncompletedJobError as error:  # before Hydra started the job, or when Slurm ended it
-            trace = [line for line in str(error).splitlines() if line and not line.startswith("---")]
-            message = next((line for line in reversed(trace) if "Error: " in line), trace[0])
-            return _lost(overrides, job, message)
-        if isinstance(result_of(returned), UncompletedJobError):
-            limit = f"hydra.launcher.timeout_min={self._parameters['timeout_min']}"
-            return _lost(overrides, job, f"ended by Slurm, at its time limit ({limit}) or for another user's job")
+        launch: Launch = pickle.loads(self.launch)
+        returned: list[JobReturn] = []
+        for result in launch.run(cells, submitit.JobEnvironment().job_id):
+            at_limit = isinstance(result_of(result), UncompletedJobError)
+            if not (at_limit and returned):  # a cell that had not the whole time goes on in another job
+                returned.append(result)
+            if at_limit:
+                break
         return returned
 
-
-class _CellJob(NamedTuple):
-    """The function that submitit pickles for each job and calls on a node."""
-
-    jobs: bytes  # pickled once: pickling it for each of a thousand jobs would take a minute
-
-    def __call__(self, overrides: list[str], number: int) -> JobReturn:
-        import submitit
-
-        jobs: Jobs = pickle.loads(self.jobs)
-        return jobs.run(overrides, number, submitit.JobEnvironment().job_id)
-
     def checkpoint(self, *arguments: Any) -> Any:
-        """The job to queue again at the time limit, up to max_num_timeout times. Its cell then continues."""
+        """The job to queue again at the time limit, up to max_num_timeout times. Its cells then continue."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, *arguments)
 
 
-def _lost(overrides: Sequence[str], job: Any, reason: str) -> JobReturn:
-    from ablate.cli.cluster import lost
-
-    return lost(overrides, f"Slurm job {job.job_id}: {reason}; see {job.paths.stderr}")
+def _with_log(sent: Any, reason: str) -> str:
+    return f"Slurm job {sent.job_id}: {reason}; see {sent.paths.stderr}"
 
 
 def _why(job: Any) -> str:

@@ -71,7 +71,7 @@ class AblateSweeper(Sweeper):
 
         parallel = self._parallel(plan)
         expected = planning.estimate(plan) if self._launcher in ("local", "basic") and plan.to_run else None
-        print(planning.describe(plan, self._launcher, parallel, expected), flush=True)
+        print(planning.describe(plan, self._launcher, parallel, expected, self._cells_of_jobs(plan)), flush=True)
         if not plan.study.settings.dry_run:
             tell_caller(plan.folder)
             sweep.run(plan, *self._jobs(plan))
@@ -87,7 +87,7 @@ class AblateSweeper(Sweeper):
         local = self._launcher in ("local", "basic")
         expected = planning.estimate(first) if local and first.to_run else None
         parallel = self._parallel(first)
-        print(planning.describe(first, self._launcher, parallel, expected))
+        print(planning.describe(first, self._launcher, parallel, expected, self._cells_of_jobs(first)))
         print(describe(search, expected, parallel), flush=True)
         if search.settings.dry_run:
             return
@@ -116,6 +116,19 @@ class AblateSweeper(Sweeper):
         if self._launcher == "local" and todo:
             return MachineCapacity.of_this_machine(plan.study.settings.parallel).at_once(todo)
         return 1 if self._launcher == "basic" else None
+
+    def _cells_of_jobs(self, plan: SweepPlan) -> list[int]:
+        """How many of the missing cells each job of a cluster runs; empty for a launcher of this machine."""
+        from ablate.cli.cluster import cells_of_jobs
+
+        per_job = plan.study.settings.cells_per_job
+        if self._launcher in ("slurm", "ray"):
+            todo = [plan.configs[cell.arm] for cell in plan.to_run]
+            return [len(cells) for cells in cells_of_jobs(todo, per_job, self._config.hydra.launcher)]
+        if per_job is not None:
+            note = "is not used: only hydra/launcher=slurm and ray run several cells in one job"
+            print(f"note      sweep.cells_per_job={per_job} {note}", file=sys.stderr)
+        return []
 
     def _jobs(self, plan: SweepPlan) -> tuple[Callable[[Any], list[Any]], Callable[[Cell], list[str]]]:
         """What runs jobs with the Hydra launcher in the plan's folder, and the overrides of a cell's job."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from faulty_envs import DISARMED
+from omegaconf import OmegaConf
 from processes import (
     LOGIN_SHELL,
     Run,
@@ -98,6 +100,10 @@ class Sweep(Run):
         wanted = [b"ablate.sweeps.train_cell", str(self.cell(arm)).encode()]
         return [pid for pid in all_processes() if command_of(pid)[-2:] == wanted]
 
+    def job_of(self, arm: str) -> str:
+        """The cluster's name for the job that ran the cell last, from Hydra's files."""
+        return OmegaConf.load(self.cell(arm) / ".hydra/hydra.yaml").hydra.job.id
+
     def hang(self, arm: str) -> None:
         """Stop the worker of the arm's cell, so that it obeys no command."""
         cells = self.cell_processes(arm)
@@ -120,6 +126,44 @@ def two_good_and_four_bad() -> dict[str, list[str]]:
     good = {f"good-{n}": [f"algo.t_max={n}"] for n in (6, 7)}
     bad = {arm: env(fault, after=100) for arm, fault in FAULTS.items()}
     return {**good, **bad, "killed": env("Slow", after=100, step_s=0.3)}
+
+
+PACKED = ("sweep.cells_per_job=5",)
+
+
+def five_cells_of_one_job() -> dict[str, list[str]]:
+    """The second fails, the third trains until its job is killed."""
+    return {
+        "first": ["algo.t_max=5"],
+        "raises": env("Raises", after=100),
+        "killed": env("Slow", after=100, step_s=0.05),
+        "fourth": ["algo.t_max=6"],
+        "fifth": ["algo.t_max=7"],
+    }
+
+
+def assert_one_ends_with_its_job(sweep: Sweep, outcome: str, reason: str, wait_s: float) -> None:
+    """Of these five, the third: its outcome, and a regular expression for the reason. The others go on without it."""
+    assert sweep.exit_code(wait_s) == 1, f"{sweep.output} {sweep.errors}"
+    assert "1 job of up to 5 cells" in sweep.output
+    assert all(sweep.outcome(arm) == ("completed", "") for arm in ("first", "fourth", "fifth"))
+    assert sweep.outcome("raises")[0] == "failed"
+    assert "ValueError" in sweep.outcome("raises")[1]
+    assert sweep.outcome("killed")[0] == outcome
+    assert re.match(reason, sweep.outcome("killed")[1]), sweep.outcome("killed")
+    assert {len(sweep.attempts(arm)) for arm in five_cells_of_one_job()} == {1}
+    assert sweep.job_of("first") == sweep.job_of("raises") == sweep.job_of("killed")
+    assert sweep.job_of("killed") != sweep.job_of("fourth") == sweep.job_of("fifth")
+
+
+def assert_two_go_on(again: Sweep, wait_s: float) -> None:
+    """The same command, with environments that no longer have their faults."""
+    assert again.exit_code(wait_s) == 0, f"{again.output} {again.errors}"
+    attempts = {arm: [a["outcome"] for a in again.attempts(arm)] for arm in five_cells_of_one_job()}
+    killed, once = attempts.pop("killed"), ["completed"]
+    assert killed in (["failed", "completed"], ["interrupted", "completed"])
+    assert attempts == {"first": once, "raises": ["failed", "completed"], "fourth": once, "fifth": once}
+    assert resumed_from(again, "killed") > 0
 
 
 def kill_and_grow_on(start: Callable[..., Sweep], wait_s: float) -> Sweep:

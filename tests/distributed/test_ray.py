@@ -13,7 +13,18 @@ from typing import Any
 import pytest
 from faulty_envs import DISARMED
 from processes import parent_of
-from started_sweep import Sweep, detach_stop_and_go_on, env, kill_and_grow_on, resumed_from, two_good_and_four_bad
+from started_sweep import (
+    PACKED,
+    Sweep,
+    assert_one_ends_with_its_job,
+    assert_two_go_on,
+    detach_stop_and_go_on,
+    env,
+    five_cells_of_one_job,
+    kill_and_grow_on,
+    resumed_from,
+    two_good_and_four_bad,
+)
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]
 pytest.importorskip("ray", reason="needs pip install -e '.[ray]'")
@@ -85,6 +96,28 @@ def test_a_faulty_cell_affects_no_other_cell(start: Callable[..., Sweep]) -> Non
     assert {arm: [a["outcome"] for a in again.attempts(arm)] for arm in bad} == {
         arm: ["failed", "completed"] for arm in bad
     }
+
+
+def test_only_the_cell_that_ran_ends_with_its_task(start: Callable[..., Sweep]) -> None:
+    arms, settings = five_cells_of_one_job(), (*PACKED, "hydra.launcher.max_node_failures=0")
+    sweep = start(arms, *settings)
+    sweep.wait_until(lambda: sweep.trains("killed"), "training", WAIT_S)
+    os.kill(parent_of(sweep.cell_processes("killed")[0]), signal.SIGKILL)  # Ray's worker
+    assert_one_ends_with_its_job(sweep, "failed", "lost: Ray: WorkerCrashedError: ", WAIT_S)
+    assert_two_go_on(start(arms, *settings, **{DISARMED: "1"}), WAIT_S)
+
+
+def test_a_task_that_runs_again_skips_its_completed_cells(start: Callable[..., Sweep]) -> None:
+    """Ray's worker is killed once, while the third of five cells trains."""
+    arms = five_cells_of_one_job()
+    sweep = start(arms, *PACKED, "hydra.launcher.max_node_failures=1")
+    sweep.wait_until(lambda: sweep.trains("killed"), "training", WAIT_S)
+    os.kill(parent_of(sweep.cell_processes("killed")[0]), signal.SIGKILL)
+    assert sweep.exit_code(WAIT_S) == 1, f"{sweep.output} {sweep.errors}"
+    attempts = {arm: [a["outcome"] for a in sweep.attempts(arm)] for arm in arms}
+    once, twice = ["completed"], ["interrupted", "completed"]
+    assert attempts == {"first": once, "raises": ["failed"], "killed": twice, "fourth": once, "fifth": once}
+    assert resumed_from(sweep, "killed") > 0
 
 
 def test_a_dead_nodes_cells_are_run_again(cluster: Any, start: Callable[..., Sweep]) -> None:

@@ -12,9 +12,20 @@ from typing import Any
 
 import pytest
 from faulty_envs import DISARMED
-from omegaconf import OmegaConf
+from processes import parent_of
 from slurm_cluster import NODES, SlurmCluster, missing_programs, slurm_cluster
-from started_sweep import Sweep, detach_stop_and_go_on, env, kill_and_grow_on, resumed_from, two_good_and_four_bad
+from started_sweep import (
+    PACKED,
+    Sweep,
+    assert_one_ends_with_its_job,
+    assert_two_go_on,
+    detach_stop_and_go_on,
+    env,
+    five_cells_of_one_job,
+    kill_and_grow_on,
+    resumed_from,
+    two_good_and_four_bad,
+)
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1200)]
 pytest.importorskip("submitit", reason="needs pip install -e '.[slurm]'")
@@ -44,11 +55,6 @@ def start(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Callable[..., Sweep
     cluster.output("scancel", "--user=root")
     for sweep in started:
         sweep.kill()
-
-
-def job_of(sweep: Sweep, arm: str) -> str:
-    """Slurm's id of the cell's job, from Hydra's files."""
-    return OmegaConf.load(sweep.cell(arm) / ".hydra/hydra.yaml").hydra.job.id
 
 
 def node_of(sweep: Sweep, arm: str) -> str:
@@ -97,7 +103,7 @@ def test_a_job_ended_by_slurm_fails_with_the_reason(cluster: SlurmCluster, start
     limits = ("mem_gb=1", "timeout_min=1", "signal_delay_s=10")
     sweep = start(arms, *(f"hydra.launcher.{limit}" for limit in limits))
     sweep.wait_until(lambda: sweep.trains("cancelled", "late"), "training", WAIT_S)
-    cluster.output("scancel", job_of(sweep, "cancelled"))
+    cluster.output("scancel", sweep.job_of("cancelled"))
     assert sweep.exit_code(WAIT_S) == 1, sweep.errors
     assert sweep.outcome("good") == ("completed", "")
     assert sweep.outcome("cancelled") == ("interrupted", "SIGTERM")
@@ -107,6 +113,26 @@ def test_a_job_ended_by_slurm_fails_with_the_reason(cluster: SlurmCluster, start
     assert sweep.checkpointed_episodes("late") == sweep.episodes("late")  # it got the signal early enough
     assert all(f"failed    {arm} seed=0: " in sweep.output for arm in ("hoards", "late"))
     assert_gone(cluster, sweep)
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["killed", "cancelled"])
+def test_only_the_cell_that_ran_ends_with_its_job(
+    cancelled: bool, cluster: SlurmCluster, start: Callable[..., Sweep]
+) -> None:
+    """The job's process is killed, or the job, whose cells are forked, is cancelled."""
+    arms, settings = five_cells_of_one_job(), (*PACKED, f"sweep.fork={str(cancelled).lower()}")
+    sweep = start(arms, *settings)
+    sweep.wait_until(lambda: sweep.trains("killed"), "training", WAIT_S)
+    if cancelled:
+        cluster.output("scancel", sweep.job_of("killed"))
+        assert_one_ends_with_its_job(sweep, "interrupted", "SIGTERM", WAIT_S)
+    else:
+        os.kill(parent_of(sweep.cell_processes("killed")[0]), signal.SIGKILL)
+        assert_one_ends_with_its_job(sweep, "failed", r"lost: Slurm job \S+: \w+ on n[12]", WAIT_S)
+    assert_gone(cluster, sweep)
+    again = start(arms, *settings, **{DISARMED: "1"})
+    assert_two_go_on(again, WAIT_S)
+    assert_gone(cluster, again)
 
 
 def test_a_dead_nodes_cells_are_run_again(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:

@@ -21,6 +21,9 @@ PROCESS_MB = {
 }  # measured: a process that trains
 
 
+SLOW_STEP_S = {"compiled": 1e-4, "manual": 1e-2, "autograd": 1e-2}  # a step with a vector network on a slow machine
+
+
 class Process(NamedTuple):
     """One of the processes that train: `function(send, job)` of `module`, which only that process imports."""
 
@@ -94,6 +97,12 @@ class Algorithm(ABC):
         """Memory of the run's processes: its parent, those that train, and with schedule=async the test process."""
         others = 2 if config.schedule == "async" else 1
         return (self.cores(config) + others) * PROCESS_MB[config.backend]
+
+    def slow_step_s(self, config: Config) -> float | None:
+        """Seconds that a step takes at most on any common machine; None if that cannot be told beforehand.
+
+        Only chooses how many short cells share a job of a cluster (`sweep.cells_per_job`)."""
+        return None if config.model.takes_images else SLOW_STEP_S[config.backend]
 
     def shortened(self, config: Config) -> Config:
         """The configuration for a short run that measures what a step costs."""

@@ -25,6 +25,7 @@ from ablate.config.schema import Config, ConfigError
 from ablate.config.validation import validate
 from ablate.paths import CONF, OUTPUTS, portable
 from ablate.runs.plan import Resolved, plan
+from ablate.sweeps.cell import run_as_job
 from ablate.sweeps.plan import stored_study
 from ablate.sweeps.study import Arm, Study
 
@@ -161,6 +162,12 @@ def _with(composed: DictConfig, values: list[Override]) -> DictConfig:
     return arm
 
 
+def folder_of_cell(overrides: Sequence[str]) -> str:
+    """The folder of a cell in its sweep's; empty if the overrides are of another sweeper and do not name it."""
+    matches = filter(None, map(OF_A_CELL.fullmatch, overrides))
+    return next((match[3] for match in matches if match[3]), "")
+
+
 class CellJob(NamedTuple):
     """A cell as Hydra's run_job would make it: its configuration, its folder, and the files that describe it."""
 
@@ -169,6 +176,13 @@ class CellJob(NamedTuple):
     folder: Path
     files: dict[Path, str]  # the YAML files in the folder's .hydra
 
+    def run(self, sweep: Path) -> float:
+        """Write the files and run the cell. sweep: the sweep's folder. Returns and raises what `run_as_job` does."""
+        for path, text in self.files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        return run_as_job(self.config, self.overrides, self.folder, sweep)
+
 
 class CellComposer:
     """Compose and plan the jobs of a sweep. Those that differ only in seed and folder are composed and planned once.
@@ -176,8 +190,9 @@ class CellComposer:
     Composing, planning and writing one job as YAML takes 0.2 s. The cells of an arm have the same texts, apart from
     their seed, folder and number; so these are put in place of the three markers above."""
 
-    def __init__(self, loader: Any, master: DictConfig) -> None:
-        self._loader, self._master = loader, master
+    def __init__(self, loader: Any, master: DictConfig, job_id: str | None = None) -> None:
+        """job_id: the cluster's name for the job in which the cells run; None: each is a job, named by its number."""
+        self._loader, self._master, self._job_id = loader, master, job_id
         self._arms: dict[tuple[str, ...], CellJob] = {}
 
     def compose(self, overrides: Sequence[str], number: int) -> CellJob:
@@ -204,7 +219,7 @@ class CellComposer:
     def _composed(self, overrides: list[str], number: int) -> CellJob:
         composed = self._loader.load_sweep_config(self._master, overrides)
         with open_dict(composed):
-            composed.hydra.job.id = composed.hydra.job.num = number
+            composed.hydra.job.id, composed.hydra.job.num = self._job_id or number, number
             folder = Path(composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir)).absolute()
             composed.hydra.runtime.output_dir = str(folder)
         hydra, sweep = composed.hydra, Path(composed.hydra.sweep.dir)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -33,6 +33,14 @@ def jobs_of_basic_sweeper(overrides: list[Override]) -> list[list[str]]:
 def failed_job(overrides: Sequence[str], error: Exception) -> JobReturn:
     """The value that a launcher returns for a job that failed before Hydra could run it."""
     return JobReturn(overrides=list(overrides), status=JobStatus.FAILED, _return_value=error)
+
+
+def returned_by(overrides: Sequence[str], task: Callable[[], Any]) -> JobReturn:
+    """The value that a launcher returns for a job: what `task` returns, or the exception that it raises."""
+    try:
+        return JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=task())
+    except Exception as error:
+        return failed_job(overrides, error)
 
 
 def result_of(job: JobReturn) -> Any:

@@ -401,6 +401,7 @@ class SweepConfig:
     claims: list[ClaimConfig] = field(default_factory=list)
     figures: FiguresConfig = field(default_factory=FiguresConfig)
     parallel: Count | None = None
+    cells_per_job: Count | None = None
     time_limit_s: Positive | None = None
     fork: bool | None = None
     max_retries: CountFromZero = 0

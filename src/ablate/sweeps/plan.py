@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,10 +136,13 @@ def _state(folder: Path, config: dict[str, Any]) -> tuple[str, str]:
     return status.state, ""
 
 
-def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Estimate | None) -> str:
+def describe(
+    plan: SweepPlan, launcher: str, parallel: int | None, estimate: Estimate | None, jobs: Sequence[int] = ()
+) -> str:
     """The plan as text.
 
-    parallel: how many cells run at once; None if unknown. estimate: None if there is none yet."""
+    parallel: how many cells run at once; None if unknown. estimate: None if there is none yet. jobs: how many cells
+    each job of a cluster has."""
     states = Counter(cell.state for cell in plan.cells)
     study, todo = plan.study, plan.to_run
     baseline = study.settings.baseline or study.arms[0].name
@@ -170,6 +173,8 @@ def describe(plan: SweepPlan, launcher: str, parallel: int | None, estimate: Est
         need = _range([_cores(plan.configs[cell.arm]) for cell in todo])
         need = f"a cell needs {need} and {algorithm_of(largest).memory_mb(largest) / 1000:.1f} GB of memory"
         at_once = f"{parallel} at once" if parallel else "as many at once as fit"
+        if max(jobs, default=1) > 1:
+            at_once = f"{len(jobs)} job{'s' * (len(jobs) > 1)} of up to {max(jobs)} cells, {at_once}"
         lines.append(f"launcher  {launcher}, {at_once}; {need}")
         if launcher == "local" and parallel:
             lines += _too_much_memory(plan, parallel)

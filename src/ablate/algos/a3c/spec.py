@@ -132,6 +132,10 @@ class A3C(Algorithm):
         networks = number_of_workers(config) * network_mb(config)
         return others * PROCESS_MB[config.backend] + self.cores(config) * GAMES_MB + networks
 
+    def slow_step_s(self, config: Config) -> float | None:
+        """With kernels 5 µs, 9 times what a step of the Pendulum report's network takes (docs/speed.md)."""
+        return 5e-6 if config.backend == Backend.compiled else super().slow_step_s(config)
+
     def progress(self, config: Config, steps: int, updates: Sequence[UpdateRecord]) -> tuple[str, float | None, str]:
         return "staleness", fmean(update.staleness for update in updates) if updates else None, ".1f"
 
