@@ -127,6 +127,9 @@ class SlurmLauncher(Launcher):
 
     def _until_all_ended(self, launch: Launch, name: str, waiting: list[tuple[Any, Job]]) -> dict[int, JobReturn]:
         """Wait for the end of all jobs. Returns the results by the numbers of the cells."""
+        from ablate.cli.cluster import lost
+        from ablate.config.schema import ConfigError
+
         returns: dict[int, JobReturn] = {}
         ended_since: dict[str, float] = {}  # jobs that ended according to Slurm, but whose result has not appeared yet
         queried_at, cancelled = float("-inf"), False
@@ -153,7 +156,10 @@ class SlurmLauncher(Launcher):
                     returns |= results
                     if rest:
                         _scancel(name, sent.job_id)  # it may be queued again, after a preemption
-                        waiting += self._submit(launch, name, rest)
+                        try:
+                            waiting += self._submit(launch, name, rest)
+                        except ConfigError as error:
+                            returns |= {cell.number: lost(cell.overrides, str(error)) for cell in rest[0].cells}
             if waiting:
                 time.sleep(POLL_S)
         return returns

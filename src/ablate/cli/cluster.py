@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from ablate.algos.algorithm import PROCESS_MB, algorithm_of
+from ablate.algos.algorithm import algorithm_of
 from ablate.cli.arguments import import_named
 from ablate.cli.compose import CellComposer, folder_of_cell, plan_job
 from ablate.cli.hydra_private import failed_job, returned_by
@@ -30,6 +30,9 @@ from ablate.sweeps.cell_process import close_server, mend_server
 from ablate.sweeps.packs import JOB_S, pack
 
 JOB_MB = 300  # memory of the process that watches the cell's process; measured: 160 to 220
+SERVER_MB = (
+    350  # memory of the process from which the cells of a job are forked; measured: 195 with kernels, 310 with torch
+)
 
 
 class JobLost(Exception):
@@ -52,7 +55,7 @@ class Needs(NamedTuple):
 
     def with_server(self) -> Needs:
         """For a job with several cells: with the process from which they are forked."""
-        return self._replace(memory_mb=self.memory_mb + PROCESS_MB["autograd"])
+        return self._replace(memory_mb=self.memory_mb + SERVER_MB)
 
 
 class JobCell(NamedTuple):
