@@ -142,6 +142,11 @@ def five_cells_of_one_job() -> dict[str, list[str]]:
     }
 
 
+def has_saved(sweep: Sweep, arm: str) -> bool:
+    """Whether the arm's cell has written a checkpoint after an episode."""
+    return sweep.trains(arm) and sweep.checkpointed_episodes(arm) > 0
+
+
 def assert_one_ends_with_its_job(sweep: Sweep, outcome: str, reason: str, wait_s: float) -> None:
     """Of these five, the third: its outcome, and a regular expression for the reason. The others go on without it."""
     assert sweep.exit_code(wait_s) == 1, f"{sweep.output} {sweep.errors}"

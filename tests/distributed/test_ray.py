@@ -21,6 +21,7 @@ from started_sweep import (
     detach_stop_and_go_on,
     env,
     five_cells_of_one_job,
+    has_saved,
     kill_and_grow_on,
     resumed_from,
     two_good_and_four_bad,
@@ -101,7 +102,7 @@ def test_a_faulty_cell_affects_no_other_cell(start: Callable[..., Sweep]) -> Non
 def test_only_the_cell_that_ran_ends_with_its_task(start: Callable[..., Sweep]) -> None:
     arms, settings = five_cells_of_one_job(), (*PACKED, "hydra.launcher.max_node_failures=0")
     sweep = start(arms, *settings)
-    sweep.wait_until(lambda: sweep.trains("killed"), "training", WAIT_S)
+    sweep.wait_until(lambda: has_saved(sweep, "killed"), "training", WAIT_S)
     os.kill(parent_of(sweep.cell_processes("killed")[0]), signal.SIGKILL)  # Ray's worker
     assert_one_ends_with_its_job(sweep, "failed", "lost: Ray: WorkerCrashedError: ", WAIT_S)
     assert_two_go_on(start(arms, *settings, **{DISARMED: "1"}), WAIT_S)
@@ -111,7 +112,7 @@ def test_a_task_that_runs_again_skips_its_completed_cells(start: Callable[..., S
     """Ray's worker is killed once, while the third of five cells trains."""
     arms = five_cells_of_one_job()
     sweep = start(arms, *PACKED, "hydra.launcher.max_node_failures=1")
-    sweep.wait_until(lambda: sweep.trains("killed"), "training", WAIT_S)
+    sweep.wait_until(lambda: has_saved(sweep, "killed"), "training", WAIT_S)
     os.kill(parent_of(sweep.cell_processes("killed")[0]), signal.SIGKILL)
     assert sweep.exit_code(WAIT_S) == 1, f"{sweep.output} {sweep.errors}"
     attempts = {arm: [a["outcome"] for a in sweep.attempts(arm)] for arm in arms}

@@ -22,6 +22,7 @@ from started_sweep import (
     detach_stop_and_go_on,
     env,
     five_cells_of_one_job,
+    has_saved,
     kill_and_grow_on,
     resumed_from,
     two_good_and_four_bad,
@@ -122,7 +123,7 @@ def test_only_the_cell_that_ran_ends_with_its_job(
     """The job's process is killed, or the job, whose cells are forked, is cancelled."""
     arms, settings = five_cells_of_one_job(), (*PACKED, f"sweep.fork={str(cancelled).lower()}")
     sweep = start(arms, *settings)
-    sweep.wait_until(lambda: sweep.trains("killed"), "training", WAIT_S)
+    sweep.wait_until(lambda: has_saved(sweep, "killed"), "training", WAIT_S)
     if cancelled:
         cluster.output("scancel", sweep.job_of("killed"))
         assert_one_ends_with_its_job(sweep, "interrupted", "SIGTERM", WAIT_S)
@@ -169,6 +170,19 @@ def test_a_cell_longer_than_the_time_limit_continues(cluster: SlurmCluster, star
     assert sweep.outcome("slow") == ("completed", "")
     assert len(sweep.attempts("slow")) > 1
     assert resumed_from(sweep, "slow") > 0
+    assert_gone(cluster, sweep)
+
+
+def test_a_cell_that_shared_a_job_goes_on_in_another(cluster: SlurmCluster, start: Callable[..., Sweep]) -> None:
+    """The time limit of its job interrupts it. It had not the whole time, so it has not failed."""
+    arms = {"first": [], "slow": env("Slow", after=100, step_s=0.03)}
+    limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30")
+    sweep = start(arms, "sweep.cells_per_job=2", *limits)
+    assert sweep.exit_code(WAIT_S) == 0, f"{sweep.output} {sweep.errors}"
+    assert [attempt["outcome"] for attempt in sweep.attempts("first")] == ["completed"]
+    assert [attempt["outcome"] for attempt in sweep.attempts("slow")] == ["interrupted", "completed"]
+    assert resumed_from(sweep, "slow") > 0
+    assert sweep.job_of("first") != sweep.job_of("slow")
     assert_gone(cluster, sweep)
 
 
