@@ -51,7 +51,7 @@ def write_sweep(
     """Write a sweep's folder; curves rise from -6 to each arm's level, with noise that depends on the seed.
 
     arms: {name: {overrides: [...], level: final mean reward per step, speed: episodes to reach it, length: steps per
-    episode, levels: of factors}}."""
+    episode, levels: of factors, arm and environment: of a study with sweep.environments}}."""
     study_arms = {}
     for a, (arm, shape) in enumerate(arms.items()):
         base = config_of(*shape.get("overrides", []), "schedule=interleaved", "evaluation.every_seconds=null")
@@ -63,6 +63,8 @@ def write_sweep(
             "identity": f"{a:08x}",
             "config": config,
             "levels": shape.get("levels", {}),
+            "arm": shape.get("arm", ""),
+            "environment": shape.get("environment", ""),
         }
         for seed in seeds:
             if (arm, seed) in missing:

@@ -984,3 +984,32 @@ def test_the_plan_names_claims_that_no_result_can_answer(
     study["arms"]["w4"]["overrides"] = overrides
     planned(study=study)
     assert f"note      the claim A1 cannot be tested: {note}\n" in capsys.readouterr().out
+
+
+def test_a_key_of_the_command_line_is_checked_against_the_arms(
+    planned: Planner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sweep's own configuration has the default algorithm, which has no such key."""
+    plan = planned("sweep=dqn_components", "algo.batch_size=16", "sweep.seeds=0")
+    assert {config.algo.batch_size for config in plan.configs.values()} == {16}
+    assert refusal(planned, capsys, ("sweep=dqn_components", "algo.t_max=5"), None) == (
+        "algo.t_max=5: only algo.name=a3c has this key (arm all)"
+    )
+    assert refusal(planned, capsys, ("sweep=classic_control", "algo.batch_size=16"), None) == (
+        "algo.batch_size=16: only algo.name=dqn has this key (arm a3c-cartpole)"
+    )
+
+
+def test_each_arm_has_the_values_of_its_algorithm_and_environment(planned: Planner) -> None:
+    plan = planned("sweep=classic_control", "sweep.seeds=0-2", "algo.gamma=0.9")
+    assert len(plan.cells) == 2 * 3 * 3
+    assert plan.cells[1].folder.relative_to(plan.folder) == Path("dqn-cartpole/seed=0")
+    for name, config in plan.configs.items():
+        algo, env = name.split("-")
+        alone = config_of(f"algo={algo}", f"env={env}", "algo.gamma=0.9")
+        assert (config.algo, config.env, config.model) == (alone.algo, alone.env, alone.model)
+        twin = plan.configs[f"{'dqn' if algo == 'a3c' else 'a3c'}-{env}"]
+        assert config.total_steps == twin.total_steps
+    words = describe(plan, "local", 2, None)
+    assert "arms      a3c (baseline), dqn\nin each   cartpole, acrobot, mountain_car\n" in words
+    assert "CartPole-v1 475, Acrobot-v1 -100, MountainCar-v0 -110" in words

@@ -11,10 +11,28 @@ from ablate.analysis import decisions
 from ablate.analysis.decisions import Part, Relation
 from ablate.analysis.load import Sweep
 from ablate.analysis.metrics import unit
-from ablate.analysis.scores import Refusals, Values, by_seed, count_of, on_one_horizon, untimed, workers, worst_score
+from ablate.analysis.normalisation import (
+    in_own_unit,
+    is_over_environments,
+    normalisable,
+    normalised,
+    over_environments,
+)
+from ablate.analysis.scores import (
+    Refusals,
+    Values,
+    by_seed,
+    count_of,
+    on_one_horizon,
+    untimed,
+    workers,
+    worst_of,
+    worst_score,
+)
 from ablate.analysis.statistics import MIN_SEEDS
 from ablate.config.inequality import parse
 from ablate.config.schema import ClaimConfig
+from ablate.records.study_file import StudyFile
 
 RELATIONS = {"<": Relation.less, "~": Relation.alike, ">": Relation.greater}
 
@@ -29,9 +47,10 @@ class Case:
     values: dict[str, pd.Series]  # by arm: by seed, of cells that have ended; infinite: failed
     censored: dict[str, pd.Series]  # by arm and seed: whether the cell had not reached the score
     groups: list[list[str]]  # arms that share random numbers, whose scores are combined seed by seed
-    worst: float  # the score of a failed seed
+    worst: dict[str, float]  # the score of a failed seed, by arm
     margin: float  # NaN: no effect is too small to matter
     no_interval: str  # why there can be no interval; empty if there can
+    environments: int = 1  # over whose normalised scores θ is a mean
 
     @property
     def paired(self) -> bool:
@@ -46,18 +65,20 @@ class Case:
         """Value, error and freedom of θ in these seeds, for both ways to count failed seeds.
 
         No error if no cell has reached the score: equal ends of the budget do not show equal times."""
-        effects = [self._effect(self.parts(seeds, fill)) for fill in (self.worst, np.nan)]
+        effects = [self._effect(self.parts(seeds, fill)) for fill in (self.worst, dict.fromkeys(self.weights, np.nan))]
         if all(flags[flags.index.isin(seeds)].all() for flags in self.censored.values()):
             return [(value, np.nan, np.nan) for value, _, _ in effects]
         return effects
 
-    def parts(self, seeds: list[int], fill: float) -> list[Part]:
-        """The arms' scores by group, with this score for failed seeds; NaN leaves them out.
+    def parts(self, seeds: list[int], fill: dict[str, float]) -> list[Part]:
+        """The arms' scores by group, with these scores for failed seeds, by arm; NaN leaves them out.
 
         A group has the seeds that all of its arms have."""
         parts = []
         for group in self.groups:
-            own = [self.values[arm].reindex(seeds).dropna().replace([np.inf, -np.inf], fill).dropna() for arm in group]
+            own = [
+                self.values[arm].reindex(seeds).dropna().replace([np.inf, -np.inf], fill[arm]).dropna() for arm in group
+            ]
             joined = pd.concat(own, axis=1, join="inner").to_numpy(float).T
             parts.append(Part(tuple(self.weights[arm] for arm in group), tuple(joined)))
         return parts
@@ -88,10 +109,16 @@ class Case:
 
 
 def case_of(sweep: Sweep, values: Values, claim: ClaimConfig) -> Case:
-    relation, weights = parse(claim.inequality)
+    """What the claim compares. A claim about all environments is a contrast of their normalised scores."""
+    study = sweep.study
+    relation, given = parse(claim.inequality)
+    overall = is_over_environments(study, list(given))
+    margin = smallest_effect(sweep, claim.metric, list(given))
+    weights = weights_of(study, claim.inequality)
+    if overall:
+        values = normalised(study, values, claim.metric)
     own = on_one_horizon([by_seed(values, claim.metric, arm) for arm in weights])
     tables = dict(zip(weights, own, strict=True))
-    margin = smallest_effect(sweep, claim.metric)
     unreached = all(len(table) and table["censored"].all() for table in own)
     no_interval = f"no cell of {'either arm' if len(own) == 2 else 'any arm'} reached the score" if unreached else ""
     if relation == "~" and margin is None:
@@ -103,10 +130,22 @@ def case_of(sweep: Sweep, values: Values, claim: ClaimConfig) -> Case:
         values={arm: table["value"] for arm, table in tables.items()},
         censored={arm: table["censored"] for arm, table in tables.items()},
         groups=groups_of(sweep, weights),
-        worst=worst_score(sweep, values, claim.metric, next(iter(weights))),
+        worst={
+            arm: worst_of(study, values, claim.metric, arm)
+            if overall
+            else worst_score(sweep, values, claim.metric, arm)
+            for arm in weights
+        },
         margin=np.nan if margin is None else margin,
         no_interval=no_interval,
+        environments=len(study.environments) if overall else 1,
     )
+
+
+def weights_of(study: StudyFile, inequality: str) -> dict[str, float]:
+    """The weight of each arm in a claim; of an arm in each environment if it is about all of them."""
+    weights = parse(inequality).weights
+    return over_environments(study, weights) if is_over_environments(study, list(weights)) else weights
 
 
 def groups_of(sweep: Sweep, weights: dict[str, float]) -> list[list[str]]:
@@ -136,25 +175,38 @@ def _nested(config: object, path: tuple[str, ...]) -> object:
 
 def obstacle(sweep: Sweep, refusals: Refusals, claim: ClaimConfig) -> str:
     """Why this sweep cannot test the claim; empty if it can. Raises ConfigError if it is not an inequality."""
+    study = sweep.study
     arms = parse(claim.inequality).arms
+    overall = is_over_environments(study, arms)
+    if overall:
+        for arm in arms:
+            if absent := [name for name in study.environments if name not in study.crossed[arm]]:
+                return f"{arm} was not planned in {absent[0]}"
+        arms = [name for arm in arms for name in study.crossed[arm].values()]
     for arm in arms:
         if arm not in sweep.arms:
             return f"the study has no arm {arm}"
         if (claim.metric, arm) in refusals:
             return refusals[claim.metric, arm]
-    if claim.metric not in sweep.study.metrics:
+    if claim.metric not in study.metrics:
         return f"the study has no metric {claim.metric}"
-    ids = list(dict.fromkeys(sweep.study.arms[arm].config["env"]["id"] for arm in arms))
-    if len(ids) > 1:
+    ids = list(dict.fromkeys(study.arms[arm].config["env"]["id"] for arm in arms))
+    if len(ids) > 1 and not overall:
         return f"scores of {ids[0]} and {ids[1]} have different units"
+    if overall and not normalisable(study.metrics[claim.metric]):
+        return f"{claim.metric} is no score, so it cannot be normalised"
     if claim.real_time and (why := next(filter(None, (untimed(sweep, arm) for arm in arms)), "")):
         return f"it is about real time, and {why}"
     return ""
 
 
-def smallest_effect(sweep: Sweep, metric: str) -> float | None:
-    """The study's smallest_effect, if this metric has the unit of the primary metric."""
+def smallest_effect(sweep: Sweep, metric: str, arms: list[str]) -> float | None:
+    """The study's smallest_effect in the unit of these arms' scores, if this metric has the unit of the primary one.
+
+    With sweep.environments it is a difference of normalised scores; in one environment it has that one's unit."""
     study = sweep.study
+    if arms and not is_over_environments(study, arms) and arms[0] in study.arms:
+        study = in_own_unit(study, study.arms[arms[0]].config["env"]["id"])
     if metric not in study.metrics or study.metric not in study.metrics:
         return None
     same_unit = unit(study.metrics[metric]) == unit(study.metrics[study.metric])

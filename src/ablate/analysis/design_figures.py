@@ -49,7 +49,7 @@ def design_drawings(summary: Summary) -> list[Drawing]:
     listed = []
     if study.has_trials:
         listed.append(Drawing("search", "Search", "trials", partial(draw_search, summary)))
-    if study.design not in (None, DesignKind.random):
+    if study.design not in (None, DesignKind.random) and study.claims:  # not an environment that has no claim
         listed.append(Drawing("design_effects", "Design", "effects", partial(draw_effects, summary)))
     if study.design is DesignKind.path:
         listed.append(Drawing("design_path", "Design", "path", partial(draw_path, summary)))
@@ -112,9 +112,13 @@ def _nothing() -> Interval:
 
 
 def _verdicts(summary: Summary) -> list[Verdict]:
-    """The verdicts on the primary metric that have an effect, of claims on arms of this sweep."""
-    listed = [v for v in summary.verdicts if v.metric == summary.sweep.study.metric and v.verdict != NOT_TESTABLE]
-    return [v for v in listed if np.isfinite(v.effect) and set(parse(v.inequality).arms) <= set(summary.sweep.arms)]
+    """The verdicts on the primary metric that have an effect, of claims on arms of this sweep.
+
+    With sweep.environments, those of claims about all environments."""
+    study = summary.sweep.study
+    listed = [v for v in summary.verdicts if v.metric == study.metric and v.verdict != NOT_TESTABLE]
+    own = set(study.crossed or summary.sweep.arms)
+    return [v for v in listed if np.isfinite(v.effect) and set(parse(v.inequality).arms) <= own]
 
 
 def draw_effects(summary: Summary) -> Figure:
@@ -127,7 +131,7 @@ def draw_effects(summary: Summary) -> Figure:
         raise ConfigError(f"{sweep.folder.name}: no effect on {study.metric} can be computed yet")
     with style():
         figure, (ax,) = new_figure(1, 1, (10, 1.9 + 0.42 * len(verdicts)))
-        if margin := smallest_effect(sweep, study.metric):
+        if margin := smallest_effect(sweep, study.metric, list(study.crossed or sweep.arms)):
             ax.axvspan(-margin, margin, color="0.5", alpha=0.15, linewidth=0, label="smaller than smallest_effect")
         ax.axvline(0, color="0.3", linewidth=1, linestyle="--")
         for y, verdict in enumerate(verdicts):
@@ -149,7 +153,8 @@ def _axis_label(sweep: Sweep) -> str:
     """The primary metric, its unit and its direction."""
     metric = sweep.study.metrics[sweep.study.metric]
     better = "smaller" if metric.smaller_is_better else "larger"
-    return f"{metric.label}\n[{metric_unit(sweep, sweep.study.metric)}; {better} is better]"
+    unit = "normalised score" if sweep.study.crossed else metric_unit(sweep, sweep.study.metric)
+    return f"{metric.label}\n[{unit}; {better} is better]"
 
 
 def _words(verdict: Verdict) -> str:

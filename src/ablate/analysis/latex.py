@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from ablate.analysis.cases import groups_of
+from ablate.analysis.cases import groups_of, weights_of
 from ablate.analysis.metrics import environments, score_label, unit
+from ablate.analysis.normalisation import words_of
 from ablate.analysis.statistics import MIN_SEEDS
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import NOT_TESTABLE, Verdict, looks, number
 from ablate.config.choices import Budget, Statistic, Until
-from ablate.config.inequality import parse
 from ablate.config.schema import MetricConfig
 
 SPECIAL = {
@@ -74,6 +74,9 @@ def tables(summary: Summary) -> str:
     if summary.verdicts:
         parts.append(_verdicts(summary))
     for name in sorted(summary.arms["metric"].unique(), key=lambda name: name != study.metric):
+        over = summary.over_environments
+        if len(over) and len(over := over[over["metric"] == name]):
+            parts.append(_over_environments(summary, name, over))
         for env, part in environments(summary.sweep).items():
             rows = summary.arms[(summary.arms["metric"] == name) & summary.arms["arm"].isin(list(part.arms))]
             if len(rows):
@@ -118,6 +121,20 @@ def _arms(summary: Summary, metric: str, rows: pd.DataFrame, env: str) -> str:
     return _table(["Arm", "$n$", "Mean", "IQM", "Difference"], lines, "lrlll", caption, f"tab:{key}")
 
 
+def _over_environments(summary: Summary, metric: str, rows: pd.DataFrame) -> str:
+    lines = [
+        [escaped(row["label"]), str(row["n"]), *(_interval(row, name) for name in ("mean", "iqm", "rank"))]
+        for _, row in rows.iterrows()
+    ]
+    study = summary.sweep.study
+    caption = (
+        f"{escaped(study.metrics[metric].label)} over all environments, normalised: mean, interquartile mean (IQM) and "
+        f"mean rank of $n$ runs, with 95\\,\\% confidence intervals. {escaped(words_of(study))}."
+    )
+    label = f"tab:{_key(study.name)}-{_key(metric)}-all"
+    return _table(["Arm", "$n$", "Mean", "IQM", "Rank"], lines, "lrlll", caption, label)
+
+
 def _unit(summary: Summary, metric: MetricConfig) -> str:
     """The unit of a metric's values."""
     return score_label(summary.sweep) if unit(metric) == "score" else unit(metric).replace("_", " ")
@@ -155,8 +172,10 @@ def _sentences(summary: Summary) -> Iterator[str]:
     planned = sorted(set(sweep.cells.groupby("arm")["seed"].count()))
     count = str(planned[0]) if len(planned) == 1 else f"{planned[0]} to {planned[-1]}"
     where = f" on {escaped(' and '.join(envs))}" if envs else ""
-    arms = len(sweep.arms)
+    arms = len(study.crossed or sweep.arms)
     yield f"We compared {arms} setting{'s' * (arms != 1)}{where} with {count} seed{'s' * (count != '1')} each."
+    if study.crossed:
+        yield f"{escaped(words_of(study))}. Claims about all environments are about the mean of their differences."
     primary = study.metrics[study.metric]
     yield f"The primary metric was {_computed(summary, primary)}."
     if sweep.foreign:
@@ -209,7 +228,7 @@ def _computed(summary: Summary, metric: MetricConfig) -> str:
 
 def _tests(summary: Summary, tested: list[Verdict]) -> Iterator[str]:
     sweep, study = summary.sweep, summary.sweep.study
-    groups = [groups_of(sweep, parse(verdict.inequality).weights) for verdict in tested]
+    groups = [groups_of(sweep, weights_of(study, verdict.inequality)) for verdict in tested]
     paired = [any(len(group) > 1 for group in own) for own in groups]
     over_pairs = "Student's $t$ over pairs of seeds, because the arms share their random numbers"
     how = over_pairs if all(paired) else "Welch's $t$" + (f", or by {over_pairs} where they do" if any(paired) else "")
@@ -227,7 +246,7 @@ def _tests(summary: Summary, tested: list[Verdict]) -> Iterator[str]:
             "nominal level (Pocock 1977), so that all looks together keep the error rate."
         )
     if study.smallest_effect is not None:
+        of = "the normalised primary metric" if study.crossed else "the primary metric"
         yield (
-            f"Differences of the primary metric within $\\pm {value(study.smallest_effect)[1:]} were regarded as too "
-            "small to matter."
+            f"Differences of {of} within $\\pm {value(study.smallest_effect)[1:]} were regarded as too small to matter."
         )

@@ -14,7 +14,7 @@ import numpy as np
 
 from ablate.analysis.figure_parts import metric_unit
 from ablate.analysis.load import load_sweep
-from ablate.analysis.report import LOGS, SYMBOLS, environment, log_tail, number
+from ablate.analysis.report import LOGS, SYMBOLS, effect_unit, environment, log_tail, number
 from ablate.analysis.summary import so_far
 from ablate.analysis.verdicts import NOT_TESTABLE, Verdict
 from ablate.config.choices import Until
@@ -51,8 +51,7 @@ def known(folder: Path) -> Known:
             means[arm] = (len(finite), number(finite.mean()))
     claims = []
     for verdict in verdicts:
-        unit = metric_unit(sweep, verdict.metric) if verdict.metric in study.metrics else "no such metric"
-        claims.append({**_claim(study, verdict), "unit": unit})
+        claims.append({**_claim(study, verdict), "unit": effect_unit(sweep, verdict)})
     return Known(claims if means else [], means, metric_unit(sweep, study.metric))
 
 
@@ -95,7 +94,7 @@ def render(
         .get_template("live.html.jinja")
         .render(
             study=study,
-            arms={name: arm.label or name for name, arm in study.arms.items()},
+            arms=study.labels,
             grows=study.until is Until.decided,
             states=states,
             counts=Counter(cell["state"] for cell in cells),

@@ -190,7 +190,7 @@ class Sweep:
     @property
     def arms(self) -> dict[str, str]:
         """The arms' labels by name, in the study's order."""
-        return {name: arm.label or name for name, arm in self.study.arms.items()}
+        return self.study.labels
 
     @property
     def per_step(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from ablate.analysis.metrics import environments, score_label, unit
+from ablate.analysis.normalisation import words_of
 from ablate.analysis.sensitivity import Sensitivity
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import Verdict, number
@@ -30,6 +31,11 @@ both with Holm's correction over the arms of a table. Times to reach a score are
 reach it counts with the end of the budget, which is the same for all arms; next to a speed-up stands the log-rank
 test. Collapsed: the mean of the last tenth of the curve is below half of the gain, start + ½ (best - start), with the
 mean of the first and of the best tenth, and evaluation noise does not explain it."""
+OVER_ENVIRONMENTS = """\
+Several environments: a claim about all of them is one test of the mean over environments of the differences of
+normalised scores, with Satterthwaite's degrees of freedom; it counts as one claim. IQM and P(better) over environments:
+stratified bootstrap. Mean over environments: Student's t. Mean rank: the place of a run among one run of each arm in
+the same environment, 1 is the best, averaged over the environments; stratified bootstrap."""
 UNCORRECTED = "These 95 % intervals describe and are not corrected for their number; the intervals of verdicts are."
 
 
@@ -54,7 +60,7 @@ def report(summary: Summary) -> str:
         "## Stability", _stability(summary),
         "## Failures", _failures(summary),
         "## Notes", "\n".join(f"- {escaped(note)}" for note in summary.notes),
-        "## Methods", METHODS,
+        "## Methods", "\n".join(filter(None, (METHODS, OVER_ENVIRONMENTS * bool(study.crossed)))),
         "## Provenance", _provenance(study),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -129,6 +135,7 @@ def _metric(summary: Summary, name: str) -> list[str]:
         f"{metric.statistic}{target} of {metric.source} {window} the {metric.budget} budget on {metric.x}; "
         f"in {unit_name}; {better} is better. {UNCORRECTED}",
     ]
+    parts += _over_environments(summary, name)
     for env, part in environments(sweep).items():
         if part is not sweep:
             parts.append(f"### {env}")
@@ -156,6 +163,36 @@ def _metric(summary: Summary, name: str) -> list[str]:
                     lambda row: f"{number(row['permutation_p'])} ({number(row['permutation_p_holm'])})",
             }))  # fmt: skip
     return parts
+
+
+def _over_environments(summary: Summary, metric: str) -> list[str]:
+    """The tables of normalised scores; nothing if there are none."""
+    rows = summary.over_environments
+    if rows.empty or (rows := rows[rows["metric"] == metric]).empty:
+        return []
+    of_baseline = (
+        summary.improvements[summary.improvements["metric"] == metric] if len(summary.improvements) else rows[:0]
+    )
+    better = {row["arm"]: _interval("probability_of_improvement")(row) for _, row in of_baseline.iterrows()}
+    each = summary.in_environments[summary.in_environments["metric"] == metric]
+    columns: dict[str, Callable[[pd.Series], str]] = {"normalised mean": lambda row: escaped(row["environment"])}
+    for _, row in rows.iterrows():
+        names = summary.sweep.study.crossed[row["arm"]].values()
+        columns[escaped(row["label"])] = _of_environment(each[each["arm"].isin(names)].set_index("environment"))
+    return [
+        "### Over all environments", f"{escaped(words_of(summary.sweep.study))}.",
+        _table(rows, {
+            "arm": lambda row: escaped(row["label"]), "n": lambda row: str(row["n"]),
+            "IQM": _interval("iqm"), "mean": _interval("mean"), "mean rank": _interval("rank"),
+            "P(better than the baseline)": lambda row: better.get(row["arm"], "the baseline"),
+        }),
+        _table(each.drop_duplicates("environment"), columns),
+    ]  # fmt: skip
+
+
+def _of_environment(means: pd.DataFrame) -> Callable[[pd.Series], str]:
+    """The mean of a row's environment. means: by environment."""
+    return lambda row: _interval("mean")(means.loc[row["environment"]])
 
 
 def _if_failed(rows: pd.DataFrame, heading: str, name: str) -> dict[str, Callable[[pd.Series], str]]:

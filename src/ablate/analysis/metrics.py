@@ -19,6 +19,7 @@ from scipy import stats
 
 from ablate.analysis import statistics
 from ablate.analysis.load import Sweep
+from ablate.analysis.normalisation import in_own_unit
 from ablate.config.choices import Axis, Budget, Source, Statistic
 from ablate.config.derived import never_terminates
 from ablate.config.schema import ConfigError, MetricConfig
@@ -33,11 +34,18 @@ Curve = tuple[np.ndarray, np.ndarray]  # x and score, (T,) each, sorted by x
 
 
 def environments(sweep: Sweep) -> dict[str, Sweep]:
-    """The sweep split by environment: scores of different environments have different units."""
+    """The sweep split by environment: scores of different environments have different units.
+
+    The parts of a study with sweep.environments are studies of one environment in its own unit."""
     arms: dict[str, list[str]] = {}
     for name, arm in sweep.study.arms.items():
         arms.setdefault(arm.config["env"]["id"], []).append(name)
-    return {env: sweep.only(names) for env, names in arms.items()} if len(arms) > 1 else dict.fromkeys(arms, sweep)
+    if len(arms) == 1 and not sweep.study.crossed:
+        return dict.fromkeys(arms, sweep)
+    parts = {env: sweep.only(names) for env, names in arms.items()}
+    if not sweep.study.crossed:
+        return parts
+    return {env: replace(part, study=in_own_unit(sweep.study, env)) for env, part in parts.items()}
 
 
 def refuse_mixed(sweep: Sweep, source: Source = Source.evaluations) -> None:

@@ -16,15 +16,18 @@ import jinja2
 import pandas as pd
 
 from ablate.analysis import markdown
+from ablate.analysis.cases import smallest_effect
 from ablate.analysis.figure_parts import Drawing, metric_unit
 from ablate.analysis.figures import DPI, Paper, printed_on
 from ablate.analysis.load import Sweep
+from ablate.analysis.normalisation import is_over_environments, words_of
 from ablate.analysis.scores import workers
 from ablate.analysis.summary import write_tables
 from ablate.analysis.sweep_figures import PAPER, write_figures
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import Verdict
 from ablate.config.choices import Budget
+from ablate.config.inequality import parse
 from ablate.config.schema import ConfigError
 from ablate.config.serial import flat
 from ablate.records.files import replace_atomically
@@ -93,18 +96,19 @@ def environment() -> jinja2.Environment:
 def render(summary: Summary, figures: list[tuple[Drawing, bytes | ConfigError]]) -> str:
     """The HTML page. figures: PNGs, or the reasons why there are none."""
     sweep, own = summary.sweep, summary.sensitivity
+    over = f"{markdown.OVER_ENVIRONMENTS} {words_of(sweep.study)}." if sweep.study.crossed else ""
     return environment().get_template("report.html.jinja").render(
         study=sweep.study,
         summary=summary,
         symbols=SYMBOLS,
-        claims=[{"verdict": v, "title": markdown.title(v), "unit": effect_unit(summary, v),
+        claims=[{"verdict": v, "title": markdown.title(v), "unit": effect_unit(summary.sweep, v),
                  "marks": interval_marks(summary, v),
                  "needed": markdown.needed(v.seeds_needed) if v.seeds_needed else ""} for v in summary.verdicts],
         search_words=markdown.search_words(sweep.study),
         sensitivity_words=markdown.sensitivity_words(summary),
         sensitivity_table=own and table(markdown.sensitivity_table(own, sweep.study)),
         uncorrected=markdown.UNCORRECTED,
-        methods=markdown.METHODS,
+        methods="\n".join(filter(None, (markdown.METHODS, over))),
         tables=tables(summary),
         figures=grouped(figures),
         states=states(sweep),
@@ -125,6 +129,7 @@ def tables(summary: Summary) -> dict[str, dict[str, Table]]:
     order = sorted(labels, key=lambda name: name != primary)  # the primary metric first
     by_heading: dict[str, dict[str, Table]] = {}
     for heading, frame in (
+        ("Over all environments, normalised", _over_environments(summary)),
         ("Arms", summary.arms),
         ("Against the baseline", summary.comparisons),
         ("Speed-up over the baseline", summary.speed_ups),
@@ -141,6 +146,24 @@ def tables(summary: Summary) -> dict[str, dict[str, Table]]:
     if len(summary.stability):
         by_heading["Late in training"] = {"collapse": table(_with_labels(summary.stability, summary.sweep))}
     return by_heading
+
+
+def _over_environments(summary: Summary) -> pd.DataFrame:
+    """One row per metric and arm: what all environments say together, then the normalised mean in each."""
+    frame = summary.over_environments
+    if frame.empty:
+        return frame
+    if len(summary.improvements):
+        better = summary.improvements.drop(columns=["baseline", "label"])
+        frame = frame.merge(better, how="left", on=["metric", "arm"])
+    arms = summary.sweep.study.arms
+    for environment, own in summary.in_environments.groupby("environment", sort=False):
+        means = own.assign(arm=own["arm"].map(lambda name: arms[name].arm))[
+            ["metric", "arm", "mean", "mean_low", "mean_high"]
+        ]
+        means = means.rename(columns={name: str(name).replace("mean", f"mean in {environment}") for name in means})
+        frame = frame.merge(means, how="left", on=["metric", "arm"])
+    return frame.assign(arm=frame["label"]).drop(columns="label")
 
 
 def table(frame: pd.DataFrame) -> Table:
@@ -174,10 +197,13 @@ def number(value: Any) -> str:
     return "–" if pd.isna(value) else markdown.number(value).replace("-", "−")
 
 
-def effect_unit(summary: Summary, verdict: Verdict) -> str:
+def effect_unit(sweep: Sweep, verdict: Verdict) -> str:
     """The unit of a verdict's effect: its metric's unit."""
-    known = verdict.metric in summary.sweep.study.metrics
-    return metric_unit(summary.sweep, verdict.metric) if known else "no such metric"
+    study = sweep.study
+    known = verdict.metric in study.metrics
+    if study.crossed and math.isfinite(verdict.effect) and is_over_environments(study, parse(verdict.inequality).arms):
+        return "normalised score"
+    return metric_unit(sweep, verdict.metric) if known else "no such metric"
 
 
 def interval_marks(summary: Summary, verdict: Verdict) -> dict[str, float] | None:
@@ -187,9 +213,7 @@ def interval_marks(summary: Summary, verdict: Verdict) -> dict[str, float] | Non
     low, high, effect = verdict.low, verdict.high, verdict.effect
     if not all(map(math.isfinite, (low, high, effect))):
         return None
-    study = summary.sweep.study
-    same_unit = effect_unit(summary, verdict) == metric_unit(summary.sweep, study.metric)
-    smallest = study.smallest_effect if same_unit else None
+    smallest = smallest_effect(summary.sweep, verdict.metric, parse(verdict.inequality).arms)
     shown = [low, high, 0.0] + ([-smallest, smallest] if smallest else [])
     start, width = min(shown), max(shown) - min(shown) or 1.0
 
@@ -294,4 +318,6 @@ def _with_labels(frame: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     if frame.empty:
         return frame
     frame = frame.drop(columns="label", errors="ignore")
-    return frame.assign(**{c: frame[c].map(sweep.arms) for c in ("arm", "baseline") if c in frame})
+    return frame.assign(
+        **{c: frame[c].map(lambda arm: sweep.arms.get(arm, arm)) for c in ("arm", "baseline") if c in frame}
+    )

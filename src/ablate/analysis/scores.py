@@ -9,10 +9,17 @@ import pandas as pd
 
 from ablate.analysis.load import Sweep
 from ablate.analysis.metrics import unit
+from ablate.analysis.normalisation import in_own_unit
 from ablate.config.choices import Statistic
+from ablate.records.study_file import StudyFile
 
 Values = dict[tuple[str, str], pd.DataFrame]  # by metric and arm: seed, value and censored of each cell that has ended
 Refusals = dict[tuple[str, str], str]  # by metric and arm: why its values cannot be compared
+
+
+def values_by_arm(scores: pd.DataFrame) -> Values:
+    """The rows of each metric and arm. scores: see `tables.Summary`."""
+    return {(str(m), str(a)): rows for (m, a), rows in scores.groupby(["metric", "arm"], sort=False)}
 
 
 def by_seed(values: Values, metric: str, arm: str) -> pd.DataFrame:
@@ -55,7 +62,12 @@ def worst_score(sweep: Sweep, values: Values, metric: str, arm: str) -> float:
     """The score with which a failed seed of an arm counts in a mean. NaN if there is none.
 
     It is the study's floor, else the worst that was observed in the arms of the environment."""
-    study, config = sweep.study, sweep.study.metrics[metric]
+    return worst_of(in_own_unit(sweep.study, sweep.study.arms[arm].config["env"]["id"]), values, metric, arm)
+
+
+def worst_of(study: StudyFile, values: Values, metric: str, arm: str) -> float:
+    """As `worst_score`, for values in the unit of the study's floor."""
+    config = study.metrics[metric]
     of_scores = unit(config) == unit(study.metrics[study.metric]) == "score" and config.statistic is not Statistic.std
     if study.floor is not None and of_scores:
         return study.floor

@@ -80,6 +80,17 @@ def interval(scores: Scores, statistic: Statistic, confidence: float = CONFIDENC
     return Interval(value, *_percentiles(_resampled(strata, statistic, stream=0), confidence))
 
 
+def mean_of_means(strata: Sequence[np.ndarray], confidence: float = CONFIDENCE) -> Interval:
+    """The mean over environments of their means, with Student's t and the freedom of Welch & Satterthwaite."""
+    if min(map(len, strata)) == 0:
+        return Interval(np.nan, np.nan, np.nan)
+    value = float(np.mean([mean(scores) for scores in strata]))
+    if min(map(len, strata)) < MIN_SEEDS:
+        return Interval(value, np.nan, np.nan)
+    variances = [_variance_of_mean(scores) / len(strata) ** 2 for scores in strata]
+    return _student(value, variances, [len(scores) for scores in strata], confidence)
+
+
 def difference(a: np.ndarray, b: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
     """mean(a) - mean(b), with Welch's t. difference(b, a) is exactly its opposite."""
     value = mean(a) - mean(b) if len(a) and len(b) else np.nan
@@ -144,6 +155,32 @@ def cliffs_delta(a: Scores, b: Scores, confidence: float = CONFIDENCE) -> Interv
         resampled += ((drawn_a[:, :n] @ won) * drawn_b[:, :m]).sum(1) / (n * m)
         drawn_a, drawn_b = drawn_a[:, n:], drawn_b[:, m:]
     return Interval(value, *_percentiles(resampled / len(wins), confidence))
+
+
+def mean_ranks(arms: Sequence[Scores], confidence: float = CONFIDENCE) -> list[Interval]:
+    """The expected rank of each arm's score among one score of each arm, averaged over environments; 1 is the best.
+
+    It is 1 + Σ [P(another is higher) + ½ P(equal)] over the other arms. Intervals of the stratified bootstrap."""
+    strata = [_strata(scores) for scores in arms]
+    fewest = min(len(scores) for own in strata for scores in own)
+    if fewest == 0:
+        return [Interval(np.nan, np.nan, np.nan)] * len(strata)
+    count = len(strata[0])
+    drawn = [_counts(tuple(map(len, own)), stream) for stream, own in enumerate(strata)] if fewest >= MIN_SEEDS else []
+    value, resampled = np.ones(len(strata)), np.ones((len(strata), RESAMPLES))
+    for i, j in itertools.combinations(range(len(strata)), 2):
+        first_i = first_j = 0
+        for x, y in zip(strata[i], strata[j], strict=True):
+            lower = (x[:, None] < y) + 0.5 * (x[:, None] == y)  # of x: 1 if y has the better rank
+            value[[i, j]] += np.array([lower.mean(), 1 - lower.mean()]) / count
+            if drawn:
+                of_x, of_y = drawn[i][:, first_i : first_i + len(x)], drawn[j][:, first_j : first_j + len(y)]
+                shares = ((of_x @ lower) * of_y).sum(1) / lower.size
+                resampled[[i, j]] += np.array([shares, 1 - shares]) / count
+                first_i, first_j = first_i + len(x), first_j + len(y)
+    if not drawn:
+        return [Interval(float(rank), np.nan, np.nan) for rank in value]
+    return [Interval(float(rank), *_percentiles(own, confidence)) for rank, own in zip(value, resampled, strict=True)]
 
 
 def performance_profile(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -24,9 +25,19 @@ from ablate.analysis.metrics import (
     score_label,
     span_of,
 )
-from ablate.analysis.scores import Refusals, Values, untimed, with_failures
+from ablate.analysis.normalisation import normalised
+from ablate.analysis.scores import Refusals, Values, by_seed, untimed, values_by_arm, with_failures
 from ablate.analysis.sensitivity import sensitivity_of
-from ablate.analysis.tables import Summary, arms, comparisons, speed_ups, stability
+from ablate.analysis.tables import (
+    Summary,
+    arms,
+    comparisons,
+    improvements,
+    in_environments,
+    over_environments,
+    speed_ups,
+    stability,
+)
 from ablate.analysis.verdicts import Verdict, judge, number
 from ablate.config.choices import Axis, Budget, Source
 from ablate.config.schema import ConfigError
@@ -41,7 +52,7 @@ def summarise(sweep: Sweep) -> Summary:
     left, or if the study's primary metric cannot be computed."""
     sweep = _with_relative_paths(sweep)
     scores, refusals = _scores(sweep)
-    values = _values(scores)
+    values = values_by_arm(scores)
     shown = [(metric, arm) for metric in sweep.study.metrics for arm in sweep.arms if (metric, arm) not in refusals]
     baselines = _baselines(sweep)
     pairs = [(metric, arm, baselines[arm]) for metric, arm in shown if arm != baselines[arm]]
@@ -58,6 +69,9 @@ def summarise(sweep: Sweep) -> Summary:
         comparisons=comparisons(sweep, values, pairs),
         speed_ups=speed_ups(sweep, values, pairs),
         stability=stability(sweep, values),
+        over_environments=over_environments(sweep, values),
+        in_environments=in_environments(sweep, values),
+        improvements=improvements(sweep, values),
         verdicts=judge(sweep, values, refusals),
         sensitivity=sensitivity,
         notes=notes,
@@ -79,17 +93,13 @@ def judged(sweep: Sweep) -> list[Verdict]:
 def so_far(sweep: Sweep) -> tuple[list[Verdict], Values]:
     """The verdicts, and the values of each metric and arm. Raises ConfigError if no metric can be computed."""
     scores, refusals = _scores(sweep)
-    values = _values(scores)
+    values = values_by_arm(scores)
     return judge(sweep, values, refusals), values
 
 
 def values_of(sweep: Sweep) -> Values:
     """The values of all metrics, without tables."""
-    return _values(_scores(sweep)[0])
-
-
-def _values(scores: pd.DataFrame) -> Values:
-    return {(str(m), str(a)): rows for (m, a), rows in scores.groupby(["metric", "arm"], sort=False)}
+    return values_by_arm(_scores(sweep)[0])
 
 
 def _scores(sweep: Sweep) -> tuple[pd.DataFrame, Refusals]:
@@ -116,7 +126,7 @@ def _baselines(sweep: Sweep) -> dict[str, str]:
     baselines: dict[str, str] = {}
     for part in environments(sweep).values():
         arms = list(part.arms)
-        baselines |= dict.fromkeys(arms, sweep.study.baseline if sweep.study.baseline in arms else arms[0])
+        baselines |= dict.fromkeys(arms, part.study.baseline if part.study.baseline in arms else arms[0])
     return baselines
 
 
@@ -148,7 +158,8 @@ def _unlearned(sweep: Sweep, env: str) -> Iterator[str]:
     if len(random) < 2 or not arms:
         return
     best = max(arms, key=lambda arm: arms[arm].mean())
-    p = [stats.ttest_ind(own, random, equal_var=False, alternative="greater").pvalue for own in arms.values()]
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # about scores that are nearly equal
+        p = [stats.ttest_ind(own, random, equal_var=False, alternative="greater").pvalue for own in arms.values()]
     constant = np.isnan(p).any() and arms[best].mean() > random.mean()  # equal scores have no p
     if constant or np.nanmin([1.0, *p]) * len(p) < 0.05:
         return
@@ -267,7 +278,8 @@ def write_tables(summary: Summary) -> None:
     export.npz into the sweep's folder, each atomically.
 
     export.npz has rliable's layout: scores.<arm> (runs, 1 task) of the primary metric, curves.<arm> (runs, 1 task,
-    frames) of its source, seeds.<arm> (runs,), and frames.<arm> (frames,) in environment steps. NaN: no value.
+    frames) of its source, seeds.<arm> (runs,), and frames.<arm> (frames,) in environment steps. NaN: no value. With
+    sweep.environments also normalised.<arm> (runs, tasks), whose tasks are named in `environments`.
     Raises OSError if a file cannot be written."""
     folder = summary.sweep.folder
     replace_atomically(folder / "summary.csv", _tidy(summary).to_csv(index=False).encode())
@@ -291,11 +303,19 @@ def _tidy(summary: Summary) -> pd.DataFrame:
             columns={"low": "speed_up_low", "high": "speed_up_high"}
         ),
         summary.stability[["arm", "collapsed"]].assign(metric=summary.sweep.study.metric),
+        *(
+            frame.rename(columns={name: _prefixed(str(name), prefix) for name in frame})
+            for prefix, frame in (
+                ("over_environments", summary.over_environments),
+                ("normalised", summary.in_environments),
+                ("over_environments", summary.improvements),
+            )
+        ),
     )
     rows = []
     for row in [row for table in tables for row in table.to_dict("records")]:
         key = [row.pop(name, "") for name in ("metric", "arm", "baseline")]
-        numbers = {str(name): value for name, value in row.items() if name not in ("label", "failed")}
+        numbers = {str(name): value for name, value in row.items() if name not in ("label", "failed", "environment")}
         rows += [
             [*key, name, value, numbers.get(f"{name}_low"), numbers.get(f"{name}_high")]
             for name, value in numbers.items()
@@ -305,9 +325,14 @@ def _tidy(summary: Summary) -> pd.DataFrame:
     return tidy.merge(summary.arms[["metric", "arm", "n"]], how="left", on=["metric", "arm"])
 
 
+def _prefixed(column: str, prefix: str) -> str:
+    """The statistic's name in summary.csv: normalised scores must not be taken for an arm's own."""
+    return column if column in ("metric", "arm", "baseline", "label", "environment") else f"{prefix}_{column}"
+
+
 def _export(summary: Summary) -> dict[str, np.ndarray]:
     sweep, primary = summary.sweep, summary.sweep.study.metric
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for part in environments(sweep).values():
         grid = curves(part, sweep.study.metrics[primary].source, Axis.global_step)
         for arm in part.arms:
@@ -317,4 +342,9 @@ def _export(summary: Summary) -> dict[str, np.ndarray]:
             arrays[f"scores.{arm}"] = scores.where(np.isfinite(scores)).to_numpy()[:, None]
             arrays[f"curves.{arm}"] = lines.to_numpy()[:, None, :]
             arrays[f"frames.{arm}"] = lines.columns.to_numpy()
+    by_arm = normalised(sweep.study, values_by_arm(summary.scores), primary)
+    for arm, names in sweep.study.crossed.items():
+        own = [by_seed(by_arm, primary, name)["value"] for name in names.values()]
+        arrays[f"normalised.{arm}"] = pd.concat(own, axis=1).replace([np.inf, -np.inf], np.nan).to_numpy()
+        arrays["environments"] = np.array([*names])
     return arrays

@@ -12,26 +12,30 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
-from scipy import stats
+from matplotlib.ticker import MaxNLocator
 
 from ablate.analysis.design_figures import design_drawings
+from ablate.analysis.environment_figures import environment_drawings
 from ablate.analysis.figure_parts import (
     IDEAL,
     LABELS,
+    MARKERS,
     X_LABELS,
     X_NAMES,
     Drawing,
     add_legend,
     add_title,
+    draw_arm,
+    finish_x,
     look_of,
     metric_unit,
     new_figure,
+    seeds_of,
+    source_label,
 )
 from ablate.analysis.figures import COLOURS, DPI, fitted, panel_columns, style
 from ablate.analysis.load import Sweep
@@ -43,12 +47,11 @@ from ablate.analysis.metrics import (
     environments,
     moving_average,
     refuse_mixed,
-    score_label,
     unit,
 )
 from ablate.analysis.published import draw_published
 from ablate.analysis.scores import take_turns, untimed, workers
-from ablate.analysis.statistics import CONFIDENCE, MIN_SEEDS
+from ablate.analysis.statistics import MIN_SEEDS
 from ablate.analysis.tables import Summary
 from ablate.analysis.tuning_figures import sensitivity_drawings
 from ablate.config.choices import Axis, Budget, Source
@@ -57,7 +60,6 @@ from ablate.records.files import replace_atomically
 
 MOST_CURVES = 24  # arms of which curves are drawn: more show nothing, and take minutes
 MOST_TOGETHER = 4  # curves in one panel; with more arms, each has a panel of its own: bands cover each other
-MARKERS = 40  # evaluations in one curve whose points are still told apart
 POINTS = 300  # of one seed's line: more cannot be distinguished on paper
 FIGURES = "figures"
 PAPER = "paper"  # a sweep's folder of figures for a paper
@@ -66,9 +68,9 @@ PAPER = "paper"  # a sweep's folder of figures for a paper
 def drawings(summary: Summary) -> list[Drawing]:
     """Every figure of the sweep, in the report's order. Each environment has its own: their units differ."""
     parts = environments(summary.sweep)
-    if len(parts) == 1:
+    if len(parts) == 1 and not summary.sweep.study.crossed:
         return sensitivity_drawings(summary) + _drawings(summary)
-    listed = sensitivity_drawings(summary)
+    listed = environment_drawings(summary) + sensitivity_drawings(summary)
     for env, part in parts.items():
         slug = re.sub(r"[^a-z0-9]+", "_", env.lower()).strip("_")
         listed += [
@@ -199,7 +201,7 @@ def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
         raise ConfigError(
             f"{sweep.folder.name}: one {LABELS[source]} per cell gives no curve; see evaluation.every_steps"
         )
-    drawn = {arm: _seeds_of(points, arm, label) for arm, label in sweep.arms.items()}
+    drawn = {arm: seeds_of(points, arm, label) for arm, label in sweep.arms.items()}
     # All cells are evaluated at the same steps. On another axis, a curve is read between its evaluations.
     measured = source is Source.evaluations and x == Axis.global_step and points["x"].nunique() <= MARKERS
     possible = float(points["score"].min()), float(points["score"].max())
@@ -212,51 +214,21 @@ def draw_curves(sweep: Sweep, source: Source, x: Axis | str) -> Figure:
         else:
             figure, panels = new_figure(1, 1, (8.5, 5.2))
             for arm in drawn:
-                _draw_arm(panels[0], sweep, arm, *drawn[arm], measured, possible)
+                draw_arm(panels[0], sweep, arm, *drawn[arm], measured, possible)
         if x == Axis.global_step and one_task and not sweep.per_step:
             draw_published(panels[0], configs[0])
         if facets:
-            figure.supylabel(_score_label(sweep, source), fontsize="medium")
+            figure.supylabel(source_label(sweep, source), fontsize="medium")
         else:
-            panels[0].set_ylabel(_score_label(sweep, source))
+            panels[0].set_ylabel(source_label(sweep, source))
         for ax in panels:
             ax.set_xlabel(X_LABELS[x])
             ax.label_outer()
-        _finish_x(panels[0])
+        finish_x(panels[0])
         band = f" and its 95 % confidence interval (from {MIN_SEEDS} seeds on)" if panels[0].collections else ""
         add_legend(figure, panels[0], "" if facets else f"mean of the seeds{band}")
         add_title(figure, sweep, "\n".join(filter(None, (untrue, caveat))))
     return figure
-
-
-def _seeds_of(points: pd.DataFrame, arm: str, label: str) -> tuple[pd.DataFrame, str]:
-    """The curves of an arm's seeds that did not diverge, one per row, and the arm's label with their number."""
-    seeds = points[points["arm"] == arm].pivot(index="seed", columns="x", values="score")
-    sound = seeds.iloc[np.flatnonzero(np.isfinite(seeds.to_numpy()).all(axis=1))]
-    diverged = f", {len(seeds) - len(sound)} diverged" if len(sound) < len(seeds) else ""
-    return sound, f"{label}  (n = {len(sound)}{diverged})"
-
-
-def _draw_arm(
-    ax: Axes, sweep: Sweep, arm: str, seeds: pd.DataFrame, label: str, measured: bool, possible: tuple[float, float]
-) -> None:
-    """The mean of an arm's curves, with its band.
-
-    measured: every point was measured, and has a marker. possible: smallest and largest score of any seed in the
-    figure, at which bands end: an interval from few seeds may go beyond what the task can give."""
-    colour, dash = look_of(sweep, arm)
-    if seeds.empty:  # in the legend only
-        ax.plot([], [], color=colour, linestyle=dash, label=label)
-        return
-    grid, scores = seeds.columns.to_numpy(), seeds.to_numpy()
-    alone = len(grid) == 1  # a line of one point is invisible
-    sns.lineplot(x=grid, y=scores.mean(axis=0), errorbar=None, ax=ax, color=colour, linestyle=dash, linewidth=2,
-                 marker="o" if measured or alone else None, markersize=4, label=label)  # fmt: skip
-    band = np.clip(mean_band(scores), *possible)
-    if len(scores) >= MIN_SEEDS and alone:
-        ax.vlines(grid, *band, color=colour, alpha=0.4, linewidth=4)
-    elif len(scores) >= MIN_SEEDS:
-        ax.fill_between(grid, *band, color=colour, alpha=0.2, linewidth=0)
 
 
 def _facets(
@@ -277,7 +249,7 @@ def _facets(
         if arm != baseline and baseline in drawn and len(drawn[baseline][0]):
             of_baseline = drawn[baseline][0]
             ax.plot(of_baseline.columns, of_baseline.mean(), color="0.1", linewidth=1.3, linestyle=":", zorder=2)
-        _draw_arm(ax, sweep, arm, seeds, label, measured, possible)
+        draw_arm(ax, sweep, arm, seeds, label, measured, possible)
         if legend := ax.get_legend():
             legend.remove()
         ax.set_title(textwrap.fill(label, 38), fontsize="medium")
@@ -298,17 +270,6 @@ def _facets(
         label=f"the panel's arm: mean, 95 % confidence interval (from {MIN_SEEDS} seeds on)",
     )
     return figure, panels
-
-
-def mean_band(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds (T,), (T,) of the pointwise 95 % confidence interval of the mean of curves (N, T), with Student's t."""
-    n = len(scores)
-    if n < MIN_SEEDS:
-        nothing = np.full(scores.shape[1], np.nan)
-        return nothing, nothing
-    middle, error = scores.mean(0), np.std(scores, axis=0, ddof=1) / np.sqrt(n)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * error
-    return middle - half, middle + half
 
 
 def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = None) -> Figure:
@@ -347,11 +308,11 @@ def draw_arms(sweep: Sweep, source: Source = Source.episodes, x: Axis | None = N
             if not seeds:
                 ax.text(0.5, 0.5, f"no {LABELS[source]} of a completed cell", transform=ax.transAxes, ha="center",
                         va="center", color="0.4")  # fmt: skip
-        _finish_x(panels[0])
+        finish_x(panels[0])
         for ax in panels[len(arms) :]:
             ax.set_visible(False)
         for ax in panels[::columns]:
-            ax.set_ylabel(_score_label(sweep, source) + ",\nmoving average" * (source is Source.episodes))
+            ax.set_ylabel(source_label(sweep, source) + ",\nmoving average" * (source is Source.episodes))
         add_legend(figure, panels[0])
         add_title(figure, sweep)
     return figure
@@ -392,7 +353,7 @@ def draw_scores(summary: Summary, metric: str) -> Figure:
         ax.set_ylim(len(sweep.arms) - 0.45, -0.45)
         ax.set_xlabel(fitted(figure, f"{config.label} [{metric_unit(sweep, metric)}]", 0.55))
         if unit(config) != "score":
-            _finish_x(ax)
+            finish_x(ax)
         add_legend(figure, ax)
         add_title(figure, sweep, _wall_time_caveat(sweep) if unit(config) == Axis.wall_time_s else "")
     return figure
@@ -463,22 +424,9 @@ def _thinned(n: int) -> np.ndarray:
     return np.linspace(0, n - 1, min(n, POINTS)).astype(int)
 
 
-def _score_label(sweep: Sweep, source: Source) -> str:
-    return f"{LABELS[source]}: {score_label(sweep)}"
-
-
 def _with_n(label: str, row: pd.Series) -> str:
     planned = f" of {row['n_planned']}" if row["n"] != row["n_planned"] else ""
     parts = [f"n = {row['n']}{planned}"]
     parts += [row["failed"]] if row["failed"] else []
     parts += [f"{row['n_censored']} censored"] if row["n_censored"] else []
     return f"{label}\n" + ", ".join(parts)
-
-
-def _finish_x(ax: Axes) -> None:
-    """Let the axis run from 0 to the last point: 0, 200k, 400k."""
-    # The panels share the axis. A panel without data has infinite limits.
-    end = max((panel.dataLim.xmax for panel in ax.figure.axes if np.isfinite(panel.dataLim.xmax)), default=1)
-    ax.set_xlim(0, end * 1.03)
-    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    ax.xaxis.set_major_formatter(EngFormatter(sep="") if end >= 10_000 else StrMethodFormatter("{x:,g}"))

@@ -13,6 +13,7 @@ from scipy import stats
 from ablate.analysis import statistics
 from ablate.analysis.load import Sweep
 from ablate.analysis.metrics import collapsed_cells, environments, unit
+from ablate.analysis.normalisation import normalised
 from ablate.analysis.scores import Values, comparable, failures_of, of_arm, workers, worst_score
 from ablate.analysis.sensitivity import Sensitivity
 from ablate.analysis.statistics import Interval
@@ -36,6 +37,11 @@ class Summary:
     speed_ups: metric, arm, baseline, workers, n, n_censored, n_baseline, n_baseline_censored, speed_up, low, high,
     logrank_p.
     stability: arm, collapsed, n, spread.
+    With sweep.environments, on normalised scores (see `normalisation`), by the arms' names without their environment:
+    over_environments: metric, arm, label, environments, n, iqm, mean and rank (see `statistics.mean_ranks`), each with
+    _low and _high. Failed seeds count in IQM and rank as worse than all others; the mean leaves them out.
+    in_environments: metric, environment, arm, label, n, mean, mean_low, mean_high.
+    improvements: metric, arm, baseline, probability_of_improvement with _low and _high.
     Arms of different environments are not compared with each other."""
 
     sweep: Sweep
@@ -44,6 +50,9 @@ class Summary:
     comparisons: pd.DataFrame
     speed_ups: pd.DataFrame
     stability: pd.DataFrame
+    over_environments: pd.DataFrame
+    in_environments: pd.DataFrame
+    improvements: pd.DataFrame
     verdicts: list[Verdict]
     sensitivity: Sensitivity | None  # of a factorial or a random design
     notes: list[str]
@@ -153,9 +162,9 @@ def _logrank_p(a: np.ndarray, censored_a: np.ndarray, b: np.ndarray, censored_b:
 def stability(sweep: Sweep, values: Values) -> pd.DataFrame:
     """How many cells of each arm have collapsed, on the curves of the primary metric's source up to their own ends."""
     primary = sweep.study.metric_config(sweep.study.metric)
-    smallest_gain = (sweep.study.smallest_effect or 0.0) if unit(primary) == "score" else 0.0
     by_arm: dict[str, list[bool]] = {arm: [] for arm in sweep.arms}
     for part in environments(sweep).values():
+        smallest_gain = (part.study.smallest_effect or 0.0) if unit(primary) == "score" else 0.0
         for (arm, _), has_collapsed in collapsed_cells(part, primary.source, smallest_gain).items():
             by_arm[arm].append(has_collapsed)
     rows = []
@@ -163,6 +172,75 @@ def stability(sweep: Sweep, values: Values) -> pd.DataFrame:
         value, _ = of_arm(values, sweep.study.metric, arm)
         spread = statistics.spread(value[np.isfinite(value)])
         rows.append({"arm": arm, "collapsed": sum(collapsed), "n": len(collapsed), "spread": spread})
+    return pd.DataFrame(rows)
+
+
+def strata_of(sweep: Sweep, values: Values, metric: str) -> dict[str, dict[str, np.ndarray]]:
+    """The normalised scores of each arm by environment, higher is better. Arms that lack an environment are left out.
+
+    Empty if the study has no sweep.environments, or the metric no normalised scores."""
+    study = sweep.study
+    scores = normalised(study, values, metric)
+    sign = -1 if study.metrics[metric].smaller_is_better else 1
+    return {
+        arm: {environment: sign * of_arm(scores, metric, names[environment])[0] for environment in study.environments}
+        for arm, names in study.crossed.items()
+        if all((metric, names.get(environment)) in scores for environment in study.environments)
+    }
+
+
+def _label(sweep: Sweep, arm: str) -> str:
+    """What is shown of an arm of several environments."""
+    return next(own.label or arm for own in sweep.study.arms.values() if own.arm == arm)
+
+
+def over_environments(sweep: Sweep, values: Values) -> pd.DataFrame:
+    """One row per metric and arm of a study with sweep.environments."""
+    rows = []
+    for metric in sweep.study.metrics:
+        strata = strata_of(sweep, values, metric)
+        sign = -1 if sweep.study.metrics[metric].smaller_is_better else 1
+        ranks = statistics.mean_ranks([[*own.values()] for own in strata.values()]) if strata else []
+        for (arm, own), rank in zip(strata.items(), ranks, strict=True):
+            scores = [sign * score for score in own.values()]
+            rows.append({
+                "metric": metric, "arm": arm, "label": _label(sweep, arm), "environments": len(own),
+                "n": sum(int(np.isfinite(score).sum()) for score in scores),
+                **_columns("iqm", statistics.interval(scores, statistics.iqm)),
+                **_columns("mean", statistics.mean_of_means([score[np.isfinite(score)] for score in scores])),
+                **_columns("rank", rank),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def in_environments(sweep: Sweep, values: Values) -> pd.DataFrame:
+    """One row per metric, environment and arm of a study with sweep.environments."""
+    rows = []
+    for metric, config in sweep.study.metrics.items():
+        sign = -1 if config.smaller_is_better else 1
+        for arm, own in strata_of(sweep, values, metric).items():
+            for environment, scores in own.items():
+                finite = sign * scores[np.isfinite(scores)]
+                rows.append({
+                    "metric": metric, "environment": environment, "arm": sweep.study.crossed[arm][environment],
+                    "label": _label(sweep, arm), "n": len(finite),
+                    **_columns("mean", statistics.interval(finite, statistics.mean)),
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def improvements(sweep: Sweep, values: Values) -> pd.DataFrame:
+    """How probable it is that a run of an arm is better than one of the baseline, on average over the environments."""
+    rows = []
+    baseline = sweep.study.arms[sweep.study.baseline].arm
+    for metric in sweep.study.metrics:
+        strata = strata_of(sweep, values, metric)
+        for arm in strata if baseline in strata else ():
+            if arm != baseline:
+                a, b = ([*strata[name].values()] for name in (arm, baseline))
+                better = statistics.probability_of_improvement(a, b)
+                rows.append({"metric": metric, "arm": arm, "baseline": baseline, "label": _label(sweep, arm),
+                             **_columns("probability_of_improvement", better)})  # fmt: skip
     return pd.DataFrame(rows)
 
 

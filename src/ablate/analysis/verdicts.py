@@ -146,12 +146,14 @@ def _reason(case: Case, seeds: list[int], outcome: Outcome, low: float, high: fl
     if np.isnan(low):
         return f"n too small for an interval: at least {MIN_SEEDS} seeds per arm that have a score are needed"
     censored = [int(flags[flags.index.isin(seeds)].sum()) for flags in case.censored.values()]
-    two = len(case.weights) == 2
+    two = len(case.weights) == 2 * case.environments
     what = f"{'difference' if two else 'contrast'} of the {'restricted ' * any(censored)}means"
+    if case.environments > 1:
+        what += f" of normalised scores over {case.environments} environments"
     if any(censored):
         cells = " and ".join(map(str, censored)) if two else sum(censored)
         what += f" ({cells} cells had not reached the score by the end)"
-    pairs = (" over pairs of seeds" if two else ", seed by seed") if case.paired else ""
+    pairs = (" over pairs of seeds" if len(case.weights) == 2 else ", seed by seed") if case.paired else ""
     interval = f"the {100 * (1 - level):.4g} % interval of the {what}{pairs}, {number(low)} to {number(high)},"
     limit = f"±{case.margin:g}"
     side = "below 0" if high < 0 else "above 0" if low > 0 else ""
@@ -171,7 +173,8 @@ def _countings(case: Case, effects: list[np.ndarray], level: float) -> str:
     shown = []
     for how, value, error, freedom in zip(("at", "left out"), *effects, strict=True):
         half = decisions.half_width(error, freedom, level)
-        name = f"at {number(case.worst)}" if how == "at" else how
+        worst = {number(score) for score in case.worst.values()}
+        name = f"at {worst.pop() if len(worst) == 1 else 'the worst of each environment'}" if how == "at" else how
         shown.append(f"{name} {number(value)} [{number(value - half)}, {number(value + half)}]")
     return f"; failed seeds counted {', '.join(shown)}: the interval covers both"
 

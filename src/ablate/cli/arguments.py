@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from ablate.cli.folders import STUDIES, groups, option_folders
 from ablate.cli.hydra_private import parse_flags
 from ablate.config.plugins import import_plugins, modules_of_ids, name_modules
-from ablate.config.schema import LARGEST_SEED, ConfigError
+from ablate.config.schema import LARGEST_SEED, SCHEMAS, ConfigError
 from ablate.config.serial import quoted, with_new_name
 from ablate.config.validation import boolean_keys, suggest
 from ablate.paths import locate
@@ -65,10 +65,25 @@ def complete_arguments(arguments: list[str]) -> list[str]:
         if (path := folder / STUDIES / f"{studies[0].removeprefix('sweep=')}.yaml").is_file():
             refuse_empty(path)
             break
+    if studies:
+        arguments = [_deferred(argument) for argument in arguments]
     if studies and not multirun:
         index = arguments.index(studies[0])
         arguments = [*arguments[:index], "hydra.mode=MULTIRUN", *arguments[index:]]
     return arguments
+
+
+def _deferred(argument: str) -> str:
+    """The argument as a sweep over its one value, if its key is part of a group.
+
+    Hydra then does not set it in the sweep's own configuration, whose algorithm and environment are not the arms':
+    algo.double is a key of DQN. `sweeps.study.expand` gives it to the arms, which are checked one by one."""
+    key, _, value = argument.partition("=")
+    if key.startswith("~") or key.lstrip("+").split(".")[0] not in SCHEMAS or "." not in key or not value:
+        return argument
+    return (
+        argument if OverridesParser.create().parse_override(argument).is_sweep_override() else f"{key}=choice({value})"
+    )
 
 
 def check_overrides(arguments: Sequence[str]) -> None:

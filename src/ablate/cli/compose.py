@@ -101,9 +101,12 @@ def _naming(study: Study, arm: Arm) -> Iterator[None]:
     try:
         yield
     except REFUSALS as error:
+        text = explain(error, arm.overrides)
+        if any(text.startswith(f"{override}:") for override in study.command):
+            raise ConfigError(f"{text} (arm {arm.name})") from error
         given = f"sweep.arms.{arm.name}: " if study.settings.arms else ""
         prefix = "sweep.factors: " if study.settings.factors else given
-        raise ConfigError(prefix + explain(error, arm.overrides)) from error
+        raise ConfigError(prefix + text) from error
 
 
 def _has_workers(composed: DictConfig) -> bool:
@@ -112,7 +115,8 @@ def _has_workers(composed: DictConfig) -> bool:
 
 def _shared_workers(study: Study, arm: Arm) -> list[str]:
     """The override `workers=` that an arm shares with all others, if it has one."""
-    own = study.settings.arms[arm.name].overrides if arm.name in study.settings.arms else []
+    name = study.crossed.get(arm.name, (arm.name, ""))[0]
+    own = study.settings.arms[name].overrides if name in study.settings.arms else []
     return [override for override in arm.overrides if override.startswith("workers=") and override not in own]
 
 

@@ -90,6 +90,8 @@ def _explained(error: BaseException, overrides: dict[str, str]) -> str:
         return f"{match[1]}={match[2]}: this setting is only for games; use env=breakout, env=riverraid or env=atari"
     if match := re.match(r"Error merging override (.+)", text):
         key, _, value = match[1].partition("=")
+        if key == "sweep.environments" and "Cannot merge" in cause + text:
+            return f"{match[1]}: the study has values for each of its environments; leave one out with ~{key}.<name>"
         if "is not a ListConfig" in cause + text:
             return f"{match[1]}: a list is needed, as in {key}=[{value},{value}]"
         hint = '; for several seeds write -m "seed=range(5)", or sweep.seeds=0-4 with a study' if key == "seed" else ""

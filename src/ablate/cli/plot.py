@@ -89,8 +89,10 @@ def redraw(folder: Path, options: argparse.Namespace) -> list[Path]:
 
 def chosen(sweep: Sweep, arms: list[str] | None, labels: list[str]) -> Sweep:
     """The sweep with these arms only, and these labels (ARM=TEXT). Raises ConfigError for an arm that it lacks."""
-    names = list(sweep.study.arms)
-    texts = dict(label.partition("=")[::2] for label in labels)
+    names, crossed = list(sweep.study.arms), sweep.study.crossed
+    arms = arms and [name for arm in arms for name in crossed.get(arm, {arm: arm}).values()]
+    pairs = [label.partition("=")[::2] for label in labels]
+    texts = {name: text for arm, text in pairs for name in crossed.get(arm, {arm: arm}).values()}
     for option, given in (("--arms", arms or []), ("--labels", texts)):
         for arm in given:
             if arm not in names:

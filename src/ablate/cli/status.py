@@ -51,7 +51,7 @@ def status(folder: Path, console: Console) -> None:
                 failures.append(f"{name} seed={seed}: {cell['reason']}")
             if cell["note"]:
                 failures.append(cell["note"])
-        table.add_row(arm.label or name, row, f"{completed}/{len(seeds)}")
+        table.add_row(study.labels[name], row, f"{completed}/{len(seeds)}")
     console.print(table)
     console.print(", ".join(f"{SIGNS[state][0]} {counts[state]} {state}" for state in SIGNS if counts[state]))
     for failure in failures:

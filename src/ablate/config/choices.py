@@ -155,6 +155,13 @@ class Until(StrEnum):
     decided = "decided"  # when every claim is settled, or will hardly be
 
 
+class Normalisation(StrEnum):
+    """How scores of different environments become comparable."""
+
+    references = "references"  # 0: a random policy; 1: a fixed score of the environment
+    cdf = "cdf"  # the share of all runs in the environment that score less
+
+
 class DesignKind(StrEnum):
     """How the arms of a study follow from its factors. The reference is the first arm."""
 

@@ -21,6 +21,7 @@ from ablate.config.choices import (
     Display,
     DrawKind,
     NewPriority,
+    Normalisation,
     Precision,
     Preprocessing,
     Sampler,
@@ -355,6 +356,15 @@ class ClaimConfig:
     metric: str = MISSING
     inequality: str = MISSING  # see `config.inequality`
     real_time: bool = False
+    environment: str | None = None  # one of sweep.environments, or `each`; None: all of them together
+
+
+@dataclass
+class TaskConfig:
+    """One of sweep.environments."""
+
+    overrides: list[str] = field(default_factory=list)  # of all arms in this environment
+    reference: tuple[Finite, Finite] | None = None  # scores that count as 0 and 1; None: those that are known
 
 
 @dataclass
@@ -388,6 +398,8 @@ class SweepConfig:
     factors: dict[str, FactorConfig] = field(default_factory=dict)  # by key
     draws: Count = 16
     search: SearchConfig = field(default_factory=SearchConfig)
+    environments: Any = None  # options of env, or a `TaskConfig` for each
+    normalisation: Normalisation | None = None  # None: references if all environments have one, else cdf
     seeds: Any = None  # 0-29, or a list
     baseline: str | None = None
     metric: str = ""

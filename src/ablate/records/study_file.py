@@ -33,6 +33,18 @@ class StudyArm:
     config: dict[str, Any]  # resolved, as in a manifest
     levels: dict[str, str] = field(default_factory=dict)  # its value of each factor, by key
     seeds: list[int] | None = None  # its own seeds, if they are not those of the study (runs of other programs)
+    # In a study with sweep.environments: the arm's name and the environment, of which this one's name is made.
+    arm: str = ""
+    environment: str = ""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The scores of an environment that count as 0 and 1, in the study's unit."""
+
+    low: float | None  # None: of a random policy, which has not been played yet
+    high: float
+    source: str
 
 
 @dataclass(frozen=True)
@@ -100,11 +112,35 @@ class StudyFile:
     random_scores: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
     figures: FiguresConfig = field(default_factory=FiguresConfig)
     search: SearchRecord | None = None
+    # By env.id, of a study with sweep.environments; none: scores are normalised by their ranks among all runs.
+    references: dict[str, Reference] = field(default_factory=dict)
 
     @property
     def has_trials(self) -> bool:
         """Whether its arms are the trials of a search."""
         return self.search is not None and not self.search.best
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What is shown of each arm, by name."""
+        return {
+            name: ", ".join(filter(None, (arm.label or arm.arm or name, arm.environment)))
+            for name, arm in self.arms.items()
+        }
+
+    @property
+    def crossed(self) -> dict[str, dict[str, str]]:
+        """The names in `arms` by arm and environment, of a study with sweep.environments; empty in others."""
+        names: dict[str, dict[str, str]] = {}
+        for name, arm in self.arms.items():
+            if arm.environment:
+                names.setdefault(arm.arm, {})[arm.environment] = name
+        return names
+
+    @property
+    def environments(self) -> dict[str, str]:
+        """env.id of each of sweep.environments."""
+        return {arm.environment: arm.config["env"]["id"] for arm in self.arms.values() if arm.environment}
 
     def score_unit(self, env_id: str) -> ScoreUnit:
         """The unit of a score in this environment."""

@@ -30,13 +30,14 @@ from ablate.records.study_file import StudyArm, StudyFile, read_study
 from ablate.sweeps.cell import attempts_of, run_cell, status_of
 from ablate.sweeps.cell_process import mend_server
 from ablate.sweeps.design import sizes
+from ablate.sweeps.environments import references_of
 from ablate.sweeps.study import Study, identity, refuse_incomparable, untestable
 
 PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
 PROBE = "ablate-probe-"  # temporary folders of probes have this prefix
 PROBE_S = 30.0  # a probe is stopped after this time, and its measurements so far are used
 STATES_BEFORE = ("failed", "interrupted", "running", "damaged")  # of cells that are to run
-MOST_PROBES = 4  # at most this many kinds of arms are probed; steps of further kinds count like those of the first
+MOST_PROBES = 4  # at most this many kinds of arms are probed; steps of further kinds count like those of one of these
 MOST_NAMED = 3  # arms without a probe that are named
 
 
@@ -75,6 +76,7 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
     configs: the resolved configuration of each arm. folder: the requested folder. If it has arms with the same names
     and other configurations, the sweep's folder is <folder>-<hash>. Raises ConfigError."""
     refuse_incomparable(configs, may_be_same=study.has_trials)  # a trial may be the default
+    references_of(study.settings, study.crossed, configs)
     identities = {arm: identity(config) for arm, config in configs.items()}
     stored = stored_study(folder)
     stored_arms = stored.arms if stored else {}
@@ -82,6 +84,9 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
     if changed := [arm for arm, own in identities.items() if arm in stored_arms and stored_arms[arm].identity != own]:
         arm = changed[0]
         moved = f"{shown(folder)} has {arm} with {_differing(stored_arms[arm], configs[arm])}"
+    elif stored and bool(stored.crossed) != bool(study.crossed):
+        moved = f"{shown(folder)} has a study with{'out' * (not stored.crossed)} sweep.environments"
+    if moved:
         digest = hashlib.sha256(json.dumps(identities, sort_keys=True).encode()).hexdigest()[:8]
         folder = folder.with_name(f"{folder.name}-{digest}")
     cells = [
@@ -155,12 +160,16 @@ def describe(
     if study.settings.question:
         lines.append(f"question  {study.settings.question}")
     arms = ", ".join(arm.name + (" (baseline)" if arm.name == baseline else "") for arm in study.arms)
+    if study.crossed:
+        names = list(dict.fromkeys(arm for arm, _ in study.crossed.values()))
+        arms = ", ".join(arm + (" (baseline)" if study.crossed[baseline][0] == arm else "") for arm in names)
     if only := study.settings.only:
         arms += f"; only {', '.join(only)} (sweep.arms)"
     if study.settings.design:
         lines.append(f"design    {_design(study)}")
     lines += [
         f"arms      {arms}",
+        *_environments(plan),
         f"cells     {grows * 'at most '}{len(plan.cells)} = {len(only or study.arms)} arms x {len(study.seeds)} seeds; "
         f"{states['completed']} completed, {len(todo)} to run{f' ({before})' if before else ''}",
         f"looks     {_looks(list(plan.configs.values()))}",
@@ -182,6 +191,16 @@ def describe(
             f"expected  {estimate.words(plan, parallel) if estimate else 'known when the first cell has completed'}"
         )
     return "\n".join(lines)
+
+
+def _environments(plan: SweepPlan) -> Iterator[str]:
+    """The environments that the arms are crossed with, and how their scores are put together."""
+    if not (crossed := plan.study.crossed):
+        return
+    yield f"in each   {', '.join(dict.fromkeys(environment for _, environment in crossed.values()))}"
+    references = references_of(plan.study.settings, crossed, plan.configs)
+    ones = ", ".join(f"{env} {reference.high:g}" for env, reference in references.items())
+    yield f"scores    {f'0 is a random policy, 1 is {ones}' if ones else 'normalised by their ranks among all runs'}"
 
 
 def _too_much_memory(plan: SweepPlan, parallel: int) -> Iterator[str]:
@@ -266,14 +285,23 @@ def estimate(plan: SweepPlan) -> Estimate | None:
         done = sum(map(len, seconds.values()))
         return Estimate(_means(seconds), _means(sizes), f"{done} completed cell{'s' * (done > 1)}")
     probes: dict[tuple[Any, ...], tuple[float, float, float, float]] = {}
-    probed, guessed = list[str](), list[str]()  # arms
+    probed, guessed = dict[tuple[Any, ...], str](), dict[str, str]()  # arms by kind; the arm that another one is like
     mean_seconds, mean_bytes = _means(seconds), _means(sizes)
     for arm in sorted(arms - set(seconds)):
         config = plan.configs[arm]
         # the settings that determine the cost of a step
         network = "" if config.model.name == "mlp" else f"{config.model} {config.precision}"
         replay = config.replay.name if config.replay else ""
-        kind = (config.backend, config.schedule, config.workers, config.env.id, config.envs_per_worker, network, replay)
+        kind = (
+            config.algo.name,
+            config.backend,
+            config.schedule,
+            config.workers,
+            config.env.id,
+            config.envs_per_worker,
+            network,
+            replay,
+        )
         if kind not in probes and len(probes) < MOST_PROBES:
             print(f"probing {arm}: a short run for the estimate", file=sys.stderr, flush=True)
             try:
@@ -284,16 +312,18 @@ def estimate(plan: SweepPlan) -> Estimate | None:
             if probe is None:
                 return None
             probes[kind] = probe
-            probed.append(arm)
-        elif kind not in probes:
-            guessed.append(arm)
-        start_s, per_step_s, fixed, per_step_bytes = probes.get(kind) or next(iter(probes.values()))
+            probed[kind] = arm
+        if kind not in probes:
+            kind = next((own for own in probes if own[0] == kind[0]), next(iter(probes)))  # of the same algorithm
+            guessed[arm] = probed[kind]
+        start_s, per_step_s, fixed, per_step_bytes = probes[kind]
         mean_seconds[arm] = start_s + per_step_s * most_steps(config)
         mean_bytes[arm] = fixed + per_step_bytes * most_steps(config)
     source = f"{len(probes)} short probe{'s' * (len(probes) > 1)}"
     if guessed:
         more = f" and {len(guessed) - MOST_NAMED} more" if len(guessed) > MOST_NAMED else ""
-        source += f"; not probed, steps counted like those of {probed[0]}: {', '.join(guessed[:MOST_NAMED])}{more}"
+        like = " and ".join(dict.fromkeys(guessed.values()))
+        source += f"; not probed, steps counted like those of {like}: {', '.join([*guessed][:MOST_NAMED])}{more}"
     return Estimate(mean_seconds, mean_bytes, source)
 
 

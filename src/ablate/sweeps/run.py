@@ -36,6 +36,7 @@ from ablate.runs.run import RunFailed
 from ablate.sweeps.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines
 from ablate.sweeps.cell_process import close_server, environment
 from ablate.sweeps.detached import let_go
+from ablate.sweeps.environments import names_of, with_random_scores
 from ablate.sweeps.live import STOPPED, CellState, Failure, LiveReport, Look
 from ablate.sweeps.plan import Cell, SweepPlan, make_plan, most_steps, share_done
 from ablate.sweeps.study_record import record_study
@@ -86,6 +87,7 @@ def _run(
             watch = _Watch(plan, signals)
             live = LiveReport(plan.folder, watch.look)
             try:
+                _play_references(plan)
                 with live:
                     for cells in _blocks(plan, watch):
                         _rounds(cells, plan, watch, launch, job_overrides)
@@ -150,7 +152,7 @@ def _blocks(plan: SweepPlan, watch: _Watch) -> Iterator[list[Cell]]:
         ]:
             print(f"block     {size} seeds per arm: {', '.join(arms)}", flush=True)
             yield todo
-        if watch.stopping or not (arms := _undecided_arms(plan.folder)):
+        if watch.stopping or not (arms := _undecided_arms(plan)):
             break
 
 
@@ -158,17 +160,17 @@ def _has_failed(cell: Cell) -> bool:
     return any(attempt.outcome == "failed" for attempt in attempts_of(cell.folder)[-1:])
 
 
-def _undecided_arms(folder: Path) -> list[str]:
+def _undecided_arms(plan: SweepPlan) -> list[str]:
     """The arms of claims that more seeds may settle."""
     from ablate.analysis.load import load_sweep
     from ablate.analysis.summary import judged
 
     try:
-        verdicts = judged(load_sweep(folder))
+        verdicts = judged(load_sweep(plan.folder))
     except ConfigError as error:
         raise RunFailed(f"the claims cannot be judged: {error}") from error
     named = [parse(verdict.inequality).arms for verdict in verdicts if verdict.wants_seeds]
-    return list(dict.fromkeys(arm for arms in named for arm in arms))
+    return list(dict.fromkeys(arm for arms in named for arm in names_of(arms, plan.study.crossed)))
 
 
 def _rounds(
@@ -376,13 +378,29 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals, live: LiveReport) 
         )
 
 
-def _play_at_random(plan: SweepPlan) -> None:
+def _play_references(plan: SweepPlan) -> None:
+    """Play the random policy whose scores count as 0, before anything is judged. Raises ConfigError if it fails."""
+    wanted = [env for env, reference in read_study(plan.folder).references.items() if reference.low is None]
+    if not wanted:
+        return
+    _play_at_random(plan, wanted)
+    study = read_study(plan.folder)
+    references = with_random_scores(study.references, study.random_scores, study.score_units)
+    if absent := [env for env in wanted if references[env].low is None]:
+        raise ConfigError(
+            f"sweep.environments: no random policy could be played in {absent[0]}, whose score counts as 0; give its "
+            "reference=[<score that counts as 0>, <as 1>], or sweep.normalisation=cdf"
+        )
+    write_study(plan.folder, replace(study, references=references))
+
+
+def _play_at_random(plan: SweepPlan, wanted: Sequence[str] | None = None) -> None:
     """Add the scores of a random policy in each environment to study.json, so that verdicts can say if no arm learned.
 
-    Nothing is added if an environment crashes or takes longer than RANDOM_S."""
+    wanted: by env.id; None: in all. Nothing is added if an environment crashes or takes longer than RANDOM_S."""
     study = read_study(plan.folder)
     for config in {config.env.id: config for config in plan.configs.values()}.values():
-        if config.env.id in study.random_scores:
+        if config.env.id in study.random_scores or config.env.id not in (wanted or [config.env.id]):
             continue
         request = json.dumps({"config": to_dict(config), "modules": named_modules(), "episodes": RANDOM_EPISODES})
         command = [sys.executable, "-P", "-m", "ablate.play.random_policy"]

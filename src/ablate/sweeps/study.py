@@ -29,6 +29,7 @@ from ablate.config.validation import suggest
 from ablate.paths import shown
 from ablate.records.study_file import NAME, SearchRecord
 from ablate.sweeps.design import expanded
+from ablate.sweeps.environments import Task, compared_arms, crossed_claims, names_of, tasks_of
 from ablate.sweeps.names import LONGEST_NAME, shortened, slug, value_slug
 
 # Defaults of every cell. Evaluations are at fixed steps, because seconds differ from arm to arm, and start before the
@@ -44,6 +45,7 @@ ONLY_IN_TRAINING = "for a difference in training only, see docs/sweeps.md, Setti
 # Keys that must be the same for all arms of an environment, and the value of a sweep whose arms have other defaults.
 # Who is evaluated more often, or with fewer episodes, reaches a score sooner by chance.
 LOOKS: dict[str, Callable[..., int]] = {"every_steps": min, "episodes": max}
+DEFERRED = re.compile(r"^([^=]+)=choice\((.*)\)$", re.DOTALL)  # a value that Hydra has not checked: see `cli.arguments`
 SCALED = re.compile(r"x(\d+(?:\.\d+)?)")  # an arm's value that is a multiple of the other arms': x0.5
 MOST_SEEDS = 100_000  # a longer range of seeds must be a typing error
 # Keys that must not be in a study's overrides, with the right place for them.
@@ -73,6 +75,9 @@ class Study:
     factors: dict[str, str] = field(default_factory=dict)  # what its arms combine: the label of each key
     levels: dict[str, dict[str, str]] = field(default_factory=dict)  # by arm and key of a factor
     search: SearchRecord | None = None
+    command: tuple[str, ...] = ()  # the overrides of the command line that count for all arms
+    # With sweep.environments, `arms` has each arm in each environment. (arm, environment) by the name there.
+    crossed: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def has_trials(self) -> bool:
@@ -85,7 +90,7 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
 
     arguments: the overrides of the command line, without Hydra's own. seed: used if neither study nor command has one.
     Raises ConfigError for keys that cannot be swept over, unknown names, and arms that are the same."""
-    overrides = OverridesParser.create().parse_overrides(arguments)
+    overrides = _parsed(arguments)
     for override in overrides:
         if override.is_sweep_override() and (not override.is_discrete_sweep() or isinstance(override.value(), Glob)):
             raise ConfigError(f"{override.input_line}: only lists can be swept over: 1,2,4 or range(1,5)")
@@ -111,18 +116,58 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
             raise ConfigError(
                 f"{swept[0].input_line}: the study already has the arms {', '.join(settings.arms)}; give one value"
             )
-        arms = [_study_arm(name, arm, settings.base, fixed) for name, arm in settings.arms.items()]
+
+        def made(base: list[str]) -> list[Arm]:
+            return [_study_arm(name, arm, base, fixed) for name, arm in settings.arms.items()]
     else:
         combinations = list(itertools.product(*map(_values, swept)))
-        arms = [_arm(settings.base, values, fixed) for values in combinations]
+
+        def made(base: list[str]) -> list[Arm]:
+            return [_arm(base, values, fixed) for values in combinations]
+
         levels = {
-            arm.name: {_key(key): value for key, value in own} for arm, own in zip(arms, combinations, strict=True)
+            arm.name: {_key(key): value for key, value in own}
+            for arm, own in zip(made(settings.base), combinations, strict=True)
         }
         factors = {_key(key): _short(key) for key in map(Override.get_key_element, swept)}
-    _refuse_same(arms)
-    refuse_unknown_names(settings, [arm.name for arm in arms])
+    tasks = tasks_of(settings)
+    by_task = {task: made([*settings.base, *task.overrides]) for task in tasks}
+    plain = next(iter(by_task.values())) if tasks else made(settings.base)
+    _refuse_same(plain)
+    names = [arm.name for arm in plain]
+    refuse_unknown_names(settings, names)
+    settings = replace(settings, claims=crossed_claims(settings, names, tasks))
+    arms, crossed = plain, dict[str, tuple[str, str]]()
+    if tasks:
+        arms = [_in_task(arm, task) for task, own in by_task.items() for arm in own]
+        crossed = {task.arm(name): (name, task.name) for task in tasks for name in names}
+        _refuse_clash(arms, names)
+        levels = {name: levels[arm] for name, (arm, _) in crossed.items() if arm in levels}
+        only = names_of(settings.only, crossed)
+        settings = replace(settings, baseline=tasks[0].arm(settings.baseline or names[0]), only=only)
     name, seeds = settings.name or study_name(arguments), _most_seeds(seeds, settings)
-    return Study(name, settings, tuple(arms), seeds, factors=factors, levels=levels)
+    return Study(
+        name, settings, tuple(arms), seeds, factors=factors, levels=levels, command=tuple(fixed), crossed=crossed
+    )
+
+
+def _parsed(arguments: list[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides([DEFERRED.sub(r"\1=\2", text) for text in arguments])
+
+
+def _in_task(arm: Arm, task: Task) -> Arm:
+    """The arm in one of sweep.environments. Raises ConfigError if the arm or the command chooses another one."""
+    chosen = next(override for override in task.overrides if override.startswith("env="))
+    if chosen not in arm.overrides:
+        other = next((override for override in arm.overrides if _key(override) == "env"), "env=")
+        raise ConfigError(f"{other}: the study has the environments in sweep.environments; give it there")
+    return arm._replace(name=task.arm(arm.name))
+
+
+def _refuse_clash(arms: list[Arm], names: list[str]) -> None:
+    counts = Counter([*(arm.name for arm in arms), *names])
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise ConfigError(f"sweep.environments: two arms would be called {twice[0]}; rename an arm")
 
 
 def _study_arm(name: str, arm: ArmConfig, base: list[str], fixed: list[str]) -> Arm:
@@ -235,7 +280,7 @@ def study_name(arguments: list[str]) -> str:
     """The name of the folder of a sweep without a study file: the swept keys, and a hash of the fixed settings.
 
     The same command with more seeds or values has the same folder."""
-    overrides = OverridesParser.create().parse_overrides(arguments)
+    overrides = _parsed(arguments)
     compared = [override for override in overrides if _group(override) not in ("sweep", *NOT_COMPARED)]
     fixed = sorted(o.input_line or "" for o in compared if not o.is_sweep_override())
     keys = sorted(o.get_key_element() for o in compared if o.is_sweep_override())
@@ -297,9 +342,9 @@ def refuse_incomparable(configs: dict[str, Config], may_be_same: bool = False) -
 def untestable(study: Study, configs: dict[str, Config]) -> Iterator[str]:
     """The claims that no result can answer, a sentence each. configs: the resolved configuration of each arm."""
     for claim in study.settings.claims:
-        arms = parse(claim.inequality).arms
+        arms = compared_arms(claim, study.crossed)
         envs = list(dict.fromkeys(configs[arm].env.id for arm in arms))
-        if len(envs) > 1:
+        if len(envs) > 1 and not study.crossed:
             yield f"the claim {claim.id} cannot be tested: scores of {envs[0]} and {envs[1]} have different units"
         turns = [arm for arm in arms if configs[arm].schedule == "interleaved" and (configs[arm].workers or 1) > 1]
         if claim.real_time and turns:

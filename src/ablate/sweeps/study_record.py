@@ -13,6 +13,7 @@ from ablate.records.files import replace_atomically
 from ablate.records.manifest import provenance
 from ablate.records.schema import STUDY_SOURCE, VERDICTS
 from ablate.records.study_file import Provenance, StudyArm, StudyChange, StudyFile, write_study
+from ablate.sweeps.environments import references_of, with_random_scores
 from ablate.sweeps.plan import SweepPlan, stored_study
 from ablate.sweeps.study import identity
 
@@ -29,9 +30,13 @@ def record_study(plan: SweepPlan) -> None:
             identity=identity(plan.configs[arm.name]),
             config=to_dict(plan.configs[arm.name]),
             levels=study.levels.get(arm.name, {}),
+            arm=study.crossed.get(arm.name, ("", ""))[0],
+            environment=study.crossed.get(arm.name, ("", ""))[1],
         )
         for arm in study.arms
     }
+    units, random_scores = _score_units(plan, before), before.random_scores if before else {}
+    references = references_of(settings, study.crossed, plan.configs)
     now = StudyFile(
         name=plan.folder.name,
         question=settings.question,
@@ -48,10 +53,11 @@ def record_study(plan: SweepPlan) -> None:
         # A study that grew until it was decided stays one: its looks cannot be undone.
         until=before.until if before and grown else settings.until,
         block=before.block if before and grown else settings.block,
-        score_units=_score_units(plan, before),
+        score_units=units,
         design=settings.design,
         factors={**(before.factors if before else {}), **study.factors},
-        random_scores=before.random_scores if before else {},
+        random_scores=random_scores,
+        references=with_random_scores(references, random_scores, units),
         figures=settings.figures,
         search=study.search,
     )
@@ -80,6 +86,8 @@ def _changes(before: StudyFile, now: StudyFile) -> Iterator[str]:
     for key in ("baseline", "metric", "smallest_effect", "floor", "until", "block", "design"):
         if (old := getattr(before, key)) != (new := getattr(now, key)):
             yield f"{key} {old} -> {new}"
+    if {env: r.high for env, r in before.references.items()} != {env: r.high for env, r in now.references.items()}:
+        yield "the reference scores"
     for env, unit in before.score_units.items():
         if unit != now.score_units[env]:
             yield f"the unit of scores in {env} {unit} -> {now.score_units[env]}"
