@@ -75,7 +75,7 @@ VARIANTS = [
 ]
 OTHERS = {
     "stable_baselines3": [Variant(SB3, "uniform", updates) for updates in (DEFAULT, LARGE)],
-    "gymnax": [Variant(JAX, "uniform", updates) for updates in (DEFAULT, LARGE)],
+    "optax": [Variant(JAX, "uniform", updates) for updates in (DEFAULT, LARGE)],
 }
 
 
