@@ -70,7 +70,8 @@ def drawings(summary: Summary) -> list[Drawing]:
     parts = environments(summary.sweep)
     if len(parts) == 1 and not summary.sweep.study.crossed:
         return sensitivity_drawings(summary) + _drawings(summary)
-    listed = environment_drawings(summary) + sensitivity_drawings(summary)
+    crowded = len(summary.sweep.study.crossed) > MOST_CURVES
+    listed = ([] if crowded else environment_drawings(summary)) + sensitivity_drawings(summary)
     for env, part in parts.items():
         slug = re.sub(r"[^a-z0-9]+", "_", env.lower()).strip("_")
         listed += [

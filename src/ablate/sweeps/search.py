@@ -1,9 +1,10 @@
 """Search for the best values of some keys, then compare the best trial with the default on fresh seeds.
 
 The trials are arms of an ordinary sweep in <folder>/search: each trial is trained with all tuning seeds, and its
-objective is the mean of the primary metric over them. The comparison is an ordinary study in <folder>, with the arms
-`default` and `tuned`. Tuning seeds start at FIRST_TUNING_SEED and test seeds are below it, so no seed is both (Eimer et
-al. 2023, section 5).
+objective is the mean of the primary metric over them. With sweep.environments each trial is trained in all of them, and
+its objective is the mean of its normalised scores (Patterson et al. 2024). The comparison is an ordinary study in
+<folder>, with the arms `default` and `tuned`. Tuning seeds start at FIRST_TUNING_SEED and test seeds are below it, so
+no seed is both (Eimer et al. 2023, section 5).
 
 A batch of trials is proposed from the finished cells alone, so a search that was killed goes on alike."""
 
@@ -75,7 +76,8 @@ class Search:
         tuning = self.record
         settings = replace(self.settings, claims=[], baseline=DEFAULT, until=Until.seeds, max_seeds=None)
         study = self._study(settings, {DEFAULT: Values(), **trials})
-        return replace(study, seeds=tuple(tuning.seeds), search=tuning, levels=trials, factors=self.labels)
+        levels = {name: trials[trial] for name, trial in _trial_names(study).items() if trial != DEFAULT}
+        return replace(study, seeds=tuple(tuning.seeds), search=tuning, levels=levels, factors=self.labels)
 
     def comparison(self, chosen: Values, record: SearchRecord | None = None) -> Study:
         """The study that compares a trial with the default."""
@@ -99,7 +101,9 @@ class Search:
 
     def _label(self, name: str, values: Values) -> str:
         words = described(values, self.labels)
-        return f"{name}: {words}" if name == TUNED and words else words or name
+        if name == TUNED:  # in several environments its label also names the environment
+            return name if self.settings.environments or not words else f"{name}: {words}"
+        return words or name
 
 
 def search_of(arguments: list[str], settings: SweepConfig, seed: int) -> Search | None:
@@ -156,16 +160,17 @@ def first_trials(search: Search, folder: Path) -> Study:
 
 def describe(search: Search, estimate: Estimate | None, parallel: int | None) -> str:
     """What the whole search trains, as a line of text."""
-    own, tests = search.settings.search, len(search.comparison(search.anything).seeds)
-    cells = ((own.trials or 0) + 1) * own.seeds + 2 * tests
+    own, comparison = search.settings.search, search.comparison(search.anything)
+    tests, tasks = len(comparison.seeds), len(comparison.arms) // 2
+    cells = (((own.trials or 0) + 1) * own.seeds + 2 * tests) * tasks
     time_needed = ""
     if estimate and parallel:
         seconds = cells * sum(estimate.seconds.values()) / len(estimate.seconds) / parallel
         time_needed = f", about {approximate(seconds)}"
     return (
         f"search    {own.trials} trials of {', '.join(search.labels.values())} ({own.sampler}, {own.batch} at a time) "
-        f"and the default x {own.seeds} tuning seeds, then the best and the default x {tests} test seeds: "
-        f"{cells} cells{time_needed}"
+        f"and the default x {own.seeds} tuning seeds, then the best and the default x {tests} test seeds"
+        f"{f', each in {tasks} environments' * (tasks > 1)}: {cells} cells{time_needed}"
     )
 
 
@@ -184,7 +189,7 @@ def run_trials(
         if plan.moved:
             raise ConfigError(f"sweep.name={search.name}: {plan.moved}; give another sweep.name for another search")
         train(plan)
-        trials, objectives = study.levels, _objectives(folder)
+        trials, objectives = _trials(study), _objectives(folder)
         new = propose(search, trials, objectives, search.batch_after(len(trials)))
         if not new:
             break
@@ -200,7 +205,10 @@ def run_trials(
         f"{len(search.record.seeds)} tuning seeds",
         flush=True,
     )
-    if identity(plan.configs[best]) == identity(plan.configs[DEFAULT]):
+    identities: dict[str, set[str]] = {}
+    for name, trial in _trial_names(study).items():
+        identities.setdefault(trial, set()).add(identity(plan.configs[name]))
+    if identities[best] == identities[DEFAULT]:
         print("sweep     the best trial is the default, so there is nothing to compare", flush=True)
         return None
     record = replace(search.record, trials=len(trials), best=best, objective=objectives[best])
@@ -221,7 +229,17 @@ def _stored_trials(search: Search, folder: Path) -> dict[str, Values]:
         raise ConfigError(
             f"sweep.{key}={new}: {shown(folder)} was searched with {old}; give another sweep.name for another search"
         )
-    return {name: arm.levels for name, arm in stored.arms.items() if name != DEFAULT}
+    return {arm.arm or name: arm.levels for name, arm in stored.arms.items() if (arm.arm or name) != DEFAULT}
+
+
+def _trial_names(study: Study) -> dict[str, str]:
+    """The trial of each arm; in several environments, a trial is an arm in each."""
+    return {arm.name: study.crossed.get(arm.name, (arm.name,))[0] for arm in study.arms}
+
+
+def _trials(study: Study) -> dict[str, Values]:
+    """The trials of a sweep of trials, without the default."""
+    return {trial: study.levels[name] for name, trial in _trial_names(study).items() if name in study.levels}
 
 
 def _objectives(folder: Path) -> dict[str, float]:
