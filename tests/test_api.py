@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import yaml
 from helpers import ROOT
+from IPython.core.formatters import DisplayFormatter
 from nbclient import NotebookClient
 from omegaconf import OmegaConf
 from synthetic import write_sweep
@@ -100,7 +101,9 @@ def test_a_study_has_the_tables_and_figures_of_its_report(tmp_path: Path) -> Non
     assert set(study.summary["arm"]) == set(study.comparisons["baseline"]) | {"two"} == {"four", "two"}
     assert len(study.episodes) == 12 * 20
     assert len(study.cells) == 12
-    assert shows_data(study.plot("curves_evaluation_global_step"))
+    figure = study.plot("curves_evaluation_global_step")
+    assert shows_data(figure)
+    assert DisplayFormatter().format(figure)[0]["image/png"].startswith(b"\x89PNG")  # as a notebook shows it
     assert len(study.run("two", 3).episodes) == 20
     with pytest.raises(ValueError, match=r"^tow: no such arm; did you mean two\?$"):
         study.run("tow", 0)

@@ -6,6 +6,7 @@ torch, and its `__main__` is never imported again. This module starts the progra
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import selectors
@@ -115,7 +116,7 @@ class Run:
         from ablate.analysis.figures import draw_learning_curve
 
         with _plain_errors():
-            return draw_learning_curve(self._run)
+            return _in_notebooks(draw_learning_curve(self._run))
 
 
 class Study:
@@ -209,7 +210,7 @@ class Study:
         if name not in by_name:
             raise ValueError(f"{name}: no such figure{suggest(name, list(by_name))} (there are: {', '.join(by_name)})")
         with _plain_errors():
-            return by_name[name].draw()
+            return _in_notebooks(by_name[name].draw())
 
     def run(self, arm: str, seed: int) -> Run:
         """The run of one cell."""
@@ -227,6 +228,17 @@ def _plain_errors() -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ValueError(str(error)) from None
+
+
+def _in_notebooks(figure: Figure) -> Figure:
+    """The figure, which a notebook shows as a picture also without %matplotlib inline."""
+
+    def picture() -> bytes:
+        figure.savefig(stream := io.BytesIO(), format="png")
+        return stream.getvalue()
+
+    figure._repr_png_ = picture  # type: ignore[attr-defined]  # IPython looks for this name
+    return figure
 
 
 def _arguments(overrides: Iterable[str], keys: Mapping[str, Any]) -> list[str]:

@@ -628,7 +628,10 @@ def test_one_arm_alone_is_summarised_without_comparisons(tmp_path: Path) -> None
     assert summary.comparisons.empty
     assert summary.speed_ups.empty
     write_tables(summary)
-    assert "The study makes no claims." in (folder / "verdict.md").read_text()
+    assert (
+        "The study makes no claim, so there is no verdict; `sweep.claims` states one"
+        in (folder / "verdict.md").read_text()
+    )
     assert set(pd.read_csv(folder / "summary.csv")["arm"]) == {"good"}
 
 

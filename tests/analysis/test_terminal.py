@@ -32,6 +32,11 @@ def test_a_table_of_the_arms_and_a_line_per_verdict(tmp_path: Path) -> None:
     assert verdict.endswith(" in final_score)")
 
 
+def test_a_sweep_without_claims_says_that_it_has_no_verdict(tmp_path: Path) -> None:
+    lines = list(result_lines(summarise(load_sweep(write_sweep(tmp_path / "s", {"a": {}, "b": {}})))))
+    assert lines[-1] == "verdict   none: the study makes no claim (sweep.claims)"
+
+
 def test_a_run_ends_with_its_training_and_its_evaluations(tmp_path: Path) -> None:
     run = load_run(write_sweep(tmp_path / "s", {"a": {}}, seeds=range(1)) / "a/seed=0")
     training, evaluation = run_lines(run)

@@ -10,6 +10,7 @@ from synthetic import write_sweep
 
 from ablate.config.choices import Statistic
 from ablate.config.schema import ConfigError
+from ablate.records import study_file
 from ablate.records.schema import STUDY
 from ablate.records.study_file import read_study, write_study
 
@@ -19,6 +20,23 @@ CLAIM = {"id": "C1", "words": "workers help", "metric": "auc", "inequality": "b 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_sweep(tmp_path, {"a": {}, "b": {}}, range(1), 5, claims=(CLAIM,))
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [("acrobot_lambda", "; did you mean SWEEPS/acrobot_lambda?"), ("lambda", "; did you mean SWEEPS/acrobot_lambda?"),
+     ("workers", "")],
+)  # fmt: skip
+def test_a_wrong_folder_is_answered_with_the_sweep_of_that_name(
+    given: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_file, "OUTPUTS", tmp_path / "outputs")
+    sweeps = tmp_path / "outputs/sweeps"
+    write_sweep(sweeps / "acrobot_lambda", {"a": {}}, range(1), 5)
+    (sweeps / "workers").mkdir()  # not a sweep
+    with pytest.raises(ConfigError) as refusal:
+        read_study(tmp_path / given)
+    assert str(refusal.value).endswith(f"it has no {STUDY}{hint.replace('SWEEPS', str(sweeps))}")
 
 
 def test_a_study_is_read_as_it_was_written(folder: Path) -> None:

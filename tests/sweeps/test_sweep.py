@@ -216,6 +216,7 @@ REFUSED_STUDIES: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
     (changed("baseline", "w3"), (), "sweep.baseline=w3: no such arm; did you mean w4? (there are: w2, w4)"),
     (claim(inequality="w2 < w44"), (), "sweep.claims A1: inequality=w2 < w44: w44: no such arm; did you mean w4?"),
     (claim(inequality="w2<w4"), (), "sweep.claims A1: inequality=w2<w4: write <arm> < <arm>"),
+    (claim(inequality="w=2 < w4"), (), "with spaces (the arms are: w2, w4)"),
     (claim(inequality="w2 ~ w4"), (), "sweep.smallest_effect=null: a claim of equality (~) needs"),
     (claim(metric="final_scor"), (), "sweep.claims A1: metric=final_scor: no such metric; did you mean final_score?"),
     (changed("metric", "auk"), (), "sweep.metric=auk: no such metric; did you mean auc?"),
@@ -739,6 +740,7 @@ def test_a_completed_cell_with_a_short_table_is_trained_again(
     plan = plan_of("study")
     assert [(cell.name, cell.state) for cell in plan.to_run] == [("w2 seed=0", "damaged")]
     text = describe(plan, "local", 1, None)
+    assert "\ntrains    a3c on Pendulum-v1\narms      w2" in text
     assert "3 completed, 1 to run (1 damaged before)" in text
     missing = f"{cell.folder / EPISODES}: damaged: the run has completed, but there is no such file"
     assert f"damaged   {missing}; the cell is trained again" in text

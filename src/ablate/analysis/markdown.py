@@ -53,7 +53,7 @@ def report(summary: Summary) -> str:
     parts = [
         f"# {escaped(study.name)}", escaped(study.question), escaped(search_words(study)),
         "## Verdicts", *(f"**Note:** {escaped(caveat)}" for caveat in summary.caveats),
-        *(claims or ["The study makes no claims."]),
+        *(claims or ["The study makes no claim, so there is no verdict; `sweep.claims` states one (docs/sweeps.md)."]),
         *(part for name in metrics for part in _metric(summary, name)),
         *_speed_ups(summary),
         *sensitivity_parts(summary),
@@ -90,6 +90,11 @@ def _span(seeds: list[int]) -> str:
 
 def _space(search: SearchRecord) -> str:
     return "; ".join(f"{key}: {text}" for key, text in search.space.items())
+
+
+def _named(arm: str, label: str) -> str:
+    """The arm's label, and its name if that is another one: inequalities have the name."""
+    return escaped(label) if label == arm else f"{escaped(label)} (`{arm}`)"
 
 
 def with_interval(value: float, low: float, high: float) -> str:
@@ -141,7 +146,7 @@ def _metric(summary: Summary, name: str) -> list[str]:
             parts.append(f"### {env}")
         shown = _only(summary.arms, name, part.arms)
         parts.append(_table(shown, {
-            "arm": lambda row: escaped(row["label"]),
+            "arm": lambda row: _named(row["arm"], row["label"]),
             "n": lambda row: f"{row['n']} of {row['n_planned']}",
             "failed": lambda row: row["failed"] or "0",
             "restricted mean" if target else "mean": _interval("mean"),

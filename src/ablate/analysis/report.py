@@ -306,10 +306,12 @@ def differences(sweep: Sweep) -> Table:
 
 
 def _without_empty_counts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Drop the columns of failed, missing and censored cells that there are not."""
+    """Drop the columns of failed, missing and censored cells that there are not, and of ratios that do not exist."""
     counts = ["n_failed", "n_baseline_failed", "n_missing", "n_censored", "n_baseline_censored"]
     empty = [c for c in counts if c in frame and not frame[c].any()]
-    worst = [c for c in frame if str(c).startswith(("mean_worst", "difference_worst")) and frame[c].isna().all()]
+    worst = [
+        c for c in frame if str(c).startswith(("mean_worst", "difference_worst", "ratio")) and frame[c].isna().all()
+    ]
     return frame.drop(columns=[*empty, *worst, *(["failed"] if "n_failed" in empty and "failed" in frame else [])])
 
 

@@ -99,7 +99,7 @@ def _drawings(summary: Summary) -> list[Drawing]:
         ]  # fmt: skip
     listed += [
         Drawing(f"scores_{name}", "Every seed's score", metric.label, partial(draw_scores, summary, name))
-        for name, metric in sweep.study.metrics.items()
+        for name, metric in sorted(sweep.study.metrics.items(), key=lambda item: item[0] != sweep.study.metric)
     ]
     if sweep.has_staleness:
         listed.append(Drawing("staleness", "Staleness", "by arm", partial(draw_staleness, sweep)))

@@ -48,6 +48,8 @@ def result_lines(summary: Summary) -> Iterator[str]:
     for head, row in enumerate(rows):
         cells = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         yield f"{'results   ' if head == 0 else ' ' * 10}{cells}".rstrip()
+    if not study.claims and study.search is None:
+        yield "verdict   none: the study makes no claim (sweep.claims)"
     for verdict in summary.verdicts:
         effect = with_interval(verdict.effect, verdict.low, verdict.high)
         effect = "" if pd.isna(verdict.effect) else f", {effect} in {verdict.metric}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ablate.config.schema import ConfigError
 
 RELATIONS = ("<", ">", "~")
-FORM = "write <arm> < <arm>, with <, > or ~ (equal), or a contrast such as (a - b) > (c - d), with spaces"
+FORM = "write <arm> < <arm>, with <, > or ~ (equal), or (a - b) > (c - d), with spaces"
 DEEPEST = 10  # brackets in brackets; more is a typing error
 
 

@@ -4,6 +4,7 @@ The only module that reads or writes it. Everything else works with `StudyFile`.
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import asdict, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic_core import from_json
 from ablate.config.choices import DesignKind, Sampler, ScoreUnit, Statistic, Until
 from ablate.config.derived import default_score_unit
 from ablate.config.schema import ClaimConfig, ConfigError, FiguresConfig, MetricConfig
+from ablate.paths import OUTPUTS, shown
 from ablate.records.files import LONGEST_VALUE, misfit, read_file, write_json
 from ablate.records.schema import SCHEMA_VERSION, STUDY
 
@@ -164,11 +166,21 @@ class StudyFile:
         return metric
 
 
+def _similar(folder: Path) -> str:
+    """`; did you mean outputs/sweeps/X?` for the sweep of the same or a similar name, or nothing."""
+    sweeps = OUTPUTS / "sweeps"
+    known = sorted(path.parent.name for path in sweeps.glob(f"*/{STUDY}"))
+    name = (
+        folder.name if folder.name in known else next(iter(difflib.get_close_matches(folder.name, known, 1, 0.5)), "")
+    )
+    return f"; did you mean {shown(sweeps / name)}?" if name else ""
+
+
 def read_study(folder: Path) -> StudyFile:
     """Read the study of a sweep's folder. Raises ConfigError in one line if there is none or it is damaged."""
     path = folder / STUDY
     if (content := read_file(path)) is None:
-        raise ConfigError(f"{folder}: not a sweep's folder; it has no {STUDY}")
+        raise ConfigError(f"{folder}: not a sweep's folder; it has no {STUDY}{_similar(folder)}")
     try:
         return _parsed(from_json(content))
     except ValueError as error:

@@ -168,6 +168,7 @@ def describe(
     if study.settings.design:
         lines.append(f"design    {_design(study)}")
     lines += [
+        *_trains(plan),
         f"arms      {arms}",
         *_environments(plan),
         f"cells     {grows * 'at most '}{len(plan.cells)} = {len(only or study.arms)} arms x {len(study.seeds)} seeds; "
@@ -191,6 +192,13 @@ def describe(
             f"expected  {estimate.words(plan, parallel) if estimate else 'known when the first cell has completed'}"
         )
     return "\n".join(lines)
+
+
+def _trains(plan: SweepPlan) -> Iterator[str]:
+    """The algorithm and the environment, if all arms have the same; else the arms or `in each` say it."""
+    pairs = {f"{config.algo.name} on {config.env.id}" for config in plan.configs.values()}
+    if len(pairs) == 1:
+        yield f"trains    {pairs.pop()}"
 
 
 def _environments(plan: SweepPlan) -> Iterator[str]:

@@ -114,7 +114,8 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
             _refuse_misplaced(f"sweep.arms.{name}", arm.overrides)
         if swept:
             raise ConfigError(
-                f"{swept[0].input_line}: the study already has the arms {', '.join(settings.arms)}; give one value"
+                f"{swept[0].input_line}: the study already has the arms {', '.join(settings.arms)}; give one value, "
+                f"or run some of them with sweep.arms={next(iter(settings.arms))},..."
             )
 
         def made(base: list[str]) -> list[Arm]:
@@ -468,7 +469,7 @@ def refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
         try:
             compared = parse(claim.inequality).arms
         except ConfigError as error:
-            raise ConfigError(f"sweep.claims {claim.id}: {error}") from error
+            raise ConfigError(f"sweep.claims {claim.id}: {error} (the arms are: {', '.join(arms)})") from error
         arms_named += [(f"sweep.claims {claim.id}: inequality={claim.inequality}: {name}", name) for name in compared]
         metrics_named.append((f"sweep.claims {claim.id}: metric={claim.metric}", claim.metric))
     for named, known, what in ((arms_named, arms, "arm"), (metrics_named, list(settings.metrics), "metric")):
