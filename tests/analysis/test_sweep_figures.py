@@ -18,6 +18,7 @@ from scipy import stats
 from synthetic import write_sweep
 
 from ablate.analysis import sweep_figures
+from ablate.analysis.figure_parts import mean_band
 from ablate.analysis.load import Sweep, load_sweep
 from ablate.analysis.metrics import curves
 from ablate.analysis.scores import untimed
@@ -32,7 +33,6 @@ from ablate.analysis.sweep_figures import (
     draw_scores,
     draw_staleness,
     drawings,
-    mean_band,
     rendered,
     shows_data,
     write_figures,

@@ -197,7 +197,7 @@ def test_what_is_wrong_is_one_line(arguments: list[str], named: tuple[str, ...],
         ["hydra.run.dir=a b/(c),{d}=e"],
         ["hydra.output_subdir=.hydra/mine"],
         ["algo.gamma=${oc.decode:'0.5'}"],
-        ["-m", "seed=1,2", "sweep.dry_run=false", "hydra.sweep.dir=a b"],
+        ["-m", "seed=1,2", "workers=2", "sweep.dry_run=false", "hydra.sweep.dir=a b"],
     ],
     ids=" ".join,
 )
@@ -206,7 +206,7 @@ def test_what_is_right_is_accepted(arguments: list[str], program: Program, tmp_p
 
 
 def test_a_dry_run_leaves_nothing(program: Program, tmp_path: Path) -> None:
-    assert program("-m", "seed=1,2", "sweep.dry_run=true", "hydra.sweep.dir=a/b") == Outcome(0, "", [])
+    assert program("-m", "seed=1,2", "workers=2", "sweep.dry_run=true", "hydra.sweep.dir=a/b") == Outcome(0, "", [])
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_a_study_is_read_as_it_was_written(folder: Path) -> None:
         "factors": {},
     }
     added |= {"figures": {"width_mm": None, "font_size": 8.0}, "search": None}
+    added |= {"references": {}, "claims": [{**own, "environment": None} for own in before["claims"]]}
     added |= {"arms": {arm: {**own, "seeds": None} for arm, own in before["arms"].items()}}
     assert after == {**before, **added, "score_units": {}, "random_scores": {}}
     assert read_study(folder) == study

@@ -163,7 +163,7 @@ def _unlearned(sweep: Sweep, env: str) -> Iterator[str]:
     constant = np.isnan(p).any() and arms[best].mean() > random.mean()  # equal scores have no p
     if constant or np.nanmin([1.0, *p]) * len(p) < 0.05:
         return
-    above = arms[best].mean() > random.mean()  # by chance, as far as so few seeds can tell
+    above = bool(arms[best].mean() > random.mean())  # by chance, as far as so few seeds can tell
     yield (
         f"{'it is not certain that any arm' if above else 'no arm'} has learned in {env}: the best final evaluation, "
         f"{number(arms[best].mean())} of {best}, is not {'significantly ' * above}above that of a random policy, "
