@@ -36,6 +36,7 @@ from ablate.records.checkpoint import Checkpoint, write_checkpoint
 from ablate.records.files import write_json
 from ablate.records.manifest import StillThere, write_manifest, write_status
 from ablate.records.schema import COLUMNS, EPISODES, EVALUATIONS, LAST_CHECKPOINT, MANIFEST, STUDY, UPDATES
+from ablate.records.terminal import PlainConsole
 from ablate.runs.plan import Resolved, plan
 from ablate.seeding import Role, generator
 from ablate.types import Counters
@@ -319,7 +320,7 @@ def test_names_in_a_study_cannot_lead_out_of_its_folder(tmp_path: Path, kind: st
     with pytest.raises(ConfigError, match="part of a file's name"):
         load_sweep(folder)
     with pytest.raises(ConfigError, match="part of a file's name"):
-        status.status(folder, status.PlainConsole())
+        status.status(folder, PlainConsole())
 
 
 @pytest.mark.parametrize("argument", ["--experimental-rerun=config.pickle", "+x._target_=os.system"])

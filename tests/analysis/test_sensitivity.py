@@ -30,6 +30,7 @@ class Study(NamedTuple):
     metric: str = "m"
     factors: dict[str, str] = {key: key for key in (*LEVELS, "env")}  # noqa: RUF012  # as study.json has them
     floor: float | None = None
+    crossed: dict[str, Any] = {}  # noqa: RUF012
 
 
 class Invented(NamedTuple):

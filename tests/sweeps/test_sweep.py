@@ -183,7 +183,7 @@ def states(plan: SweepPlan) -> dict[str, str]:
 
 REFUSED_STUDIES: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
     (designed("leave_on_out", TWO), (), "Invalid value 'leave_on_out', expected one of [leave_one_out, add_one_in,"),
-    (designed("path", {"workers": {"baseline": 1}}), (), "sweep.factors.workers.alternatives: no value; it is needed"),
+    (designed("path", {"workers": {"baseline": 1}}), (), "sweep.factors.workers.alternatives=[]: at least one other"),
     (
         designed("path", {"workers": {"baseline": 1, "alternatives": []}}), (),
         "sweep.factors.workers.alternatives=[]: at least one other value is needed",
