@@ -71,13 +71,14 @@ def test_compiled_learns_as_manual_does(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_compiled_dqn_learns_as_manual_does(tmp_path: Path) -> None:
-    """The 90% confidence interval of the difference in AUC is within ±15 % of manual's: the mean return of 5000 steps.
+    """The 90% confidence interval of the difference in AUC is within ±15 % of manual's: the mean return of 6000 steps.
 
     The runs of a pair share all random streams, and rounding makes them differ after some hundred updates."""
     seeds = 30
 
     def auc(seed: int, backend: str) -> float:
-        options = ("algo=dqn", "env=cartpole", "total_steps=5000", "max_episodes=null", *QUIET)
+        options = ("algo=dqn", "env=cartpole", "total_steps=6000", "algo.warmup_steps=500", *QUIET)
+        options = (*options, "algo.epsilon_decay_steps=1000")  # it learns in these few steps
         config = config_of(*options, f"backend={backend}", f"seed={seed}")
         folder = tmp_path / backend / str(seed)
         folder.parent.mkdir(exist_ok=True)
@@ -85,7 +86,7 @@ def test_compiled_dqn_learns_as_manual_does(tmp_path: Path) -> None:
         return float((returns * returns).sum() / returns.sum())  # the reward is 1 per step
 
     manual, compiled = (np.array([auc(seed, backend) for seed in range(seeds)]) for backend in ("manual", "compiled"))
-    assert manual.mean() > 60, "a random policy has 22 per episode, and 28 per step"
+    assert manual.mean() > 100, "a random policy has 22 per episode, and 28 per step"
     difference = compiled - manual
     low, high = scipy.stats.t.interval(0.9, seeds - 1, difference.mean(), scipy.stats.sem(difference))
     margin = 0.15 * manual.mean()
