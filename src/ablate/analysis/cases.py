@@ -14,7 +14,6 @@ from ablate.analysis.metrics import unit
 from ablate.analysis.normalisation import (
     in_own_unit,
     is_over_environments,
-    normalisable,
     normalised,
     over_environments,
 )
@@ -30,6 +29,7 @@ from ablate.analysis.scores import (
     worst_score,
 )
 from ablate.analysis.statistics import MIN_SEEDS
+from ablate.config.derived import normalisable
 from ablate.config.inequality import parse
 from ablate.config.schema import ClaimConfig
 from ablate.records.study_file import StudyFile

@@ -23,7 +23,6 @@ from ablate.analysis.figure_parts import (
     draw_arm,
     finish_x,
     new_figure,
-    score_label,
     seeds_of,
 )
 from ablate.analysis.figures import COLOURS, panel_columns, style
@@ -69,7 +68,7 @@ def draw_curves_by_environment(summary: Summary) -> Figure:
         for ax, (env, part) in zip(panels, parts.items(), strict=False):
             ax.set_title(env, fontsize="medium")
             ax.set_xlabel(X_LABELS[Axis.global_step])
-            ax.set_ylabel(f"{LABELS[Source.evaluations]}: {score_label(part)}")
+            ax.set_ylabel(f"{LABELS[Source.evaluations]}: {part.score_name}")
             try:
                 refuse_mixed(part)
             except ConfigError:

@@ -16,7 +16,7 @@ from scipy import stats
 
 from ablate.analysis.figures import COLOURS, figure_size, fitted, set_title
 from ablate.analysis.load import Sweep
-from ablate.analysis.metrics import score_label, unit
+from ablate.analysis.metrics import unit
 from ablate.analysis.statistics import CONFIDENCE, MIN_SEEDS
 from ablate.config.choices import Axis, Source
 
@@ -48,7 +48,7 @@ class Drawing:
 def metric_unit(sweep: Sweep, metric: str) -> str:
     """The unit of a metric's values."""
     name = unit(sweep.study.metrics[metric])
-    return score_label(sweep) if name == "score" else UNITS[Axis(name)]
+    return sweep.score_name if name == "score" else UNITS[Axis(name)]
 
 
 def new_figure(
@@ -92,7 +92,7 @@ def add_title(figure: Figure, sweep: Sweep, caveat: str = "") -> None:
 
 
 def source_label(sweep: Sweep, source: Source) -> str:
-    return f"{LABELS[source]}: {score_label(sweep)}"
+    return f"{LABELS[source]}: {sweep.score_name}"
 
 
 def seeds_of(points: pd.DataFrame, arm: str, label: str) -> tuple[pd.DataFrame, str]:

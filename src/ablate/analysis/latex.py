@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from ablate.analysis.cases import groups_of, weights_of
-from ablate.analysis.metrics import environments, score_label, unit
+from ablate.analysis.metrics import environments, unit
 from ablate.analysis.normalisation import words_of
 from ablate.analysis.statistics import MIN_SEEDS
 from ablate.analysis.tables import Summary
@@ -137,7 +137,7 @@ def _over_environments(summary: Summary, metric: str, rows: pd.DataFrame) -> str
 
 def _unit(summary: Summary, metric: MetricConfig) -> str:
     """The unit of a metric's values."""
-    return score_label(summary.sweep) if unit(metric) == "score" else unit(metric).replace("_", " ")
+    return summary.sweep.score_name if unit(metric) == "score" else unit(metric).replace("_", " ")
 
 
 def _key(name: str) -> str:
@@ -201,7 +201,7 @@ def _computed(summary: Summary, metric: MetricConfig) -> str:
     """How a metric is computed from a run's curve."""
     low, high = (f"{100 * part:g}\\,\\%" for part in metric.window)
     axis = str(metric.x).replace("global_step", "environment steps").replace("wall_time_s", "wall time")
-    score = escaped(score_label(summary.sweep))
+    score = escaped(summary.sweep.score_name)
     source = "training episodes" if str(metric.source) == "episodes" else "evaluations"
     budget = "the budget common to all runs" if metric.budget is Budget.equal else "each run"
     window = (

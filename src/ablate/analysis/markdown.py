@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from ablate.analysis.metrics import environments, score_label, unit
+from ablate.analysis.metrics import environments, unit
 from ablate.analysis.normalisation import words_of
 from ablate.analysis.sensitivity import Sensitivity
 from ablate.analysis.tables import Summary
@@ -132,7 +132,7 @@ def _metric(summary: Summary, name: str) -> list[str]:
     metric = study.metrics[name]
     first, last = (f"{100 * fraction:g} %" for fraction in metric.window)
     window = f"after {first} of" if first == last else f"from {first} to {last} of"
-    unit_name = score_label(sweep) if unit(metric) == "score" else unit(metric)
+    unit_name = sweep.score_name if unit(metric) == "score" else unit(metric)
     better = "smaller" if metric.smaller_is_better else "larger"
     target = f" {metric.score:g}" if metric.statistic is Statistic.first_reach else ""
     parts = [

@@ -76,11 +76,6 @@ def _refuse(key: str, values: dict[str, str], why: str) -> None:
         raise ConfigError(f"{key} differs: {'; '.join(f'{arm}: {value}' for arm, value in values.items())}: {why}")
 
 
-def score_label(sweep: Sweep) -> str:
-    """The name of the score, for axes and headings."""
-    return sweep.score_name
-
-
 def unit(metric: MetricConfig) -> str:
     """The unit of a metric's values: `score`, or the column of its x."""
     return str(metric.x) if metric.statistic in (Statistic.first_reach, Statistic.duration) else "score"

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ablate.config.choices import Statistic
+from ablate.config.derived import normalisable
 from ablate.config.inequality import parse
-from ablate.config.schema import MetricConfig
 from ablate.records.study_file import StudyFile
 
 
@@ -35,11 +34,6 @@ def scale_of(study: StudyFile, env_id: str) -> Scale | None:
     """What counts as 0 and 1 in this environment; None if scores are normalised by their ranks."""
     reference = study.references.get(env_id)
     return None if reference is None or reference.low is None else Scale(reference.low, reference.high)
-
-
-def normalisable(metric: MetricConfig) -> bool:
-    """Whether the metric's values are scores: a time or a spread has no random policy's value that could count as 0."""
-    return metric.statistic not in (Statistic.first_reach, Statistic.duration, Statistic.std)
 
 
 def words_of(study: StudyFile) -> str:

@@ -22,7 +22,6 @@ from ablate.analysis.metrics import (
     noise_share,
     refuse_mixed,
     score_cells,
-    score_label,
     span_of,
 )
 from ablate.analysis.normalisation import normalised
@@ -258,7 +257,7 @@ def _unit_notes(sweep: Sweep, env: str) -> Iterator[str]:
         return
     if sweep.per_step != (not sweep.episodes["terminated"].any()):
         yield (
-            f"the unit of scores in {env} is the {score_label(sweep)}; earlier versions of the program chose the unit "
+            f"the unit of scores in {env} is the {sweep.score_name}; earlier versions of the program chose the unit "
             "by the data, and showed the other one"
         )
 

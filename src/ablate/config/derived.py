@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ablate.config.choices import ScoreUnit
-from ablate.config.schema import Config
+from ablate.config.choices import ScoreUnit, Statistic
+from ablate.config.schema import Config, MetricConfig
 from ablate.types import Counters
 
 
@@ -69,3 +69,8 @@ def game_of(env_id: str) -> str | None:
     """The game of an id of ale-py (ALE/Breakout-v5, BreakoutNoFrameskip-v4), or what else stands there; None: no id."""
     match = re.fullmatch(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?-v\d+", env_id)
     return match[1] if match else None
+
+
+def normalisable(metric: MetricConfig) -> bool:
+    """Whether the metric's values are scores: a time or a spread has no random policy's value that could count as 0."""
+    return metric.statistic not in (Statistic.first_reach, Statistic.duration, Statistic.std)

@@ -23,8 +23,9 @@ from ablate.config.schema import Config, ConfigError
 from ablate.parallel.fork_server import NotForked
 from ablate.parallel.signals import SIGNALS, Interrupted
 from ablate.records.files import is_file
+from ablate.records.logs import final_score
 from ablate.records.run_files import Attempt, Status, read_attempts, read_status, write_attempts
-from ablate.records.schema import CELL_LOG, EVALUATIONS, STATUS, EndState
+from ablate.records.schema import CELL_LOG, STATUS, EndState
 from ablate.runs.run import RunFailed
 from ablate.sweeps.cell_process import CellProcess, start
 
@@ -79,10 +80,8 @@ def run_as_job(config: Config, overrides: list[str], folder: Path, sweep: Path) 
 
 def objective(folder: Path) -> float:
     """The mean return of the cell's last evaluation, for sweepers that search a maximum; NaN without an evaluation."""
-    import pandas as pd
-
-    table = pd.read_csv(folder / EVALUATIONS, usecols=["evaluation", "episodic_return"])
-    return float(table.loc[table["evaluation"] == table["evaluation"].max(), "episodic_return"].mean())
+    score = final_score(folder)
+    return math.nan if score is None else score
 
 
 def last_lines(folder: Path) -> list[str]:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
-from ablate.config.choices import Normalisation, ScoreUnit, Statistic, Until
-from ablate.config.derived import default_score_unit
+from ablate.config.choices import Normalisation, ScoreUnit, Until
+from ablate.config.derived import default_score_unit, normalisable
 from ablate.config.inequality import parse
-from ablate.config.schema import ClaimConfig, Config, ConfigError, MetricConfig, SweepConfig, TaskConfig
+from ablate.config.schema import ClaimConfig, Config, ConfigError, SweepConfig, TaskConfig
 from ablate.config.validation import suggest
 from ablate.envs.make import kind_of
 from ablate.paths import CONF
@@ -103,11 +103,6 @@ def crossed_claims(settings: SweepConfig, arms: list[str], tasks: list[Task]) ->
 def _renamed(inequality: str, names: dict[str, str]) -> str:
     """The inequality with other names of its arms; the number after a / is no name."""
     return re.sub(r"/\s*\d+|[\w.-]+", lambda match: names.get(match[0], match[0]), inequality)
-
-
-def normalisable(metric: MetricConfig) -> bool:
-    """Whether the metric's values are scores, of which 0 and 1 can be a random policy's and a reference."""
-    return metric.statistic not in (Statistic.first_reach, Statistic.duration, Statistic.std)
 
 
 def compared_arms(claim: ClaimConfig, crossed: dict[str, tuple[str, str]]) -> list[str]:
