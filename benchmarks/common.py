@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from rich import box
 from rich.console import Console
@@ -61,6 +63,8 @@ def header() -> None:
     load = f"load average before the start {os.getloadavg()[0]:.1f}"
     print(f"machine   {cpu_description()}, {usable_cpus()} cores; {load}")
     print(f"versions  Python {platform.python_version()}, {versions}")
+    if (kernels := os.environ.get("OPENBLAS_CORETYPE")) is not None:
+        print(f"blas      OPENBLAS_CORETYPE={kernels}: without it, OpenBLAS may use faster kernels on this processor")
     print(f"date      {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC")
     print(f"rates     of training: steps per second {WINDOW}, with the times in the run's CSV file")
 
@@ -208,6 +212,12 @@ def median_seconds(function: Callable[[], object], calls: int) -> float:
         function()
         times.append(time.perf_counter() - start)
     return median(times)
+
+
+def operations_per_ns() -> float:
+    """Floating-point operations per nanosecond, in float32, of numpy's product of 512 × 512 matrices on one core."""
+    a = np.ones((512, 512), np.float32)
+    return 2 * 512**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=200)) / 1e9
 
 
 def seconds_per_call(function: Callable[[], object], seconds: float) -> float:

@@ -4,9 +4,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +24,6 @@ from ablate.compiled.jit import kernel
 from ablate.compiled.network import backward, forward
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
 from ablate.nn.mlp_architecture import MlpArchitecture
-from ablate.parallel.forking import ONE_THREAD
 from ablate.parallel.machine import usable_cpus
 from ablate.records.schema import EPISODES
 from benchmarks import pendulum_kernel
@@ -40,6 +36,7 @@ from benchmarks.common import (
     execute,
     in_turn,
     median_seconds,
+    operations_per_ns,
     ratio,
     side_by_side,
     spread,
@@ -321,16 +318,6 @@ def parts_table(study: Study, repeats: int, program_ns: float) -> Table:
     for name, spent, operations in rows:
         table.add_row(name, f"{spent:.0f}", f"{operations:,.0f}", f"{operations / rate:.0f}")
     return table
-
-
-def operations_per_ns() -> float:
-    """Floating-point operations per nanosecond, in float32, of numpy's matrix product on one thread."""
-    code = (
-        "import numpy, timeit; a = numpy.ones((512, 512), numpy.float32); "
-        "print(2 * 512**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=200)) / 1e9)"
-    )
-    command = [sys.executable, "-c", code]
-    return float(subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, check=True).stdout)
 
 
 # All arms of the Pendulum report's two ablations.

@@ -15,16 +15,13 @@ Ratios are between runs that took turns on the same machine, so that its drift a
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from rich.console import Console
 
-from ablate.parallel.forking import ONE_THREAD
 from ablate.records.terminal import PlainConsole
 from benchmarks.a3c import benchmark_a3c
 from benchmarks.atari import benchmark_atari
@@ -61,8 +58,6 @@ BENCHMARKS = {
 
 def main() -> int:
     name, options = parse_arguments()
-    os.environ.update(ONE_THREAD)  # for the processes that are started; this one has imported torch already
-    torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):  # a kill cleans up like Ctrl-C
         signal.signal(number, signal.default_int_handler)
     try:
