@@ -25,6 +25,7 @@ from ablate.compiled.network import backward, forward
 from ablate.compiled.optimizer import optimizer_of, step_and_pull
 from ablate.nn.mlp_architecture import MlpArchitecture
 from ablate.parallel.machine import usable_cpus
+from ablate.paths import ROOT
 from ablate.records.schema import EPISODES
 from benchmarks import pendulum_kernel
 from benchmarks.common import (
@@ -324,29 +325,21 @@ def parts_table(study: Study, repeats: int, program_ns: float) -> Table:
 
 
 def benchmark_arms(console: Console, options: Options) -> None:
-    """The time of every arm of both ablations, with `repeats` seeds each: as many runs at a time as there are cores."""
-    cores = usable_cpus()
-    cells = [(arm, seed) for seed in range(1, options.repeats + 1) for arm in ARMS]
-    with temporary_folder() as folder:
-
-        def run(cell: tuple[tuple[int, int, int], int]) -> None:
-            (n, max_ep, max_ep_step), seed = cell
-            execute(
-                [
-                    *PROGRAM, "experiment=pendulum_report", "backend=compiled", "schedule=interleaved",
-                    f"workers={n}", f"max_episodes={max_ep}", f"env.max_ep_step={max_ep_step}", f"seed={seed}",
-                    *TRAINING_ONLY, f"hydra.run.dir={folder}/{n}-{max_ep}-{max_ep_step}-{seed}",
-                ]
-            )  # fmt: skip
-
-        start = time.perf_counter()
-        with ThreadPoolExecutor(cores) as pool, console.status("arms") as status:
-            for done, _ in enumerate(pool.map(run, cells), start=1):
-                status.update(f"{done} of {len(cells)} runs")
-        spent = time.perf_counter() - start
-        rows = sum(len(path.read_text().splitlines()) - 1 for path in folder.glob(f"*/{EPISODES}"))
+    """The time of a sweep over every arm of both ablations, with `repeats` seeds each, until all its cells' files are closed."""
+    with temporary_folder() as folder, console.status("arms"):
+        command = [
+            *PROGRAM, f"hydra.searchpath=[file://{ROOT}/benchmarks]", "sweep=pendulum_arms",
+            f"sweep.seeds=0-{options.repeats - 1}", f"hydra.sweep.dir={folder}",
+        ]  # fmt: skip
+        start = time.time()
+        execute(command)
+        tables = list(folder.glob(f"*/*/{EPISODES}"))
+        trained = max(path.stat().st_mtime for path in tables) - start
+        whole = time.time() - start
+        rows = sum(len(path.read_text().splitlines()) - 1 for path in tables)
     steps = options.repeats * sum(max_ep * max_ep_step for _, max_ep, max_ep_step in ARMS)
     print(
-        f"{len(ARMS)} arms × {options.repeats} seeds, {cores} runs at a time: {steps / 1e6:.0f} million steps, "
-        f"{rows:,} episodes in {spent:.0f} s ({steps / spent:,.0f} steps/s, start-up of {len(cells)} runs included)"
+        f"{len(ARMS)} arms × {options.repeats} seeds, {usable_cpus()} cells at a time: {steps / 1e6:.0f} million steps, "
+        f"{rows:,} episodes in {trained:.0f} s ({steps / trained:,.0f} steps/s, all starts included), "
+        f"with the report {whole:.0f} s"
     )
