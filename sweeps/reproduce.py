@@ -64,24 +64,14 @@ def written(folder: Path) -> int | None:
 
 def draw(folders: list[Path]) -> None:
     """Draw the report's six panels, average reward per step over the episodes: one row per study, one panel per arm."""
-    from dataclasses import replace
-
-    import pandas as pd
-
     from ablate.analysis.load import load_sweep
-    from ablate.analysis.sweep_figures import draw_arms, encode
+    from ablate.analysis.overlay import draw_panels
+    from ablate.analysis.sweep_figures import encode
     from ablate.records.files import replace_atomically
 
-    sweeps = [load_sweep(folder) for folder in folders]
-    tables = ("cells", "episodes", "evaluations")
-    arms = {name: arm for sweep in sweeps for name, arm in sweep.study.arms.items()}
-    both = replace(
-        sweeps[0],
-        study=replace(sweeps[0].study, question="The report's two ablations", arms=arms),
-        **{name: pd.concat([getattr(sweep, name) for sweep in sweeps], ignore_index=True) for name in tables},
-    )
+    panels = draw_panels([load_sweep(folder) for folder in folders], "The report's two ablations")
     path = folders[0].with_name("-".join(folder.name for folder in folders))
-    for kind, content in encode(draw_arms(both)).items():
+    for kind, content in encode(panels).items():
         replace_atomically(path.with_name(f"{path.name}.{kind}"), content)
     print(f"the report's six panels: {path}.png")
 

@@ -21,6 +21,7 @@ from ablate.analysis.figures import (
 )
 from ablate.analysis.load import Run, Sweep
 from ablate.analysis.metrics import decay_for, moving_average
+from ablate.analysis.sweep_figures import draw_arms
 from ablate.config.choices import ScoreUnit
 from ablate.config.derived import default_score_unit
 from ablate.config.schema import ConfigError
@@ -53,6 +54,16 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
         set_title(figure, env_id)
         sns.despine(fig=figure)
     return figure
+
+
+def draw_panels(sweeps: Sequence[Sweep], question: str) -> Figure:
+    """The training of all arms of several sweeps, one panel per arm; their arms have different names."""
+    arms = {name: arm for sweep in sweeps for name, arm in sweep.study.arms.items()}
+    tables = {
+        name: pd.concat([getattr(sweep, name) for sweep in sweeps], ignore_index=True)
+        for name in ("cells", "episodes", "evaluations")
+    }
+    return draw_arms(replace(sweeps[0], study=replace(sweeps[0].study, question=question, arms=arms), **tables))
 
 
 def together(sweeps: Sequence[Sweep]) -> Sweep:

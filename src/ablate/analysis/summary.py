@@ -43,14 +43,17 @@ from ablate.config.schema import ConfigError
 from ablate.records.files import replace_atomically
 from ablate.records.schema import VERDICTS
 
+SEEDS = "seeds.csv"  # in a sweep's folder: `Summary.scores`
 
-def summarise(sweep: Sweep) -> Summary:
+
+def summarise(sweep: Sweep, kept: pd.DataFrame | None = None) -> Summary:
     """Every metric of the study for each arm and against the baseline, and the verdicts on the claims.
 
-    A metric whose values cannot be compared is left out, and the notes say why. Raises ConfigError if no metric is
-    left, or if the study's primary metric cannot be computed."""
+    kept: the scores of a sweep whose cells are no longer there (SEEDS). A metric whose values cannot be compared is
+    left out, and the notes say why. Raises ConfigError if no metric is left, or if the study's primary metric cannot be
+    computed."""
     sweep = _with_relative_paths(sweep)
-    scores, refusals = _scores(sweep)
+    scores, refusals = _scores(sweep) if kept is None else (kept, _absent(sweep, kept))
     values = values_by_arm(scores)
     shown = [(metric, arm) for metric in sweep.study.metrics for arm in sweep.arms if (metric, arm) not in refusals]
     baselines = _baselines(sweep)
@@ -99,6 +102,13 @@ def so_far(sweep: Sweep) -> tuple[list[Verdict], Values]:
 def values_of(sweep: Sweep) -> Values:
     """The values of all metrics, without tables."""
     return values_by_arm(_scores(sweep)[0])
+
+
+def _absent(sweep: Sweep, scores: pd.DataFrame) -> Refusals:
+    """The metrics and arms without a score."""
+    there = set(zip(scores["metric"], scores["arm"], strict=True))
+    pairs = [(metric, arm) for metric in sweep.study.metrics for arm in sweep.arms]
+    return {pair: "it has no kept scores" for pair in pairs if pair not in there}
 
 
 def _scores(sweep: Sweep) -> tuple[pd.DataFrame, Refusals]:
@@ -285,7 +295,7 @@ def write_tables(summary: Summary) -> None:
     replace_atomically(folder / VERDICTS, report(summary).encode())
     replace_atomically(folder / "tables.tex", latex.tables(summary).encode())
     replace_atomically(folder / "methods.tex", latex.methods(summary).encode())
-    replace_atomically(folder / "seeds.csv", summary.scores.to_csv(index=False).encode())
+    replace_atomically(folder / SEEDS, summary.scores.to_csv(index=False).encode())
     export = io.BytesIO()
     np.savez_compressed(export, **_export(summary))  # type: ignore[arg-type]
     replace_atomically(folder / "export.npz", export.getvalue())
