@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from statistics import median
 from typing import Any
@@ -31,7 +30,6 @@ from benchmarks import pendulum_kernel
 from benchmarks.common import (
     PENDULUM,
     PROGRAM,
-    TRAINING_ONLY,
     WINDOW,
     Options,
     execute,
@@ -325,7 +323,7 @@ def parts_table(study: Study, repeats: int, program_ns: float) -> Table:
 
 
 def benchmark_arms(console: Console, options: Options) -> None:
-    """The time of a sweep over every arm of both ablations, with `repeats` seeds each, until all its cells' files are closed."""
+    """The time of a sweep over every arm of both ablations, with `repeats` seeds each, until all files are closed."""
     with temporary_folder() as folder, console.status("arms"):
         command = [
             *PROGRAM, f"hydra.searchpath=[file://{ROOT}/benchmarks]", "sweep=pendulum_arms",
@@ -339,7 +337,7 @@ def benchmark_arms(console: Console, options: Options) -> None:
         rows = sum(len(path.read_text().splitlines()) - 1 for path in tables)
     steps = options.repeats * sum(max_ep * max_ep_step for _, max_ep, max_ep_step in ARMS)
     print(
-        f"{len(ARMS)} arms × {options.repeats} seeds, {usable_cpus()} cells at a time: {steps / 1e6:.0f} million steps, "
-        f"{rows:,} episodes in {trained:.0f} s ({steps / trained:,.0f} steps/s, all starts included), "
+        f"{len(ARMS)} arms × {options.repeats} seeds, {usable_cpus()} cells at a time: {steps / 1e6:.0f} million "
+        f"steps, {rows:,} episodes in {trained:.0f} s ({steps / trained:,.0f} steps/s, all starts included), "
         f"with the report {whole:.0f} s"
     )

@@ -182,7 +182,8 @@ def _storing(replay, constants, draw, step, n):
 @kernel
 def _drawing(replay, constants, draw, batch, scratch, draws, used, n):
     for _ in range(n):
-        used[0] = 0
+        if used[0] + 4 * len(batch.slots) > len(draws):  # otherwise other points: equal ones would be predicted
+            used[0] = 0
         q_replay.draw(replay, constants, draw, batch, draws, used, 0, 0.5)
         q_replay.gather(replay.frames, batch.slots, scratch.activations)
         q_replay.gather(replay.frames, batch.next_slots, scratch.next_activations)

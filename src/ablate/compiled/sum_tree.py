@@ -56,12 +56,15 @@ def find(
     step = uint64(largest_step)
     while step > ZERO:
         # Invariant: Σ priorities[:slots[b]] + rests[b] = targets[b], rests[b] >= 0, and the wanted slot is in
-        # [slots[b], slots[b] + 2 step). All targets take each step together, so their memory reads overlap.
+        # [slots[b], slots[b] + 2 step). All targets take each step together, so their memory reads overlap. Half of
+        # them go to the right, at random, so a branch would be mispredicted half of the time.
         for b in range(len(targets)):
-            right = uint64(slots[b]) + step
-            if right <= size and sums[right] <= rests[b]:
-                rests[b] -= sums[right]
-                slots[b] = right
+            slot, rest = uint64(slots[b]), rests[b]
+            right = slot + step
+            total = sums[min(right, size)]
+            goes_right = (right <= size) & (total <= rest)
+            rests[b] = rest - total if goes_right else rest
+            slots[b] = right if goes_right else slot
         step >>= ONE
     # Rounding can push a target out of the interval of its slot: into slots of priority 0 that follow, or past the last
     # slot. Without such rounding, priority > rest >= 0 holds, and this loop changes nothing.
