@@ -20,7 +20,9 @@ from queue import SimpleQueue
 import pytest
 import yaml
 from forked import Forks
+from hydra.errors import HydraException
 
+from ablate.cli.messages import explain
 from ablate.config.schema import ConfigError
 from ablate.records.manifest import lock_run
 from ablate.records.schema import LAST_CHECKPOINT
@@ -300,6 +302,18 @@ def test_a_study_without_its_parts_is_one_line(text: str, line: str, tmp_path: P
     with pytest.raises(ConfigError) as refusal:
         refuse_empty(path)
     assert str(refusal.value) == line.format(path=path)
+
+
+def test_an_error_in_a_study_names_the_file_that_was_read(tmp_path: Path) -> None:
+    """It may be in any folder of the search path."""
+    path = tmp_path / "sweep/mine.yaml"
+    path.parent.mkdir()
+    path.touch()
+    error = HydraException(
+        "In 'sweep/mine': ValidationError raised while composing config:\nKey 'x' not in 'SweepConfig'"
+    )
+    assert explain(error, [f"hydra.searchpath=[file://{tmp_path}]"]) == f"{path}: Key 'x' not in 'SweepConfig'"
+    assert explain(error) == "sweep/mine.yaml: Key 'x' not in 'SweepConfig'"
 
 
 def written(*folders: Path) -> dict[Path, int]:

@@ -8,14 +8,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
+from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from ablate.cli.folders import option_folders
 from ablate.config.schema import SCHEMAS, Config, ConfigError
 from ablate.config.validation import known_keys, suggest
+from ablate.paths import shown
 
 REFUSALS = (ConfigError, HydraException, OmegaConfBaseException, YAMLError, OSError)  # errors that the user can correct
 FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # of the machine: no other argument helps
@@ -101,7 +104,7 @@ def _explained(error: BaseException, overrides: dict[str, str]) -> str:
         return f"{match[1]}: {_sentence(cause or text.partition(chr(10))[2])}{hint}"
     if match := re.match(r"In '(sweep/[^']+)': .*?(Key .+|Cannot .+|Value .+)", text, re.DOTALL):
         hint = "; its first line must be # @package _global_" if "'hydra' not in" in match[2] else ""
-        return f"sweeps/{match[1]}.yaml: {_sentence(match[2])}{hint}"
+        return f"{_file_of(match[1], overrides)}: {_sentence(match[2])}{hint}"
     if match := re.search(r"Could not find '([^']+)'\n\nAvailable options in '([^']+)':\n((?:\t.+\n?)+)", text):
         group, options = match[2], match[3].split()
         option = match[1].removeprefix(f"{group}/")
@@ -115,6 +118,13 @@ def _explained(error: BaseException, overrides: dict[str, str]) -> str:
     if key and not str(error).startswith(FROM_RESOLVER):
         return f"{overrides.get(key, key)}: {_sentence(text)}"
     return _sentence(text)
+
+
+def _file_of(option: str, overrides: dict[str, str]) -> str:
+    """The file of an option (sweep/x), as Hydra found it; without its folder if that was given in another way."""
+    named = re.findall(r"://([^\s,\]'\"]+)", overrides.get("hydra.searchpath", ""))
+    paths = (Path(folder) / f"{option}.yaml" for folder in (named or option_folders()))
+    return next((shown(path) for path in paths if path.is_file()), f"{option}.yaml")
 
 
 def _sentence(text: str) -> str:
