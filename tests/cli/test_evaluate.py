@@ -102,11 +102,12 @@ def test_earlier_scores_are_replaced_and_the_program_says_so(
 ) -> None:
     folder = saved_run(tmp_path / "run", config_of("env=cartpole"))
     monkeypatch.setattr("sys.argv", ["src/evaluate.py", f"run={folder}", "episodes=1"])
-    replaced = []
+    monkeypatch.setattr("ablate.paths.STARTED_IN", tmp_path)  # below it, paths are shown as one types them
+    lines = []
     for _ in range(2):
         assert evaluate.program() == 0
-        replaced.append("(its earlier scores are replaced)" in capsys.readouterr().out)
-    assert replaced == [False, True]
+        lines.append(capsys.readouterr().out.splitlines()[-1])
+    assert lines == ["scores   run/scores.csv", "scores   run/scores.csv (its earlier scores are replaced)"]
 
 
 @pytest.mark.parametrize("variant", [(), ("env.mode=4",)])

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.style import Style
 from synthetic import write_sweep
 
 from ablate.cli import sweep as commands
+from ablate.cli.status import SIGNS
 from ablate.config.schema import ConfigError
 from ablate.parallel.machine import is_locked, lock
 from ablate.records.files import write_json
@@ -162,3 +164,20 @@ def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"detached\.json: damaged"):
         read_detached(folder)
     assert not is_locked(folder / "no such file")
+
+
+@pytest.mark.parametrize("background", [(0, 0, 0), (255, 255, 255)])
+@pytest.mark.parametrize("state", ["completed", "running", "interrupted", "failed", "damaged"])
+def test_the_colours_of_the_status_are_readable(state: str, background: tuple[int, int, int]) -> None:
+    """A contrast of 3 is what WCAG 2.2 (1.4.11) asks of signs."""
+
+    def luminance(colour: tuple[int, int, int]) -> float:
+        parts = (part / 255 for part in colour)
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    colour = Style.parse(SIGNS[state][1]).color
+    assert colour is not None
+    assert colour.triplet is not None, "a colour by name is whatever the terminal makes of it"
+    low, high = sorted((luminance(tuple(colour.triplet)), luminance(background)))
+    assert (high + 0.05) / (low + 0.05) >= 3

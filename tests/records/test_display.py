@@ -92,6 +92,20 @@ def test_plain_shows_every_value_and_a_dash_for_what_is_not_known(capsys: pytest
     assert shown_once == "A3C · Pendulum-v1\n"  # after a single update there is no rate, so no line
 
 
+@pytest.mark.parametrize("columns", [120, 80, 64, 63, 45, 40])
+def test_the_live_table_cuts_no_number(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = make_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    full = Progress(6999, 12_000_000, 1_200_000, 7200.0, -3.134, -1611.0, -1617.0, ("staleness", 1.0, ".1f"))
+    with display("live", max_episodes=20_000, total_steps=20_000_000) as shown:
+        shown.update(full)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    for part in ("6,999 / 20,000", "12,000,000 / 20,000,000", "1,200,000", "2:00:00", "-3.134", "-1611", "-1617"):
+        assert part in text
+    for name in ("episodes", "reward/step", "evaluation", "staleness", "elapsed", "ETA"):
+        assert name in text
+
+
 def test_messages_are_lines_unless_the_display_is_off(capsys: pytest.CaptureFixture[str]) -> None:
     with display("plain") as shown:
         shown.line("[saved] in /a/b=c")

@@ -122,8 +122,8 @@ def _claim(verdict: Verdict) -> str:
 
 def needed(seeds: int) -> str:
     return (
-        f"{seeds} seeds per arm would settle it in 80 % of studies if there is no difference, in more if it is "
-        "smallest_effect"
+        f"{seeds} seeds per arm would probably be enough: they settle 80 % of studies in which the arms do not differ, "
+        "and more of those in which they differ by smallest_effect"
     )
 
 

@@ -19,7 +19,7 @@ import gymnasium
 import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.progress import Progress
+from rich.progress import Progress, TextColumn
 from yaml import YAMLError
 
 from ablate.cli.arguments import refuse_number
@@ -36,7 +36,7 @@ from ablate.parallel.closing import close_now, closing_at_end
 from ablate.parallel.descendants import Guard, ending_descendants
 from ablate.parallel.signals import Interrupted
 from ablate.parallel.supervisor import ChildFailed
-from ablate.paths import locate
+from ablate.paths import locate, shown
 from ablate.play.episodes import Episode, make_envs, play, play_in_processes
 from ablate.play.policy import Policy
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint
@@ -61,6 +61,7 @@ HELP = """Play a saved run:  python src/evaluate.py run=<folder or checkpoint> [
 
 The scores replace those in <run>/scores.csv. Games are played to their end, with all lives and raw scores."""
 LINE_EVERY_S = 10.0  # time between two progress lines, which replace the progress bar if there is no terminal
+LEAST_WIDTH_OF_BAR = 80  # columns; in a narrower terminal, only the text is shown
 ENOUGH_EPISODES = 30  # the mean of this many returns is approximately normally distributed
 MOST_EPISODES = 1_000_000
 
@@ -135,17 +136,17 @@ def evaluate(options: Options) -> None:
     print_if_read("\n".join(summary(episodes, kind_of(config.env).reference_scores(config.env))))
     replaced = " (its earlier scores are replaced)" if (folder / SCORES).exists() else ""
     write_scores(folder / SCORES, episodes, horizon, action)
-    print_if_read(f"scores   {folder / SCORES}{replaced}")
+    print_if_read(f"scores   {shown(folder / SCORES)}{replaced}")
     for name, episode in best_and_median(episodes).items():
         path = folder / VIDEOS / f"evaluation-{name}"
         note = f"(episode {episode.number + 1}: {episode.score.episodic_return:g})"
         if options.video:
             frames = same_size(replayed(config, horizon, episode), config.env.id)
             write_video(frames, fps, path.with_suffix(".mp4"))
-            print_if_read(f"video    {path.with_suffix('.mp4')} {note}")
+            print_if_read(f"video    {shown(path.with_suffix('.mp4'))} {note}")
         if options.frames:
             write_images(replayed(config, horizon, episode), path)
-            print_if_read(f"frames   {path}/ {note}")
+            print_if_read(f"frames   {shown(path)}/ {note}")
 
 
 def write_scores(path: Path, episodes: list[Episode], horizon: int | None, action: ActionChoice) -> None:
@@ -214,7 +215,9 @@ def with_progress(episodes: Iterator[Episode], total: int) -> Iterator[Episode]:
     returns: list[float] = []
     printed_at = time.monotonic()
     live = sys.stderr.isatty() and resolve_mode(Display.auto) == Display.live
-    with Progress(console=PlainConsole(stderr=True), transient=True, disable=not live) as bar:
+    console = PlainConsole(stderr=True)
+    columns = () if console.width >= LEAST_WIDTH_OF_BAR else (TextColumn("{task.description}"),)  # (): all of rich's
+    with Progress(*columns, console=console, transient=True, disable=not live) as bar:
         task = bar.add_task(f"episode 0 of {total}", total=total)
         for episode in episodes:
             yield episode

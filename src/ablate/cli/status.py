@@ -15,12 +15,14 @@ from ablate.records.study_file import StudyArm, read_study
 from ablate.sweeps.plan import share_done
 
 BARS = " ▁▂▃▄▅▆▇█"  # progress of a running cell
-SIGNS = {  # the signs differ, so that the table is readable without colours
-    "completed": ("█", "green"),
-    "running": ("▄", "cyan"),
-    "interrupted": ("‖", "yellow"),
-    "failed": ("✗", "bold red"),
-    "damaged": ("!", "bold red"),
+RED = "#d70000"
+# The signs differ, so that the table is readable without colours. The colours are readable on white and on black.
+SIGNS = {
+    "completed": ("█", "#008700"),
+    "running": ("▄", "#0087af"),
+    "interrupted": ("‖", "#af8700"),
+    "failed": ("✗", f"bold {RED}"),
+    "damaged": ("!", f"bold {RED}"),
     "missing": ("·", "dim"),
 }
 
@@ -55,7 +57,7 @@ def status(folder: Path, console: Console) -> None:
     console.print(table)
     console.print(", ".join(f"{SIGNS[state][0]} {counts[state]} {state}" for state in SIGNS if counts[state]))
     for failure in failures:
-        console.print(failure, style="red", highlight=False)
+        console.print(failure, style=RED)
 
 
 def _progress(cell: Path, arm: StudyArm) -> str:

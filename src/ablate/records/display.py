@@ -26,6 +26,8 @@ REFRESH_EVERY_S = 0.25
 STEP_WINDOW_S = 10.0
 EPISODE_WINDOW_S = 60.0  # an episode may take longer than STEP_WINDOW_S
 UNKNOWN = "–"
+WIDTH = 72  # of the live table, in columns
+LEAST_WIDTH_OF_PAIRS = 64  # in a narrower terminal, two numbers in a row would be cut: one row per number
 
 
 class Progress(NamedTuple):
@@ -167,7 +169,7 @@ class ProgressDisplay:
     def _show(self, progress: Progress) -> None:
         self._shown_s = progress.elapsed_s
         if self._mode == Display.live and self._live is not None:
-            self._live.update(self._table(progress), refresh=True)
+            self._live.update(self._table(progress, self._live.console.width), refresh=True)
         elif self._mode == Display.plain:
             print(self._plain(progress), flush=True)
 
@@ -185,7 +187,7 @@ class ProgressDisplay:
         ]
         return "  ".join(parts)
 
-    def _table(self, progress: Progress) -> RenderableType:
+    def _table(self, progress: Progress, columns: int) -> RenderableType:
         cells = (
             ("episodes", _of(progress.episodes, self._max_episodes)),
             ("reward/step", _number(progress.moving_average)),
@@ -198,18 +200,19 @@ class ProgressDisplay:
             ("elapsed", clock(progress.elapsed_s)),
             ("ETA", self._eta()),
         )
+        per_row = 2 if columns >= LEAST_WIDTH_OF_PAIRS else 1
         numbers = Table.grid(padding=(0, 2), expand=True)
-        for column in range(4):
-            is_label = column % 2 == 0
-            numbers.add_column(
-                style="dim" if is_label else "bold", justify="left" if is_label else "right", no_wrap=True
-            )
-        for (name, value), (other_name, other_value) in zip(cells[::2], cells[1::2], strict=True):
-            numbers.add_row(name, value, other_name, other_value)
+        for _ in range(per_row):
+            numbers.add_column(style="dim", no_wrap=True)
+            numbers.add_column(style="bold", justify="right", no_wrap=True)
+        if per_row == 1:
+            cells = cells[::2] + cells[1::2]
+        for first in range(0, len(cells), per_row):
+            numbers.add_row(*(text for cell in cells[first : first + per_row] for text in cell))
         table = Table.grid(expand=True)
         table.add_row(numbers)
         table.add_row(ProgressBar(total=1.0, completed=self._fraction(progress)))
-        return Panel(table, title=Text(self._title), width=72, border_style="dim")
+        return Panel(table, title=Text(self._title), width=WIDTH, border_style="dim")
 
     def _eta(self) -> str:
         return UNKNOWN if self.eta_s is None else clock(self.eta_s)

@@ -8,13 +8,19 @@ import sys
 from typing import Any
 
 from rich.console import Console
+from rich.theme import Theme
+
+# The styles of rich that are hard to read on white or on black.
+THEME = Theme({"bar.back": "grey58", "progress.remaining": "default"})
 
 
 class PlainConsole(Console):
-    """A console of rich that takes no text for markup: the label `[relu]` must not vanish, `[/red]` is no error."""
+    """A console of rich that takes no text for markup: the label `[relu]` must not vanish, `[/red]` is no error.
+
+    Numbers in a text are not coloured: rich's cyan is unreadable on white."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, emoji=False, **options)
+        super().__init__(markup=False, emoji=False, highlight=False, theme=THEME, **options)
 
 
 def print_if_read(line: str) -> None:
