@@ -166,6 +166,14 @@ REFUSED: tuple[tuple[list[str], tuple[str, ...]], ...] = (
     ([f"sweep.question='{LONG}'"], ("sweep.question=", "add -m")),
     (["env.id='a\nb\x1b[31m'"], ("env.id=", "\\x1b[31m")),
     # Studies: what can be known is said before the first cell.
+    (
+        ["-m", "sweep.search.trials=6", "algo.t_max=interval(5,20)", "sweep.dry_run=true"],
+        ("sweep.search.space.algo.t_max=interval(5,20): the key takes whole numbers; give int(interval(5,20))",),
+    ),
+    (
+        ["-m", "sweep.search.trials=6", "optimizer.lr=interval(-5,-1)", "sweep.dry_run=true"],
+        ("sweep.search.space.optimizer.lr=interval(-5,-1): a trial has optimizer.lr=-", "greater than 0"),
+    ),
     (["-m", "seed=1,2", "sweep.metric=nothing", "sweep.dry_run=true"], ("sweep.metric=nothing: no such metric",)),
     (
         ["-m", "seed=1,2", "+sweep.metrics.a/b={label:x,source:episodes,statistic:mean}", "sweep.dry_run=true"],

@@ -104,6 +104,11 @@ def _naming(study: Study, arm: Arm) -> Iterator[None]:
         text = explain(error, arm.overrides)
         if any(text.startswith(f"{override}:") for override in study.command):
             raise ConfigError(f"{text} (arm {arm.name})") from error
+        key = text.partition("=")[0]
+        if text.startswith(f"{key}=") and key in (space := study.settings.search.space):
+            needs_int = "could not be converted to Integer" in text  # omegaconf's words
+            why = f"the key takes whole numbers; give int({space[key]})" if needs_int else f"a trial has {text}"
+            raise ConfigError(f"sweep.search.space.{key}={space[key]}: {why}") from error
         given = f"sweep.arms.{arm.name}: " if study.settings.arms else ""
         prefix = "sweep.factors: " if study.settings.factors else given
         raise ConfigError(prefix + text) from error
