@@ -126,7 +126,8 @@ def relu(x: Tensor, out: Tensor | None = None) -> Tensor:
 
 def relu_backward(d_y: Tensor, y: Tensor) -> Tensor:
     """∂x = g for y > 0, else 0."""
-    return torch.sign(y).mul_(d_y)  # y ≥ 0, so its sign is the mask
+    d_x: Tensor = torch.ops.aten.threshold_backward(d_y, y, 0)
+    return d_x
 
 
 def relu6(x: Tensor, out: Tensor | None = None) -> Tensor:
