@@ -37,8 +37,9 @@ check: install
 benchmark: install  ## speed of A3C, compared with a plain loop
 	$(BIN)/python src/benchmark.py
 
-docs: install  ## generate docs/configuration.md, and build the site in build/site (works offline, with search)
+docs: install  ## generate docs/configuration.md, redraw the figures of the pages, and build the site in build/site
 	$(BIN)/python -m ablate.cli.configuration_page
+	$(BIN)/python sweeps/figures.py
 	$(LOCKED) -e '.[docs]'
 	$(MAKE) site
 
