@@ -1,9 +1,10 @@
 """The site that `make docs` builds, in Chromium: every page opens, every link leads somewhere, nothing is loaded from
-elsewhere."""
+elsewhere, and search works."""
 
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
 
@@ -62,3 +63,29 @@ def test_every_page_opens_and_every_link_leads_somewhere(site: Path, tmp_path: P
         f"{target}#{place}" for target, own in linked.items() if target in ids for place in own - ids[target] - {""}
     }
     assert lost == set()
+
+
+SEARCH = """(() => {
+    document.querySelector('[data-md-toggle=search]').click()
+    const query = document.querySelector('[data-md-component=search-query]')
+    query.focus()
+    query.value = 'staleness'
+    query.dispatchEvent(new KeyboardEvent('keyup', {bubbles: true}))
+})()"""
+RESULTS = "[...document.querySelectorAll('.md-search-result__link')].map(a => a.href)"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: apt-get install chromium)")
+def test_search_works_without_a_server(site: Path, tmp_path: Path) -> None:
+    browser = Browser(tmp_path)
+    try:
+        browser.open(site / "docs/runs.html")
+        browser.evaluate(SEARCH)
+        end = time.monotonic() + 60
+        while not (results := browser.evaluate(RESULTS)) and time.monotonic() < end:
+            time.sleep(0.2)
+        assert any("docs/design.html" in link for link in results)
+        requests = [r["request"]["url"] for r in browser.of("Network.requestWillBeSent")]
+        assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    finally:
+        browser.close()
