@@ -1,7 +1,8 @@
 """Draw again every figure that README.md and docs/ show from sweeps/results:  python sweeps/figures.py [folder ...]
 
 A sweep's folder that is given is kept first: its tables, verdicts and curves.npz are copied to sweeps/results/<study>.
-The name of a picture says what it shows: sweeps/results/<study>/<figure>.png, as in `figures/` of a sweep's folder."""
+The name of a picture says what it shows: sweeps/results/<study>/<figure>.png, as in `figures/` of a sweep's folder.
+Of a run, the whole folder is kept without its checkpoints: sweeps/results/<run>/figures/learning_curve.png."""
 
 from __future__ import annotations
 
@@ -28,7 +29,6 @@ SEARCH = "search"  # the folder of a search's trials in its study's folder
 PANELS = {"report_panels.png": ("max_ep_step", "workers")}
 # Of runs and of a study that take hours, whose files were not kept before 2026-11-29.
 NOT_REDRAWN = {
-    "readme/learning_curve.png",
     "readme/breakout_learning.png", "readme/riverraid_learning.png", "readme/dqn_breakout_uniform.png",
     "readme/dqn_breakout_prioritized.png", "replay_quick/curves_evaluation_global_step.png",
 }  # fmt: skip
