@@ -16,6 +16,7 @@ from ablate.analysis.load import load_sweep
 from ablate.analysis.report import write_report
 from ablate.analysis.summary import summarise
 from ablate.analysis.sweep_figures import drawings, rendered
+from ablate.cli import plot
 from ablate.config.schema import ConfigError
 
 TWO_ARMS: dict[str, dict[str, Any]] = {"slow": {"speed": 30.0}, "fast": {"speed": 8.0}}
@@ -50,6 +51,12 @@ def test_a_file_that_is_not_kept_is_named(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "study", TWO_ARMS, seeds=range(2))
     with pytest.raises(ConfigError, match=r"it has no seeds\.csv; python src/plot\.py .*study writes it"):
         keep(folder, tmp_path / "kept")
+
+
+def test_kept_tables_are_not_overwritten(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["plot.py", str(ROOT / "sweeps/results/workers")])
+    assert plot.main() == 2
+    assert "only its tables and curves are kept" in capsys.readouterr().err
 
 
 def test_each_picture_of_the_documents_has_its_data(script: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ablate.analysis.figures import Paper, learning_curve, printed_on
+from ablate.analysis.kept import CURVES
 from ablate.analysis.load import Sweep, load_run, load_sweep
 from ablate.analysis.overlay import draw_runs, together
 from ablate.analysis.report import write_report
@@ -80,6 +81,8 @@ def redraw(folder: Path, options: argparse.Namespace) -> list[Path]:
             raise ConfigError(f"{folder}: a run has no arms; --arms and --labels are for sweeps")
         learning_curve(load_run(folder), folder / LEARNING_CURVE)
         return [folder / LEARNING_CURVE]
+    if (folder / CURVES).is_file():  # its tables would be overwritten by those of no cell
+        raise ConfigError(f"{folder}: only its tables and curves are kept, not its cells: python sweeps/figures.py")
     if (options.width_mm, options.font_size, options.arms, options.labels) == (None, None, None, []):
         return write_report(summarise(load_sweep(folder)))
     summary = summarise(chosen(load_sweep(folder), options.arms, options.labels))
