@@ -75,7 +75,7 @@ def test_seed_and_actions_are_enough_to_replay_an_episode(saved) -> None:  # typ
     for episode in play(Policy.load(path, sample=True), [env], np.random.default_rng(7).spawn(2)):
         env.reset(seed=episode.seed)
         rewards = [float(env.step(action)[1]) for action in episode.actions]
-        total = float(np.cumsum(rewards)[-1])  # one after the other, as `play` adds; sum() is more exact since Python 3.12
+        total = float(np.cumsum(rewards)[-1])  # added one by one, as in `play`; sum() does not since Python 3.12
         assert (total, len(rewards)) == episode.score
 
 
