@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, config_of
 from hydra.errors import HydraException
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from synthetic import write_sweep
 
@@ -295,7 +295,6 @@ def test_a_stored_number_cannot_be_an_interpolation(
         from_dict(stored)
 
 
-@settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from("\\${}:ab'\" ."), max_size=12))
 @example(r"\${a}")
 @example(r"\\\${a}\\")

@@ -78,7 +78,7 @@ def test_conv2d_matches_autograd_whether_or_not_the_stride_divides(
     check_conv2d(3, (2, 4), size, kernel, stride, padding)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     batch=st.integers(1, 4),
     channels=st.tuples(st.integers(1, 4), st.integers(1, 4)),
@@ -240,7 +240,7 @@ def test_sigmoid_is_right_everywhere() -> None:
         np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-300)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.floats(-745.0, 36.0))
 def test_softplus_keeps_its_relative_precision(x: float) -> None:
     exp_x = math.exp(x)
@@ -286,7 +286,7 @@ def test_categorical_matches_autograd(shape: tuple[int, ...], scale: float) -> N
     check_categorical(scale * randn(*shape))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=8))
 def test_categorical_matches_autograd_on_any_logits(logits: list[float]) -> None:
     check_categorical(torch.tensor(logits, dtype=torch.float64))

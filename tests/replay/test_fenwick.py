@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ablate.replay.fenwick import FenwickTree
@@ -31,7 +31,6 @@ def changed(size: int, changes: list[list[tuple[int, float]]]) -> tuple[FenwickT
 
 
 @given(st.data(), SIZES)
-@settings(deadline=None)
 def test_prefix_sums_equal_exact_sums(data: st.DataObject, size: int) -> None:
     tree, priorities = changed(size, data.draw(batches(PRIORITIES, size)))
     np.testing.assert_array_equal(tree.priorities, priorities)
@@ -41,7 +40,6 @@ def test_prefix_sums_equal_exact_sums(data: st.DataObject, size: int) -> None:
 
 
 @given(st.data(), SIZES)
-@settings(deadline=None)
 def test_slots_are_found_exactly_for_integer_priorities(data: st.DataObject, size: int) -> None:
     """Sums of integers have no rounding error, so a search in the cumulative sum gives the same slots."""
     tree, priorities = changed(size, data.draw(batches(st.integers(0, 9).map(float), size)))
@@ -51,7 +49,6 @@ def test_slots_are_found_exactly_for_integer_priorities(data: st.DataObject, siz
 
 
 @given(st.data(), SIZES)
-@settings(deadline=None)
 def test_a_found_slot_always_has_a_priority(data: st.DataObject, size: int) -> None:
     """Whatever the rounding: at the borders of the intervals, and slightly beyond the end."""
     tree, priorities = changed(size, data.draw(batches(PRIORITIES, size)))
@@ -70,7 +67,6 @@ def test_a_found_slot_always_has_a_priority(data: st.DataObject, size: int) -> N
 
 
 @given(st.data(), SIZES)
-@settings(deadline=None)
 def test_equal_priorities_give_equal_sums_bit_for_bit(data: st.DataObject, size: int) -> None:
     """Whatever the priorities were before. So a tree can be restored from its priorities."""
     tree, priorities = changed(size, data.draw(batches(PRIORITIES, size)))

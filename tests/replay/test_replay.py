@@ -77,7 +77,7 @@ def check(driver: Driver, beta: float = 1.0) -> None:
 
 @pytest.mark.parametrize("name", ["uniform", "prioritized"])
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_transitions_equal_those_of_the_naive_replay(name: str, data: st.DataObject) -> None:
     """Random episodes in several environments, until the rings wrap around."""
     environments, stack, n_step = (data.draw(st.integers(1, most)) for most in (3, 4, 4))
