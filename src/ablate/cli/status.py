@@ -55,7 +55,9 @@ def status(folder: Path, console: Console) -> None:
                 failures.append(cell["note"])
         table.add_row(study.labels[name], row, f"{completed}/{len(seeds)}")
     console.print(table)
-    console.print(", ".join(f"{SIGNS[state][0]} {counts[state]} {state}" for state in SIGNS if counts[state]))
+    console.print(
+        Text(", ").join(Text.assemble(SIGNS[state], f" {counts[state]} {state}") for state in SIGNS if counts[state])
+    )
     for failure in failures:
         console.print(failure, style=RED)
 
