@@ -12,6 +12,7 @@ from synthetic import write_sweep
 from ablate.analysis.load import load_sweep
 from ablate.analysis.summary import summarise
 from ablate.cli.status import status
+from ablate.config.schema import ConfigError
 from ablate.records.manifest import write_status
 from ablate.records.run_files import read_manifest, read_status, refuse_changed_tables
 from ablate.records.schema import CELL, COLUMNS, EPISODES, EVALUATIONS, MANIFEST, STATUS, UPDATES
@@ -69,6 +70,21 @@ def test_a_completed_cell_with_a_short_table_has_not_completed(
     path = sweep / "a/seed=1" / name
     path.write_bytes(damage(path.read_bytes()))
     assert_only_it_is_damaged(sweep, f"{path}: damaged: the run has completed with ")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_of_racing_workers_may_swap_at_the_end(name: str, sweep: Path) -> None:
+    """A worker may count its update, and send it after the next worker has sent its own."""
+    cell = sweep / "a/seed=1"
+    *others, last_but_one, last = (cell / name).read_bytes().splitlines(keepends=True)
+    (cell / name).write_bytes(b"".join([*others, last, last_but_one]))
+    status = read_status(cell)
+    assert status is not None
+    assert not status.tables
+    refuse_changed_tables(cell, read_manifest(cell), status)
+    (cell / name).write_bytes(b"".join([*others, last_but_one, last_but_one]))
+    with pytest.raises(ConfigError, match="damaged: the run has completed with "):
+        refuse_changed_tables(cell, read_manifest(cell), status)
 
 
 @pytest.mark.parametrize("name", [*TABLES, EVALUATIONS])
