@@ -1,5 +1,6 @@
 """sweeps/figures.py: pictures in documents are drawn again from what is kept of a sweep."""
 
+import io
 import re
 import runpy
 import shutil
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import ROOT
+from matplotlib.image import imread
 from synthetic import write_sweep
 
 from ablate.analysis.kept import CURVES, keep, load_kept
@@ -53,10 +55,16 @@ def test_a_file_that_is_not_kept_is_named(tmp_path: Path) -> None:
         keep(folder, tmp_path / "kept")
 
 
-def test_kept_tables_are_not_overwritten(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("sys.argv", ["plot.py", str(ROOT / "sweeps/results/workers")])
+@pytest.mark.parametrize("study", ["workers", "sensitivity"])  # with and without curves.npz
+def test_kept_tables_are_not_overwritten(
+    study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "sweeps/results" / study, tmp_path / study)
+    before = {path: path.read_bytes() for path in (tmp_path / study).iterdir()}
+    monkeypatch.setattr("sys.argv", ["plot.py", str(tmp_path / study)])
     assert plot.main() == 2
     assert "only its tables and curves are kept" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / study).iterdir()} == before
 
 
 def test_each_picture_of_the_documents_has_its_data(script: dict[str, Any]) -> None:
@@ -70,9 +78,5 @@ def test_each_picture_of_the_documents_has_its_data(script: dict[str, Any]) -> N
 
 def test_a_committed_picture_is_what_its_data_give(script: dict[str, Any]) -> None:
     """The pixels, for other versions of libraries may compress them otherwise. `make docs` draws all of them."""
-    import io
-
-    from matplotlib.image import imread
-
     path = script["RESULTS"] / "bootstrap_truncated/curves_evaluation_global_step.png"
     assert np.abs(imread(io.BytesIO(script["drawn"](path))) - imread(path)).mean() < 0.002

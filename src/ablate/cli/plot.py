@@ -15,11 +15,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ablate.analysis.figures import Paper, learning_curve, printed_on
-from ablate.analysis.kept import CURVES
 from ablate.analysis.load import Sweep, load_run, load_sweep
 from ablate.analysis.overlay import draw_runs, together
 from ablate.analysis.report import write_report
-from ablate.analysis.summary import summarise
+from ablate.analysis.summary import SEEDS, summarise
 from ablate.analysis.sweep_figures import PAPER, draw_curves, encode, write_figures
 from ablate.cli.messages import tell
 from ablate.config.choices import Axis, Source
@@ -81,11 +80,12 @@ def redraw(folder: Path, options: argparse.Namespace) -> list[Path]:
             raise ConfigError(f"{folder}: a run has no arms; --arms and --labels are for sweeps")
         learning_curve(load_run(folder), folder / LEARNING_CURVE)
         return [folder / LEARNING_CURVE]
-    if (folder / CURVES).is_file():  # its tables would be overwritten by those of no cell
+    sweep = load_sweep(folder)
+    if (folder / SEEDS).is_file() and set(sweep.cells["state"]) == {"missing"}:  # tables of no cell would overwrite it
         raise ConfigError(f"{folder}: only its tables and curves are kept, not its cells: python sweeps/figures.py")
     if (options.width_mm, options.font_size, options.arms, options.labels) == (None, None, None, []):
-        return write_report(summarise(load_sweep(folder)))
-    summary = summarise(chosen(load_sweep(folder), options.arms, options.labels))
+        return write_report(summarise(sweep))
+    summary = summarise(chosen(sweep, options.arms, options.labels))
     drawn = [drawing.name for drawing, image in write_figures(summary, PAPER) if isinstance(image, bytes)]
     return [folder / PAPER / f"{name}.pdf" for name in drawn]
 
