@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.analysis.foreign_files import Rows, format_of, missing_tag, read_csv, read_events, read_monitors
-from ablate.analysis.load import Sweep
+from ablate.analysis.load import SweepWithoutUpdates
 from ablate.analysis.statistics import MIN_SEEDS
 from ablate.config.choices import Axis, RunFormat, ScoreUnit, Source
 from ablate.config.judged import COUNTED, JudgedConfig
@@ -31,7 +31,7 @@ MOST_PATHS = 6  # in a message
 
 
 @dataclass(frozen=True)
-class ForeignSweep(Sweep):
+class ForeignSweep(SweepWithoutUpdates):
     """Runs of other programs. Their tables have only the columns that there are."""
 
     source: Source
@@ -60,14 +60,6 @@ class ForeignSweep(Sweep):
     @property
     def score_name(self) -> str:
         return self.score
-
-    @property
-    def updates(self) -> pd.DataFrame:
-        return pd.DataFrame()
-
-    @property
-    def has_staleness(self) -> bool:
-        return False
 
 
 @dataclass(frozen=True)

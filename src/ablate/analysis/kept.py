@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ablate.analysis.load import DTYPES, Sweep, load_sweep
-from ablate.analysis.metrics import environments
+from ablate.analysis.load import DTYPES, Sweep, SweepWithoutUpdates, load_sweep
+from ablate.analysis.metrics import environments, episode_scores, evaluation_scores
 from ablate.analysis.summary import SEEDS, summarise
 from ablate.analysis.tables import Summary
 from ablate.config.choices import Axis, Source
@@ -26,7 +26,7 @@ CELLS = ("arm", "seed", "state", "reason")  # columns that are kept of `Sweep.ce
 
 
 @dataclass(frozen=True)
-class KeptSweep(Sweep):
+class KeptSweep(SweepWithoutUpdates):
     """A sweep of which only CURVES is there. An evaluation has one row, whose `episodic_return` is its score."""
 
     @property
@@ -37,14 +37,6 @@ class KeptSweep(Sweep):
     @property
     def axes(self) -> list[Axis]:
         return [Axis.global_step]
-
-    @property
-    def updates(self) -> pd.DataFrame:
-        return pd.DataFrame()
-
-    @property
-    def has_staleness(self) -> bool:
-        return False
 
 
 def keep(folder: Path, into: Path, episodes: bool = False) -> None:
@@ -72,26 +64,20 @@ def keep(folder: Path, into: Path, episodes: bool = False) -> None:
 
 
 def _evaluations(sweep: Sweep) -> pd.DataFrame:
-    """One row per evaluation: arm, seed, evaluation, global_step, horizon, protocol, score."""
+    """One row per evaluation: arm, seed, evaluation, global_step, score, horizon, protocol."""
+    by = ["arm", "seed", "evaluation"]
     parts = []
     for part in environments(sweep).values():
-        rows = part.evaluations
-        length = rows["episodic_length"] if part.per_step else 1
-        rows = rows.assign(score=rows["episodic_return"] / length, horizon=rows["horizon"].astype("float64"))
-        groups = rows.groupby(["arm", "seed", "evaluation"], sort=False)
-        table = groups[["global_step", "horizon", "protocol"]].first()
-        table["score"] = groups["score"].mean(skipna=False)  # as in `metrics`: a diverged episode counts
-        parts.append(table.reset_index())
+        limits = part.evaluations.groupby(by, sort=False)[["horizon", "protocol"]].first()
+        scores = evaluation_scores(part)[[*by, "global_step", "score"]].join(limits.astype({"horizon": "float64"}), by)
+        parts.append(scores)
     return pd.concat(parts, ignore_index=True)
 
 
 def _episodes(sweep: Sweep) -> pd.DataFrame:
     """One row per training episode: arm, seed, episode, global_step, score."""
-    parts = []
-    for part in environments(sweep).values():
-        score = part.episodes["mean_step_reward" if part.per_step else "episodic_return"].astype("float32")
-        parts.append(part.episodes[["arm", "seed", "episode", "global_step"]].assign(score=score))
-    return pd.concat(parts, ignore_index=True)
+    parts = [episode_scores(part).drop(columns="wall_time_s") for part in environments(sweep).values()]
+    return pd.concat(parts, ignore_index=True).astype({"score": "float32"})
 
 
 def load_kept(folder: Path) -> Summary:

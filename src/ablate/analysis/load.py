@@ -213,6 +213,19 @@ class Sweep:
         return replace(self, study=study, cells=cells, episodes=episodes, evaluations=evaluations)
 
 
+@dataclass(frozen=True)
+class SweepWithoutUpdates(Sweep):
+    """A sweep whose updates are not known."""
+
+    @property
+    def updates(self) -> pd.DataFrame:
+        return pd.DataFrame()
+
+    @property
+    def has_staleness(self) -> bool:
+        return False
+
+
 def load_sweep(folder: Path | str) -> Sweep:
     """Read a sweep's folder. A cell with damaged files is left out: its state is `damaged`, its reason says why.
 

@@ -94,7 +94,7 @@ def cell_curves(sweep: Sweep, source: Source, x: Axis) -> dict[Cell, Curve]:
 
     An evaluation's `episode` is the number of training episodes that had ended before its step. A training episode's
     `update` is interpolated between the two nearest recorded updates."""
-    table = _evaluations(sweep) if source is Source.evaluations else _episodes(sweep)
+    table = evaluation_scores(sweep) if source is Source.evaluations else episode_scores(sweep)
     cells = _cells(table)
     if x not in table:
         steps = {cell: table["global_step"].to_numpy()[rows] for cell, rows in cells.items()}
@@ -108,8 +108,8 @@ def cell_curves(sweep: Sweep, source: Source, x: Axis) -> dict[Cell, Curve]:
     return curves_by_cell
 
 
-def _evaluations(sweep: Sweep) -> pd.DataFrame:
-    """One row per evaluation: arm, seed, global_step, update, wall_time_s, score."""
+def evaluation_scores(sweep: Sweep) -> pd.DataFrame:
+    """One row per evaluation: arm, seed, evaluation, global_step, update, wall_time_s, score."""
     rows = sweep.evaluations
     score = rows["episodic_return"] / (rows["episodic_length"] if sweep.per_step else 1)
     # a diverged episode makes the whole evaluation non-finite instead of being left out
@@ -119,7 +119,7 @@ def _evaluations(sweep: Sweep) -> pd.DataFrame:
     return means.reset_index()
 
 
-def _episodes(sweep: Sweep) -> pd.DataFrame:
+def episode_scores(sweep: Sweep) -> pd.DataFrame:
     """One row per training episode: arm, seed, episode, global_step, wall_time_s, score."""
     score = "mean_step_reward" if sweep.per_step else "episodic_return"
     rows = sweep.episodes[["arm", "seed", "episode", "global_step", "wall_time_s", score]]
