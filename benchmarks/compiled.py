@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from collections.abc import Callable
 from functools import partial
@@ -35,11 +36,11 @@ from benchmarks.common import (
     execute,
     in_turn,
     median_seconds,
-    operations_per_ns,
     ratio,
     side_by_side,
     spread,
     table_of,
+    table_of_parts,
     temporary_folder,
     train,
     yes_or_no,
@@ -50,8 +51,6 @@ INTERLEAVED = (1, 4, 12)  # workers
 ASYNC = (2, 12)  # processes
 GOAL = 800_000  # steps/s of one interleaved run
 S1_GOAL, ASYNC_GOAL, SIDE_BY_SIDE_GOAL = 0.95, 0.4, 1.8
-# Both ablations of the report: workers, MAX_EP, MAX_EP_STEP.
-ARMS = ((12, 1000, 4000), (12, 1000, 3000), (12, 1000, 500), (6, 500, 4000), (4, 1000, 4000))
 # src/run.py with the shared arrays packed as closely as possible.
 PACKED_PROGRAM = (
     "-c",
@@ -306,17 +305,8 @@ def parts_table(study: Study, repeats: int, program_ns: float) -> Table:
     rows.append(("the rest of the loop (bookkeeping, gradient norm)", kernel_ns - inside, 0))
     rows.append(("random numbers, drawn beforehand by numpy", noise_ns, 0))
     rows.append(("records, messages, Python between slices", program_ns - kernel_ns - noise_ns, 0))
-    rate = operations_per_ns()
-    table = table_of(
-        "One environment step, interleaved, 1 worker: nanoseconds",
-        f"floor: operations at {rate:.0f} per ns, the rate of numpy's product of 512 × 512 matrices on one core",
-        ("part",),
-        ("ns", "operations", "floor"),
-    )
     rows.append(("all", program_ns, sum(row[2] for row in rows)))
-    for name, spent, operations in rows:
-        table.add_row(name, f"{spent:.0f}", f"{operations:,.0f}", f"{operations / rate:.0f}")
-    return table
+    return table_of_parts("One environment step, interleaved, 1 worker: nanoseconds", rows)
 
 
 # All arms of the Pendulum report's two ablations.
@@ -334,10 +324,10 @@ def benchmark_arms(console: Console, options: Options) -> None:
         tables = list(folder.glob(f"*/*/{EPISODES}"))
         trained = max(path.stat().st_mtime for path in tables) - start
         whole = time.time() - start
-        rows = sum(len(path.read_text().splitlines()) - 1 for path in tables)
-    steps = options.repeats * sum(max_ep * max_ep_step for _, max_ep, max_ep_step in ARMS)
+        lengths = [int(row["episodic_length"]) for path in tables for row in csv.DictReader(path.open())]
+    steps, arms = sum(lengths), len(tables) // options.repeats
     print(
-        f"{len(ARMS)} arms × {options.repeats} seeds, {usable_cpus()} cells at a time: {steps / 1e6:.0f} million "
-        f"steps, {rows:,} episodes in {trained:.0f} s ({steps / trained:,.0f} steps/s, all starts included), "
+        f"{arms} arms × {options.repeats} seeds, {usable_cpus()} cells at a time: {steps / 1e6:.0f} million steps, "
+        f"{len(lengths):,} episodes in {trained:.0f} s ({steps / trained:,.0f} steps/s, all starts included), "
         f"with the report {whole:.0f} s"
     )

@@ -36,11 +36,11 @@ from benchmarks.common import (
     execute,
     in_turn,
     median_seconds,
-    operations_per_ns,
     ratio,
     spread,
     steps_per_second,
     table_of,
+    table_of_parts,
     temporary_folder,
     train,
     with_installed,
@@ -260,22 +260,16 @@ def parts_table(replay_name: str, repeats: int) -> Table:
         "backward pass": 2 * B * (weights.sum() + weights[1:].sum()) / steps_of_update,
         "Adam": 14 * len(theta) / steps_of_update,
     }
-    rate = operations_per_ns()
-    table = table_of(
-        f"One environment step of DQN on CartPole, replay={replay_name}: nanoseconds",
-        f"the parts of an update are divided by the 2 steps that share it\n"
-        f"floor: operations at {rate:.0f} per ns, the rate of numpy's product of 512 × 512 matrices on one core",
-        ("part",),
-        ("ns", "operations", "floor"),
-    )
+    operations["all"] = sum(operations.values())
     inside = ns.pop("gradient, as a whole")
     ns["the rest of the gradient (loss, clipping, norm)"] = inside - ns["both forward passes"] - ns["backward pass"]
     ns["the rest of the loop, with random numbers and records"] = whole_ns - sum(ns.values())
-    operations["all"] = sum(operations.values())
-    for name, spent in {**ns, "all": whole_ns}.items():
-        count = operations.get(name, 0)
-        table.add_row(name, f"{spent:,.0f}", f"{count:,.0f}", f"{count / rate:,.0f}")
-    return table
+    ns["all"] = whole_ns
+    return table_of_parts(
+        f"One environment step of DQN on CartPole, replay={replay_name}: nanoseconds",
+        [(name, spent, operations.get(name, 0)) for name, spent in ns.items()],
+        "the parts of an update are divided by the 2 steps that share it\n",
+    )
 
 
 def trained_learner(replay_name: str, folder: Path) -> CompiledLearner:
