@@ -200,9 +200,6 @@ class _Linear:
         self._d_weight, self._d_bias = gradients.get(f"{name}.weight"), gradients.get(f"{name}.bias")
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
-            # oneDNN copies the second factor into its own layout: so the weight, which is larger, comes first
-            return torch.addmm(self._bias.unsqueeze(1), self._weight, x.T).T
         return layers.linear(x, self._weight, self._bias)
 
     def backward(self, d_y: Tensor, x: Tensor, *, to_input: bool = True) -> Tensor:
