@@ -418,7 +418,7 @@ def judge(folder: Path, prints: bool = True) -> None:
     """Write tables, figures and report; print the verdicts. Raises RunFailed if a file cannot be written."""
     from ablate.analysis.load import load_sweep
     from ablate.analysis.report import write_report
-    from ablate.analysis.summary import summarise
+    from ablate.analysis.summary import SEEDS, summarise
     from ablate.analysis.terminal import result_lines
 
     summary = summarise(load_sweep(folder))
@@ -435,7 +435,7 @@ def judge(folder: Path, prints: bool = True) -> None:
     for line in result_lines(summary):
         print(line)
     print(f"report    {shown(report)}")
-    for name in (VERDICTS, "summary.csv", "seeds.csv", "export.npz", "tables.tex", "methods.tex"):
+    for name in (VERDICTS, "summary.csv", SEEDS, "export.npz", "tables.tex", "methods.tex"):
         print(f"          {shown(folder / name)}")
     if figures:
         print(f"          {len(figures)} figures, PNG and PDF, in {shown(figures[0].parent)}")
