@@ -804,11 +804,12 @@ def test_an_estimate_names_the_arms_that_were_not_probed(
     made = estimate(make_plan(study.study, configs, study.folder))
     assert made is not None
     assert made.seconds == {f"w{n}": 1000.0 * (n if n < 5 else 1) for n in range(1, 10)}
-    assert made.source == "4 short probes; not probed, steps counted like those of w1: w5, w6, w7 and 2 more"
+    probes = "4 short probes of training, without evaluations"
+    assert made.source == f"{probes}; not probed, steps counted like those of w1: w5, w6, w7 and 2 more"
     assert capsys.readouterr().err.count("probing") == 4
     few = estimate(make_plan(study.study, {arm: configs[arm] for arm in ("w1", "w2")}, study.folder))
     assert few is not None
-    assert few.source == "2 short probes"
+    assert few.source == "2 short probes of training, without evaluations"
 
 
 def test_a_second_sweep_in_the_same_folder_is_refused(plan_of: Folder) -> None:

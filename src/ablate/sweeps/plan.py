@@ -327,7 +327,7 @@ def estimate(plan: SweepPlan) -> Estimate | None:
         start_s, per_step_s, fixed, per_step_bytes = probes[kind]
         mean_seconds[arm] = start_s + per_step_s * most_steps(config)
         mean_bytes[arm] = fixed + per_step_bytes * most_steps(config)
-    source = f"{len(probes)} short probe{'s' * (len(probes) > 1)}"
+    source = f"{len(probes)} short probe{'s' * (len(probes) > 1)} of training, without evaluations"
     if guessed:
         more = f" and {len(guessed) - MOST_NAMED} more" if len(guessed) > MOST_NAMED else ""
         like = " and ".join(dict.fromkeys(guessed.values()))
