@@ -50,8 +50,8 @@ class AblateSweeper(Sweeper):
         from ablate.cli.arguments import refuse_unmakeable
         from ablate.cli.compose import plan_arms
         from ablate.sweeps import run as sweep
+        from ablate.sweeps.comparable import with_equal_looks
         from ablate.sweeps.plan import make_plan
-        from ablate.sweeps.study import with_equal_looks
 
         local = self._launcher in ("local", "basic")
         study, configs, told = plan_arms(study, self._context.config_loader, self._config, local, folder)

@@ -29,9 +29,10 @@ from ablate.records.schema import EPISODES, MANIFEST, STUDY, UPDATES, cell_folde
 from ablate.records.study_file import StudyArm, StudyFile, read_study
 from ablate.sweeps.cell import attempts_of, run_cell, status_of
 from ablate.sweeps.cell_process import mend_server
+from ablate.sweeps.comparable import refuse_incomparable, untestable
 from ablate.sweeps.design import sizes
 from ablate.sweeps.environments import references_of
-from ablate.sweeps.study import Study, identity, refuse_incomparable, untestable
+from ablate.sweeps.study import Study, identity
 
 PROBE_STEPS = {"compiled": 300_000, "manual": 10_000, "autograd": 10_000}
 PROBE = "ablate-probe-"  # temporary folders of probes have this prefix

@@ -7,11 +7,9 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
@@ -21,7 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ablate.config.choices import Until
-from ablate.config.derived import evaluation_horizon
 from ablate.config.inequality import parse
 from ablate.config.schema import LARGEST_SEED, ArmConfig, Config, ConfigError, SweepConfig
 from ablate.config.serial import NOT_COMPARED, to_dict, with_new_name
@@ -29,22 +26,12 @@ from ablate.config.validation import suggest
 from ablate.paths import shown
 from ablate.records.study_file import NAME, SearchRecord
 from ablate.sweeps.design import expanded
-from ablate.sweeps.environments import Task, compared_arms, crossed_claims, names_of, tasks_of
+from ablate.sweeps.environments import Task, crossed_claims, names_of, tasks_of
 from ablate.sweeps.names import LONGEST_NAME, shortened, slug, value_slug
 
 # Defaults of every cell. Evaluations are at fixed steps, because seconds differ from arm to arm, and start before the
 # first step. A cell draws no figure, which could take longer than its training.
 CELL_DEFAULTS = ("evaluation.every_seconds=null", "evaluation.at_start=true", "figures=false")
-# Keys that change the game itself, also in evaluations. Keys that change only training (lost lives, clipping) may
-# differ between arms.
-GAME_SWITCHES = (
-    "frame_skip", "sticky_actions", "noop_max", "fire_on_reset", "fill_steps", "fire_action", "full_action_space",
-    "mode", "difficulty",
-)  # fmt: skip
-ONLY_IN_TRAINING = "for a difference in training only, see docs/sweeps.md, Settings that only training has"
-# Keys that must be the same for all arms of an environment, and the value of a sweep whose arms have other defaults.
-# Who is evaluated more often, or with fewer episodes, reaches a score sooner by chance.
-LOOKS: dict[str, Callable[..., int]] = {"every_steps": min, "episodes": max}
 DEFERRED = re.compile(r"^([^=]+)=choice\((.*)\)$", re.DOTALL)  # a value that Hydra has not checked: see `cli.arguments`
 SCALED = re.compile(r"x(\d+(?:\.\d+)?)")  # an arm's value that is a multiple of the other arms': x0.5
 MOST_SEEDS = 100_000  # a longer range of seeds must be a typing error
@@ -127,10 +114,10 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
             return [_arm(base, values, fixed) for values in combinations]
 
         levels = {
-            arm.name: {_key(key): value for key, value in own}
+            arm.name: {key_of(key): value for key, value in own}
             for arm, own in zip(made(settings.base), combinations, strict=True)
         }
-        factors = {_key(key): _short(key) for key in map(Override.get_key_element, swept)}
+        factors = {key_of(key): _short(key) for key in map(Override.get_key_element, swept)}
     tasks = tasks_of(settings)
     by_task = {task: made([*settings.base, *task.overrides]) for task in tasks}
     plain = next(iter(by_task.values())) if tasks else made(settings.base)
@@ -160,7 +147,7 @@ def _in_task(arm: Arm, task: Task) -> Arm:
     """The arm in one of sweep.environments. Raises ConfigError if the arm or the command chooses another one."""
     chosen = next(override for override in task.overrides if override.startswith("env="))
     if chosen not in arm.overrides:
-        other = next((override for override in arm.overrides if _key(override) == "env"), "env=")
+        other = next((override for override in arm.overrides if key_of(override) == "env"), "env=")
         raise ConfigError(f"{other}: the study has the environments in sweep.environments; give it there")
     return arm._replace(name=task.arm(arm.name))
 
@@ -176,11 +163,11 @@ def _study_arm(name: str, arm: ArmConfig, base: list[str], fixed: list[str]) -> 
 
     An arm's value x0.5 is half of the base's or the command line's. Raises ConfigError if the command line gives a key
     that the arm sets: it would undo what the arm's label says."""
-    given = {_key(override): override for override in map(with_new_name, fixed)}
-    common = {_key(override): override for override in map(with_new_name, [*base, *fixed])}
+    given = {key_of(override): override for override in map(with_new_name, fixed)}
+    common = {key_of(override): override for override in map(with_new_name, [*base, *fixed])}
     own = []
     for override in map(with_new_name, arm.overrides):
-        key, value = _key(override), override.partition("=")[2]
+        key, value = key_of(override), override.partition("=")[2]
         if factor := SCALED.fullmatch(value):
             own.append(f"{override.partition('=')[0]}={_multiple(name, override, factor[1], common.get(key))}")
             given.pop(key, None)
@@ -194,7 +181,8 @@ def _study_arm(name: str, arm: ArmConfig, base: list[str], fixed: list[str]) -> 
     return Arm(name, arm.label or name, tuple(merged(base, own, list(given.values()))))
 
 
-def _key(override: str) -> str:
+def key_of(override: str) -> str:
+    """The key of an override, without + or ~."""
     return override.partition("=")[0].lstrip("+~")
 
 
@@ -245,38 +233,6 @@ def refuse_empty(path: Path) -> None:
         raise ConfigError(f"{shown(path)}: {empty[0]}: it has no value; give one, or leave it out")
 
 
-def with_equal_looks(study: Study, configs: dict[str, Config]) -> tuple[Study, dict[str, Config]]:
-    """The study and its resolved arms with the same evaluations for all arms of an environment.
-
-    A value that overrides give counts for all; else every cell is evaluated as often as the arm whose default is most
-    often, with the most episodes. Raises ConfigError if the arms' overrides give different values."""
-    more: dict[str, list[str]] = {arm.name: [] for arm in study.arms}
-    for name, choose in LOOKS.items():
-        key = f"evaluation.{name}"
-        by_env: dict[str, list[Arm]] = {}
-        for arm in study.arms:
-            if getattr(configs[arm.name].evaluation, name) is not None:
-                by_env.setdefault(configs[arm.name].env.id, []).append(arm)
-        for same_env in by_env.values():
-            values = {arm.name: getattr(configs[arm.name].evaluation, name) for arm in same_env}
-            given = {arm.name: values[arm.name] for arm in same_env if any(_key(o) == key for o in arm.overrides)}
-            if len(set(given.values())) > 1:
-                listed = ", ".join(f"{arm}: {value}" for arm, value in given.items())
-                raise ConfigError(
-                    f"{key}: the arms have different values ({listed}), so their scores cannot be compared; give one "
-                    "value for all arms"
-                )
-            common = next(iter(given.values()), None) or choose(values.values())
-            for arm in same_env:
-                if values[arm.name] != common:
-                    more[arm.name].append(f"{key}={common}")
-                    changed: dict[str, Any] = {name: common}
-                    evaluation = replace(configs[arm.name].evaluation, **changed)
-                    configs = {**configs, arm.name: replace(configs[arm.name], evaluation=evaluation)}
-    arms = tuple(arm._replace(overrides=(*arm.overrides, *more[arm.name])) for arm in study.arms)
-    return replace(study, arms=arms), configs
-
-
 def study_name(arguments: list[str]) -> str:
     """The name of the folder of a sweep without a study file: the swept keys, and a hash of the fixed settings.
 
@@ -293,7 +249,7 @@ def merged(*overrides: list[str] | tuple[str, ...]) -> list[str]:
     """All overrides in order; if a key occurs twice, the last one counts."""
     by_key: dict[str, str] = {}
     for override in map(with_new_name, itertools.chain(CELL_DEFAULTS, *overrides)):
-        key = _key(override)
+        key = key_of(override)
         by_key.pop(key, None)
         by_key[key] = override
     return list(by_key.values())
@@ -304,59 +260,6 @@ def identity(config: Config) -> str:
     change only what is shown or stored."""
     compared = {key: value for key, value in to_dict(config).items() if key not in NOT_COMPARED}
     return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def refuse_incomparable(configs: dict[str, Config], may_be_same: bool = False) -> None:
-    """Raise ConfigError for resolved arms that are the same, or whose last evaluations cannot be compared."""
-    seen: dict[str, str] = {}
-    for arm, config in configs.items():
-        if (same := seen.setdefault(identity(config), arm)) != arm and not may_be_same:
-            raise ConfigError(f"sweep: the arms {same} and {arm} are the same configuration; arms must differ")
-        if config.evaluation.every_steps is None and config.evaluation.every_seconds is None:
-            raise ConfigError(
-                f"evaluation.every_steps=null: cells of {arm} would not be evaluated; give a number of steps"
-            )
-        if config.evaluation.every_seconds is not None:
-            raise ConfigError(
-                f"evaluation.every_seconds={config.evaluation.every_seconds:g}: cells of a sweep are evaluated at the "
-                "same steps, so that they can be compared; give evaluation.every_steps"
-            )
-    compared: dict[str, Callable[[Config], Any]] = {
-        **{f"env.{switch}": partial(_switch, switch) for switch in GAME_SWITCHES},
-        "evaluation.horizon": evaluation_horizon,
-        "evaluation.action": lambda c: str(c.evaluation.action),
-        "evaluation.at_start": lambda c: c.evaluation.at_start,
-        "env.kwargs": lambda c: c.env.kwargs,  # they change the task, but not its name
-    }
-    for key, value in compared.items():
-        by_env: dict[str, tuple[str, Any]] = {}
-        for arm, config in configs.items():
-            other, expected = by_env.setdefault(config.env.id, (arm, value(config)))
-            if value(config) != expected:
-                hint = ONLY_IN_TRAINING if key == "env.kwargs" else f"give all arms the same, {key}={expected}"
-                raise ConfigError(
-                    f"{key}: {other} would be evaluated with {expected}, {arm} with {value(config)}, "
-                    f"which cannot be compared; {hint}"
-                )
-
-
-def untestable(study: Study, configs: dict[str, Config]) -> Iterator[str]:
-    """The claims that no result can answer, a sentence each. configs: the resolved configuration of each arm."""
-    for claim in study.settings.claims:
-        arms = compared_arms(claim, study.crossed)
-        envs = list(dict.fromkeys(configs[arm].env.id for arm in arms))
-        if len(envs) > 1 and not study.crossed:
-            yield f"the claim {claim.id} cannot be tested: scores of {envs[0]} and {envs[1]} have different units"
-        turns = [arm for arm in arms if configs[arm].schedule == "interleaved" and (configs[arm].workers or 1) > 1]
-        if claim.real_time and turns:
-            why = f"it is about real time, and the workers of {turns[0]} take turns"
-            yield f"the claim {claim.id} cannot be tested: {why}"
-
-
-def _switch(name: str, config: Config) -> Any:
-    """The value of a game's key; None for other environments."""
-    value = getattr(config.env, name, None)
-    return list(value) if isinstance(value, tuple) else value
 
 
 def parse_seeds(text: str, key: str = "sweep.seeds") -> tuple[int, ...]:
