@@ -21,7 +21,7 @@ from ablate.config.schema import LARGEST_SEED, SCHEMAS, ConfigError
 from ablate.config.serial import quoted, with_new_name
 from ablate.config.validation import boolean_keys, suggest
 from ablate.paths import locate
-from ablate.sweeps.study import refuse_empty
+from ablate.sweeps.study import key_of, refuse_empty
 
 PATHS = ("resume", "load", "hydra.run.dir", "hydra.sweep.dir")
 PARTS_OF_PATHS = ("hydra.output_subdir", "hydra.sweep.subdir")  # inside the folder of a run or a sweep
@@ -41,7 +41,7 @@ def complete_arguments(arguments: list[str]) -> list[str]:
     arguments = [_with_new_name(_with_quoted_path(_chosen_arms(argument), multirun)) for argument in arguments]
     check_overrides(arguments)
     parse_flags(arguments)
-    keys = [_key(argument) if "=" in argument else "" for argument in arguments]
+    keys = [key_of(argument) if "=" in argument else "" for argument in arguments]
     # Hydra ignores a missing option of these groups.
     for group in {"algo_env", "algo_env_model", "algo_env_optimizer"} & set(keys):
         raise ConfigError(
@@ -94,11 +94,11 @@ def check_overrides(arguments: Sequence[str]) -> None:
     booleans = boolean_keys()
     known_groups = groups()
     for argument in arguments:
-        if re.match(r"hydra([/.]callbacks\b|$)", _key(argument)):
+        if re.match(r"hydra([/.]callbacks\b|$)", key_of(argument)):
             raise ConfigError(f"{argument}: this part of Hydra's configuration checks all others; leave it as it is")
-        if re.match(r"hydra\.(job|hydra)_logging\b", _key(argument)):
+        if re.match(r"hydra\.(job|hydra)_logging\b", key_of(argument)):
             raise ConfigError(f"{argument}: the program writes no log through Hydra; leave it as it is")
-        if _key(argument) == "hydra/sweeper" and argument.endswith("=optuna"):
+        if key_of(argument) == "hydra/sweeper" and argument.endswith("=optuna"):
             raise ConfigError(
                 f"{argument}: it has no seeds and no report, and it minimises the score; give "
                 "sweep.search.trials=30, or so (docs/tuning.md)"
@@ -117,7 +117,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
             hint = "; write a list without spaces, or in quotes" if argument.endswith(",") else ""
             message = str(error).splitlines()[0].partition(" expecting {")[0]  # without the list of all tokens
             raise ConfigError(f"{argument}: not of the form key=value ({message}){hint}") from error
-        key = _key(argument)
+        key = key_of(argument)
         group = key.partition("@")[0]
         if group in known_groups or group.startswith("hydra/"):
             _refuse_missing_option(group, argument, _values(override))
@@ -136,7 +136,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
 def import_named(arguments: Sequence[str]) -> None:
     """Import the plugins that the arguments name, and allow the import of the modules in env.id=module:Name-v0."""
     for argument in arguments:
-        if _key(argument) == "env.id":
+        if key_of(argument) == "env.id":
             name_modules(modules_of_ids(argument.partition("=")[2]))
     import_plugins(named_plugins(arguments))
 
@@ -170,10 +170,6 @@ def refuse_unmakeable(key: str, folder: Path) -> None:
         with contextlib.suppress(OSError):  # another run has started in it
             for path in reversed(made):
                 path.rmdir()
-
-
-def _key(argument: str) -> str:
-    return argument.partition("=")[0].lstrip("+~")
 
 
 def _values(override: Override) -> list[Any]:
