@@ -98,7 +98,7 @@ class Sweep(Run):
     def cell_processes(self, arm: str) -> list[int]:
         """The processes of the arm's cell, on any node of this machine."""
         wanted = [b"ablate.sweeps.train_cell", str(self.cell(arm)).encode()]
-        return [pid for pid in all_processes() if command_of(pid)[-2:] == wanted]
+        return [pid for pid in all_processes() if command_of(pid)[-3:-1] == wanted]
 
     def job_of(self, arm: str) -> str:
         """The cluster's name for the job that ran the cell last, from Hydra's files."""

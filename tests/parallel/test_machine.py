@@ -139,7 +139,7 @@ def test_a_system_without_locks_and_reserved_space_goes_without(
         machine.lock(one.fileno(), wait=False)
         machine.lock(same.fileno(), wait=False)
         machine.reserve(one.fileno(), 4096)
-    machine.die_with_parent()
+    machine.die_with_parent(os.getppid())
     assert (tmp_path / "one").stat().st_size == 4096
 
 

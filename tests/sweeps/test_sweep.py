@@ -26,6 +26,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict
+from processes import START_S, Run, eventually
 
 from ablate.analysis.load import load_sweep
 from ablate.analysis.report import write_report
@@ -569,6 +570,39 @@ def test_a_cell_is_given_its_configuration_and_what_is_known_of_its_environment(
     monkeypatch.setattr("ablate.config.plugins._NAMED", {"my_module": None})
     mine = train_cell.CellRequest.read(train_cell.CellRequest.of(config, ["seed=7"], tmp_path))
     assert (mine.modules, mine.known_spec()) == (["my_module"], None)
+
+
+ORPHANED = """
+import os, sys
+from pathlib import Path
+from ablate.cli.compose import compose_and_plan
+from ablate.sweeps.cell_process import Program
+from ablate.sweeps.train_cell import CellRequest
+folder, *overrides = sys.argv[1:]
+request = CellRequest.of(compose_and_plan(overrides).config, [], Path(folder))
+print(Program(request, Path(folder), os.open(os.devnull, os.O_WRONLY)).pid, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_cell_ends_if_its_sweep_was_killed_while_it_imported(tmp_path: Path) -> None:
+    """It has its request, and no signal comes any more."""
+    folder = tmp_path / "cell"
+    folder.mkdir()
+    program = ("-c", ORPHANED, str(folder))
+    run = Run(folder, *SHORT, "max_episodes=null", "total_steps=100000000000", program=program)
+    assert run.exit_code() == 0, run.errors
+    assert run.output.strip().isdigit(), run.errors
+    assert eventually(lambda: not run.processes()), run.kill()
+    assert not (folder / MANIFEST).exists()
+
+
+@pytest.mark.parametrize("module", ["ablate.sweeps.preload", "ablate.play.random_policy"])
+def test_other_programs_of_a_sweep_end_too(module: str) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    started = subprocess.run([sys.executable, "-m", module, str(ended.pid)], stdin=subprocess.DEVNULL, timeout=START_S)
+    assert started.returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("name", ["with a space", "it's", 'a "quoted" one', "a=b,c", "[x]", "Ünï"])

@@ -92,7 +92,7 @@ class Sweep:
 
     def server(self) -> int:
         """The process from which cells are forked; 0 if there is none."""
-        servers = [pid for pid in self.runs[-1].processes() if command_of(pid)[-1:] == [b"ablate.sweeps.preload"]]
+        servers = [pid for pid in self.runs[-1].processes() if command_of(pid)[-2:-1] == [b"ablate.sweeps.preload"]]
         return next((pid for pid in servers if parent_of(pid) == self.runs[-1].process.pid), 0)
 
     def worker(self, name: str) -> int:
@@ -291,7 +291,7 @@ def test_kill_9_of_the_process_that_cells_are_forked_from_is_mended(sweep: Calla
     again = lambda: all(one.process(name) not in (0, pid) for name, (_, pid) in before.items())  # noqa: E731
     run.wait_until(again, "cells run again", LONG_S)
     assert all(one.steps(name) >= steps > 0 for name, (steps, _) in before.items())
-    assert command_of(one.process("slow"))[-2:] == [b"ablate.sweeps.train_cell", str(one.cell("slow")).encode()]
+    assert command_of(one.process("slow"))[-3:-1] == [b"ablate.sweeps.train_cell", str(one.cell("slow")).encode()]
     os.kill(one.process("slow"), signal.SIGKILL)
     one.wait_until_trains("good")
     assert parent_of(one.process("good")) == one.server() != killed

@@ -8,9 +8,7 @@ from ablate.parallel.machine import die_with_parent
 from ablate.records.caller import CALLER
 
 if __name__ == "__main__":  # spawned processes import this file too
-    die_with_parent(signal.SIGTERM)
-    if os.getppid() != int(os.environ[CALLER].partition(":")[0]):
-        sys.exit(1)  # the caller has ended already
+    die_with_parent(int(os.environ[CALLER].partition(":")[0]), signal.SIGTERM)
     from ablate.cli.train import program
 
     sys.argv[0] = "src/run.py"  # for the manifest

@@ -78,13 +78,15 @@ class ForkServer:
     """A fork server from the side of the process that starts it. It lives until `close`, or as long as this process."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        """Start the server. It ends with the thread that has started it."""
+        """Start the server. It ends with the thread that has started it.
+
+        command: it calls `serve`, and is given one more argument, our process id."""
         self.has_forked = False
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                env={**environment, **ONE_THREAD}, start_new_session=True,
+                [*command, str(os.getpid())], stdin=theirs.fileno(), stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, env={**environment, **ONE_THREAD}, start_new_session=True,
             )  # fmt: skip
 
     @property
@@ -132,7 +134,7 @@ def serve(prepare: Callable[[bytes], None], work: Callable[[bytes], int]) -> Non
 
     prepare(request): what can be done before the fork, so that it is done once. An error in it is left to the fork.
     work(request): the main function of the fork. Returns its exit code."""
-    die_with_parent()
+    die_with_parent(int(sys.argv[-1]))
     note_clean()
     requests = socket.socket(fileno=0)
     os.set_inheritable(0, False)
@@ -189,9 +191,7 @@ def _run(server: int, inherited: list[int], answers: socket.socket, output: int,
     try:
         forget_parent()
         os.setsid()
-        die_with_parent()
-        if os.getppid() != server:
-            os._exit(1)
+        die_with_parent(server)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for descriptor, standard in ((nothing, 0), (output, 1), (output, 2)):
             os.dup2(descriptor, standard)

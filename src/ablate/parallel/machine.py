@@ -89,11 +89,14 @@ def reserve(descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)
 
 
-def die_with_parent(number: int = signal.SIGKILL) -> None:
+def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
     """Let the kernel send this signal to this process when its parent (or the parent's thread that started it) ends.
 
-    Elsewhere: nothing, so a process that holds the interpreter outlives a parent that is killed."""
+    parent: the parent's process id. If it has ended already, this process gets the signal at once. Elsewhere: nothing
+    afterwards, so a process that holds the interpreter outlives a parent that is killed."""
     _prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
 
 
 def set_name(name: str) -> None:

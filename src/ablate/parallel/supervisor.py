@@ -226,8 +226,11 @@ def _run_child(
             signal.siginterrupt(number, False)
     os.register_at_fork(after_in_child=_default_signals)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    die_with_parent()
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    die_with_parent(parent.pid)
+    threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
 
     heartbeat.install(partial(shared.beat, index))
 
@@ -277,12 +280,10 @@ def shortened(text: str, most: int) -> str:
     return f"{text[: most // 2]} ... {len(text) - most} characters ... {text[-(most // 2) :]}"
 
 
-def _exit_with_parent() -> None:
-    """End this process when its parent ends: a parent that is killed cannot end its children."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+def _exit_with(parent: int) -> None:
+    """End this process when its parent, given by its sentinel, ends: if it is killed, it cannot end its children."""
+    wait([parent])
+    os._exit(1)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """What a policy scores that knows nothing: actions drawn uniformly from the action space.
 
-`python -m ablate.play.random_policy` reads a request from its standard input and prints the scores as JSON in its last
-line. A sweep starts it as a process of its own: an environment may crash or hang."""
+`python -m ablate.play.random_policy <process id of its parent>` reads a request from its standard input and prints the
+scores as JSON in its last line. A sweep starts it as a process of its own: an environment may crash or hang."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ablate.config.derived import evaluation_horizon
 from ablate.config.plugins import import_plugins
 from ablate.config.schema import Config
 from ablate.config.serial import from_dict
+from ablate.parallel.machine import die_with_parent
 from ablate.play.episodes import make_envs
 from ablate.seeding import Role, draw_seed, generator
 from ablate.types import Score
@@ -42,4 +43,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    die_with_parent(int(sys.argv[-1]))
     main()

@@ -48,7 +48,8 @@ class Program:
 
     def __init__(self, request: bytes, folder: Path, log: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ablate.sweeps.train_cell", str(folder)],  # -P: not from the current folder
+            # -P: not from the current folder
+            [sys.executable, "-P", "-m", "ablate.sweeps.train_cell", str(folder), str(os.getpid())],
             stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment(),
         )  # fmt: skip
         self.pid = self._process.pid

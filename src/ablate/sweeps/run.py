@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -403,7 +404,7 @@ def _play_at_random(plan: SweepPlan, wanted: Sequence[str] | None = None) -> Non
         if config.env.id in study.random_scores or config.env.id not in (wanted or [config.env.id]):
             continue
         request = json.dumps({"config": to_dict(config), "modules": named_modules(), "episodes": RANDOM_EPISODES})
-        command = [sys.executable, "-P", "-m", "ablate.play.random_policy"]
+        command = [sys.executable, "-P", "-m", "ablate.play.random_policy", str(os.getpid())]
         with suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
             played = subprocess.run(
                 command, input=request, capture_output=True, text=True, check=True, timeout=RANDOM_S, env=environment()

@@ -105,5 +105,5 @@ def _remove(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    die_with_parent()
+    die_with_parent(int(sys.argv[-1]))
     sys.exit(work(sys.stdin.buffer.read()))
