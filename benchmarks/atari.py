@@ -51,7 +51,8 @@ class Network(NamedTuple):
 
 
 NETWORKS = {
-    "conv_84_small": Network(16, 5, 3000, 0.0),  # the default
+    "conv_84": Network(16, 5, 3000, 0.0),  # the default
+    "conv_84_small": Network(16, 5, 3000, 0.0),
     "conv_lstm_42": Network(8, 20, 2300, 0.5),
     "conv_pool_lstm_80": Network(8, 20, 700, 0.0),
 }

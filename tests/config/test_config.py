@@ -99,7 +99,7 @@ def test_an_environment_without_its_own_values_gets_those_of_its_kind(
         models = [
             resolvers._default_model(algo, env) for algo, env in (("dqn", "pong"), ("a3c", "pong"), ("dqn", "gone"))
         ]
-        assert models == ["dqn_84", "conv_84_small", "dqn_mlp"]
+        assert models == ["dqn_84", "conv_84", "dqn_mlp"]
     finally:
         resolvers._env_kind.cache_clear()
 

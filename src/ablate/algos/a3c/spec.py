@@ -107,7 +107,7 @@ class A3C(Algorithm):
         return [Process(name, module, "work", group) for name, group in zip(names, groups, strict=True)]
 
     def default_model(self, has_images: bool) -> str:
-        return "conv_84_small" if has_images else super().default_model(has_images)
+        return "conv_84" if has_images else super().default_model(has_images)
 
     def default_optimizer(self, has_images: bool) -> str:
         return "rmsprop" if has_images else super().default_optimizer(has_images)
