@@ -170,7 +170,8 @@ def test_points_of_a_start_are_added_to_the_first_step() -> None:
 
 
 def test_rewards_are_clipped_in_training_only() -> None:
-    training, evaluation = make_env(RIVERRAID), make_env(RIVERRAID, training=False)
+    config = replace(RIVERRAID, life_loss_terminates=False)
+    training, evaluation = make_env(config), make_env(config, training=False)
     steps = []
     for env in (training, evaluation):
         env.reset(seed=2)

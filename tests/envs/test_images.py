@@ -31,14 +31,14 @@ def test_a_network_for_images_is_the_default(algo: str, network: str) -> None:
 
 
 def test_an_observation_is_the_stack_of_the_last_grey_images() -> None:
-    config = plan(config_of(*IMAGES, "model.input=[3,24,30]"), []).config
+    config = plan(config_of(*IMAGES, "model.input=[3,40,48]"), []).config
     made, plain = make_env(config.env), Catch()
     seen, raw = [made.reset(seed=3)[0]], [plain.reset(seed=3)[0]]
     for action in (1, 3, 2, 1):
         seen.append(made.step(action)[0])
         raw.append(plain.step(action)[0])
     grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in raw]
-    grey = [cv2.resize(image, (30, 24), interpolation=cv2.INTER_AREA) for image in grey]
+    grey = [cv2.resize(image, (48, 40), interpolation=cv2.INTER_AREA) for image in grey]
     for time, observation in enumerate(seen):
         expected = [grey[max(0, k)] for k in (time - 2, time - 1, time)]
         np.testing.assert_array_equal(observation, expected)
