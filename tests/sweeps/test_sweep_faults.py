@@ -35,7 +35,7 @@ from ablate.records.schema import (
     UPDATES,
     WALL_CLOCK_COLUMNS,
 )
-from ablate.sweeps.cell import attempts_of, status_of
+from ablate.sweeps.cell import status_of
 from ablate.sweeps.plan import estimate, make_plan
 from ablate.sweeps.study import Arm, Study
 
@@ -244,12 +244,14 @@ def test_kill_9_of_the_sweep_many_times_changes_no_row(fork: str, kills: int, tm
     rng = np.random.default_rng(7)
     killed_in_time, resumed = 0, 0
     for _ in range(kills):
-        before = _attempts(tmp_path / "killed")
+        began = time.time()
         run = start("killed")
-        if rng.random() < 0.6:  # from the start of a cell on, or else from the start of the sweep
-            begun = lambda run=run, before=before: _attempts(run.folder) > before or run.process.poll() is not None  # noqa: E731
-            eventually(begun, LONG_S)
-        time.sleep(rng.uniform(0.0, 3.0))
+        if rng.random() < 0.6:  # soon after a cell's checkpoint, or else some time after the start of the sweep
+            trains = lambda run=run, began=began: _checkpoint_after(began, run.folder) or run.process.poll() is not None  # noqa: E731
+            eventually(trains, LONG_S)
+            time.sleep(rng.uniform(0.0, 0.7))
+        else:
+            time.sleep(rng.uniform(0.0, 3.0))
         killed_in_time += run.process.poll() is None
         run.process.kill()
         run.process.wait()
@@ -275,8 +277,9 @@ def test_kill_9_of_the_sweep_many_times_changes_no_row(fork: str, kills: int, tm
     assert os.listdir(tmp_path / "tmp") == [], "probes of killed sweeps"
 
 
-def _attempts(folder: Path) -> int:
-    return sum(len(attempts_of(cell)) for cell in folder.glob("*/seed=*"))
+def _checkpoint_after(time_s: float, folder: Path) -> bool:
+    """Whether a cell has written a checkpoint since this time."""
+    return any(path.stat().st_mtime > time_s for path in folder.glob(f"*/seed=*/{LAST_CHECKPOINT}"))
 
 
 def test_kill_9_of_the_process_that_cells_are_forked_from_is_mended(sweep: Callable[..., Sweep]) -> None:
