@@ -29,8 +29,8 @@ SEARCH = "search"  # the folder of a search's trials in its study's folder
 PANELS = {"report_panels.png": ("max_ep_step", "workers")}
 # Of runs and of a study that take hours, whose files were not kept before 2026-11-29.
 NOT_REDRAWN = {
-    "readme/breakout_learning.png", "readme/riverraid_learning.png", "readme/dqn_breakout_uniform.png",
-    "readme/dqn_breakout_prioritized.png", "replay_quick/curves_evaluation_global_step.png",
+    "readme/dqn_breakout_uniform.png", "readme/dqn_breakout_prioritized.png",
+    "replay_quick/curves_evaluation_global_step.png",
 }  # fmt: skip
 
 
