@@ -43,6 +43,7 @@ class Program:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._forks: Forks | None = None
+        self._environment = dict(os.environ)  # pytest changes its own between tests, while threads run the program
         for name in ("src", "conf", "sweeps"):
             ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "results")
             shutil.copytree(ROOT / name, root / name, ignore=ignored)
@@ -51,11 +52,11 @@ class Program:
     def __call__(self, *arguments: str, python: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
         if not python:
             self._forks = self._forks or Forks(self.root)
-            return self._forks.run(arguments, {**os.environ, **env}, TIMEOUT_S)
+            return self._forks.run(arguments, {**self._environment, **env}, TIMEOUT_S)
         return subprocess.run(
             [sys.executable, "-B", *python, "src/run.py", *arguments],
             cwd=self.root,
-            env={**os.environ, **env},
+            env={**self._environment, **env},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
