@@ -17,7 +17,7 @@ from ablate.parallel.signals import SIGNALS
 
 __all__ = ["COMMAND", "ForkServer"]
 
-COMMAND = [sys.executable, "-c", "import served; served.main()"]
+COMMAND = [sys.executable, "-c", "import served; served.main()", str(os.getpid())]
 prepared: list[str] = []
 
 

@@ -80,13 +80,13 @@ class ForkServer:
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         """Start the server. It ends with the thread that has started it.
 
-        command: it calls `serve`, and is given one more argument, our process id."""
+        command: it calls `serve`; its last argument is our process id."""
         self.has_forked = False
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [*command, str(os.getpid())], stdin=theirs.fileno(), stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, env={**environment, **ONE_THREAD}, start_new_session=True,
+                command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                env={**environment, **ONE_THREAD}, start_new_session=True,
             )  # fmt: skip
 
     @property

@@ -48,8 +48,7 @@ class Program:
 
     def __init__(self, request: bytes, folder: Path, log: int) -> None:
         self._process = subprocess.Popen(
-            # -P: not from the current folder
-            [sys.executable, "-P", "-m", "ablate.sweeps.train_cell", str(folder), str(os.getpid())],
+            command_of("ablate.sweeps.train_cell", str(folder)),
             stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment(),
         )  # fmt: skip
         self.pid = self._process.pid
@@ -109,8 +108,7 @@ def mend_server(config: Config) -> None:
         if _server is not None:
             print("note      the process from which cells are forked was killed; a new one is started", file=sys.stderr)
             _server.close()
-        command = [sys.executable, "-P", "-m", "ablate.sweeps.preload"]
-        _server = ForkServer(command, environment())
+        _server = ForkServer(command_of("ablate.sweeps.preload"), environment())
 
 
 def close_server() -> None:
@@ -119,6 +117,11 @@ def close_server() -> None:
     if _server is not None:
         _server.close()
         _server = None
+
+
+def command_of(module: str, *arguments: str) -> list[str]:
+    """The command of a module of ours. Its last argument is our process id: it ends with us (`die_with_parent`)."""
+    return [sys.executable, "-P", "-m", module, *arguments, str(os.getpid())]  # -P: not from the current folder
 
 
 def environment() -> dict[str, str]:

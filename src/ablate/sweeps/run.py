@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -35,7 +34,7 @@ from ablate.records.schema import CELL, CELL_LOG, DETACHED, VERDICTS
 from ablate.records.study_file import read_study, write_study
 from ablate.runs.run import RunFailed
 from ablate.sweeps.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lines
-from ablate.sweeps.cell_process import close_server, environment
+from ablate.sweeps.cell_process import close_server, command_of, environment
 from ablate.sweeps.detached import let_go
 from ablate.sweeps.environments import names_of, with_random_scores
 from ablate.sweeps.live import STOPPED, CellState, Failure, LiveReport, Look
@@ -404,7 +403,7 @@ def _play_at_random(plan: SweepPlan, wanted: Sequence[str] | None = None) -> Non
         if config.env.id in study.random_scores or config.env.id not in (wanted or [config.env.id]):
             continue
         request = json.dumps({"config": to_dict(config), "modules": named_modules(), "episodes": RANDOM_EPISODES})
-        command = [sys.executable, "-P", "-m", "ablate.play.random_policy", str(os.getpid())]
+        command = command_of("ablate.play.random_policy")
         with suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
             played = subprocess.run(
                 command, input=request, capture_output=True, text=True, check=True, timeout=RANDOM_S, env=environment()
