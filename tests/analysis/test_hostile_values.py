@@ -59,6 +59,8 @@ def test_any_scores_have_a_report(seeds: int, value: Callable[[int], float], tmp
     for claim in CLAIMS:
         assert claim["words"] in page
         assert claim["words"] in verdict
+    again = write_report(summarise(load_sweep(folder)))
+    assert again[0] == folder / REPORT
 
 
 @pytest.mark.parametrize("statistic", [mean, median, iqm])
