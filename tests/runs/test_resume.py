@@ -15,10 +15,12 @@ from helpers import ROOT
 
 from ablate.cli.compose import compose_and_plan
 from ablate.config.schema import ConfigError
+from ablate.nn import precision
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.files import read_json
-from ablate.records.manifest import write_status
-from ablate.records.schema import EPISODES, EVALUATIONS, LAST_CHECKPOINT, MANIFEST, UPDATES, WALL_CLOCK_COLUMNS
+from ablate.records.manifest import lock_run, write_status
+from ablate.records.schema import CELL, EPISODES, EVALUATIONS, LAST_CHECKPOINT, MANIFEST, UPDATES, WALL_CLOCK_COLUMNS
+from ablate.runs.run import new_folder, run
 from ablate.types import Counters
 
 
@@ -165,6 +167,46 @@ def test_an_environment_that_cannot_be_saved_starts_a_new_episode(tmp_path: Path
     run_folder(tmp_path / "run", *options, "max_episodes=null", "total_steps=300", "evaluation.every_steps=null")
     again = command(f"resume={tmp_path / 'run'}", "total_steps=600")
     assert "cannot be saved" in subprocess.run(again, check=True, timeout=280, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("algo", ["a3c", "dqn"])
+def test_a_run_goes_on_with_another_precision_on_another_machine(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It begins on one that multiplies bfloat16 in hardware, and goes on on one that does not."""
+    small = {"a3c": ("model=conv_84_small", "workers=1"), "dqn": ("algo.warmup_steps=40", "replay.capacity=100")}
+    options = ("env=breakout", f"algo={algo}", *small[algo], "envs_per_worker=2", "schedule=interleaved",
+               "log_interval=1", "evaluation.every_steps=null", "figures=false", "logger.display=plain")  # fmt: skip
+    folder = tmp_path / "run"
+
+    def resume(*overrides: str) -> str:
+        capsys.readouterr()
+        planned = compose_and_plan([f"resume={folder}", *overrides])
+        with lock_run(folder) as still_there:
+            run(planned, folder, [], still_there)
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx512_bf16"})
+    with new_folder(folder) as (_, still_there):
+        run(compose_and_plan([*options, "total_steps=80"]), folder, [], still_there)
+    before = read_checkpoint(folder / LAST_CHECKPOINT).tensors["parameters"]
+    monkeypatch.setattr(precision, "cpu_flags", set)
+    assert "resume with precision=float32" in resume("total_steps=100")
+    assert "in software" not in resume("total_steps=180", "precision=auto")
+    manifest = read_json(folder / MANIFEST)
+    assert manifest["config"]["precision"] == "float32"
+    assert [resume["changed"] for resume in manifest["resumes"]] == [
+        {"total_steps": [80, 100]},
+        {"total_steps": [100, 180], "precision": ["bf16", "float32"]},
+    ]
+    after = read_checkpoint(folder / LAST_CHECKPOINT).tensors["parameters"]
+    assert np.isfinite(after).all()
+    assert (after != before).mean() > 0.1
+    with pytest.raises(ConfigError, match=r"^precision=bf16: this machine .* use float32$"):
+        resume("total_steps=200", "precision=bf16")
+    (folder / CELL).touch()
+    with pytest.raises(ConfigError, match="a cell of a sweep keeps its length and its precision"):
+        resume("precision=auto")
 
 
 def test_a_run_without_a_checkpoint_starts_again(tmp_path: Path) -> None:

@@ -72,7 +72,8 @@ class Algorithm(ABC):
         return f"algo={self.name} has no kernel"
 
     def resolve(self, config: Config, here: bool, new: bool) -> Config:
-        """Fill in values that depend on this machine. here: the run will train on this machine; new: it is not resumed.
+        """Fill in values that depend on this machine. here: the run will train on this machine. new: it is not resumed,
+        or with another precision.
 
         Raises ConfigError."""
         return config

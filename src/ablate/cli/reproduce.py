@@ -41,6 +41,10 @@ def reproduce(arguments: Sequence[str]) -> None:
     config = from_dict(manifest.config)
     for line in differences(asdict(manifest), provenance([])):
         print(f"note     {line}")
+    for resume in manifest.resumes:
+        if "precision" in resume.changed:
+            before, after = resume.changed["precision"]
+            print(f"note     precision={before} before step {resume.since.steps}, {after} now: rows will differ")
     if config.schedule == Schedule["async"]:
         print("note     schedule=async: rows of processes that race differ from run to run")
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config_hash(config)}"

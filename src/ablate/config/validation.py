@@ -163,7 +163,7 @@ def refuse_contradictions(config: Config) -> None:
         raise ConfigError(
             f"load={config.load}: resume= goes on with a run, load= starts a new one from its parameters; give one"
         )
-    if config.precision == Precision.bf16 and not config.model.takes_images:
+    if config.precision == Precision.bf16 and not (config.model.takes_images or config.resume):
         raise ConfigError(
             "precision=bf16: only layers of images compute in bf16, and this network has none; use auto or float32"
         )

@@ -21,13 +21,23 @@ def resolve_precision(precision: str, device: str = "cpu") -> str:
     return "bf16" if {"avx512_bf16", "amx_bf16"} & cpu_flags() else "float32"
 
 
+def _fastest(config: Config) -> str:
+    """The fastest precision for the run on this machine."""
+    return resolve_precision("auto", device_of(config, 0)) if config.model.takes_images else "float32"
+
+
+def in_software(config: Config) -> bool:
+    """Whether this machine would compute the run's bfloat16 in software, many times slower than float32."""
+    return config.precision == Precision.bf16 and _fastest(config) != "bf16"
+
+
 def with_precision(config: Config, here: bool, new: bool) -> Config:
     """The configuration with its precision, as far as this machine can say: here=false, it runs elsewhere.
 
-    Raises ConfigError for a new run in bf16 that this machine would compute in software."""
+    new: the precision is not that of a run that is resumed. Raises ConfigError for a new bf16 that this machine would
+    compute in software."""
     if not here:
         return config
-    fastest = resolve_precision("auto", device_of(config, 0)) if config.model.takes_images else "float32"
-    if config.precision == Precision.bf16 and fastest != "bf16" and new:
+    if new and in_software(config):
         raise ConfigError("precision=bf16: this machine would compute it in software, many times slower; use float32")
-    return replace(config, precision=Precision(fastest)) if config.precision == Precision.auto else config
+    return replace(config, precision=Precision(_fastest(config))) if config.precision == Precision.auto else config

@@ -32,9 +32,10 @@ class Totals:
 
 @dataclass(frozen=True)
 class Resume:
-    """A resume: `since`, called `from` in the file, counts what was done before it."""
+    """A resume: `since`, called `from` in the file, counts what was done before it. changed: key -> before, after."""
 
     since: Totals = Field(alias="from")
+    changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from ablate.config.derived import horizon_notes
 from ablate.config.plugins import named_modules
 from ablate.config.schema import Config, ConfigError
+from ablate.nn.precision import in_software
 from ablate.paths import command, shown
 from ablate.records.checkpoint import Checkpoint
 from ablate.records.schema import BEST_CHECKPOINT, EPISODES, EVALUATIONS, LAST_CHECKPOINT, LEARNING_CURVE, UPDATES
@@ -47,6 +48,8 @@ def _resumption(run: Resolved, checkpoint: Checkpoint, dropped: int) -> Iterator
     states = list(checkpoint.state["workers"].values())
     later = f"; {dropped} later rows dropped from the CSVs" if dropped else ""
     yield f"resumed  at step {counters.steps}, episode {counters.episodes}{later}"
+    if in_software(config):
+        yield "note     precision=bf16 is computed in software here: resume with precision=float32, many times faster"
     for note in run.algorithm.resume_notes(config, states):
         yield f"note     {note}"
     if any(state.get("env", ...) is None for state in states) and counters.steps:

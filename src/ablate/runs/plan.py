@@ -68,7 +68,7 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
     overrides: the arguments of the command line, which show the keys that were given with resume=. here: whether the
     run is for this machine; another machine may have other devices. folder: where the files of a new run will be. The
     caller has locked the folder of a run that is resumed. Raises ConfigError."""
-    resumed, new = None, True
+    resumed, new, own = None, True, config
     if config.resume:
         folder = locate(config.resume)
         try:
@@ -79,12 +79,11 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
             raise ConfigError(f"resume={config.resume}: {error}") from error
         done = Counters(**resumed.state["counters"]) if resumed else Counters()
         new, config = False, _resumed_config(config, own, overrides, done)
-        if (folder / CELL).exists() and (config.max_episodes, config.total_steps) != (
-            own.max_episodes,
-            own.total_steps,
-        ):
+        ours, theirs = ((c.max_episodes, c.total_steps, c.precision) for c in (config, own))
+        if (folder / CELL).exists() and ours != theirs:
             raise ConfigError(
-                f"resume={folder}: a cell of a sweep keeps its length, so that arms are comparable; use load="
+                f"resume={folder}: a cell of a sweep keeps its length and its precision, so that arms are comparable; "
+                "use load="
             )
     algorithm = algorithm_of(config)
     config = replace(config, workers=number_of_workers(config))
@@ -100,7 +99,7 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
     remember_spec(config.env, spec)
     architecture = architecture_of(config.model, spec)
     config, backend_note = _resolve_backend(config, algorithm, architecture)
-    config = algorithm.resolve(config, here, new)
+    config = algorithm.resolve(config, here, new or config.precision != own.precision)
     config, limit_note = _with_reachable_limit(config, algorithm)
     _refuse_huge(config, architecture)
     parameters = initial_parameters(architecture, generator(config.seed, Role.parameters))
@@ -127,9 +126,9 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
     )  # fmt: skip
 
 
-# Keys that may be given with resume=: how long to train and what to show, not what is trained.
+# Keys that may be given with resume=: how long to train, how to compute and what to show, not what is trained.
 CHANGEABLE_ON_RESUME = (
-    "resume", "max_episodes", "total_steps", "log_interval", "checkpoint_every_seconds", "hang_timeout_s",
+    "resume", "max_episodes", "total_steps", "precision", "log_interval", "checkpoint_every_seconds", "hang_timeout_s",
     "save_replay", "figures", "logger",
 )  # fmt: skip
 
