@@ -76,8 +76,8 @@ def refusal(folder: Path) -> str:
 
 
 def resumed(folder: Path) -> None:
-    overrides = [f"resume={folder}", "max_episodes=40"]
-    plan(replace(config_of("max_episodes=40"), resume=str(folder)), overrides)
+    longer = ("max_episodes=40", "optimizer.decay_episodes=40")
+    plan(replace(config_of(*longer), resume=str(folder)), [f"resume={folder}", *longer])
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:

@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import ROOT
+from here import resume, train
 
 from ablate.cli.compose import compose_and_plan
 from ablate.config.schema import ConfigError
 from ablate.nn import precision
 from ablate.records.checkpoint import read_checkpoint
 from ablate.records.files import read_json
-from ablate.records.manifest import lock_run, write_status
+from ablate.records.manifest import write_status
 from ablate.records.schema import CELL, EPISODES, EVALUATIONS, LAST_CHECKPOINT, MANIFEST, UPDATES, WALL_CLOCK_COLUMNS
-from ablate.runs.run import new_folder, run
 from ablate.types import Counters
 
 
@@ -153,7 +153,7 @@ def test_a_run_without_its_replay_continues_and_says_what_differs(tmp_path: Path
     options = ("algo=dqn", "env=cartpole", "algo.train_freq=4", "algo.warmup_steps=200", "log_interval=1",
                "evaluation.every_steps=null", "figures=false", "logger.display=plain")  # fmt: skip
     run_folder(tmp_path / "run", *options, "total_steps=1000")
-    again = command(f"resume={tmp_path / 'run'}", "total_steps=2000")
+    again = command(f"resume={tmp_path / 'run'}", "total_steps=2000", "optimizer.decay_steps=2000")
     output = subprocess.run(again, check=True, timeout=280, capture_output=True, text=True).stdout
     assert "replay was not saved" in output
     steps = pd.read_csv(tmp_path / "run" / UPDATES)["global_step"].to_numpy()
@@ -165,7 +165,7 @@ def test_an_environment_that_cannot_be_saved_starts_a_new_episode(tmp_path: Path
     pytest.importorskip("Box2D")
     options = ("env=lunar_lander", "workers=1", "schedule=interleaved", "figures=false", "logger.display=plain")
     run_folder(tmp_path / "run", *options, "max_episodes=null", "total_steps=300", "evaluation.every_steps=null")
-    again = command(f"resume={tmp_path / 'run'}", "total_steps=600")
+    again = command(f"resume={tmp_path / 'run'}", "total_steps=600", "optimizer.decay_steps=600")
     assert "cannot be saved" in subprocess.run(again, check=True, timeout=280, capture_output=True, text=True).stdout
 
 
@@ -179,34 +179,52 @@ def test_a_run_goes_on_with_another_precision_on_another_machine(
                "log_interval=1", "evaluation.every_steps=null", "figures=false", "logger.display=plain")  # fmt: skip
     folder = tmp_path / "run"
 
-    def resume(*overrides: str) -> str:
+    def resumed(*overrides: str) -> str:
         capsys.readouterr()
-        planned = compose_and_plan([f"resume={folder}", *overrides])
-        with lock_run(folder) as still_there:
-            run(planned, folder, [], still_there)
+        resume(folder, *overrides)
         return capsys.readouterr().out
 
     monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx512_bf16"})
-    with new_folder(folder) as (_, still_there):
-        run(compose_and_plan([*options, "total_steps=80"]), folder, [], still_there)
+    train(folder, *options, "total_steps=80")
     before = read_checkpoint(folder / LAST_CHECKPOINT).tensors["parameters"]
     monkeypatch.setattr(precision, "cpu_flags", set)
-    assert "resume with precision=float32" in resume("total_steps=100")
-    assert "in software" not in resume("total_steps=180", "precision=auto")
+    assert "resume with precision=float32" in resumed("total_steps=100", "optimizer.decay_steps=1000")
+    assert "in software" not in resumed("total_steps=180", "precision=auto")
     manifest = read_json(folder / MANIFEST)
     assert manifest["config"]["precision"] == "float32"
     assert [resume["changed"] for resume in manifest["resumes"]] == [
-        {"total_steps": [80, 100]},
+        {"total_steps": [80, 100], "optimizer.decay_steps": [80, 1000]},
         {"total_steps": [100, 180], "precision": ["bf16", "float32"]},
     ]
     after = read_checkpoint(folder / LAST_CHECKPOINT).tensors["parameters"]
     assert np.isfinite(after).all()
     assert (after != before).mean() > 0.1
     with pytest.raises(ConfigError, match=r"^precision=bf16: this machine .* use float32$"):
-        resume("total_steps=200", "precision=bf16")
+        compose_and_plan([f"resume={folder}", "total_steps=200", "precision=bf16"])
     (folder / CELL).touch()
-    with pytest.raises(ConfigError, match="a cell of a sweep keeps its length and its precision"):
-        resume("precision=auto")
+    with pytest.raises(ConfigError, match="a cell of a sweep keeps its length, precision"):
+        resume(folder, "precision=auto", "total_steps=200")
+
+
+@pytest.mark.parametrize("unit", ["steps", "episodes"])
+def test_a_longer_run_needs_a_step_size(unit: str, tmp_path: Path) -> None:
+    """With schedule=linear it is 0 at the limit of the run, from which a longer run goes on."""
+    folder, limit = tmp_path / "run", {"steps": "total_steps", "episodes": "max_episodes"}[unit]
+    other = {"steps": "max_episodes", "episodes": "total_steps"}[unit]
+    train(folder, "env=cartpole", "optimizer.schedule=linear", f"{limit}=100", f"{other}=null", "log_interval=1")
+    refused = (
+        rf"^{limit}=250: the run's step size is 0 from {unit[:-1]} 100 on.* give optimizer.decay_{unit}=250 as well$"
+    )
+    with pytest.raises(ConfigError, match=refused):
+        resume(folder, f"{limit}=250")
+    with pytest.raises(ConfigError, match=f"^{limit}=250: "):
+        compose_and_plan([f"resume={folder}", f"{limit}=+150", f"optimizer.decay_{unit}=200"])
+    resume(folder, f"{limit}=250", f"optimizer.decay_{unit}=500")
+    table = pd.read_csv(folder / UPDATES)
+    lr = read_json(folder / MANIFEST)["config"]["optimizer"]["lr"]
+    (first,) = np.flatnonzero(np.diff(table["learning_rate"]) > 0)  # it rises once
+    assert table["learning_rate"][first + 1] == pytest.approx(0.8 * lr, rel=0.05)
+    assert table["learning_rate"].iloc[-1] == pytest.approx(0.5 * lr, rel=0.05)
 
 
 def test_a_run_without_a_checkpoint_starts_again(tmp_path: Path) -> None:

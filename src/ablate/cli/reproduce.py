@@ -42,9 +42,8 @@ def reproduce(arguments: Sequence[str]) -> None:
     for line in differences(asdict(manifest), provenance([])):
         print(f"note     {line}")
     for resume in manifest.resumes:
-        if "precision" in resume.changed:
-            before, after = resume.changed["precision"]
-            print(f"note     precision={before} before step {resume.since.steps}, {after} now: rows will differ")
+        for key, (before, after) in resume.changed.items():
+            print(f"note     {key} was {before} up to step {resume.since.steps}; now it is {after} from the start")
     if config.schedule == Schedule["async"]:
         print("note     schedule=async: rows of processes that race differ from run to run")
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config_hash(config)}"

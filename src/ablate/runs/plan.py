@@ -11,7 +11,7 @@ import numpy as np
 
 from ablate.algos.algorithm import Algorithm, algorithm_of, number_of_workers
 from ablate.compiled.support import check_arguments
-from ablate.config.choices import Backend
+from ablate.config.choices import Backend, ScheduleKind
 from ablate.config.derived import cuda_index, devices
 from ablate.config.schema import LARGEST, Config, ConfigError
 from ablate.config.serial import flat, from_dict, to_dict
@@ -79,11 +79,11 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
             raise ConfigError(f"resume={config.resume}: {error}") from error
         done = Counters(**resumed.state["counters"]) if resumed else Counters()
         new, config = False, _resumed_config(config, own, overrides, done)
-        ours, theirs = ((c.max_episodes, c.total_steps, c.precision) for c in (config, own))
+        ours, theirs = ((c.max_episodes, c.total_steps, c.precision, c.optimizer) for c in (config, own))
         if (folder / CELL).exists() and ours != theirs:
             raise ConfigError(
-                f"resume={folder}: a cell of a sweep keeps its length and its precision, so that arms are comparable; "
-                "use load="
+                f"resume={folder}: a cell of a sweep keeps its length, precision and step sizes, so that arms are "
+                "comparable; use load="
             )
     algorithm = algorithm_of(config)
     config = replace(config, workers=number_of_workers(config))
@@ -128,9 +128,13 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
 
 # Keys that may be given with resume=: how long to train, how to compute and what to show, not what is trained.
 CHANGEABLE_ON_RESUME = (
-    "resume", "max_episodes", "total_steps", "precision", "log_interval", "checkpoint_every_seconds", "hang_timeout_s",
-    "save_replay", "figures", "logger",
+    "resume", "max_episodes", "total_steps", "optimizer.decay_steps", "optimizer.decay_episodes", "precision",
+    "log_interval", "checkpoint_every_seconds", "hang_timeout_s", "save_replay", "figures", "logger",
 )  # fmt: skip
+
+
+def _changeable(key: str) -> bool:
+    return not {key, key.split(".")[0]}.isdisjoint(CHANGEABLE_ON_RESUME)
 
 
 def _last_checkpoint(folder: Path, manifest: Manifest, own: Config) -> Checkpoint | None:
@@ -183,7 +187,7 @@ def _refuse_other_run(path: Path, checkpoint: Checkpoint, own: Config) -> None:
     first = ("algo.name", "env.id", "model.name", "seed")  # these say most
     for key in sorted({*ours, *theirs}, key=lambda key: (key not in first, key)):
         there, here = theirs.get(key, "not set"), ours.get(key, "not set")
-        if there != here and key.split(".")[0] not in CHANGEABLE_ON_RESUME:
+        if there != here and not _changeable(key):
             raise ConfigError(
                 f"{path} is of another run than {MANIFEST}: {key} is {there} there, {here} here; put the run's own "
                 "file back, or start a new run with load="
@@ -257,7 +261,7 @@ def _resumed_config(given: Config, own: Config, overrides: list[str], done: Coun
     for override in overrides:
         key, _, text = override.lstrip("+~").partition("=")
         name, _, inner = key.partition(".")
-        if name in CHANGEABLE_ON_RESUME:
+        if _changeable(key):
             value = getattr(given, name)
             if name in ("max_episodes", "total_steps") and text.startswith("+"):
                 value += done.episodes if name == "max_episodes" else done.steps
@@ -273,7 +277,23 @@ def _resumed_config(given: Config, own: Config, overrides: list[str], done: Coun
             )
     config = replace(own, **{**changed, "resume": None})
     refuse_contradictions(config)
+    _refuse_no_step_size(config, own)
     return config
+
+
+def _refuse_no_step_size(config: Config, own: Config) -> None:
+    """Raise ConfigError if the run would train on after its step size has become 0."""
+    optimizer = config.optimizer
+    end, unit, key = optimizer.decay_steps, "steps", "total_steps"
+    if end is None:
+        end, unit, key = optimizer.decay_episodes, "episodes", "max_episodes"
+    limit, before = getattr(config, key), getattr(own, key)
+    longer = limit != before and end is not None and (limit is None or limit > end)
+    if longer and optimizer.schedule == ScheduleKind.linear and optimizer.lr_end == 0.0:
+        raise ConfigError(
+            f"{key}={limit}: the run's step size is 0 from {unit[:-1]} {end} on, and it would learn nothing more; give "
+            f"optimizer.decay_{unit}={limit or '<a larger number>'} as well"
+        )
 
 
 def _refuse_other_network(load: str, source: Checkpoint, ours: Architecture) -> None:
