@@ -42,13 +42,13 @@ def sweep_with(folder: Path, seeds: int, value: Callable[[int], float], **study:
 @pytest.mark.parametrize(
     ("seeds", "value"),
     [
-        pytest.param(20, lambda seed: -54.3, id="20 equal scores"),
+        pytest.param(20, lambda seed: -54.3, id="20 equal scores", marks=pytest.mark.slow),
         pytest.param(6, lambda seed: {3: np.inf, 4: -np.inf}.get(seed, -1.0), id="inf and -inf"),
-        pytest.param(6, lambda seed: np.nan, id="all NaN"),
+        pytest.param(6, lambda seed: np.nan, id="all NaN", marks=pytest.mark.slow),
         pytest.param(10, lambda seed: np.nan if seed % 2 else 1.0, id="half NaN"),
-        pytest.param(6, lambda seed: 1.7e308 * (-1) ** seed, id="nearly the largest numbers"),
+        pytest.param(6, lambda seed: 1.7e308 * (-1) ** seed, id="nearly the largest numbers", marks=pytest.mark.slow),
         pytest.param(6, lambda seed: 5e-324 * seed, id="denormal"),
-        pytest.param(1, lambda seed: -1.0, id="one seed"),
+        pytest.param(1, lambda seed: -1.0, id="one seed", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

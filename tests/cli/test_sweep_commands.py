@@ -104,15 +104,17 @@ def test_stop_asks_by_a_file_and_waits_for_the_locks(
     (folder / SWEEP_LOG).touch()
     runs = {"sweep": folder, "cell": cell_folder(folder, "two", 1), "log": folder / SWEEP_LOG}[place]
     with locked(runs):
-        stopping = while_it(lambda: commands.stop(folder))
+        stopping, printed = while_it(lambda: commands.stop(folder)), ""
         deadline = time.monotonic() + 60
-        while not (folder / STOP).exists():
+        while not printed.startswith("stopping: "):  # it has seen the lock
             assert time.monotonic() < deadline
             time.sleep(0.01)
+            printed += capsys.readouterr().out
         assert stopping.is_alive()
+        assert (folder / STOP).exists()
     stopping.join(60)
-    assert capsys.readouterr().out.startswith("stopping: ")
     assert not commands.runs(folder)
+    capsys.readouterr()
     commands.stop(folder)
     assert capsys.readouterr().out.startswith("nothing runs in ")
 

@@ -113,7 +113,7 @@ def damage_index(cache: Path) -> None:
         path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [damage_data, damage_index])
+@pytest.mark.parametrize("damage", [damage_data, pytest.param(damage_index, marks=pytest.mark.slow)])
 def test_a_damaged_kernel_is_compiled_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     """The files are damaged as after a power failure."""
     cache = tmp_path / "cache"

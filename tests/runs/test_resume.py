@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import ROOT
-from here import resume, train
+from here import Threads, resume, train
 
 from ablate.cli.compose import compose_and_plan
 from ablate.config.schema import ConfigError
@@ -93,7 +93,6 @@ CASES = [
         "optimizer.schedule=linear",
         "total_steps=8000",
         kills=1,
-        slow=False,
     ),
     case("env=cartpole", *DQN, *IN_TWO_PROCESSES, "replay.storage=memmap", "total_steps=20000", kills=2),
     case("env=breakout", *DQN, *PRIORITIZED, *IN_TWO_PROCESSES, "model.hidden=[16]", "total_steps=2000", kills=1),
@@ -169,11 +168,12 @@ def test_an_environment_that_cannot_be_saved_starts_a_new_episode(tmp_path: Path
     assert "cannot be saved" in subprocess.run(again, check=True, timeout=280, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("algo", ["a3c", "dqn"])
+@pytest.mark.parametrize("algo", ["a3c", pytest.param("dqn", marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_another_precision_on_another_machine(
     algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It begins on one that multiplies bfloat16 in hardware, and goes on on one that does not."""
+    monkeypatch.setattr("ablate.runs.training.Supervisor", Threads)
     small = {"a3c": ("model=conv_84_small", "workers=1"), "dqn": ("algo.warmup_steps=40", "replay.capacity=100")}
     options = ("env=breakout", f"algo={algo}", *small[algo], "envs_per_worker=2", "schedule=interleaved",
                "log_interval=1", "evaluation.every_steps=null", "figures=false", "logger.display=plain")  # fmt: skip
@@ -207,8 +207,9 @@ def test_a_run_goes_on_with_another_precision_on_another_machine(
 
 
 @pytest.mark.parametrize("unit", ["steps", "episodes"])
-def test_a_longer_run_needs_a_step_size(unit: str, tmp_path: Path) -> None:
+def test_a_longer_run_needs_a_step_size(unit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With schedule=linear it is 0 at the limit of the run, from which a longer run goes on."""
+    monkeypatch.setattr("ablate.runs.training.Supervisor", Threads)
     folder, limit = tmp_path / "run", {"steps": "total_steps", "episodes": "max_episodes"}[unit]
     other = {"steps": "max_episodes", "episodes": "total_steps"}[unit]
     train(folder, "env=cartpole", "optimizer.schedule=linear", f"{limit}=100", f"{other}=null", "log_interval=1")
