@@ -24,6 +24,12 @@ from ablate.records.schema import CELL, EPISODES, EVALUATIONS, LAST_CHECKPOINT, 
 from ablate.types import Counters
 
 
+@pytest.fixture(autouse=True)
+def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this process train in its threads: a process takes seconds to start."""
+    monkeypatch.setattr("ablate.runs.training.Supervisor", Threads)
+
+
 def command(*overrides: str) -> list[str]:
     return [sys.executable, str(ROOT / "src/run.py"), *overrides]
 
@@ -126,11 +132,10 @@ def test_killed_and_resumed_equals_uninterrupted(overrides: tuple[str, ...], kil
 
 def test_a_completed_run_continues_under_a_higher_limit_or_is_loaded(tmp_path: Path) -> None:
     """The loaded run has another backend: all backends have the same parameters."""
-    quick = ("workers=1", "env.max_ep_step=50", "figures=false", "logger.display=off", "schedule=interleaved",
-             "backend=compiled")  # fmt: skip
-    run_folder(tmp_path / "run", *quick, "max_episodes=3")
+    quick = ("env=pendulum", "env.max_ep_step=50", "backend=compiled")
+    train(tmp_path / "run", *quick, "max_episodes=3")
     same_as_it_was = ("workers=1", "env.max_ep_step=50")  # the old command with resume= before it is accepted
-    subprocess.run(command(f"resume={tmp_path / 'run'}", *same_as_it_was, "max_episodes=5"), check=True, timeout=120)
+    resume(tmp_path / "run", *same_as_it_was, "max_episodes=5")
     manifest = read_json(tmp_path / "run" / MANIFEST)
     assert manifest["config"]["max_episodes"] == 5
     assert manifest["config"]["backend"] == "compiled"
@@ -142,30 +147,35 @@ def test_a_completed_run_continues_under_a_higher_limit_or_is_loaded(tmp_path: P
         with pytest.raises(ConfigError, match=re.escape(refused)):
             compose_and_plan([f"resume={tmp_path / 'run'}", refused])
     new = ("max_episodes=1", f"load={tmp_path / 'run'}", "optimizer.lr=1e-30", "backend=manual")
-    run_folder(tmp_path / "new", *quick, *new)
+    train(tmp_path / "new", *quick, *new)
     old, new = (read_checkpoint(tmp_path / name / LAST_CHECKPOINT).tensors["parameters"] for name in ("run", "new"))
     np.testing.assert_allclose(old, new, atol=1e-12)
 
 
-def test_a_run_without_its_replay_continues_and_says_what_differs(tmp_path: Path) -> None:
+def test_a_run_without_its_replay_continues_and_says_what_differs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """There is no update until it has taken algo.warmup_steps again."""
     options = ("algo=dqn", "env=cartpole", "algo.train_freq=4", "algo.warmup_steps=200", "log_interval=1",
-               "evaluation.every_steps=null", "figures=false", "logger.display=plain")  # fmt: skip
-    run_folder(tmp_path / "run", *options, "total_steps=1000")
-    again = command(f"resume={tmp_path / 'run'}", "total_steps=2000", "optimizer.decay_steps=2000")
-    output = subprocess.run(again, check=True, timeout=280, capture_output=True, text=True).stdout
-    assert "replay was not saved" in output
+               "evaluation.every_steps=null", "max_episodes=null", "logger.display=plain")  # fmt: skip
+    train(tmp_path / "run", *options, "total_steps=1000")
+    capsys.readouterr()
+    resume(tmp_path / "run", "total_steps=2000", "optimizer.decay_steps=2000")
+    assert "replay was not saved" in capsys.readouterr().out
     steps = pd.read_csv(tmp_path / "run" / UPDATES)["global_step"].to_numpy()
     assert not ((steps > 1000) & (steps <= 1200)).any()
     np.testing.assert_array_equal(steps, [*range(204, 1001, 4), *range(1204, 2001, 4)])
 
 
-def test_an_environment_that_cannot_be_saved_starts_a_new_episode(tmp_path: Path) -> None:
+def test_an_environment_that_cannot_be_saved_starts_a_new_episode(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("Box2D")
-    options = ("env=lunar_lander", "workers=1", "schedule=interleaved", "figures=false", "logger.display=plain")
-    run_folder(tmp_path / "run", *options, "max_episodes=null", "total_steps=300", "evaluation.every_steps=null")
-    again = command(f"resume={tmp_path / 'run'}", "total_steps=600", "optimizer.decay_steps=600")
-    assert "cannot be saved" in subprocess.run(again, check=True, timeout=280, capture_output=True, text=True).stdout
+    options = ("env=lunar_lander", "max_episodes=null", "evaluation.every_steps=null", "logger.display=plain")
+    train(tmp_path / "run", *options, "total_steps=300")
+    capsys.readouterr()
+    resume(tmp_path / "run", "total_steps=600", "optimizer.decay_steps=600")
+    assert "cannot be saved" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("algo", ["a3c", pytest.param("dqn", marks=pytest.mark.slow)])
@@ -173,7 +183,6 @@ def test_a_run_goes_on_with_another_precision_on_another_machine(
     algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It begins on one that multiplies bfloat16 in hardware, and goes on on one that does not."""
-    monkeypatch.setattr("ablate.runs.training.Supervisor", Threads)
     small = {"a3c": ("model=conv_84_small", "workers=1"), "dqn": ("algo.warmup_steps=40", "replay.capacity=100")}
     options = ("env=breakout", f"algo={algo}", *small[algo], "envs_per_worker=2", "schedule=interleaved",
                "log_interval=1", "evaluation.every_steps=null", "figures=false", "logger.display=plain")  # fmt: skip
@@ -207,9 +216,8 @@ def test_a_run_goes_on_with_another_precision_on_another_machine(
 
 
 @pytest.mark.parametrize("unit", ["steps", "episodes"])
-def test_a_longer_run_needs_a_step_size(unit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_longer_run_needs_a_step_size(unit: str, tmp_path: Path) -> None:
     """With schedule=linear it is 0 at the limit of the run, from which a longer run goes on."""
-    monkeypatch.setattr("ablate.runs.training.Supervisor", Threads)
     folder, limit = tmp_path / "run", {"steps": "total_steps", "episodes": "max_episodes"}[unit]
     other = {"steps": "max_episodes", "episodes": "total_steps"}[unit]
     train(folder, "env=cartpole", "optimizer.schedule=linear", f"{limit}=100", f"{other}=null", "log_interval=1")
@@ -229,10 +237,9 @@ def test_a_longer_run_needs_a_step_size(unit: str, tmp_path: Path, monkeypatch: 
 
 
 def test_a_run_without_a_checkpoint_starts_again(tmp_path: Path) -> None:
-    quick = ("workers=1", "env.max_ep_step=50", "figures=false", "logger.display=off", "schedule=interleaved")
-    run_folder(tmp_path / "run", *quick, "max_episodes=2")
+    train(tmp_path / "run", "env=pendulum", "env.max_ep_step=50", "max_episodes=2")
     (tmp_path / "run" / LAST_CHECKPOINT).unlink()  # as if it had been killed before its first one
     write_status(tmp_path / "run", "running", "", Counters(3, 30, 0))
-    run_folder(tmp_path / "run", f"resume={tmp_path / 'run'}")
+    resume(tmp_path / "run")
     assert list(pd.read_csv(tmp_path / "run" / EPISODES)["episode"]) == [1, 2]
     assert [resume["from"]["updates"] for resume in read_json(tmp_path / "run" / MANIFEST)["resumes"]] == [0]
