@@ -1,5 +1,6 @@
 """The written records: moving average, rows beyond the limit, TensorBoard's tags."""
 
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -75,6 +76,7 @@ def test_tensorboard_shows_only_what_counts_after_a_resume(tmp_path: Path) -> No
     for step in range(100, 600, 100):
         killed.episode(episode(-2.0, step))
     killed.close()
+    time.sleep(1.0)  # event files are read in the order of their names, which begin with the second
     resumed = Recorder(tmp_path, UpdateRecord, None, tensorboard(tmp_path, 301))
     for step in range(400, 800, 100):
         resumed.episode(episode(-1.0, step))
