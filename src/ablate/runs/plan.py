@@ -284,15 +284,18 @@ def _resumed_config(given: Config, own: Config, overrides: list[str], done: Coun
 def _refuse_no_step_size(config: Config, own: Config) -> None:
     """Raise ConfigError if the run would train on after its step size has become 0."""
     optimizer = config.optimizer
-    end, unit, key = optimizer.decay_steps, "steps", "total_steps"
+    unit, key, end = "steps", "total_steps", optimizer.decay_steps
     if end is None:
-        end, unit, key = optimizer.decay_episodes, "episodes", "max_episodes"
-    limit, before = getattr(config, key), getattr(own, key)
-    longer = limit != before and end is not None and (limit is None or limit > end)
-    if longer and optimizer.schedule == ScheduleKind.linear and optimizer.lr_end == 0.0:
+        unit, key, end = "episodes", "max_episodes", optimizer.decay_episodes
+    limit = getattr(config, key)
+    if limit == getattr(own, key) or optimizer.schedule != ScheduleKind.linear or optimizer.lr_end > 0:
+        return
+    assert end is not None  # refuse_contradictions has seen to it
+    if limit is None or limit > end:
+        given, needed = ("null", "<a larger number>") if limit is None else (limit, limit)
         raise ConfigError(
-            f"{key}={limit}: the run's step size is 0 from {unit[:-1]} {end} on, and it would learn nothing more; give "
-            f"optimizer.decay_{unit}={limit or '<a larger number>'} as well"
+            f"{key}={given}: the run's step size is 0 from {unit[:-1]} {end} on, and it would learn nothing more; give "
+            f"optimizer.decay_{unit}={needed} as well"
         )
 
 
