@@ -181,7 +181,7 @@ def test_atari_measures_emulator_environments_training_and_parts() -> None:
 def test_learning_scores_a_run_next_to_random_play() -> None:
     """Each policy plays 12 games instead of 100."""
     fewer = "from benchmarks import learning; learning.GAMES = 12"
-    done = benchmark("learning", "--seconds", "45", "--workers", "1", first=fewer)
+    done = benchmark("learning", "--seconds", "25", "--workers", "1", first=fewer)
     assert done.returncode == 0, done.stderr
     score = r"([\d.]+) +([\d.]+)–([\d.]+)"
     random = re.search(rf"^ *random +{score} *$", done.stdout, re.M)
@@ -195,4 +195,4 @@ def test_learning_scores_a_run_next_to_random_play() -> None:
     assert (float(trained[3]) > 2 * float(random[3])) == (trained[5] == "yes")
     for mean, low, high in (random.groups(), trained.groups()[1:4]):
         assert 0 <= float(low) < float(mean) < float(high)
-    assert "again: python src/benchmark.py learning --seconds 45 --repeats 1 --workers 1" in done.stdout
+    assert "again: python src/benchmark.py learning --seconds 25 --repeats 1 --workers 1" in done.stdout
