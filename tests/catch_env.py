@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -46,5 +46,14 @@ class Flat(Catch):
         return super()._image()[..., 0]
 
 
-for environment in (Catch, Flat):
+class NumberedCatch(Catch):
+    """The same with a number of its own, for example a port."""
+
+    made: ClassVar[list[int]] = []  # the numbers, in this process
+
+    def __init__(self, port: int) -> None:
+        self.made.append(port)
+
+
+for environment in (Catch, Flat, NumberedCatch):
     gymnasium.register(id=f"{environment.__name__}-v0", entry_point=environment)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from catch_env import SIZE, Catch
+from catch_env import SIZE, Catch, NumberedCatch
 from helpers import config_of, job_of
 
 from ablate.algos.a3c.game_worker import GameWorker
 from ablate.algos.dqn.spec import check_replay
 from ablate.config.schema import ConfigError
+from ablate.config.serial import to_dict
 from ablate.envs.make import kind_of, make_env, spec_of
+from ablate.play.episodes import Share, play_share
+from ablate.records.checkpoint import Checkpoint, write_checkpoint
 from ablate.runs.plan import plan
 from ablate.types import ProcessState
 
@@ -95,6 +99,27 @@ def test_a3c_plays_whole_episodes_and_resumes(tmp_path: Path) -> None:
     values, tensors = worker.state()
     assert values["env"] is None  # an environment of somebody else's cannot be saved in mid-episode: a new one begins
     GameWorker(0, job_of(config, tmp_path)._replace(resumed={0: ProcessState(values, tensors)})).collect(10)
+
+
+def test_each_environment_has_a_number_of_its_own(tmp_path: Path) -> None:
+    """Two workers with two games each train with 0 to 3; two processes evaluate in those from 4 on."""
+    numbered = ("env.id=catch_env:NumberedCatch-v0", "+env.kwargs.port='{worker+5000}'")
+    workers = ("workers=2", "envs_per_worker=2", "backend=manual", "precision=float32")
+    small = ("model.convolutions=[{channels:4,kernel:8,stride:4}]", "model.hidden=8")
+    resolved = plan(config_of("env=images", *numbered, *workers, *small), [])
+    NumberedCatch.made.clear()
+    for index in range(2):
+        GameWorker(index, job_of(resolved.config, tmp_path))
+    assert NumberedCatch.made == [5000, 5001, 5002, 5003]
+    path = tmp_path / "x.safetensors"
+    state = {"config": to_dict(resolved.config), "env_spec": asdict(resolved.spec)}
+    write_checkpoint(path, Checkpoint({"parameters": resolved.parameters}, state))
+    NumberedCatch.made.clear()
+    streams = np.random.default_rng(0).spawn(3)
+    for process in range(2):
+        play_share(lambda episode: None, Share(path, 20, True, process, [0, 1, 2], streams))
+    assert len(set(NumberedCatch.made)) == len(NumberedCatch.made) == 6
+    assert min(NumberedCatch.made) == 5004
 
 
 def test_a_network_for_images_chooses_the_environments_own_actions() -> None:

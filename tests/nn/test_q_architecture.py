@@ -100,6 +100,8 @@ def test_initialisation_is_kaiming_normal() -> None:
          r"model\.convolutions: nothing is left of \[84, 84\] pixels after convolution 0 \(kernel 85, stride 1"),
         (EnvSpec((4, 84, 84), FOUR), "dqn_84", {"convolutions": [{"channels": 8, "kernel": 8, "pool": True}]},
          r"model\.convolutions: model\.name=q has no pooling; use strides"),
+        (EnvSpec((4, 84, 84), FOUR, None, "float32"), "dqn_84", {},
+         r"algo=dqn: its replay keeps images as bytes, but these are float32; .* preprocessing=nature_84, or algo=a3c"),
         (EnvSpec((4,), FOUR), "dqn_mlp", {"hidden": [], "dueling": True},
          r"model\.dueling=true: .* model\.hidden=\[\] has none; give a width"),
     ],

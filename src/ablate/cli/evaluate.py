@@ -265,7 +265,7 @@ def mean_and_interval(values: np.ndarray) -> str:
 
 def shown_env(config: Config, horizon: int | None, render_mode: str | None) -> gymnasium.Env:
     """The run's environment as in its evaluations, with a render mode."""
-    return make_envs(config, horizon, 1, **({"render_mode": render_mode} if render_mode else {}))[0]
+    return make_envs(config, horizon, 1, render_mode=render_mode)[0]
 
 
 def drawing_rate(config: Config) -> float:

@@ -37,7 +37,7 @@ class QArchitecture(Architecture):
     activation: str
     actions: int
     dueling: bool
-    scale: float  # images are multiplied by it: 1, or 1/255 for uint8
+    scale: float  # the input is multiplied by it: images by 1/255, vectors by 1
     init_gain: float = field(default=sqrt(2), compare=False)
 
     @classmethod
@@ -73,6 +73,11 @@ class QArchitecture(Architecture):
         convolutions = convolutions_of(model.convolutions)
         if model.input is not None:
             refuse_vanishing_images(model.input, convolutions)
+        if is_image and env.observation_dtype != "uint8":
+            raise ConfigError(
+                f"algo=dqn: its replay keeps images as bytes, but these are {env.observation_dtype}; use a "
+                "preprocessing without running normalisation, such as preprocessing=nature_84, or algo=a3c"
+            )
         return cls(
             input_shape=observation,
             convolutions=convolutions,
@@ -81,7 +86,7 @@ class QArchitecture(Architecture):
             activation=str(model.activation),
             actions=env.action.n,
             dueling=model.dueling,
-            scale=1 / 255 if is_image and env.observation_dtype == "uint8" else 1.0,
+            scale=1 / 255 if is_image else 1.0,
             init_gain=model.init_gain,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -100,12 +100,15 @@ def envs_for(spec: EnvSpec, episodes: int) -> int:
     return min(episodes, MAX_SIDE_BY_SIDE) if spec.is_image else 1
 
 
-def make_envs(config: Config, horizon: int | None, count: int, **kwargs: Any) -> list[gymnasium.Env]:
+def make_envs(
+    config: Config, horizon: int | None, count: int, *, before: int = 0, render_mode: str | None = None
+) -> list[gymnasium.Env]:
     """`count` environments for evaluation: whole games and raw rewards, whatever training sees.
 
-    kwargs: further arguments of `make_env`."""
-    first = first_of_evaluations(config)
-    return [make_env(numbered(config.env, first + k), horizon, training=False, **kwargs) for k in range(count)]
+    before: number of environments that other processes evaluate in."""
+    first = first_of_evaluations(config) + before
+    drawn = {"render_mode": render_mode} if render_mode else {}
+    return [make_env(numbered(config.env, first + k), horizon, training=False, **drawn) for k in range(count)]
 
 
 class Share(NamedTuple):
@@ -114,6 +117,7 @@ class Share(NamedTuple):
     checkpoint: Path
     horizon: int | None
     sample: bool
+    process: int  # its number, from 0
     numbers: list[int]  # of the episodes
     streams: list[np.random.Generator]  # one per episode
 
@@ -129,7 +133,7 @@ def play_in_processes(
     children = []
     for process in range(processes):
         numbers = list(range(process, len(streams), processes))
-        share = Share(checkpoint, horizon, sample, numbers, [streams[number] for number in numbers])
+        share = Share(checkpoint, horizon, sample, process, numbers, [streams[number] for number in numbers])
         children.append(Child(f"player {process}", "ablate.play.episodes", "play_share", (share,)))
     with Supervisor(children, shared, hang_timeout_s) as supervisor:
         while supervisor.running:
@@ -141,7 +145,8 @@ def play_share(send: Callable[[Episode], None], share: Share) -> None:
     """The main function of a player process: play its share and send each episode."""
     checkpoint = read_checkpoint(share.checkpoint)
     count = envs_for(EnvSpec.from_dict(checkpoint.state["env_spec"]), len(share.streams))
-    envs = make_envs(from_dict(checkpoint.state["config"]), share.horizon, count)
+    config, before = from_dict(checkpoint.state["config"]), share.process * MAX_SIDE_BY_SIDE
+    envs = make_envs(config, share.horizon, count, before=before)
     policy = Policy.of(checkpoint, share.sample, games=len(envs))
     for episode in play(policy, envs, share.streams):
         send(episode._replace(number=share.numbers[episode.number]))

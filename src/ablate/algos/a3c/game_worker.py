@@ -12,6 +12,7 @@ from ablate.algos.a3c.spec import A3CConfig
 from ablate.algos.job import WorkerJob, restoring
 from ablate.config.derived import device_of
 from ablate.envs.make import kind_of, make_env
+from ablate.envs.placeholders import numbered
 from ablate.envs.preprocessing import RunningNormalisation
 from ablate.nn.acting import draw_categorical
 from ablate.parallel.heartbeat import beat
@@ -35,7 +36,8 @@ class GameWorker:
             architecture, E, config.algo.t_max, LossSettings.of(config.algo), device_of(config, index),
             precision=str(config.precision),
         )  # fmt: skip
-        self._envs, self._env_kind = [make_env(config.env) for _ in range(E)], kind_of(config.env)
+        self._envs = [make_env(numbered(config.env, index * E + e)) for e in range(E)]
+        self._env_kind = kind_of(config.env)
         self._first_action = spec.action.start
         normalised = self._envs[0].get_wrapper_attr("preprocessor").pipeline.normalised
         self._normalisation = RunningNormalisation(job.shared.normalisation_view()[index]) if normalised else None
