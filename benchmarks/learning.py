@@ -86,7 +86,7 @@ def train_for(folder: Path, seconds: float, *overrides: str) -> None:
 
 def trained_scores(checkpoint: Path, config: Config) -> np.ndarray:
     streams = generator(0, Role.evaluation).spawn(GAMES)
-    played = play_in_processes(checkpoint, None, True, streams, config.hang_timeout_s)
+    played = play_in_processes(read_checkpoint(checkpoint), None, True, streams, config.hang_timeout_s)
     return np.array([episode.score.episodic_return for episode in played])
 
 

@@ -1,10 +1,12 @@
 """Paths in files that are shared."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from ablate import paths
+from ablate.runs.console import resume_command
 
 
 @pytest.mark.parametrize(
@@ -23,3 +25,14 @@ def test_a_shared_text_names_no_folder_of_this_machine(monkeypatch: pytest.Monke
     monkeypatch.setattr(paths, "ROOT", Path("/home/me/ablate"))
     monkeypatch.setattr(paths, "STARTED_IN", Path("/"))
     assert paths.portable(text) == shared
+
+
+def test_a_path_of_an_unknown_user_stays_as_it_is() -> None:
+    assert paths.locate("~nosuch/run") == paths.STARTED_IN / "~nosuch/run"
+
+
+def test_the_command_to_continue_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    folder = tmp_path / "my runs" / "a&b" / "seed=1"
+    words = shlex.split(resume_command(folder))
+    assert words[-1] == f"resume={folder}"
+    assert resume_command(Path("/runs/seed=1")).endswith("resume=/runs/seed=1")

@@ -25,7 +25,7 @@ CONF = CHECKOUT / "conf" if CHECKOUT else SOURCE / "ablate/conf"
 
 def locate(path: str) -> Path:
     """The path that a user gave: in the current folder, in the user's, or in the repository."""
-    given = Path(path).expanduser()
+    given = Path(os.path.expanduser(path))  # of an unknown user, it is left as it is
     return next(
         (base / given for base in (STARTED_IN, ROOT) if not given.exists() and (base / given).exists()),
         given.absolute(),

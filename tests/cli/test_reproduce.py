@@ -38,6 +38,8 @@ def test_rows_are_equal_apart_from_the_clock(tmp_path: Path, capsys: pytest.Capt
     ("arguments", "words"),
     [
         (("reproduce={folder}", "seed=3"), "seed=3: reproduce= runs a manifest as it is"),
+        (("reproduce={folder}", "reproduce=x"), "reproduce=x: reproduce= runs a manifest as it is"),
+        (("reproduce=",), "reproduce=: it is empty; give the folder of a run or a cell"),
         (("reproduce={folder}",), "its status is interrupted; only a completed run can be compared"),
         (("reproduce={folder}/nothing",), "not a run's folder"),
     ],

@@ -18,7 +18,7 @@ from ablate.config.schema import ConfigError
 from ablate.config.serial import to_dict
 from ablate.envs.make import kind_of, make_env, spec_of
 from ablate.play.episodes import Share, play_share
-from ablate.records.checkpoint import Checkpoint, write_checkpoint
+from ablate.records.checkpoint import Checkpoint
 from ablate.runs.plan import plan
 from ablate.types import ProcessState
 
@@ -111,13 +111,12 @@ def test_each_environment_has_a_number_of_its_own(tmp_path: Path) -> None:
     for index in range(2):
         GameWorker(index, job_of(resolved.config, tmp_path))
     assert NumberedCatch.made == [5000, 5001, 5002, 5003]
-    path = tmp_path / "x.safetensors"
     state = {"config": to_dict(resolved.config), "env_spec": asdict(resolved.spec)}
-    write_checkpoint(path, Checkpoint({"parameters": resolved.parameters}, state))
+    policy = Checkpoint({"parameters": resolved.parameters}, state)
     NumberedCatch.made.clear()
     streams = np.random.default_rng(0).spawn(3)
     for process in range(2):
-        play_share(lambda episode: None, Share(path, 20, True, process, [0, 1, 2], streams))
+        play_share(lambda episode: None, Share(policy, 20, True, process, [0, 1, 2], streams))
     assert len(set(NumberedCatch.made)) == len(NumberedCatch.made) == 6
     assert min(NumberedCatch.made) == 5004
 

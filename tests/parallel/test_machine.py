@@ -1,6 +1,7 @@
 """What a container allows counts, not only what the machine has; and what happens on a system that is not Linux."""
 
 import ctypes
+import errno
 import os
 import re
 from pathlib import Path
@@ -9,8 +10,10 @@ import pandas as pd
 import pytest
 from processes import Run
 
+from ablate.config.schema import ConfigError
 from ablate.parallel import machine
 from ablate.paths import ROOT
+from ablate.records.manifest import lock_run
 from ablate.records.schema import EPISODES
 
 GB = 1_000_000_000
@@ -141,6 +144,21 @@ def test_a_system_without_locks_and_reserved_space_goes_without(
         machine.reserve(one.fileno(), 4096)
     machine.die_with_parent(os.getppid())
     assert (tmp_path / "one").stat().st_size == 4096
+
+
+def test_a_file_system_without_locks_is_not_taken_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(machine.fcntl, "flock", flock)
+    with (
+        pytest.raises(ConfigError, match=r"its file system has no locks \(Function not implemented\)"),
+        lock_run(tmp_path),
+    ):
+        pass
+    assert not machine.is_locked(tmp_path)
 
 
 def test_only_one_module_calls_what_only_linux_has() -> None:

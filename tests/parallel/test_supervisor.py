@@ -1,6 +1,7 @@
 """What the supervisor makes of somebody else's exceptions."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -50,3 +51,16 @@ def test_an_exception_of_any_kind_is_told(name: str) -> None:
     with pytest.raises(ChildFailed) as failure, Supervisor([child], shared, 60.0) as running:
         assert [*running.messages(60.0)] == []
     assert str(failure.value).splitlines()[0] == f"it raised {RAISED[name][1]}"
+
+
+def waits(send: Any) -> None:
+    time.sleep(1.0)
+
+
+def test_a_start_that_ctrl_z_interrupted_is_not_a_hang() -> None:
+    shared = SharedState(1, 0, 1)
+    shared.started -= 1000.0
+    with Supervisor([Child("it", __name__, "waits", ())], shared, 60.0) as running:
+        while running.running:
+            running._watched -= 100.0  # this process did not run for so long
+            assert [*running.messages(0.1)] == []

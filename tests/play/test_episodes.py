@@ -296,16 +296,18 @@ def test_the_horizon_cuts_a_game_that_never_ends(tmp_path: Path) -> None:
 
 def test_several_processes_play_the_same_games(tmp_path: Path) -> None:
     config = config_for("report_42")
-    path = save(tmp_path / "x.safetensors", config, sharpness=0.5)
+    checkpoint = read_checkpoint(save(tmp_path / "x.safetensors", config, sharpness=0.5))
     envs = make_envs(config, 100, 5)
-    alone = list(play(Policy.of(read_checkpoint(path), True, games=len(envs)), envs, streams_of(9)))
-    spread = list(play_in_processes(path, 100, True, streams_of(9), 60.0))
+    alone = list(play(Policy.of(checkpoint, True, games=len(envs)), envs, streams_of(9)))
+    spread = list(play_in_processes(checkpoint, 100, True, streams_of(9), 60.0))
     assert sorted(spread, key=lambda e: e.number) == sorted(alone, key=lambda e: e.number)
 
 
 def test_a_process_that_fails_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ChildFailed, match=r"^player 0 raised ConfigError: .*x.safetensors: no such checkpoint"):
-        list(play_in_processes(tmp_path / "x.safetensors", 100, True, streams_of(2), 60.0))
+    checkpoint = read_checkpoint(save(tmp_path / "x.safetensors", config_for("report_42")))
+    short = Checkpoint({"parameters": checkpoint.tensors["parameters"][:-1]}, checkpoint.state)
+    with pytest.raises(ChildFailed, match=r"^player 0 raised ConfigError: the checkpoint has \d+ parameters"):
+        list(play_in_processes(short, 100, True, streams_of(2), 60.0))
 
 
 @pytest.mark.parametrize("action", ["mode", "sample"])

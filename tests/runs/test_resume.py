@@ -17,10 +17,20 @@ from here import Threads, resume, train
 from ablate.cli.compose import compose_and_plan
 from ablate.config.schema import ConfigError
 from ablate.nn import precision
-from ablate.records.checkpoint import read_checkpoint
-from ablate.records.files import read_json
+from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ablate.records.files import read_json, write_json
 from ablate.records.manifest import write_status
-from ablate.records.schema import CELL, EPISODES, EVALUATIONS, LAST_CHECKPOINT, MANIFEST, UPDATES, WALL_CLOCK_COLUMNS
+from ablate.records.schema import (
+    BEST_CHECKPOINT,
+    CELL,
+    EPISODES,
+    EVALUATIONS,
+    LAST_CHECKPOINT,
+    MANIFEST,
+    STATUS,
+    UPDATES,
+    WALL_CLOCK_COLUMNS,
+)
 from ablate.types import Counters
 
 
@@ -62,6 +72,7 @@ MANUAL = ("backend=manual",)
 GAMES = ("max_episodes=null", "envs_per_worker=2", "workers=2", "log_interval=1")
 DQN = ("algo=dqn", "workers=1", "max_episodes=null", "save_replay=true", "algo.warmup_steps=200", "replay.capacity=700")
 PRIORITIZED = ("replay=prioritized", "algo.n_step=3", "algo.target_update=300", "envs_per_worker=2")
+CONSTANT = "optimizer.schedule=constant"
 IN_TWO_PROCESSES = ("schedule=async", "evaluation.every_steps=null", "evaluation.every_seconds=null")
 CASES = [
     case("env=pendulum", *COMPILED, "total_steps=1500000", kills=2, slow=False),
@@ -211,8 +222,10 @@ def test_a_run_goes_on_with_another_precision_on_another_machine(
     with pytest.raises(ConfigError, match=r"^precision=bf16: this machine .* use float32$"):
         compose_and_plan([f"resume={folder}", "total_steps=200", "precision=bf16"])
     (folder / CELL).touch()
-    with pytest.raises(ConfigError, match="a cell of a sweep keeps its length, precision"):
+    with pytest.raises(ConfigError, match="a cell of a sweep keeps its precision"):
         resume(folder, "precision=auto", "total_steps=200")
+    with pytest.raises(ConfigError, match="a cell of a sweep keeps its log_interval"):
+        resume(folder, "log_interval=7", "hang_timeout_s=50")
 
 
 @pytest.mark.parametrize("unit", ["steps", "episodes"])
@@ -245,3 +258,72 @@ def test_a_run_without_a_checkpoint_starts_again(tmp_path: Path) -> None:
     resume(tmp_path / "run")
     assert list(pd.read_csv(tmp_path / "run" / EPISODES)["episode"]) == [1, 2]
     assert [resume["from"]["updates"] for resume in read_json(tmp_path / "run" / MANIFEST)["resumes"]] == [0]
+
+
+def test_a_resume_takes_no_limit_that_the_run_has_passed_and_none_that_is_too_large(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(folder, CONSTANT)
+    write_status(
+        folder, "interrupted", "SIGINT", Counters(*read_checkpoint(folder / LAST_CHECKPOINT).state["counters"].values())
+    )
+    manifest = read_json(folder / MANIFEST)
+    write_json(folder / MANIFEST, manifest | {"config": manifest["config"] | {"max_episodes": 1000}})
+    with pytest.raises(
+        ConfigError, match=r"^max_episodes=20: the run is at step \d+, episode 30 already; give a larger"
+    ):
+        resume(folder, "max_episodes=20")
+    with pytest.raises(ConfigError, match=r"^max_episodes=1000000000000030: input should be less than or equal to "):
+        compose_and_plan([f"resume={folder}", "max_episodes=+1000000000000000"])
+    assert read_json(folder / MANIFEST)["config"]["max_episodes"] == 1000
+
+
+def test_a_resume_needs_the_columns_of_its_table(tmp_path: Path) -> None:
+    """Rows of another version's columns would be torn ones, or under wrong names."""
+    train(tmp_path / "run", CONSTANT)
+    path = tmp_path / "run" / UPDATES
+    pd.read_csv(path).rename(columns={"entropy": "old_entropy"}).to_csv(path, index=False)
+    status = tmp_path / "run" / STATUS
+    status.write_text(status.read_text().replace("completed", "failed"))
+    with pytest.raises(ConfigError, match=r"updates.csv has the columns .*old_entropy.*; this version of a3c writes"):
+        resume(tmp_path / "run", "max_episodes=60")
+
+
+def test_the_best_policy_is_kept_if_its_evaluation_is_newer_than_the_checkpoint(tmp_path: Path) -> None:
+    """After a kill, the row of its evaluation is dropped. With schedule=async, no evaluation repeats it."""
+    train(tmp_path / "run", CONSTANT)
+    best = read_checkpoint(tmp_path / "run" / BEST_CHECKPOINT)
+    newer = {"evaluation": best.state["evaluation"] + 1000, "mean_return": 499.0}  # CartPole has at most 500
+    write_checkpoint(tmp_path / "run" / BEST_CHECKPOINT, Checkpoint(best.tensors, best.state | newer))
+    resume(tmp_path / "run", "max_episodes=60")
+    assert len(pd.read_csv(tmp_path / "run" / EVALUATIONS)["evaluation"].unique()) > best.state["evaluation"]
+    assert read_checkpoint(tmp_path / "run" / BEST_CHECKPOINT).state["mean_return"] == 499.0
+
+
+def test_evaluations_that_waited_when_the_run_was_stopped_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder, shown = tmp_path / "run", ("logger.display=plain",)
+    train(folder, CONSTANT, "schedule=async", "evaluation.at_start=true", "evaluation.every_seconds=null")
+    table = pd.read_csv(folder / EVALUATIONS)
+    kept = table[table["evaluation"] == 1]
+    kept.to_csv(folder / EVALUATIONS, index=False)
+    checkpoint = read_checkpoint(folder / LAST_CHECKPOINT)
+    write_checkpoint(
+        folder / LAST_CHECKPOINT, Checkpoint(checkpoint.tensors, checkpoint.state | {"evaluations_done": 1})
+    )
+    status = folder / STATUS
+    status.write_text(status.read_text().replace("completed", "failed"))
+    capsys.readouterr()
+    resume(folder, "max_episodes=60", *shown)
+    assert "evaluations that were due after step 0 and not yet played are left out" in capsys.readouterr().out
+    capsys.readouterr()
+    resume(folder, "max_episodes=70", *shown)
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_a_users_copy_of_a_replay_does_no_harm(tmp_path: Path) -> None:
+    train(tmp_path / "run", CONSTANT)
+    copy = tmp_path / "run/checkpoints/replay-mine.safetensors"
+    copy.touch()
+    resume(tmp_path / "run", "max_episodes=60")
+    assert copy.exists()

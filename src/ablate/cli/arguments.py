@@ -37,6 +37,11 @@ def complete_arguments(arguments: list[str]) -> list[str]:
     lacks it. A path with characters that have a meaning for Hydra, such as the = in the path of a cell: puts it in
     quotes.
     Raises ConfigError for an argument that Hydra cannot parse or would misunderstand."""
+    for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise ConfigError(
+                f"{argument}: it has bytes that are not UTF-8, and manifest.json cannot hold it; rename it"
+            )
     multirun = bool({"hydra.mode", "-m", "--multirun"} & {a.partition("=")[0] for a in arguments})
     arguments = [_with_new_name(_with_quoted_path(_chosen_arms(argument), multirun)) for argument in arguments]
     check_overrides(arguments)
@@ -252,7 +257,7 @@ def _with_quoted_path(argument: str, multirun: bool) -> str:
 
     In a multirun, a comma separates several paths, unless there is a folder of this name."""
     key, _, value = argument.partition("=")
-    if key not in PATHS or not re.search(r"[^\w/.~+:@%-]", value) or value[0] in "'\"" or "${" in value:
+    if key not in PATHS or not re.search(r"[^\w/.+:@%-]", value) or value[0] in "'\"" or "${" in value:
         return argument
     if multirun and "," in value and not locate(value).exists():
         return argument

@@ -122,7 +122,7 @@ def evaluate(options: Options) -> None:
     action = options.action or config.evaluation.action
     sample = action == ActionChoice.sample
     if config.env.has_images and not options.render:
-        played = play_in_processes(path, horizon, sample, streams, config.hang_timeout_s)
+        played = play_in_processes(checkpoint, horizon, sample, streams, config.hang_timeout_s)
     else:
         env = shown_env(config, horizon, options.render)
         played = play(Policy.of(checkpoint, sample), [env], streams)

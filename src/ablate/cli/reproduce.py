@@ -27,10 +27,13 @@ def reproduce(arguments: Sequence[str]) -> None:
     """Train the run of the folder again, in a new folder, and compare its rows with those of the folder.
 
     Raises ConfigError if there is no completed run, RunFailed if a row differs."""
-    (given,) = (argument for argument in arguments if argument.startswith(KEY))
-    if others := [a for a in arguments if a != given and not a.startswith("plugins=")]:
+    given, *more = (argument for argument in arguments if argument.startswith(KEY))
+    if others := more or [a for a in arguments if a != given and not a.startswith("plugins=")]:
         raise ConfigError(f"{others[0]}: {KEY} runs a manifest as it is; only plugins= may be given with it")
-    folder = locate(given.removeprefix(KEY).strip("'\""))
+    path = given.removeprefix(KEY).strip("'\"")
+    if not path:
+        raise ConfigError(f"{given}: it is empty; give the folder of a run or a cell")
+    folder = locate(path)
     import_named(arguments)  # a module that only the manifest names is refused below
     manifest = read_manifest(folder)
     status = read_status(folder)

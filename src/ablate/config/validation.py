@@ -143,15 +143,20 @@ def _build(node: DictConfig, prefix: str) -> Any:
     try:
         return object_type(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        at = [str(part) for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
-        name = at[0] if at else ""
-        message = first["msg"][0].lower() + first["msg"][1:]
-        if len(at) > 1 and first["type"] == "missing":
-            message = f"too few values: the first is element 0, and element {at[1]} is missing"
-        elif len(at) > 1:
-            message = f"element {at[1]}: {message}"
-        raise ConfigError(f"{prefix}{name}={values.get(name)}: {message}") from error
+        raise refusal(error, prefix, values) from error
+
+
+def refusal(error: ValidationError, prefix: str, values: dict[str, Any]) -> ConfigError:
+    """What pydantic says of the first wrong value in `values`, the keys of one node, in our words."""
+    first = error.errors()[0]
+    at = [str(part) for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
+    name = at[0] if at else ""
+    message = first["msg"][0].lower() + first["msg"][1:]
+    if len(at) > 1 and first["type"] == "missing":
+        message = f"too few values: the first is element 0, and element {at[1]} is missing"
+    elif len(at) > 1:
+        message = f"element {at[1]}: {message}"
+    return ConfigError(f"{prefix}{name}={values.get(name)}: {message}")
 
 
 def refuse_contradictions(config: Config) -> None:

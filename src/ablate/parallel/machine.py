@@ -57,8 +57,9 @@ def peak_memory_mb(usage: struct_rusage) -> float:
 
 
 def lock(descriptor: int, wait: bool) -> None:
-    """Lock an open file or folder until its descriptor is closed. Raises OSError if another process has locked it.
+    """Lock an open file or folder until its descriptor is closed.
 
+    Raises BlockingIOError if another process has locked it, another OSError if its file system has no locks.
     Elsewhere (macOS has locks): nothing is locked."""
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -74,8 +75,10 @@ def is_locked(path: Path) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two processes may ask at the same time
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # a file system without locks
+        return False
     finally:
         os.close(descriptor)
     return False

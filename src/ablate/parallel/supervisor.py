@@ -143,7 +143,8 @@ class Supervisor:
             if silent is not None and silent > self._hang_timeout_s:
                 raise ChildFailed(f"{child.name} hangs: no step for {silent:.0f} s (hang_timeout_s)")
             startup_s = COMPILATION_S if self._shared.compiles else STARTUP_S
-            if silent is None and time.monotonic() - self._shared.started > max(self._hang_timeout_s, startup_s):
+            waited = time.monotonic() - max(self._shared.started, self._awake_since)
+            if silent is None and waited > max(self._hang_timeout_s, startup_s):
                 raise ChildFailed(f"{child.name} hangs: no first step after {startup_s:.0f} s")
 
     def _received(self, name: str) -> Iterator[tuple[str, Any]]:

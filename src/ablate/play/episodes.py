@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from pathlib import Path
 from typing import NamedTuple
 
 import gymnasium
@@ -20,7 +19,7 @@ from ablate.parallel.machine import usable_cpus
 from ablate.parallel.shared import SharedState
 from ablate.parallel.supervisor import Child, Supervisor
 from ablate.play.policy import Policy
-from ablate.records.checkpoint import read_checkpoint
+from ablate.records.checkpoint import Checkpoint
 from ablate.seeding import draw_seed
 from ablate.types import EnvSpec, Score
 
@@ -114,7 +113,7 @@ def make_envs(
 class Share(NamedTuple):
     """The episodes that one process plays with a saved policy."""
 
-    checkpoint: Path
+    policy: Checkpoint  # with what Policy needs
     horizon: int | None
     sample: bool
     process: int  # its number, from 0
@@ -123,17 +122,20 @@ class Share(NamedTuple):
 
 
 def play_in_processes(
-    checkpoint: Path, horizon: int | None, sample: bool, streams: list[np.random.Generator], hang_timeout_s: float
+    checkpoint: Checkpoint, horizon: int | None, sample: bool, streams: list[np.random.Generator], hang_timeout_s: float
 ) -> Iterator[Episode]:
     """`play` with a saved policy on all cores. The episodes are the same as in one process, apart from rounding.
 
     Raises ChildFailed if a process dies, raises or hangs."""
     processes = min(usable_cpus(), -(-len(streams) // MIN_EPISODES_PER_PROCESS))
     shared = SharedState(1, 0, processes)
+    # Not its path: training may replace the file while the processes start.
+    tensors = {name: t for name, t in checkpoint.tensors.items() if name in ("parameters", "normalisation")}
+    policy = Checkpoint(tensors, checkpoint.state)
     children = []
     for process in range(processes):
         numbers = list(range(process, len(streams), processes))
-        share = Share(checkpoint, horizon, sample, process, numbers, [streams[number] for number in numbers])
+        share = Share(policy, horizon, sample, process, numbers, [streams[number] for number in numbers])
         children.append(Child(f"player {process}", "ablate.play.episodes", "play_share", (share,)))
     with Supervisor(children, shared, hang_timeout_s) as supervisor:
         while supervisor.running:
@@ -143,10 +145,10 @@ def play_in_processes(
 
 def play_share(send: Callable[[Episode], None], share: Share) -> None:
     """The main function of a player process: play its share and send each episode."""
-    checkpoint = read_checkpoint(share.checkpoint)
-    count = envs_for(EnvSpec.from_dict(checkpoint.state["env_spec"]), len(share.streams))
-    config, before = from_dict(checkpoint.state["config"]), share.process * MAX_SIDE_BY_SIDE
+    state = share.policy.state
+    count = envs_for(EnvSpec.from_dict(state["env_spec"]), len(share.streams))
+    config, before = from_dict(state["config"]), share.process * MAX_SIDE_BY_SIDE
     envs = make_envs(config, share.horizon, count, before=before)
-    policy = Policy.of(checkpoint, share.sample, games=len(envs))
+    policy = Policy.of(share.policy, share.sample, games=len(envs))
     for episode in play(policy, envs, share.streams):
         send(episode._replace(number=share.numbers[episode.number]))

@@ -109,9 +109,8 @@ class Evaluator:
             self._csv = CsvWriter(folder / EVALUATIONS)
         self._best = -np.inf
         if self._best_path.exists():
-            best = read_checkpoint(self._best_path, BestState).state
-            if best["evaluation"] <= done:  # otherwise it is newer than the resumed checkpoint
-                self._best = best["mean_return"]
+            # It may be newer than the resumed checkpoint, whose evaluations were dropped: it stays the best one.
+            self._best = read_checkpoint(self._best_path, BestState).state["mean_return"]
         self.done = done
 
     @property
@@ -177,7 +176,7 @@ def test_process(
 
     start: what training starts from. With every_steps, a thread takes a snapshot whenever training passes a multiple,
     also during an evaluation. All snapshots are evaluated, if need be after the training: so every run is looked at
-    after the same steps, however fast it trains."""
+    after the same steps, however fast it trains. A stop leaves out those that wait, and the resume says so."""
 
     def leave_if_abandoned() -> None:
         if shared.command == Command.abandon:
@@ -218,7 +217,7 @@ def _evaluate_until_the_end(
         threading.Thread(target=_watch, args=watch, daemon=True).start()
     try:
         evaluator = make()
-        if evaluator.begins:
+        if evaluator.begins and start.counters.steps == 0:
             waiting.appendleft(start)
         last_time, evaluated_steps = time.monotonic(), -1
         while True:

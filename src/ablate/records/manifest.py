@@ -116,6 +116,8 @@ def lock_folder(folder: Path, reason: str) -> Iterator[StillThere]:
         lock(descriptor, wait=False)
     except OSError as error:
         os.close(descriptor)
+        if not isinstance(error, BlockingIOError):
+            reason = f"its file system has no locks ({error.strerror}), which keep runs apart; use another one"
         raise ConfigError(f"{folder}: {reason}") from error
     _locked.add(descriptor)
 

@@ -75,7 +75,8 @@ class Checkpoints:
         A replay from a later step is kept: the learner may already have ended and written its last replay."""
         write_checkpoint(self._path, checkpoint)
         for path in self._path.parent.glob(REPLAY_FILES):
-            if int(path.stem.rpartition("-")[2]) < checkpoint.state["counters"]["steps"]:
+            steps = path.stem.rpartition("-")[2]  # a user's copy may have another name
+            if steps.isdecimal() and int(steps) < checkpoint.state["counters"]["steps"]:
                 path.unlink()
 
 

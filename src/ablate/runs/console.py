@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
+from ablate.config.choices import Schedule
 from ablate.config.derived import horizon_notes
 from ablate.config.plugins import named_modules
 from ablate.config.schema import Config, ConfigError
 from ablate.nn.precision import in_software
 from ablate.paths import command, shown
 from ablate.records.checkpoint import Checkpoint
+from ablate.records.csv_writer import read_rows
 from ablate.records.schema import BEST_CHECKPOINT, EPISODES, EVALUATIONS, LAST_CHECKPOINT, LEARNING_CURVE, UPDATES
 from ablate.records.terminal import print_if_read
 from ablate.runs.plan import Resolved
@@ -37,12 +40,12 @@ def announcement(run: Resolved, folder: Path, dropped: int) -> Iterator[str]:
     for note in (*horizon_notes(run.config), *run.spec.notes, *run.algorithm.notes(run.config)):
         yield f"note     {note}"
     if run.resumed is not None:
-        yield from _resumption(run, run.resumed, dropped)
+        yield from _resumption(run, run.resumed, folder, dropped)
     elif run.config.load:
         yield f"loaded   {run.config.load}"
 
 
-def _resumption(run: Resolved, checkpoint: Checkpoint, dropped: int) -> Iterator[str]:
+def _resumption(run: Resolved, checkpoint: Checkpoint, folder: Path, dropped: int) -> Iterator[str]:
     """The step at which a resumed run continues, and the state that could not be restored."""
     config, counters = run.config, Counters(**checkpoint.state["counters"])
     states = list(checkpoint.state["workers"].values())
@@ -50,6 +53,11 @@ def _resumption(run: Resolved, checkpoint: Checkpoint, dropped: int) -> Iterator
     yield f"resumed  at step {counters.steps}, episode {counters.episodes}{later}"
     if in_software(config):
         yield "note     precision=bf16 is computed in software here: resume with precision=float32, many times faster"
+    every = config.evaluation.every_steps
+    if config.schedule == Schedule["async"] and every and config.evaluation.every_seconds is None:
+        rows = read_rows(folder / EVALUATIONS).rows
+        if (last := int(rows[-1][1]) if rows else 0) < counters.steps // every * every:
+            yield f"note     evaluations that were due after step {last} and not yet played are left out"
     for note in run.algorithm.resume_notes(config, states):
         yield f"note     {note}"
     if any(state.get("env", ...) is None for state in states) and counters.steps:
@@ -86,4 +94,4 @@ def report(config: Config, folder: Path, counters: Counters, elapsed_s: float, i
 
 def resume_command(folder: Path) -> str:
     named = f" plugins=[{','.join(modules)}]" if (modules := named_modules()) else ""
-    return f"{command('run')} resume={shown(folder)}{named}"
+    return f"{command('run')} {quote(f'resume={shown(folder)}')}{named}"

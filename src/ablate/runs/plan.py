@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from ablate.algos.algorithm import Algorithm, algorithm_of, number_of_workers
 from ablate.compiled.support import check_arguments
 from ablate.config.choices import Backend, ScheduleKind
-from ablate.config.derived import cuda_index, devices
+from ablate.config.derived import cuda_index, devices, limit_reached
 from ablate.config.schema import LARGEST, Config, ConfigError
-from ablate.config.serial import flat, from_dict, to_dict
-from ablate.config.validation import refuse_contradictions
+from ablate.config.serial import differing_key, flat, from_dict, to_dict
+from ablate.config.validation import refusal, refuse_contradictions
 from ablate.envs.make import kind_of, remember_spec, spec_of
 from ablate.nn.architecture import Architecture, architecture_of, initial_parameters
 from ablate.parallel.machine import available_bytes
@@ -40,6 +41,7 @@ from ablate.records.schema import (
     LAST_CHECKPOINT,
     MANIFEST,
     STATUS,
+    UPDATES,
 )
 from ablate.seeding import Role, generator
 from ablate.types import Counters, EnvSpec
@@ -79,11 +81,10 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
             raise ConfigError(f"resume={config.resume}: {error}") from error
         done = Counters(**resumed.state["counters"]) if resumed else Counters()
         new, config = False, _resumed_config(config, own, overrides, done)
-        ours, theirs = ((c.max_episodes, c.total_steps, c.precision, c.optimizer) for c in (config, own))
-        if (folder / CELL).exists() and ours != theirs:
+        changed = "precision" if config.precision != own.precision else differing_key(to_dict(own), to_dict(config))
+        if (folder / CELL).exists() and changed:
             raise ConfigError(
-                f"resume={folder}: a cell of a sweep keeps its length, precision and step sizes, so that arms are "
-                "comparable; use load="
+                f"resume={folder}: a cell of a sweep keeps its {changed}, so that arms are comparable; use load="
             )
     algorithm = algorithm_of(config)
     config = replace(config, workers=number_of_workers(config))
@@ -115,6 +116,7 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
     if resumed is not None:  # raises for parameters that an older version trained for another range of actions
         architecture_of(config.model, EnvSpec.from_dict(resumed.state["env_spec"]))
     if resumed is not None:
+        _refuse_other_columns(folder / UPDATES, algorithm)
         _refuse_other_state(folder / LAST_CHECKPOINT, resumed, config, algorithm, spec, parameters.size)
     if source is not None:
         parameters = source.tensors["parameters"]
@@ -133,6 +135,9 @@ CHANGEABLE_ON_RESUME = (
 )  # fmt: skip
 
 
+OLD_CHECKPOINT = "the last checkpoint stays"  # of an interrupted run: it is older than the status, or there is none
+
+
 def _changeable(key: str) -> bool:
     return not {key, key.split(".")[0]}.isdisjoint(CHANGEABLE_ON_RESUME)
 
@@ -142,8 +147,7 @@ def _last_checkpoint(folder: Path, manifest: Manifest, own: Config) -> Checkpoin
 
     Raises ConfigError unless manifest, status, checkpoint and tables belong together and are whole."""
     path, status = folder / LAST_CHECKPOINT, read_status(folder)
-    # After a second signal the last checkpoint is older than the status, or there is none.
-    ended = status is not None and status.state in ("completed", "interrupted") and "a second time" not in status.reason
+    ended = status is not None and status.state in ("completed", "interrupted") and OLD_CHECKPOINT not in status.reason
     if not is_file(path):
         if status is not None and ended and status.steps:
             raise ConfigError(
@@ -220,6 +224,16 @@ def _refuse_other_rows(folder: Path, checkpoint: Checkpoint) -> None:
         )
 
 
+def _refuse_other_columns(path: Path, algorithm: Algorithm) -> None:
+    """Raise ConfigError if the algorithm's updates no longer have the columns of the run's table."""
+    header, needed = read_rows(path).header, ",".join(algorithm.update_record._fields)
+    if header not in ("", needed):
+        raise ConfigError(
+            f"{path} has the columns {header}; this version of {algorithm.name} writes {needed}; load= starts a new "
+            "run from the parameters"
+        )
+
+
 def _refuse_other_state(
     path: Path, checkpoint: Checkpoint, config: Config, algorithm: Algorithm, spec: EnvSpec, size: int
 ) -> None:
@@ -275,8 +289,16 @@ def _resumed_config(given: Config, own: Config, overrides: list[str], done: Coun
                 f"{override}: a resumed run keeps its configuration; with resume= only "
                 f"{', '.join(CHANGEABLE_ON_RESUME[1:])} may change (load= starts a new run from saved parameters)"
             )
-    config = replace(own, **{**changed, "resume": None})
+    try:
+        config = replace(own, **{**changed, "resume": None})
+    except ValidationError as error:
+        raise refusal(error, "", changed) from error
     refuse_contradictions(config)
+    if (reached := limit_reached(config, done)) and not limit_reached(own, done):
+        raise ConfigError(
+            f"{reached.removesuffix(' reached')}: the run is at step {done.steps}, episode {done.episodes} already; "
+            "give a larger limit"
+        )
     _refuse_no_step_size(config, own)
     return config
 

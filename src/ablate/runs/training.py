@@ -29,7 +29,7 @@ from ablate.records.run_files import Status, read_manifest, refuse_changed_table
 from ablate.records.schema import EVALUATIONS, EndState, State
 from ablate.runs.checkpoints import Checkpoints, owes_evaluation, restore_shared, states_of
 from ablate.runs.console import announcement, report, title
-from ablate.runs.plan import Resolved
+from ablate.runs.plan import OLD_CHECKPOINT, Resolved
 from ablate.runs.record_order import RecordOrder
 from ablate.types import Counters, EpisodeRecord, EvaluationSummary, ProcessState
 
@@ -114,12 +114,12 @@ class Training:
         try:
             self._train(signals)
         except Interrupted as interrupt:
-            self.end("interrupted", f"{interrupt} a second time: stopped at once, the last checkpoint stays")
+            self.end("interrupted", f"{interrupt} a second time: stopped at once, {OLD_CHECKPOINT}")
             raise
         except ChildFailed as failure:
             reason = str(failure).splitlines()[0]
             if signals.received is not None:  # Ctrl-C reaches all programs of the terminal, also an environment's
-                reason = f"{signal.Signals(signals.received).name}: the last checkpoint stays, because {reason}"
+                reason = f"{signal.Signals(signals.received).name}: {OLD_CHECKPOINT}, because {reason}"
                 print(f"interrupted by {reason}", file=sys.stderr)
                 self.end("interrupted", reason)
                 raise Interrupted(signals.received) from failure
