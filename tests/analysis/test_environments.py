@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +17,17 @@ import synthetic
 from scipy import stats
 from synthetic import write_sweep
 
-from ablate.analysis import statistics, sweep_figures
+from ablate.analysis import latex, markdown, statistics, sweep_figures
 from ablate.analysis.decisions import Effects, Outcome, Part, Relation, contrast, decide, half_width
 from ablate.analysis.load import load_sweep
 from ablate.analysis.metrics import environments
 from ablate.analysis.normalisation import normalised
-from ablate.analysis.report import write_report
+from ablate.analysis.report import effect_unit, write_report
 from ablate.analysis.scores import values_by_arm
 from ablate.analysis.summary import summarise
 from ablate.analysis.sweep_figures import drawings, shows_data
 from ablate.analysis.tables import Summary
+from ablate.records.schema import STUDY
 
 LEVELS = {"a": {"cartpole": -0.5, "acrobot": -1.0}, "b": {"cartpole": -1.2, "acrobot": -1.1}}
 IDS = {"cartpole": "CartPole-v1", "acrobot": "Acrobot-v1"}
@@ -210,6 +212,21 @@ def test_effects_of_a_design_are_in_one_unit(tmp_path: Path) -> None:
         assert [label.get_text() for label in ax.get_yticklabels()] == [claim]
         assert ("normalised" in ax.get_xlabel()) == (claim == "all")
     assert "design_effects_cartpole_v1" not in figures
+
+
+def test_each_environment_has_its_own_unit(tmp_path: Path) -> None:
+    """Verdicts, tables and pages once named the returns of one for the rewards per step of the other."""
+    folder = crossed(tmp_path / "units", 5, references=False)
+    values = json.loads((folder / STUDY).read_text())
+    values["score_units"] = {"CartPole-v1": "episodic_return", "Acrobot-v1": "reward_per_step"}
+    (folder / STUDY).write_text(json.dumps(values))
+    summary = summarise(load_sweep(folder))
+    assert "in episodic return in CartPole-v1, average reward per step in Acrobot-v1;" in markdown.report(summary)
+    captions = [line for line in latex.tables(summary).splitlines() if "caption{Final" in line]
+    assert {"(episodic return) in CartPole-v1" in line or "(average reward per step) in Acrobot-v1" in line
+            for line in captions} == {True}  # fmt: skip
+    units = {verdict.id: effect_unit(summary.sweep, verdict) for verdict in summary.verdicts}
+    assert units["one"] == "average reward per step"
 
 
 @pytest.mark.parametrize("n", [5, 8, 20])

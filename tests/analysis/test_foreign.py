@@ -292,6 +292,30 @@ def test_a_bad_csv_file_is_one_line(
     refused(["--runs", str(tmp_path / "runs.csv")], path, message, monkeypatch, capsys, tmp_path)
 
 
+def test_two_runs_of_an_arm_with_the_same_seed_are_not_mixed(
+    study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    long_table(np.random.default_rng(0), {"v1": 100, "v2": 100, "b": 100}).to_csv(tmp_path / "runs.csv", index=False)
+    path = study(arms={"a": {"runs": ["v1", "v2"]}, "b": {}}, runs={"columns": COLUMNS})
+    message = "sweep.arms.a.runs: runs.csv and runs.csv both have seed 0"
+    refused(["--runs", str(tmp_path / "runs.csv")], path, message, monkeypatch, capsys, tmp_path)
+
+
+def test_arms_of_a_contrast_are_independent(tmp_path: Path, study: Callable[..., Path]) -> None:
+    """Their seeds say nothing of their random numbers; those of a are others, and fewer."""
+    table = long_table(np.random.default_rng(0), {"a": 100, "b": 100, "c": 100}, seeds=9)
+    table = table[(table["algo"] != "a") | (table["seed"] < 6)]
+    table.loc[table["algo"] == "a", "seed"] += 100
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    contrast = [{**CLAIM, "inequality": "c > (a + b) / 2"}]
+    path = study(arms={"a": {}, "b": {}, "c": {}}, runs={"columns": COLUMNS}, claims=contrast)
+    summary = summarise(judge.read(path, tmp_path / "runs.csv", tmp_path / "out"))
+    (verdict,) = summary.verdicts
+    means = summary.arms[summary.arms["metric"] == "final_score"].set_index("arm")["mean"]
+    assert verdict.effect == pytest.approx(means["c"] - (means["a"] + means["b"]) / 2)
+    assert verdict.n == "9, 6, 9"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

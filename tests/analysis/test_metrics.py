@@ -189,16 +189,17 @@ def test_how_often_an_arm_is_evaluated_makes_no_difference(metric: dict, rare: d
     assert abs(gap.mean()) < 3 * gap.std() / len(gap) ** 0.5 + 1e-9
 
 
-def test_half_of_a_spread_that_is_noise_is_told() -> None:
+@pytest.mark.parametrize("episodes", [2, 3, 5])
+def test_half_of_a_spread_that_is_noise_is_told(episodes: int) -> None:
+    """A score is the mean of k episodes with the variance k σ², so its noise has the variance σ², as the seeds have."""
     rng = np.random.default_rng(0)
     points: Points = {(arm, seed): [(100, rng.normal())] for arm in "ab" for seed in range(200)}
     sweep = sweep_of(points, window=(1.0, 1.0), budget="own")
-    # Its two episodes are 1 apart at random, so their mean has the variance 2 σ² / 4 with σ² = 1, as the seeds have.
-    sweep.evaluations["episodic_return"] = np.repeat(
-        sweep.evaluations["episodic_return"].to_numpy()[::2] + 0.5 * HORIZON, 2
-    )
-    sweep.evaluations["episodic_return"] += HORIZON * rng.normal(0, 2**0.5, len(sweep.evaluations))
-    assert noise_share(sweep, "m") == pytest.approx(0.5, abs=0.08)
+    first = sweep.evaluations[::2]
+    rows = first.loc[first.index.repeat(episodes)].reset_index(drop=True)
+    rows["episode"] = np.tile(np.arange(1, episodes + 1), len(first))
+    rows["episodic_return"] += HORIZON * rng.normal(0, episodes**0.5, len(rows))
+    assert noise_share(replace(sweep, evaluations=rows), "m") == pytest.approx(0.5, abs=0.08)
     assert np.isnan(noise_share(sweep_of(points, source="episodes"), "m"))
 
 

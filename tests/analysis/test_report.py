@@ -422,3 +422,10 @@ def test_clicking_makes_no_network_requests(browser: Browser) -> None:
     assert all(e["request"]["url"].startswith(("data:", "file:")) for e in browser.of("Network.requestWillBeSent"))
     assert browser.of("Runtime.exceptionThrown") == []
     assert browser.of("Log.entryAdded") == []
+
+
+def test_an_environments_name_may_end_as_the_columns_of_an_interval() -> None:
+    columns = {"arm": ["a"], "mean in flow": [1.0], "mean in flow_low": [0.5], "mean in flow_high": [1.5]}
+    made = table(pd.DataFrame(columns))
+    assert made.headings == ["arm", "mean in flow [95 % CI]"]
+    assert made.rows[0][1].text == "1 [0.5, 1.5]"

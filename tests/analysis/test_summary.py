@@ -397,6 +397,26 @@ def test_a_look_at_which_no_cell_has_reached_the_score_settles_nothing(tmp_path:
     assert "(5 and 5 cells had not reached the score by the end)" in verdict.reason
 
 
+def test_a_failed_cell_is_none_that_reached_the_score(tmp_path: Path) -> None:
+    """It once made two arms that never reach it `supported` as alike."""
+    alike = claims("good ~ bad", "good < bad", metric="speed")
+    folder = small(tmp_path, 6, claims=alike, metric="speed", smallest_effect=1e6, failed=(("good", 2),))
+    for arm in ("good", "bad"):
+        for seed in range(6):
+            if (arm, seed) != ("good", 2):
+                edit_evaluations(folder / arm / f"seed={seed}", never_reaches)
+    verdicts = summarise(load_sweep(folder)).verdicts
+    assert [verdict.verdict for verdict in verdicts] == ["undecided", "undecided"]
+    assert all("no cell of either arm reached the score" in verdict.reason for verdict in verdicts)
+
+
+def test_equality_without_a_smallest_effect_asks_for_no_seeds(tmp_path: Path) -> None:
+    verdict = only_verdict(grown(tmp_path, 10, ARMS, claims=claims("good ~ same"), smallest_effect=None))
+    assert (verdict.verdict, verdict.wants_seeds) == ("undecided", False)
+    assert "needs sweep.smallest_effect" in verdict.reason
+    assert "seeds were added" not in verdict.reason
+
+
 def test_cells_of_later_looks_are_not_counted(tmp_path: Path) -> None:
     folder = grown(tmp_path, 10, ARMS, claims=claims("good < bad", metric="speed"))
     edit_evaluations(folder / "bad" / "seed=7", never_reaches)
@@ -445,6 +465,13 @@ def test_a_cell_that_falls_back_to_its_start_has_collapsed(tmp_path: Path) -> No
     summary = summarise(load_sweep(folder))
     assert row_of(summary.stability, arm="good")[["collapsed", "n"]].tolist() == [1, 5]
     assert row_of(summary.stability, arm="bad")["collapsed"] == 0
+
+    def is_a_loss(study: dict[str, Any]) -> None:
+        study["metrics"]["final_score"]["smaller_is_better"] = True
+
+    change_study(folder, is_a_loss)
+    summary = summarise(load_sweep(folder))
+    assert summary.stability["collapsed"].tolist() == [0, 0]  # what falls improves
 
 
 def test_speed_ups_are_ratios_of_restricted_means(summary: Summary) -> None:

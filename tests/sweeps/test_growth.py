@@ -96,6 +96,14 @@ def cells_of(blocks: list[list[str]]) -> list[set[str]]:
     return [{cell.split()[0] for cell in block} for block in blocks]
 
 
+def test_a_claim_about_an_arm_that_is_not_run_gets_no_seeds(configs: dict[str, Any], tmp_path: Path) -> None:
+    """The other claim is settled by the first block."""
+    plan = make_plan(study(replace(SETTINGS, only=["low", "one"])), configs, tmp_path / "grown")
+    launcher = Launcher(plan)
+    sweeps.run(plan, launcher, launcher.overrides)
+    assert cells_of(launcher.blocks) == [{"low", "one"}]
+
+
 def test_only_arms_of_open_claims_get_more_seeds(configs: dict[str, Any], tmp_path: Path) -> None:
     plan = make_plan(study(), configs, tmp_path / "grown")
     launcher = Launcher(plan)

@@ -58,6 +58,11 @@ class Case:
         return any(len(group) > 1 for group in self.groups)
 
     @property
+    def unanswerable(self) -> bool:
+        """Whether no number of seeds can settle it: equality needs a smallest effect."""
+        return self.relation is Relation.alike and np.isnan(self.margin)
+
+    @property
     def has_failures(self) -> bool:
         return any(np.isinf(values).any() for values in self.values.values())
 
@@ -66,7 +71,11 @@ class Case:
 
         No error if no cell has reached the score: equal ends of the budget do not show equal times."""
         effects = [self._effect(self.parts(seeds, fill)) for fill in (self.worst, dict.fromkeys(self.weights, np.nan))]
-        if all(flags[flags.index.isin(seeds)].all() for flags in self.censored.values()):
+        seen = [
+            (self.values[arm][flags.index.isin(seeds)], flags[flags.index.isin(seeds)])
+            for arm, flags in self.censored.items()
+        ]
+        if _none_reached(seen):
             return [(value, np.nan, np.nan) for value, _, _ in effects]
         return effects
 
@@ -119,7 +128,7 @@ def case_of(sweep: Sweep, values: Values, claim: ClaimConfig) -> Case:
         values = normalised(study, values, claim.metric)
     own = on_one_horizon([by_seed(values, claim.metric, arm) for arm in weights])
     tables = dict(zip(weights, own, strict=True))
-    unreached = all(len(table) and table["censored"].all() for table in own)
+    unreached = all(map(len, own)) and _none_reached([(table["value"], table["censored"]) for table in own])
     no_interval = f"no cell of {'either arm' if len(own) == 2 else 'any arm'} reached the score" if unreached else ""
     if relation == "~" and margin is None:
         no_interval = "a claim of equality needs sweep.smallest_effect in this metric's unit"
@@ -142,6 +151,14 @@ def case_of(sweep: Sweep, values: Values, claim: ClaimConfig) -> Case:
     )
 
 
+def _none_reached(arms: list[tuple[pd.Series, pd.Series]]) -> bool:
+    """Whether no cell reached the score: some had not when their budget ended, and all others failed.
+
+    arms: of each, the values, and whether they are censored."""
+    censored = any(flags.any() for _, flags in arms)
+    return censored and all((flags | np.isinf(values)).all() for values, flags in arms)
+
+
 def weights_of(study: StudyFile, inequality: str) -> dict[str, float]:
     """The weight of each arm in a claim; of an arm in each environment if it is about all of them."""
     weights = parse(inequality).weights
@@ -154,14 +171,15 @@ def groups_of(sweep: Sweep, weights: dict[str, float]) -> list[list[str]]:
     Then their scores correlate (0.68 to 0.92 was measured), and the test is over seeds of the whole group. That is
     decided by the arms' configurations alone. Workers of `async` race, so they share less: two such arms count as
     independent, as a correlation only makes the interval of their difference too wide. It would make that of a sum too
-    narrow, so other contrasts combine arms seed by seed whatever their schedule. weights: by arm."""
+    narrow, so other contrasts combine arms seed by seed whatever their schedule. Runs of other programs count as
+    independent: nothing is known of their random numbers. weights: by arm."""
     one_difference = len(weights) == 2 and sum(weights.values()) == 0
     groups: dict[tuple[object, ...], list[str]] = {}
     for arm in weights:
         config = sweep.study.arms[arm].config
         keys = ("algo", "name"), ("env", "id"), ("model",), ("schedule",), ("envs_per_worker",)
         draws: tuple[object, ...] = (workers(sweep, arm), *(str(_nested(config, path)) for path in keys))
-        if one_difference and config.get("schedule") != "interleaved":
+        if sweep.foreign or (one_difference and config.get("schedule") != "interleaved"):
             draws = (arm,)
         groups.setdefault(draws, []).append(arm)
     return list(groups.values())

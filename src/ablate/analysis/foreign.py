@@ -276,11 +276,12 @@ def _with_seeds(config: JudgedConfig, found: list[_Run]) -> tuple[list[_Run], bo
     for run, seed in zip(found, given, strict=True):
         if seed is not None and seed > LARGEST_SEED:
             raise ConfigError(f"{run.place}: seed {seed}: a seed is a whole number from 0 to {LARGEST_SEED}")
-        if (other := seen.setdefault((run.arm, seed), run.place)) is not run.place:
+        if other := seen.get((run.arm, seed)):
             raise ConfigError(
                 f"sweep.arms.{run.arm}.runs: {other} and {run.place} both have seed {seed}; give sweep.runs.seed, or "
                 f"a narrower pattern (sweep.runs.seed: {COUNTED} takes both)"
             )
+        seen[run.arm, seed] = run.place
     return [replace(run, seed=seed) for run, seed in zip(found, given, strict=True)], counted
 
 

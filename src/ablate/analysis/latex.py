@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from ablate.analysis.cases import groups_of, weights_of
+from ablate.analysis.load import Sweep
 from ablate.analysis.metrics import environments, unit
 from ablate.analysis.normalisation import words_of
 from ablate.analysis.statistics import MIN_SEEDS
@@ -80,7 +81,7 @@ def tables(summary: Summary) -> str:
         for env, part in environments(summary.sweep).items():
             rows = summary.arms[(summary.arms["metric"] == name) & summary.arms["arm"].isin(list(part.arms))]
             if len(rows):
-                parts.append(_arms(summary, name, rows, env if part is not summary.sweep else ""))
+                parts.append(_arms(summary, part, name, rows, env if part is not summary.sweep else ""))
     return "\n".join(parts)
 
 
@@ -95,7 +96,7 @@ def _verdicts(summary: Summary) -> str:
     return _table(headings, rows, "lp{0.38\\linewidth}lll", caption, f"tab:{_key(summary.sweep.study.name)}-verdicts")
 
 
-def _arms(summary: Summary, metric: str, rows: pd.DataFrame, env: str) -> str:
+def _arms(summary: Summary, part: Sweep, metric: str, rows: pd.DataFrame, env: str) -> str:
     study, config = summary.sweep.study, summary.sweep.study.metrics[metric]
     compared = summary.comparisons
     if len(compared):
@@ -106,7 +107,7 @@ def _arms(summary: Summary, metric: str, rows: pd.DataFrame, env: str) -> str:
         own = compared.loc[row["arm"]] if row["arm"] in compared.index else None
         difference = "--" if own is None else _interval(own, "difference")
         lines.append([escaped(row["label"]), n, _interval(row, "mean"), _interval(row, "iqm"), difference])
-    what = f"{escaped(config.label)} ({escaped(_unit(summary, config))})"
+    what = f"{escaped(config.label)} ({escaped(_unit(part, config))})"
     where = f" in {escaped(env)}" if env else ""
     baselines = list(dict.fromkeys(compared["baseline"])) if len(compared) else [study.baseline]
     baseline = next((arm for arm in baselines if arm in set(rows["arm"])), study.baseline)
@@ -135,9 +136,9 @@ def _over_environments(summary: Summary, metric: str, rows: pd.DataFrame) -> str
     return _table(["Arm", "$n$", "Mean", "IQM", "Rank"], lines, "lrlll", caption, label)
 
 
-def _unit(summary: Summary, metric: MetricConfig) -> str:
+def _unit(sweep: Sweep, metric: MetricConfig) -> str:
     """The unit of a metric's values."""
-    return summary.sweep.score_name if unit(metric) == "score" else unit(metric).replace("_", " ")
+    return sweep.score_name if unit(metric) == "score" else unit(metric).replace("_", " ")
 
 
 def _key(name: str) -> str:

@@ -163,8 +163,13 @@ class Sweep:
 
     @property
     def score_name(self) -> str:
-        """The name of the score, for axes and headings."""
-        return "average reward per step" if self.per_step else "episodic return"
+        """The name of the score, for axes and headings; with that of each environment if they differ."""
+        names = {ScoreUnit.reward_per_step: "average reward per step", ScoreUnit.episodic_return: "episodic return"}
+        ids = (arm.config["env"]["id"] for arm in self.study.arms.values())
+        units = {env: self.study.score_unit(env) for env in ids}
+        if len(set(units.values())) == 1:
+            return names[next(iter(units.values()))]
+        return ", ".join(f"{names[own]} in {env}" for env, own in units.items())
 
     @cached_property
     def updates(self) -> pd.DataFrame:

@@ -341,7 +341,9 @@ def noise_share(sweep: Sweep, name: str) -> float:
     if min(map(len, halves)) == 0:
         return np.nan
     a, b = (score_cells(replace(sweep, evaluations=half), name).set_index(["arm", "seed"])["value"] for half in halves)
-    noise = ((a - b) ** 2 / 4).replace(np.inf, np.nan).groupby("arm").mean()
+    # The halves of an odd number of episodes leave one out, and so have more noise than all.
+    played = (size // 2 * 2 / size)[place == 0].mean()
+    noise = played * ((a - b) ** 2 / 4).replace(np.inf, np.nan).groupby("arm").mean()
     whole = score_cells(sweep, name).replace([np.inf, -np.inf], np.nan).groupby("arm")["value"]
     freedom, between = whole.count() - 1, whole.var()
     arms = [arm for arm in between.index if between[arm] > 0 and np.isfinite(noise.get(arm, np.nan))]
@@ -349,12 +351,17 @@ def noise_share(sweep: Sweep, name: str) -> float:
     return min(1.0, float(sum(freedom[arm] * noise[arm] for arm in arms) / total)) if total else np.nan
 
 
-def collapsed_cells(sweep: Sweep, source: Source, smallest_gain: float = 0.0) -> dict[Cell, bool]:
-    """Whether each completed cell has `collapsed`, on its curve against environment steps up to its own end."""
+def collapsed_cells(
+    sweep: Sweep, source: Source, smallest_gain: float = 0.0, smaller_is_better: bool = False
+) -> dict[Cell, bool]:
+    """Whether each completed cell has `collapsed`, on its curve against environment steps up to its own end.
+
+    smaller_is_better: of the score."""
     by_cell = cell_curves(sweep, source, Axis.global_step)
     variances = _evaluation_noise(sweep) if source is Source.evaluations else {}
+    sign = -1 if smaller_is_better else 1
     return {
-        cell: collapsed(x, score, variances.get(cell, np.full(len(x), np.nan)), smallest_gain)
+        cell: collapsed(x, sign * score, variances.get(cell, np.full(len(x), np.nan)), smallest_gain)
         for cell, (x, score) in by_cell.items()
     }
 

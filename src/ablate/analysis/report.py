@@ -170,7 +170,7 @@ def table(frame: pd.DataFrame) -> Table:
     """A data frame for display: <x>, <x>_low and <x>_high become one column, `x [low, high]`, sorted by x."""
     columns = []
     for name in map(str, frame.columns):
-        if name.endswith(("low", "high")):
+        if name in ("low", "high") or name.endswith(("_low", "_high")):
             continue
         bounds = [name + "_low", name + "_high"] if name + "_low" in frame else []
         if name == "speed_up":
@@ -200,10 +200,13 @@ def number(value: Any) -> str:
 def effect_unit(sweep: Sweep, verdict: Verdict) -> str:
     """The unit of a verdict's effect: its metric's unit."""
     study = sweep.study
-    known = verdict.metric in study.metrics
-    if study.crossed and math.isfinite(verdict.effect) and is_over_environments(study, parse(verdict.inequality).arms):
+    if verdict.metric not in study.metrics:
+        return "no such metric"
+    arms = parse(verdict.inequality).arms
+    if study.crossed and math.isfinite(verdict.effect) and is_over_environments(study, arms):
         return "normalised score"
-    return metric_unit(sweep, verdict.metric) if known else "no such metric"
+    own = [arm for arm in arms if arm in study.arms]
+    return metric_unit(sweep.only(own) if own else sweep, verdict.metric)
 
 
 def interval_marks(summary: Summary, verdict: Verdict) -> dict[str, float] | None:

@@ -164,8 +164,10 @@ def stability(sweep: Sweep, values: Values) -> pd.DataFrame:
     primary = sweep.study.metric_config(sweep.study.metric)
     by_arm: dict[str, list[bool]] = {arm: [] for arm in sweep.arms}
     for part in environments(sweep).values():
-        smallest_gain = (part.study.smallest_effect or 0.0) if unit(primary) == "score" else 0.0
-        for (arm, _), has_collapsed in collapsed_cells(part, primary.source, smallest_gain).items():
+        is_score = unit(primary) == "score"
+        smallest_gain = (part.study.smallest_effect or 0.0) if is_score else 0.0
+        smaller = is_score and primary.statistic is not Statistic.std and bool(primary.smaller_is_better)
+        for (arm, _), has_collapsed in collapsed_cells(part, primary.source, smallest_gain, smaller).items():
             by_arm[arm].append(has_collapsed)
     rows = []
     for arm, collapsed in by_arm.items():

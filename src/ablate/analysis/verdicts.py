@@ -124,7 +124,7 @@ def _verdict(
             reason += f"; given up after {len(planned[k])} seeds, as {len(planned[-1])} would hardly have decided it"
         else:
             reason += f"; after {len(planned[k])} of at most {len(planned[-1])} seeds per arm"
-    elif len(planned) > 1:
+    elif not grows and len(planned) > 1:
         reason += "; seeds were added after a verdict had been seen, which the interval allows for"
     needed = case.seeds_needed(planned[k], level) if outcome is Outcome.undecided else None
     seeds = max(len(sweep.study.seeds_of(arm, planned[k])) for arm in case.weights)
@@ -135,7 +135,7 @@ def _verdict(
     return Verdict(
         case.claim.id, case.claim.words, case.claim.metric, case.claim.inequality, WORDS[outcome],
         float(effects[k].value[0, i]), low, high, 1 - level, case.counts(sweep, planned[k]),
-        needed, reason, preliminary, grows and not settled and not all(whole),
+        needed, reason, preliminary, grows and not settled and not all(whole) and not case.unanswerable,
     )  # fmt: skip
 
 

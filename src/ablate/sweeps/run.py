@@ -161,7 +161,7 @@ def _has_failed(cell: Cell) -> bool:
 
 
 def _undecided_arms(plan: SweepPlan) -> list[str]:
-    """The arms of claims that more seeds may settle."""
+    """The arms of claims that more seeds may settle, all of which are run."""
     from ablate.analysis.load import load_sweep
     from ablate.analysis.summary import judged
 
@@ -169,8 +169,9 @@ def _undecided_arms(plan: SweepPlan) -> list[str]:
         verdicts = judged(load_sweep(plan.folder))
     except ConfigError as error:
         raise RunFailed(f"the claims cannot be judged: {error}") from error
-    named = [parse(verdict.inequality).arms for verdict in verdicts if verdict.wants_seeds]
-    return list(dict.fromkeys(arm for arms in named for arm in names_of(arms, plan.study.crossed)))
+    crossed, only = plan.study.crossed, plan.study.settings.only
+    named = [names_of(parse(verdict.inequality).arms, crossed) for verdict in verdicts if verdict.wants_seeds]
+    return list(dict.fromkeys(arm for arms in named if not only or {*arms} <= {*only} for arm in arms))
 
 
 def _rounds(
