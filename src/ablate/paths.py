@@ -55,6 +55,11 @@ def command(program: str) -> str:
     return f"python src/{program}.py" if CHECKOUT else f"ablate {program}"
 
 
+def install(extra: str) -> str:
+    """The command that installs one of our extras."""
+    return f"pip install -e '.[{extra}]'" if CHECKOUT else f"pip install 'ablate[{extra}] @ file:<path of the wheel>'"
+
+
 def python_path() -> str:
     """PYTHONPATH for a process of its own, on any machine: this code first, then the caller's own path."""
     return os.pathsep.join([str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])

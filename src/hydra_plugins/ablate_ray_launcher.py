@@ -146,14 +146,14 @@ def _in_a_line(error: Exception) -> str:
 def _connected(address: str | None) -> Iterator[Any]:
     """Connect to Ray while the context lasts. address: None starts Ray on this machine. Raises ConfigError."""
     from ablate.config.schema import ConfigError
-    from ablate.paths import python_path
+    from ablate.paths import install, python_path
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _signal_handlers_kept():
         try:
             import ray
         except ImportError as error:
-            raise ConfigError("hydra/launcher=ray: needs Ray; run pip install -e '.[ray]'") from error
+            raise ConfigError(f"hydra/launcher=ray: needs Ray; run {install('ray')}") from error
         environment = {"env_vars": {"PYTHONPATH": python_path()}}
         where = {"address": address} if address else OWN_RAY
         try:

@@ -58,12 +58,13 @@ class SlurmLauncher(Launcher):
         On Ctrl-C it cancels all queued and running jobs and waits for their end. Raises ConfigError."""
         from ablate.cli.cluster import Launch
         from ablate.config.schema import ConfigError
+        from ablate.paths import install
         from ablate.sweeps.detached import let_go
 
         try:
             import submitit  # noqa: F401
         except ImportError as error:
-            raise ConfigError("hydra/launcher=slurm: needs submitit; run pip install -e '.[slurm]'") from error
+            raise ConfigError(f"hydra/launcher=slurm: needs submitit; run {install('slurm')}") from error
         launch = Launch.of(self._context, self._config)
         # The same name each time, so that jobs which a killed sweep left behind are found and cancelled.
         digest = hashlib.sha256(str(launch.folder).encode()).hexdigest()[:8]

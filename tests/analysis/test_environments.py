@@ -221,7 +221,7 @@ def test_each_environment_has_its_own_unit(tmp_path: Path) -> None:
     values["score_units"] = {"CartPole-v1": "episodic_return", "Acrobot-v1": "reward_per_step"}
     (folder / STUDY).write_text(json.dumps(values))
     summary = summarise(load_sweep(folder))
-    assert "in episodic return in CartPole-v1, average reward per step in Acrobot-v1;" in markdown.report(summary)
+    assert "in episodic return in CartPole-v1 and average reward per step in Acrobot-v1;" in markdown.report(summary)
     captions = [line for line in latex.tables(summary).splitlines() if "caption{Final" in line]
     assert {"(episodic return) in CartPole-v1" in line or "(average reward per step) in Acrobot-v1" in line
             for line in captions} == {True}  # fmt: skip

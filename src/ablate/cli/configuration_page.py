@@ -24,7 +24,6 @@ from ablate.config.schema import (
     Config,
     EvaluationConfig,
     LoggerConfig,
-    SearchConfig,
     SweepConfig,
 )
 from ablate.paths import CONF, ROOT
@@ -179,8 +178,6 @@ def page() -> str:
     parts.append("## Keys of a study\n\n[Sweeps](sweeps.md) explains studies.\n")
     study = {key.removeprefix("sweep."): value for key, value in top.items() if key.startswith("sweep.")}
     parts.append("\n".join(table(SweepConfig, {"": study}, "sweep.")) + "\n")
-    search = {key.removeprefix("search."): value for key, value in study.items() if key.startswith("search.")}
-    parts.append("\n".join(table(SearchConfig, {"": search}, "sweep.search.")) + "\n")
     parts.append("## Options and keys of each group\n")
     for group in groups:
         parts.append(f"### `{group}`\n")

@@ -36,7 +36,7 @@ from ablate.parallel.closing import close_now, closing_at_end
 from ablate.parallel.descendants import Guard, ending_descendants
 from ablate.parallel.signals import Interrupted
 from ablate.parallel.supervisor import ChildFailed
-from ablate.paths import locate, shown
+from ablate.paths import install, locate, shown
 from ablate.play.episodes import Episode, make_envs, play, play_in_processes
 from ablate.play.policy import Policy
 from ablate.records.checkpoint import find_checkpoint, read_checkpoint
@@ -200,7 +200,7 @@ def read_options(arguments: list[str]) -> Options:
         raise ConfigError(f"render=human {'video' if options.video else 'frames'}=true: give only one of them")
     if options.video:
         if importlib.util.find_spec("moviepy") is None:
-            raise ConfigError("video=true: needs the extra [video]; run pip install -e '.[video]'")
+            raise ConfigError(f"video=true: needs the extra [video]; run {install('video')}")
         refuse_missing_ffmpeg()
     return options
 

@@ -56,9 +56,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _size(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 1 <= value <= 1000:
-        raise argparse.ArgumentTypeError(f"{text}: from 1 to 1000")
+        raise argparse.ArgumentTypeError(f"{text}: give a number from 1 to 1000")
     return value
 
 

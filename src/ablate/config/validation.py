@@ -28,6 +28,8 @@ from ablate.config.schema import (
     SweepConfig,
 )
 
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # to another key
+
 
 def validate(composed: DictConfig) -> Config:
     """Turn a composed configuration into checked dataclasses.
@@ -143,11 +145,17 @@ def _build(node: DictConfig, prefix: str) -> Any:
     try:
         return object_type(**values)
     except ValidationError as error:
-        raise refusal(error, prefix, values) from error
+        raw: Any = OmegaConf.to_container(node, resolve=False)
+        sources = {name: found[1] for name, text in raw.items() if (found := REFERENCE.fullmatch(str(text)))}
+        raise refusal(error, prefix, values, sources) from error
 
 
-def refusal(error: ValidationError, prefix: str, values: dict[str, Any]) -> ConfigError:
-    """What pydantic says of the first wrong value in `values`, the keys of one node, in our words."""
+def refusal(
+    error: ValidationError, prefix: str, values: dict[str, Any], sources: dict[str, str] | None = None
+) -> ConfigError:
+    """What pydantic says of the first wrong value in `values`, the keys of one node, in our words.
+
+    sources: the keys that values are taken from, if the node only refers to them."""
     first = error.errors()[0]
     at = [str(part) for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
     name = at[0] if at else ""
@@ -156,7 +164,8 @@ def refusal(error: ValidationError, prefix: str, values: dict[str, Any]) -> Conf
         message = f"too few values: the first is element 0, and element {at[1]} is missing"
     elif len(at) > 1:
         message = f"element {at[1]}: {message}"
-    return ConfigError(f"{prefix}{name}={values.get(name)}: {message}")
+    key = (sources or {}).get(name, f"{prefix}{name}")
+    return ConfigError(f"{key}={values.get(name)}: {message}")
 
 
 def refuse_contradictions(config: Config) -> None:

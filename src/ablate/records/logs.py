@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ablate.config.schema import Config, ConfigError, LoggerConfig
 from ablate.config.serial import flat, to_dict
-from ablate.paths import CHECKOUT
+from ablate.paths import install
 from ablate.records.csv_writer import read_rows
 from ablate.records.log import Log, RunName
 from ablate.records.schema import COLUMNS, EVALUATIONS, EndState
@@ -20,8 +20,7 @@ def refuse_missing_packages(config: LoggerConfig) -> None:
     """Raise ConfigError if a log needs a package that is not installed. Its extra has the same name."""
     for name in ("mlflow", "wandb"):
         if getattr(config, name) is not None and importlib.util.find_spec(name) is None:
-            extra = f"pip install -e '.[{name}]'" if CHECKOUT else f"pip install 'ablate[{name}]'"
-            raise ConfigError(f"logger.{name}={getattr(config, name)}: {name} is not installed; run {extra}")
+            raise ConfigError(f"logger.{name}={getattr(config, name)}: {name} is not installed; run {install(name)}")
 
 
 def open_logs(folder: Path, config: Config, first_step: int | None) -> Logs:

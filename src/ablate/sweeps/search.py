@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ablate.config.choices import Sampler, Until
 from ablate.config.schema import ArmConfig, ClaimConfig, ConfigError, SweepConfig
-from ablate.paths import shown
+from ablate.paths import install, shown
 from ablate.records.durations import approximate
 from ablate.records.study_file import SearchRecord
 from ablate.runs.run import RunFailed
@@ -319,7 +319,7 @@ def _optuna() -> Any:
         import optuna
     except ImportError as error:
         raise ConfigError(
-            f"sweep.search.sampler={Sampler.tpe}: it needs Optuna; pip install 'ablate[optuna]', or give "
+            f"sweep.search.sampler={Sampler.tpe}: it needs Optuna; run {install('optuna')}, or give "
             f"sweep.search.sampler={Sampler.random}"
         ) from error
     return optuna
