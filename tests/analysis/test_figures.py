@@ -296,3 +296,15 @@ def test_a_first_figure_says_nothing_of_fonts(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
     assert list(tmp_path.glob("fontlist*"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"env": {"id": "ALE/Riverraid-v5", "sticky_actions": 0.0}}])
+def test_a_legend_is_no_wider_than_its_figure(settings: dict[str, object]) -> None:
+    """The words of published scores are long."""
+    run = make_run(np.linspace(1, 30, 60_000), [[9.0, 10.0], [9.0, 20.0]], **settings)
+    figure = draw_learning_curve(run)
+    figure.draw_without_rendering()
+    (drawn,) = figure.legends
+    assert len(legend(figure)) == (8 if settings else 4)
+    assert figure.bbox.x0 < drawn.get_window_extent().x0 < drawn.get_window_extent().x1 < figure.bbox.x1
+    assert len({text.get_window_extent().y0 for text in drawn.get_texts()}) == (4 if settings else 1)  # its rows

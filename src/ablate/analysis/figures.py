@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -149,7 +149,8 @@ def draw_learning_curve(run: Run) -> Figure:
             left.set_ylim(min([low, *published]), max([high, *(1.03 * score for score in published)]))
         handles, labels = right.get_legend_handles_labels()
         if handles:
-            legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+            columns = _columns(figure, labels, 4)
+            legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
             for handle in legend.legend_handles:
                 if isinstance(handle, Line2D) and handle.get_label() == "episode":
                     handle.set(markersize=5, alpha=0.7)  # a single point of the panels' size is hard to see
@@ -158,6 +159,15 @@ def draw_learning_curve(run: Run) -> Figure:
         set_title(figure, title(run))
         sns.despine(fig=figure)
         return figure
+
+
+def _columns(figure: Figure, labels: Sequence[str], most: int) -> int:
+    """In how many columns, at most `most`, a legend with these labels is no wider than the figure."""
+
+    def inches(columns: int) -> float:  # each column is as wide as its longest label
+        return sum(0.095 * len(max(column, key=len)) + 0.8 for column in np.array_split(labels, columns))
+
+    return next((n for n in range(min(most, len(labels)), 1, -1) if inches(n) <= figure.get_figwidth()), 1)
 
 
 def title(run: Run) -> str:
