@@ -126,7 +126,8 @@ def draw_learning_curve(run: Run) -> Figure:
         panels = figure.subplots(3 - panel_columns(2), panel_columns(2), sharey=True)
         left, right = panels.flat
         env_id = run.setting("env.id")
-        per_step = default_score_unit(env_id) is ScoreUnit.reward_per_step
+        unit = default_score_unit(env_id)
+        per_step = unit is ScoreUnit.reward_per_step
         scores = pd.DataFrame(
             {
                 "episode": run.episodes["episode"],
@@ -140,7 +141,7 @@ def draw_learning_curve(run: Run) -> Figure:
         _episodes(right, scores, "global_step")
         _evaluations(right, evaluations)
         published = [] if per_step else draw_published(right, run.manifest.config)
-        left.set(xlabel="episode", ylabel="average reward per step" if per_step else "episodic return")
+        left.set(xlabel="episode", ylabel=unit.words)
         right.set(xlabel="environment steps")
         for ax in (left, right):
             finish_x(ax)

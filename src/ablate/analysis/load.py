@@ -164,13 +164,12 @@ class Sweep:
     @property
     def score_name(self) -> str:
         """The name of the score, for axes and headings; with that of each environment if they differ."""
-        names = {ScoreUnit.reward_per_step: "average reward per step", ScoreUnit.episodic_return: "episodic return"}
         ids: dict[ScoreUnit, list[str]] = {}
         for env in dict.fromkeys(arm.config["env"]["id"] for arm in self.study.arms.values()):
             ids.setdefault(self.study.score_unit(env), []).append(env)
         if len(ids) == 1:
-            return names[next(iter(ids))]
-        return " and ".join(f"{names[unit]} in {', '.join(envs)}" for unit, envs in ids.items())
+            return next(iter(ids)).words
+        return " and ".join(f"{unit.words} in {', '.join(envs)}" for unit, envs in ids.items())
 
     @cached_property
     def updates(self) -> pd.DataFrame:

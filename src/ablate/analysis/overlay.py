@@ -32,7 +32,8 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
 
     Raises ConfigError for runs of different environments."""
     env_id = _one_environment([str(run.setting("env.id")) for run in runs])
-    per_step = default_score_unit(env_id) is ScoreUnit.reward_per_step
+    unit = default_score_unit(env_id)
+    per_step = unit is ScoreUnit.reward_per_step
     with style():
         columns = panel_columns(2)
         figure, (training, evaluation) = new_figure(2 // columns, columns, (11, 4.8), one_x=False)
@@ -45,7 +46,7 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
             evaluation.plot(means["global_step"], means["mean"], color=colour, marker="o", markersize=4)
             low, high = means["mean"] - means["half_width"], means["mean"] + means["half_width"]
             evaluation.fill_between(means["global_step"], low, high, color=colour, alpha=0.2, linewidth=0)
-        training.set(ylabel="average reward per step" if per_step else "episodic return", title="training")
+        training.set(ylabel=unit.words, title="training")
         evaluation.set(title="evaluations")
         for ax in (training, evaluation):
             ax.set_xlabel("environment steps")

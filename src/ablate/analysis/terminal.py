@@ -20,18 +20,18 @@ LONGEST_INEQUALITY = 90
 
 def run_lines(run: Run) -> Iterator[str]:
     """The score of the last tenth of the training episodes, and of the last and the best evaluation."""
-    per_step = default_score_unit(run.setting("env.id")) is ScoreUnit.reward_per_step
-    unit = "average reward per step" if per_step else "episodic return"
+    unit = default_score_unit(run.setting("env.id"))
+    per_step = unit is ScoreUnit.reward_per_step
     score = run.episodes["mean_step_reward" if per_step else "episodic_return"]
     if len(score):
         tenth = score.tail(max(1, len(score) // 10))
-        yield f"  training    {unit} {number(tenth.mean())}, mean of the last {len(tenth)} episodes"
+        yield f"  training    {unit.words} {number(tenth.mean())}, mean of the last {len(tenth)} episodes"
     means = evaluation_means(run.evaluations, per_step)
     if len(means):
         last, best = means.iloc[-1], means.sort_values("mean", kind="stable").iloc[-1]
         interval = "" if pd.isna(last["half_width"]) else f" ± {number(last['half_width'])} (95 %)"
         at = f"step {last['global_step']:.0f}"
-        line = f"  evaluation  {unit} {number(last['mean'])}{interval} at {at}"
+        line = f"  evaluation  {unit.words} {number(last['mean'])}{interval} at {at}"
         yield line if len(means) == 1 else f"{line}; best {number(best['mean'])} at step {best['global_step']:.0f}"
 
 

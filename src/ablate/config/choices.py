@@ -110,6 +110,11 @@ class ScoreUnit(StrEnum):
     reward_per_step = "reward_per_step"  # the return divided by the episode's length
     episodic_return = "episodic_return"
 
+    @property
+    def words(self) -> str:
+        """For axes and headings."""
+        return "average reward per step" if self is ScoreUnit.reward_per_step else "episodic return"
+
 
 class Source(StrEnum):
     """Which of a cell's tables a metric is taken from."""

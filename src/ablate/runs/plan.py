@@ -81,11 +81,8 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
             raise ConfigError(f"resume={config.resume}: {error}") from error
         done = Counters(**resumed.state["counters"]) if resumed else Counters()
         new, config = False, _resumed_config(config, own, overrides, done)
-        changed = "precision" if config.precision != own.precision else differing_key(to_dict(own), to_dict(config))
-        if (folder / CELL).exists() and changed:
-            raise ConfigError(
-                f"resume={folder}: a cell of a sweep keeps its {changed}, so that arms are comparable; use load="
-            )
+        if (folder / CELL).exists():
+            _refuse_other_cell(folder, config, own)
     algorithm = algorithm_of(config)
     config = replace(config, workers=number_of_workers(config))
     if here:
@@ -301,6 +298,15 @@ def _resumed_config(given: Config, own: Config, overrides: list[str], done: Coun
         )
     _refuse_no_step_size(config, own)
     return config
+
+
+def _refuse_other_cell(folder: Path, config: Config, own: Config) -> None:
+    """Raise ConfigError if its sweep would take the cell with this configuration for another one."""
+    changed = "precision" if config.precision != own.precision else differing_key(to_dict(own), to_dict(config))
+    if changed:
+        raise ConfigError(
+            f"resume={folder}: a cell of a sweep keeps its {changed}, so that arms are comparable; use load="
+        )
 
 
 def _refuse_no_step_size(config: Config, own: Config) -> None:
