@@ -21,6 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run and draw both ablations of the Pendulum report.")
     parser.add_argument("--quick", action="store_true", help=f"a shorter version, about two minutes: {' '.join(QUICK)}")
     options, overrides = parser.parse_known_args()
+    planned_only = any(text.lower() == "sweep.dry_run=true" for text in overrides)
     folders = []
     for study in STUDIES:
         name = f"{study}-quick" if options.quick else study
@@ -30,11 +31,11 @@ def main() -> int:
         before = written(folder)
         if code := run(command):
             return code
-        if "sweep.dry_run=true" not in overrides and written(folder) == before:
+        if not planned_only and written(folder) == before:
             print(f"no panels: with these overrides the sweep has another folder than {folder}", file=sys.stderr)
             return 2
         folders.append(folder)
-    if "sweep.dry_run=true" in overrides:
+    if planned_only:
         return 0
     from ablate.cli.hydra_app import exit_code
 

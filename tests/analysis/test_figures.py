@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from ablate.analysis.figures import (
     title,
 )
 from ablate.analysis.load import Run, load_run
+from ablate.analysis.overlay import draw_runs
 from ablate.config.schema import ConfigError
 from ablate.paths import OUTPUTS
 from ablate.records.csv_writer import CsvWriter
@@ -296,6 +298,18 @@ def test_a_first_figure_says_nothing_of_fonts(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
     assert list(tmp_path.glob("fontlist*"))
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_the_legend_of_many_runs_leaves_room_for_their_curves(count: int) -> None:
+    figure = draw_runs([replace(make_run(noisy_curve(40)), folder=Path(f"run-{i}")) for i in range(count)])
+    figure.draw_without_rendering()
+    (drawn,) = figure.legends
+    assert all(ax.get_window_extent().height > 200 for ax in figure.axes)
+    assert drawn.get_window_extent().y1 < min(ax.get_window_extent().y0 for ax in figure.axes)
+    assert len(legend(figure)) == min(count, 31)
+    assert (legend(figure)[-1] == "and 10 more") == (count == 40)
+    assert texts(figure) == ["no evaluation yet"]
 
 
 @pytest.mark.parametrize("settings", [{}, {"env": {"id": "ALE/Riverraid-v5", "sticky_actions": 0.0}}])

@@ -250,6 +250,17 @@ def test_a_score_that_is_not_finite_is_a_diverged_run_and_an_empty_one_was_not_l
         ({"metric": "final"}, "sweep.metric=final: no such metric; did you mean final_score?"),
         ({"metrics": {"m": {"statistic": "mode"}}}, "sweep.metrics.m.statistic=mode"),
         ({"metrics": {"m": {"label": "x"}}}, "sweep.metrics.m: it has no statistic"),
+        (
+            {"metrics": {"m": {"statistic": "last", "x": "update"}}},
+            "sweep.metrics.m.x=update: these rows do not have it; one of global_step, episode, wall_time_s",
+        ),
+        (
+            {
+                "metrics": {"m": {"statistic": "first_reach", "score": 9, "x": "episode"}},
+                "runs": {"source": "evaluations"},
+            },
+            "sweep.metrics.m.x=episode: these rows do not have it; one of global_step, wall_time_s",
+        ),
         ({"claims": [{**CLAIM, "inequality": "a > c"}]}, "no such arm"),
         ({"claims": [{"id": "C", "metric": "auc", "inequality": "a > b"}]}, "sweep.claims[0]: it has no words"),
         ({"runs": {"format": "tensorboard"}}, "a_seed0 has no event file"),

@@ -1,12 +1,15 @@
 """tables.tex and methods.tex of a sweep."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from helpers import ROOT
 from latex_check import check_latex
 from synthetic import write_sweep
 
 from ablate.analysis import latex
+from ablate.analysis.kept import load_kept
 from ablate.analysis.load import load_sweep
 from ablate.analysis.summary import summarise, write_tables
 
@@ -29,7 +32,7 @@ def test_the_tables_of_a_sweep(tmp_path: Path) -> None:
     arms = {
         "good": {"label": "λ = 0.5", "level": -0.5},
         "bad": {"label": "50 % of $x_1$", "level": -3.0},
-        "other": {"label": "other", "level": -0.5, "overrides": ["workers=3"]},
+        "other": {"label": "[64, 64]", "level": -0.5, "overrides": ["workers=3"]},
     }
     folder = write_sweep(tmp_path / "made_up", arms, seeds=range(6), claims=claims, failed=(("bad", 2),))
     write_tables(summary := summarise(load_sweep(folder)))
@@ -40,6 +43,7 @@ def test_the_tables_of_a_sweep(tmp_path: Path) -> None:
     mean, low, high = (f"${own[name]:.4g}$" for name in ("mean", "mean_low", "mean_high"))
     assert rf"50 \% of \$x\_1\$ & 5 of 6 & {mean} [{low}, {high}] &" in text
     assert r"$\lambda$ = 0.5 & 6 &" in text
+    assert "    {}[64, 64] & 6 &" in text  # after \\ it would be an argument
     assert r"leave out: 50 \% of \$x\_1\$: 1 crashed" in text
     methods = (folder / "methods.tex").read_text()
     assert "We compared 3 settings on Pendulum-v1 with 6 seeds each." in methods
@@ -48,3 +52,12 @@ def test_the_tables_of_a_sweep(tmp_path: Path) -> None:
     assert "1 run failed or diverged" in methods
     assert r"within $\pm 0.2$" in methods
     assert "%" not in "".join(line.replace(r"\%", "") for line in methods.splitlines() if line[0] != "%")
+
+
+def test_the_paragraph_on_methods_has_the_confidence_of_the_verdict() -> None:
+    """Several looks at one claim need a wider interval."""
+    summary = load_kept(ROOT / "sweeps/results/workers_decided")
+    (own,) = (verdict for verdict in summary.verdicts if verdict.id == "B1a")
+    assert own.confidence > 0.95
+    text = latex.methods(replace(summary, verdicts=[own]))
+    assert rf"Its interval has {100 * own.confidence:.4g}\,\% confidence." in text

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from ablate.analysis.report import (
     number,
     render,
     table,
+    tables,
     write_report,
 )
 from ablate.analysis.summary import summarise
@@ -129,6 +131,13 @@ def test_the_verdicts_come_first_with_their_numbers(folder: Path, page: Page) ->
     assert f"{number(b1.effect)} [{number(b1.low)}, {number(b1.high)}]" in words
     assert "n 5 of 6 (1 crashed), 6 " in words  # of two and four
     assert words.index("B1: Two workers") < words.index("Against the baseline") < words.index("Learning curves")
+
+
+def test_metrics_with_the_same_label_have_a_table_each(folder: Path) -> None:
+    sweep = load_sweep(folder)
+    metrics = {name: replace(metric, label="return") for name, metric in sweep.study.metrics.items()}
+    listed = tables(summarise(replace(sweep, study=replace(sweep.study, metrics=metrics))))["Arms"]
+    assert {tab.removesuffix(" (primary)") for tab in listed} == {f"return ({name})" for name in metrics}
 
 
 def test_failures_come_with_their_reason_and_the_end_of_the_log(page: Page) -> None:

@@ -128,6 +128,14 @@ def test_one_environment_is_compared_with_the_baseline() -> None:
     assert found.dimension == 1
 
 
+def test_without_the_baselines_score_nothing_is_compared_with_it() -> None:
+    scores = {"one": {s: [float(int(s[0]))] * 5 for s in SETTINGS}}
+    sweep, values = invented(scores, baseline="one-1-x-p")
+    values["m", "one-1-x-p"] = values["m", "one-1-x-p"].iloc[:0]
+    with pytest.raises(ConfigError, match="needs a score of the baseline"):
+        sensitivity_of(sweep, values)
+
+
 def test_a_random_design_has_no_effective_dimension() -> None:
     own = {s: [float(i)] * 5 for i, s in enumerate(SETTINGS[:7])}
     found = sensitivity_of(*invented({"one": own, "two": own}, design=DesignKind.random))

@@ -19,6 +19,7 @@ from synthetic import write_sweep
 
 from ablate.analysis import sweep_figures
 from ablate.analysis.figure_parts import mean_band
+from ablate.analysis.figures import Paper, printed_on
 from ablate.analysis.load import Sweep, load_sweep
 from ablate.analysis.metrics import curves
 from ablate.analysis.scores import untimed
@@ -26,6 +27,7 @@ from ablate.analysis.statistics import interval, mean
 from ablate.analysis.summary import summarise
 from ablate.analysis.sweep_figures import (
     IDEAL,
+    KINDS,
     Drawing,
     axes,
     draw_arms,
@@ -267,8 +269,12 @@ def test_a_refused_figure_names_the_reason_and_removes_the_old_file(tmp_path: Pa
     old = tmp_path / "mixed" / "figures" / "curves_evaluation_global_step.png"
     old.parent.mkdir()
     old.write_bytes(b"of another day")
+    renamed, own = old.with_name("scores_old_metric.pdf"), old.with_name("my_own.png")
+    for path in (renamed, own):
+        path.write_bytes(b"")
     drawn = {drawing.name: png for drawing, png in write_figures(summary)}
-    assert not old.exists()
+    assert (old.exists(), renamed.exists(), own.exists()) == (False, False, True)
+    assert {name.split("_")[0] for name in drawn} <= set(KINDS)
     for name, png in drawn.items():
         if "evaluation" in name or name in ("scores_final_score", "scores_auc", "scores_speed"):
             assert isinstance(png, ConfigError)
@@ -387,6 +393,15 @@ def test_an_arm_without_a_cell_yet_has_its_place_and_n_0(tmp_path: Path) -> None
         texts = [t.get_text() for ax in figure.axes for t in [*ax.get_yticklabels(), ax.title, ax._left_title]]
         texts += legend(figure) if figure.legends else []
         assert any("two" in text and "n = 0" in text for text in texts), drawing.name
+
+
+def test_long_labels_leave_room_for_the_scores(tmp_path: Path) -> None:
+    arms = {"a": {"label": "all: double, dueling, n-step returns and prioritized replay together"}, "b": {}}
+    summary = summarise(load_sweep(write_sweep(tmp_path / "long", arms, seeds=range(2), episodes=5)))
+    with printed_on(Paper(width_mm=86, font_size=8)):
+        figure = draw_scores(summary, "auc")
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_window_extent().width > 0.45 * figure.bbox.width
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])

@@ -86,6 +86,7 @@ def test_arms_are_chosen_and_renamed(sweeps: list[Path]) -> None:
     [
         (("--arms", "c"), "--arms c: no such arm (there are: a, b)"),
         (("--labels", "firs=x"), "--labels firs: no such arm (there are: a, b)"),
+        (("--labels", "a"), "--labels a: write ARM=TEXT"),
     ],
 )
 def test_an_unknown_arm_is_refused(
@@ -112,6 +113,21 @@ def test_two_sweeps_are_drawn_together(
         np.testing.assert_allclose(both["score"], np.concatenate([part["score"] for part in own]))
     assert drawn(monkeypatch, sweeps[0], tmp_path) == 0
     assert "note     not drawn together: one+" in capsys.readouterr().err
+
+
+def test_a_source_that_cannot_be_compared_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    arms = {"a": {"overrides": ["env.max_ep_step=100"]}, "b": {"overrides": ["env.max_ep_step=200"]}}
+    folders = [
+        write_sweep(tmp_path / name, arms, seeds=range(5), episodes=20, score_units={"Pendulum-v1": "episodic_return"})
+        for name in ("one", "two")
+    ]
+    monkeypatch.setattr(plot, "OUTPUTS", tmp_path)
+    monkeypatch.setattr(plot, "redraw", lambda *_: [])
+    assert drawn(monkeypatch, *folders) == 0
+    assert [path.name for path in (tmp_path / "figures").glob("*.png")] == ["one+two_evaluations.png"]
+    assert "note     not drawn together: env.max_ep_step differs" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_it_without_a_traceback(program: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from ablate.analysis.figure_parts import (
     new_figure,
     seeds_of,
 )
-from ablate.analysis.figures import COLOURS, panel_columns, style
+from ablate.analysis.figures import COLOURS, fitted, panel_columns, style
 from ablate.analysis.metrics import curves, environments, refuse_mixed
 from ablate.analysis.scores import values_by_arm
 from ablate.analysis.statistics import MIN_SEEDS, performance_profile, probability_of_improvement
@@ -105,7 +105,8 @@ def draw_scores_over(summary: Summary) -> Figure:
             ax.set_title(label, fontsize="medium")
             ax.set_xlabel("1 is the best" if name == "rank" else "normalised score")
             ax.margins(x=0.15)
-        panels[0].set_yticks(range(len(rows)), [f"{row['label']}\nn = {row['n']}" for _, row in rows.iterrows()])
+        names = [fitted(figure, f"{row['label']}\nn = {row['n']}", 0.25) for _, row in rows.iterrows()]
+        panels[0].set_yticks(range(len(rows)), names)
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         add_title(figure, summary.sweep)
     return figure

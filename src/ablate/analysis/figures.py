@@ -224,12 +224,12 @@ def _evaluations(ax: Axes, evaluations: pd.DataFrame) -> None:
         ax.fill_between(step, mean - half_width, mean + half_width, linewidth=0, **band)
 
 
-def finish_x(ax: Axes) -> None:
-    """Let the axis run from 0 to the last point, with integer ticks: 0, 200k, 400k."""
+def finish_x(ax: Axes, nothing: str = "no finished episode yet") -> None:
+    """Let the axis run from 0 to the last point, with integer ticks: 0, 200k, 400k. nothing: said if there is none."""
     end = ax.dataLim.xmax
     if not np.isfinite(end):  # no finite value was drawn
         ax.set_xticks([])
-        ax.text(0.5, 0.5, "no finished episode yet", transform=ax.transAxes, ha="center", va="center", color="0.4")
+        ax.text(0.5, 0.5, nothing, transform=ax.transAxes, ha="center", va="center", color="0.4")
         return
     ax.set_xlim(0, end * 1.02)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))

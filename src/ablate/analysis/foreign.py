@@ -114,7 +114,7 @@ def load_foreign(
     order = {arm: place for place, arm in enumerate(config.arms)}
     table = pd.DataFrame(cells)
     table = table.iloc[np.lexsort((table["seed"], table["arm"].map(order)))].reset_index(drop=True)
-    return ForeignSweep(
+    sweep = ForeignSweep(
         folder=out,
         study=_study(config, table, seeds, env, name, provenance),
         cells=table,
@@ -126,6 +126,11 @@ def load_foreign(
         has_times=bool(rows["wall_time_s"].notna().all()),
         said=remarks,
     )
+    for metric_name, metric in config.metrics.items():
+        if metric.x not in sweep.axes:
+            there = ", ".join(sweep.axes)
+            raise ConfigError(f"sweep.metrics.{metric_name}.x={metric.x}: these rows do not have it; one of {there}")
+    return sweep
 
 
 def _found(config: JudgedConfig, runs: Path) -> tuple[list[_Run], int]:

@@ -19,7 +19,7 @@ from ablate.config.schema import LARGEST_SEED, ConfigError
 from ablate.config.validation import suggest
 from ablate.records.files import read_file
 
-TAGS = ("charts/episodic_return", "rollout/ep_rew_mean", "eval/mean_reward")  # CleanRL's, and stable-baselines3's
+TAGS = ("charts/episodic_return", "rollout/ep_rew_mean")  # CleanRL's, and stable-baselines3's, of training
 WORDS = {
     RunFormat.monitor: "monitor.csv",
     RunFormat.tensorboard: "tfevents",

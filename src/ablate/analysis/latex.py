@@ -21,7 +21,7 @@ from ablate.config.schema import MetricConfig
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "≤": r"$\leq$",
+    "|": r"\textbar{}", '"': r"{\char34}", "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "≤": r"$\leq$",
     "≥": r"$\geq$", "≈": r"$\approx$", "→": r"$\rightarrow$", "∞": r"$\infty$", "·": r"$\cdot$", "–": "--", "—": "---",
     "…": r"\ldots{}", "°": r"$^\circ$", "²": "$^2$", "³": "$^3$", "½": r"$\frac{1}{2}$",
 }  # fmt: skip
@@ -88,7 +88,7 @@ def tables(summary: Summary) -> str:
 def _verdicts(summary: Summary) -> str:
     rows = []
     for v in summary.verdicts:
-        level = "--" if pd.isna(v.confidence) else f"{100 * v.confidence:.4g}\\,\\%"
+        level = "--" if pd.isna(v.confidence) else _percent(v.confidence)
         words = escaped(v.verdict + ", preliminary" * v.preliminary)
         rows.append([escaped(v.id), escaped(v.words), _with_interval(v.effect, v.low, v.high), level, words])
     caption = f"Verdicts of the study {escaped(summary.sweep.study.name)}. All claims share an error rate of 5\\,\\%."
@@ -136,6 +136,10 @@ def _over_environments(summary: Summary, metric: str, rows: pd.DataFrame) -> str
     return _table(["Arm", "$n$", "Mean", "IQM", "Rank"], lines, "lrlll", caption, label)
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.4g}\\,\\%"
+
+
 def _unit(sweep: Sweep, metric: MetricConfig) -> str:
     """The unit of a metric's values."""
     return sweep.score_name if unit(metric) == "score" else unit(metric).replace("_", " ")
@@ -146,7 +150,8 @@ def _key(name: str) -> str:
 
 
 def _table(headings: list[str], rows: list[list[str]], columns: str, caption: str, label: str) -> str:
-    lines = [" & ".join(row) + r" \\" for row in rows]
+    # After \\ and \midrule, a [ or * would be read as their argument.
+    lines = [("{}" if row[0].startswith(("[", "*")) else "") + " & ".join(row) + r" \\" for row in rows]
     return "\n".join([
         r"\begin{table}", r"  \centering", rf"  \caption{{{caption}}}", rf"  \label{{{label}}}",
         rf"  \begin{{tabular}}{{{columns}}}", r"    \toprule", f"    {' & '.join(headings)} \\\\", r"    \midrule",
@@ -235,12 +240,13 @@ def _tests(summary: Summary, tested: list[Verdict]) -> Iterator[str]:
     how = over_pairs if all(paired) else "Welch's $t$" + (f", or by {over_pairs} where they do" if any(paired) else "")
     many = len(tested) > 1
     yield f"{f'Each of {len(tested)} claims' if many else 'The claim'} was tested by {how}."
-    yield (
-        "All claims of the study share an error rate of 5\\,\\% by Holm's method, so the intervals of verdicts have at "
-        "least 95\\,\\% confidence."
-        if many
-        else "Its interval has 95\\,\\% confidence."
-    )
+    if many:
+        yield (
+            "All claims of the study share an error rate of 5\\,\\% by Holm's method, so the intervals of verdicts "
+            "have at least 95\\,\\% confidence."
+        )
+    elif pd.notna(tested[0].confidence):
+        yield f"Its interval has {_percent(tested[0].confidence)} confidence."
     if study.until is Until.decided or len(looks(study)) > 1:
         yield (
             f"The claims were looked at {len(looks(study))} times at most as seeds were added, each look at the same "

@@ -306,7 +306,8 @@ def _measure(
     match metric.statistic:
         case Statistic.auc:  # over the whole window: interpolation between two rows is not extrapolation
             points = np.clip(np.r_[low, x[first:before], high], max(low, min(start, high)), None)
-            return statistics.auc(points, np.interp(points, x, score)), False
+            finite = np.isfinite(score)  # outside the window, where the curve may have diverged
+            return statistics.auc(points, np.interp(points, x[finite], score[finite])), False
         case Statistic.std:
             return statistics.spread(score[first:before]), False
         case Statistic.mean:

@@ -14,6 +14,7 @@ from ablate.analysis.figures import (
     COLOURS,
     evaluation_means,
     finish_x,
+    fitted,
     panel_columns,
     set_title,
     style,
@@ -26,6 +27,9 @@ from ablate.config.choices import ScoreUnit
 from ablate.config.derived import default_score_unit
 from ablate.config.schema import ConfigError
 
+MOST_NAMED = 30  # runs in a legend: more cannot be told apart
+LINE = 0.27  # of a legend, in inches
+
 
 def draw_runs(runs: Sequence[Run]) -> Figure:
     """Training (moving average) and evaluations (mean, 95 % confidence interval over episodes) against steps, per run.
@@ -36,21 +40,24 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
     per_step = unit is ScoreUnit.reward_per_step
     with style():
         columns = panel_columns(2)
-        figure, (training, evaluation) = new_figure(2 // columns, columns, (11, 4.8), one_x=False)
+        height = 4.8 + LINE * max(0, min(len(runs), MOST_NAMED) - 4)  # below the panels, the legend has a line per run
+        figure, (training, evaluation) = new_figure(2 // columns, columns, (11, height), one_x=False)
         for number, run in enumerate(runs):
             colour = COLOURS[number % len(COLOURS)]
             score = run.episodes["mean_step_reward" if per_step else "episodic_return"].to_numpy(float)
             smooth = moving_average(score, decay_for(len(score))) if len(score) else score
-            training.plot(run.episodes["global_step"], smooth, color=colour, label=f"{run.folder.name}: {title(run)}")
+            name = fitted(figure, f"{run.folder.name}: {title(run)}", 0.9) if number < MOST_NAMED else None
+            training.plot(run.episodes["global_step"], smooth, color=colour, label=name)
             means = evaluation_means(run.evaluations, per_step)
             evaluation.plot(means["global_step"], means["mean"], color=colour, marker="o", markersize=4)
             low, high = means["mean"] - means["half_width"], means["mean"] + means["half_width"]
             evaluation.fill_between(means["global_step"], low, high, color=colour, alpha=0.2, linewidth=0)
-        training.set(ylabel=unit.words, title="training")
-        evaluation.set(title="evaluations")
-        for ax in (training, evaluation):
-            ax.set_xlabel("environment steps")
-            finish_x(ax)
+        if len(runs) > MOST_NAMED:
+            training.plot([], [], " ", label=f"and {len(runs) - MOST_NAMED} more")
+        training.set(ylabel=unit.words, title="training", xlabel="environment steps")
+        evaluation.set(title="evaluations", xlabel="environment steps")
+        finish_x(training)
+        finish_x(evaluation, "no evaluation yet")
         figure.legend(loc="outside lower center", ncols=1, frameon=False, fontsize="small")
         set_title(figure, env_id)
         sns.despine(fig=figure)

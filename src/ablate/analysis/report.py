@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shlex
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,7 +125,9 @@ def render(summary: Summary, figures: list[tuple[Drawing, bytes | ConfigError]])
 
 def tables(summary: Summary) -> dict[str, dict[str, Table]]:
     """The tables by heading, then by tab (a metric's label)."""
-    labels = {name: metric.label for name, metric in summary.sweep.study.metrics.items()}
+    metrics = summary.sweep.study.metrics
+    times = Counter(metric.label for metric in metrics.values())
+    labels = {name: m.label if times[m.label] == 1 else f"{m.label} ({name})" for name, m in metrics.items()}
     primary = summary.sweep.study.metric
     order = sorted(labels, key=lambda name: name != primary)  # the primary metric first
     by_heading: dict[str, dict[str, Table]] = {}

@@ -67,7 +67,8 @@ class Sensitivity:
 def sensitivity_of(sweep: Sweep, values: Values) -> Sensitivity | None:
     """The sensitivity of the primary metric in a factorial or a random design; None for other studies.
 
-    Settings that lack a score in an environment are left out. Raises ConfigError if less than two are left."""
+    Settings that lack a score in an environment are left out. Raises ConfigError if less than two are left, or if in
+    the only environment the baseline has none."""
     study = sweep.study
     if study.design not in (DesignKind.factorial, DesignKind.random):
         return None
@@ -88,8 +89,10 @@ def sensitivity_of(sweep: Sweep, values: Values) -> Sensitivity | None:
     whole = [setting for setting in labels if scores and all(setting in own for own in scores.values())]
     if len(whole) < 2:
         raise ConfigError("the sensitivity needs two settings that have a score in each environment")
+    if len(scores) == 1 and baseline not in whole:
+        raise ConfigError("the sensitivity needs a score of the baseline, with which the best setting is compared")
     rows = [[own[setting] for setting in whole] for own in map(_normalised, scores.values())]
-    reference = whole.index(baseline) if len(rows) == 1 and baseline in whole else None
+    reference = whole.index(baseline) if len(rows) == 1 else None
     return _sensitivity(rows, list(scores), [labels[s] for s in whole], _levels(whole, keys), keys, reference)
 
 

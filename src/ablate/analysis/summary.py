@@ -227,7 +227,7 @@ def _notes(sweep: Sweep, scores: pd.DataFrame, refusals: Refusals) -> list[str]:
 
 def _budget_notes(sweep: Sweep, source: Source, x: Axis, where: str) -> Iterator[str]:
     """Up to which x, and from which, all cells are compared."""
-    if not (span := span_of(sweep, source, x)):
+    if x not in sweep.axes or not (span := span_of(sweep, source, x)):
         return
     name = f"the equal budget{where} on {x} of {source} is {number(span.end)}"
     if span.shortest:

@@ -62,6 +62,7 @@ MOST_CURVES = 24  # arms of which curves are drawn: more show nothing, and take 
 MOST_TOGETHER = 4  # curves in one panel; with more arms, each has a panel of its own: bands cover each other
 POINTS = 300  # of one seed's line: more cannot be distinguished on paper
 FIGURES = "figures"
+KINDS = ("arms", "curves", "design", "environments", "scores", "search", "sensitivity", "staleness")  # by first words
 PAPER = "paper"  # a sweep's folder of figures for a paper
 
 
@@ -107,10 +108,18 @@ def _drawings(summary: Summary) -> list[Drawing]:
 
 
 def write_figures(summary: Summary, place: str = FIGURES) -> Iterator[tuple[Drawing, bytes | ConfigError]]:
-    """Draw all figures into a folder of the sweep's, PNG and PDF. Yields each with its PNG, or the reason for none."""
+    """Draw all figures into a folder of the sweep's, PNG and PDF. Yields each with its PNG, or the reason for none.
+
+    Figures in FIGURES that the study no longer has, of a metric that was renamed for example, are deleted."""
     folder = summary.sweep.folder / place
     folder.mkdir(exist_ok=True)
-    for drawing in drawings(summary):
+    listed = drawings(summary)
+    if place == FIGURES:
+        names = {drawing.name for drawing in listed}
+        for path in folder.iterdir():
+            if path.suffix in (".png", ".pdf") and path.stem.split("_")[0] in KINDS and path.stem not in names:
+                path.unlink()
+    for drawing in listed:
         try:
             images = rendered(drawing)
         except ConfigError as refusal:
@@ -350,7 +359,10 @@ def draw_scores(summary: Summary, metric: str) -> Figure:
         ax.scatter([], [], s=26, color="0.5", label="one seed")
         if scores["censored"].any():
             ax.scatter([], [], s=34, marker=">", facecolor="none", edgecolor="0.4", label="score not reached")
-        ax.set_yticks(range(len(sweep.arms)), [_with_n(label, rows[arm]) for arm, label in sweep.arms.items()])
+        ax.set_yticks(
+            range(len(sweep.arms)),
+            [fitted(figure, _with_n(label, rows[arm]), 0.35) for arm, label in sweep.arms.items()],
+        )
         ax.set_ylim(len(sweep.arms) - 0.45, -0.45)
         ax.set_xlabel(fitted(figure, f"{config.label} [{metric_unit(sweep, metric)}]", 0.55))
         if unit(config) != "score":
@@ -382,7 +394,7 @@ def draw_staleness(sweep: Sweep) -> Figure:
                 ax.hist(shares[arm].index, edges.tolist(), weights=shares[arm], color=colour, linewidth=0.5)
                 ax.axvline(own["staleness"].mean(), color="0.1", linewidth=1.5, linestyle=":")
                 title += f"   mean {own['staleness'].mean():.3g}   largest {own['staleness'].max():.0f}"
-            ax.set_title(title, fontsize="small", loc="left")
+            ax.set_title(fitted(figure, title), fontsize="small", loc="left")
             ax.set(ylabel="share", xlim=(-0.6, widest - 0.4))
         panels[-1].xaxis.set_major_locator(MaxNLocator(10, integer=True))
         panels[-1].set_xlabel("staleness [global updates by others between pull and push]")

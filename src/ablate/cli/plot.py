@@ -97,6 +97,8 @@ def chosen(sweep: Sweep, arms: list[str] | None, labels: list[str]) -> Sweep:
     """The sweep with these arms only, and these labels (ARM=TEXT). Raises ConfigError for an arm that it lacks."""
     names, crossed = list(sweep.study.arms), sweep.study.crossed
     arms = arms and [name for arm in arms for name in crossed.get(arm, {arm: arm}).values()]
+    if wrong := [label for label in labels if "=" not in label]:
+        raise ConfigError(f"--labels {wrong[0]}: write ARM=TEXT")
     pairs = [label.partition("=")[::2] for label in labels]
     texts = {name: text for arm, text in pairs for name in crossed.get(arm, {arm: arm}).values()}
     for option, given in (("--arms", arms or []), ("--labels", texts)):
@@ -138,4 +140,14 @@ def _figures_together(folders: list[Path]) -> dict[str, Figure]:
     if not any(are_sweeps):
         return {name: draw_runs([load_run(folder) for folder in folders])}
     sweep = together([load_sweep(folder) for folder in folders])
-    return {f"{name}_{source}": draw_curves(sweep, source, Axis.global_step) for source in Source}
+    figures, refusals = {}, []
+    for source in Source:
+        try:
+            figures[f"{name}_{source}"] = draw_curves(sweep, source, Axis.global_step)
+        except ConfigError as refusal:
+            refusals.append(str(refusal))
+    if not figures:
+        raise ConfigError("; ".join(refusals))
+    for refusal in refusals:
+        print(f"note     not drawn together: {refusal}", file=sys.stderr)
+    return figures
