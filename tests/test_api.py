@@ -84,14 +84,19 @@ def test_values_arrive_as_they_were_given() -> None:
 
     values = {
         "a": None, "b": True, "c": 3, "d": -0.5, "e": "plain/path-1.yaml", "f": "it's, [a] = 'b' \\ {c: d} ü \\",
-        "g": [1, "two words", [False, None]], "h": 1e-7, "i": np.float32(0.5), "j": np.int64(7), "k": range(3),
+        "g": [1, "two words", [False, None], "1", "null"], "h": 1e-7, "i": np.float32(0.5), "j": np.int64(7), "k": range(3),
     }  # fmt: skip
-    nested = {"one": {"label": "β = 0,1", "overrides": ["algo.gamma=0.9"]}, "two": {}}
+    nested = {
+        "one": {"label": "β = 0,1", "texts": {"a": "1e-4", "b": "true"}, "overrides": ["algo.gamma=0.9"]},
+        "two": {},
+    }
     arguments = api._arguments(["x=1"], {**values, "n": {"deep": nested}})
     parsed = OverridesParser.create().parse_overrides(arguments)
     found = {o.key_or_group: OmegaConf.to_container(OmegaConf.create({"v": o.value()}))["v"] for o in parsed}  # type: ignore[index, call-overload]
     expected = {**values, "i": 0.5, "j": 7, "k": [0, 1, 2], "x": 1, "n.deep": nested}
     assert yaml.safe_load(json.dumps(found)) == yaml.safe_load(json.dumps(expected))
+    with pytest.raises(ValueError, match="no-such-run"):
+        ablate.Policy.load("no-such-run")
 
 
 def test_a_study_has_the_tables_and_figures_of_its_report(tmp_path: Path) -> None:

@@ -255,20 +255,22 @@ def _arguments(overrides: Iterable[str], keys: Mapping[str, Any]) -> list[str]:
     return arguments
 
 
-def _literal(key: str, value: Any) -> str:
-    """The value in Hydra's override grammar. Raises ValueError, which names the key."""
+def _literal(key: str, value: Any, inside: bool = False) -> str:
+    """The value in Hydra's override grammar. Raises ValueError, which names the key.
+
+    inside: of a list or a dictionary, where a text such as "1e-4" is none without quotes."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if hasattr(value, "item") and not hasattr(value, "__len__"):  # a number of numpy
         value = value.item()
     if isinstance(value, str | Path):
-        return str(value) if PLAIN.fullmatch(str(value)) else quoted(str(value))
+        return str(value) if PLAIN.fullmatch(str(value)) and not inside else quoted(str(value))
     if isinstance(value, Number):
         return str(value)
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{name}:{_literal(f'{key}.{name}', part)}" for name, part in value.items()) + "}"
+        return "{" + ",".join(f"{name}:{_literal(f'{key}.{name}', part, True)}" for name, part in value.items()) + "}"
     if isinstance(value, Iterable):
-        return "[" + ",".join(_literal(key, part) for part in value) + "]"
+        return "[" + ",".join(_literal(key, part, True) for part in value) + "]"
     raise ValueError(f"{key}={value!r}: the value must be a number, a text, a list, a dictionary or None")
 
 

@@ -155,6 +155,8 @@ ERRORS = (
     case("algo.gamma=1.5", "algo.gamma=1.5"),
     case("algo.gamma=nan", "algo.gamma=nan"),
     case("algo.t_max=0", "algo.t_max=0"),
+    case("algo=dqn algo.train_freq=1000000000000", "algo.train_freq=1000000000000"),
+    case("algo=dqn replay=prioritized replay.alpha=400", "replay.alpha=400"),
     case("optimizer.lr=0", "optimizer.lr=0"),
     case("optimizer.lr=inf", "optimizer.lr=inf"),
     case("optimizer.betas=[0.9,1.5]", "optimizer.betas=[0.9, 1.5]", "element 1"),

@@ -62,6 +62,8 @@ def test_gaussian_draws_follow_the_normal_distribution() -> None:
     draws = np.array([draw_gaussian(mu, sigma, rng) for _ in range(5000)])
     for i in range(2):
         assert stats.kstest(draws[:, i], "norm", (mu[i], sigma[i])).pvalue > 1e-3
+    with pytest.raises(FloatingPointError):
+        draw_gaussian(mu, np.array([np.inf, 1.0]), rng)
 
 
 def test_actions_are_clipped_or_shifted_for_the_environment() -> None:

@@ -277,6 +277,15 @@ def test_a_resume_takes_no_limit_that_the_run_has_passed_and_none_that_is_too_la
     assert read_json(folder / MANIFEST)["config"]["max_episodes"] == 1000
 
 
+def test_a_resumes_keys_are_judged_with_those_of_its_run(tmp_path: Path) -> None:
+    """A command line with nothing but resume= is, by itself, A3C on Pendulum."""
+    train(tmp_path / "run", "algo=dqn", "env=cartpole", "total_steps=200", "max_episodes=3", "algo.warmup_steps=100")
+    planned = compose_and_plan([f"resume={tmp_path / 'run'}", "save_replay=true", "max_episodes=null"])
+    assert (planned.config.save_replay, planned.config.max_episodes, planned.config.total_steps) == (True, None, 200)
+    with pytest.raises(ConfigError, match="^max_episodes=null total_steps=null: the run would never end"):
+        compose_and_plan([f"resume={tmp_path / 'run'}", "max_episodes=null", "total_steps=null"])
+
+
 def test_a_resume_needs_the_columns_of_its_table(tmp_path: Path) -> None:
     """Rows of another version's columns would be torn ones, or under wrong names."""
     train(tmp_path / "run", CONSTANT)

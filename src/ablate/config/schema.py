@@ -140,7 +140,7 @@ class UniformConfig(ReplayConfig):
 @dataclass
 class PrioritizedConfig(ReplayConfig):
     name: Annotated[str, Field(pattern="^prioritized$")] = "prioritized"
-    alpha: NonNegative = MISSING
+    alpha: Annotated[float, Field(ge=0, le=7)] = MISSING  # a float32 to this power is finite in float64
     beta_start: Fraction = MISSING
     beta_end: Fraction = MISSING
     beta_steps: Count = MISSING

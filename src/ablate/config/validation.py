@@ -177,7 +177,9 @@ def refuse_contradictions(config: Config) -> None:
         raise ConfigError(
             f"load={config.load}: resume= goes on with a run, load= starts a new one from its parameters; give one"
         )
-    if config.precision == Precision.bf16 and not (config.model.takes_images or config.resume):
+    if config.resume:  # these keys are joined with those of the run, and then checked again
+        return
+    if config.precision == Precision.bf16 and not config.model.takes_images:
         raise ConfigError(
             "precision=bf16: only layers of images compute in bf16, and this network has none; use auto or float32"
         )

@@ -36,8 +36,11 @@ class ActingNetwork(Protocol):
 
 
 def draw_gaussian(mu: np.ndarray, sigma: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """a ~ Normal(mu, sigma), each (A,)."""
-    return (mu + sigma * rng.standard_normal(len(mu))).astype(mu.dtype)
+    """a ~ Normal(mu, sigma), each (A,). Raises FloatingPointError if one is not finite."""
+    action = (mu + sigma * rng.standard_normal(len(mu))).astype(mu.dtype)
+    if not np.isfinite(action).all():
+        raise FloatingPointError(f"action {action}")
+    return action
 
 
 def draw_categorical(logits: np.ndarray, rng: np.random.Generator) -> int:

@@ -51,8 +51,11 @@ class Policy:
         """The policy of a checkpoint file, or of the last checkpoint in a run's folder.
 
         sample: draw actions, instead of taking the most likely one.
-        Raises ConfigError if there is no whole checkpoint."""
-        return cls.of(read_checkpoint(find_checkpoint(locate(str(path)))), sample, seed)
+        Raises ValueError if there is no whole checkpoint."""
+        try:
+            return cls.of(read_checkpoint(find_checkpoint(locate(str(path)))), sample, seed)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, sample: bool = False, seed: int = 0, games: int = 1) -> Policy:

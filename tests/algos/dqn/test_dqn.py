@@ -479,6 +479,13 @@ def test_a_replay_that_cannot_be_written_or_read_is_named_in_one_line(tmp_path: 
         dqn.Learner(job, [].append).state(100)
 
 
+def test_no_more_images_are_stacked_than_the_store_can_count(tmp_path: Path) -> None:
+    config = quick()
+    spec = replace(spec_of(config.env), observation_shape=(257, 8, 8))
+    with pytest.raises(ConfigError, match="model.input: 257 images in a stack; a replay of images stacks at most 256"):
+        dqn_spec.check_replay(config, spec, tmp_path)
+
+
 @pytest.mark.parametrize(("storage", "copies"), [("memory", 3), ("memmap", 2)])
 def test_the_memory_to_save_a_replay_is_checked_before_the_run(
     storage: str, copies: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -40,6 +40,7 @@ from ablate.types import EnvSpec, Experience
 
 LEARNER, ACTOR = 0, 1  # whose state it is in a checkpoint
 SAVED_COPIES = 2  # measured: of a replay in memory while save_replay writes it, and one more with several environments
+MOST_STACKED = 256  # images; the store counts them in a byte
 TREE_BYTES = 24  # of a prioritized replay's priorities and their tree, per frame
 
 
@@ -50,7 +51,7 @@ class DQNConfig(AlgoConfig):
     name: Annotated[str, Field(pattern="^dqn$")] = "dqn"
     gamma: Fraction = MISSING
     warmup_steps: CountFromZero = MISSING
-    train_freq: Count = MISSING
+    train_freq: Size = MISSING
     target_update: Count = MISSING
     target_tau: PositiveFraction = MISSING
     batch_size: Size = MISSING
@@ -261,6 +262,8 @@ def check_replay(config: Config, spec: EnvSpec, folder: Path) -> str:
     assert isinstance(algo, DQNConfig)
     assert replay is not None
     stack = spec.observation_shape[0] if len(spec.observation_shape) == 3 else 1
+    if stack > MOST_STACKED:
+        raise ConfigError(f"model.input: {stack} images in a stack; a replay of images stacks at most {MOST_STACKED}")
     smallest = smallest_capacity(config.envs_per_worker, stack, algo.n_step)
     if isinstance(replay, PrioritizedConfig) and replay.first_half_only:
         smallest *= 2  # or that half may hold no whole transition when the ring starts again
