@@ -106,6 +106,8 @@ def test_an_installed_package_runs_in_a_folder_of_its_own(wheel: Path, tmp_path:
         (["sweep", "workers=1,2", "seed=1"], ["ablate run", "-m", "workers=1,2", "seed=1"]),
         (["status", "workers"], ["ablate", "status", "workers"]),
         (["reproduce", "a/b"], ["ablate run", "reproduce=a/b"]),
+        (["reproduce", "a/seed=0"], ["ablate run", "reproduce=a/seed=0"]),
+        (["reproduce", "seed=1", "reproduce=a/b"], ["ablate run", "seed=1", "reproduce=a/b"]),
         (["plot", "a", "b"], ["ablate plot", "a", "b"]),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 from helpers import config_of
 
 from ablate.analysis.load import load_run
-from ablate.config.schema import Config, ConfigError
+from ablate.config.schema import Config, ConfigError, EnvConfig
 from ablate.records import checkpoint as checkpoints
 from ablate.records.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ablate.records.manifest import lock_run
@@ -381,6 +381,21 @@ def test_a_cell_that_cannot_be_resumed_starts_again(
     assert said in output
     assert [resolved.new for resolved in started] == [True]
     assert not (folder / UPDATES).exists()
+
+
+def test_what_has_nothing_to_do_with_a_cells_files_does_not_delete_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint would be lost because a simulator did not answer, or another program took the memory."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def refuse(config: EnvConfig) -> None:
+        raise ConfigError(f"env.id={config.id}: ConnectionRefusedError")
+
+    monkeypatch.setattr("ablate.runs.plan.check_arguments", refuse)
+    with pytest.raises(ConfigError, match="ConnectionRefusedError"):
+        train_cell._train(config_of(*here.TINY), [], folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 # New runs.

@@ -282,7 +282,7 @@ def test_a_resumes_keys_are_judged_with_those_of_its_run(tmp_path: Path) -> None
     train(tmp_path / "run", "algo=dqn", "env=cartpole", "total_steps=200", "max_episodes=3", "algo.warmup_steps=100")
     planned = compose_and_plan([f"resume={tmp_path / 'run'}", "save_replay=true", "max_episodes=null"])
     assert (planned.config.save_replay, planned.config.max_episodes, planned.config.total_steps) == (True, None, 200)
-    with pytest.raises(ConfigError, match="^max_episodes=null total_steps=null: the run would never end"):
+    with pytest.raises(ConfigError, match=r"^max_episodes=null total_steps=null: the run would never end"):
         compose_and_plan([f"resume={tmp_path / 'run'}", "max_episodes=null", "total_steps=null"])
 
 

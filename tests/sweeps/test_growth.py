@@ -176,7 +176,8 @@ def test_failed_cells_count_and_do_not_stop_the_growth(configs: dict[str, Any], 
     assert judged(load_sweep(plan.folder))[0].n == "9 of 10 (1 crashed), 10"
     again = make_plan(study(), configs, tmp_path / "grown")
     nothing = Launcher(again)
-    sweeps.run(again, nothing, nothing.overrides)
+    with pytest.raises(RunFailed, match=r"^1 of .* they count in the claims; to run them again, remove their folders"):
+        sweeps.run(again, nothing, nothing.overrides)
     assert nothing.blocks == []
 
 

@@ -93,11 +93,17 @@ def test_what_is_no_range_is_refused(text: str, message: str) -> None:
         ({"search": {"space": {}}}, "what is to be searched"),
         ({"metric": "finl"}, "no such metric; did you mean final"),
         ({"command": ("optimizer.lr=1e-3",)}, "sweep.search.space has this key"),
+        ({"command": ("optimizer.lr=choice(1e-3)",)}, "^optimizer.lr=1e-3: sweep.search.space has this key"),
     ],
 )
 def test_searches_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         search(**settings)
+
+
+def test_an_override_holds_for_all_trials() -> None:
+    """Hydra is given its value later (see `cli.arguments`), which is no choice between values."""
+    assert search(command=("optimizer.eps=choice(1e-5)",)).arguments == ["optimizer.eps=1e-5"]
 
 
 def test_a_search_needs_no_file() -> None:

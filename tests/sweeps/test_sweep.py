@@ -48,7 +48,7 @@ from ablate.records.study_file import read_study
 from ablate.runs.run import RunFailed
 from ablate.sweeps import live, train_cell
 from ablate.sweeps.cell import STOP
-from ablate.sweeps.plan import SweepPlan, describe, estimate, make_plan, share_done
+from ablate.sweeps.plan import Estimate, SweepPlan, describe, estimate, make_plan, share_done
 from ablate.sweeps.run import refuse_folder, run
 from ablate.sweeps.study import expand
 from ablate.sweeps.study_record import record_study
@@ -432,6 +432,8 @@ def test_a_study_keeps_the_number_of_workers_that_it_began_with(
     again = planned(study=study)
     assert (again.folder, again.to_run) == (first.folder, [])
     assert "workers=7: as in its study.json" in capsys.readouterr().err
+    study["arms"]["new"] = {"overrides": ["algo.t_max=50"]}
+    assert planned(study=study).configs["new"].workers == 7
     other = planned("workers=2", study=study)
     assert other.folder != first.folder
 
@@ -674,6 +676,15 @@ def test_more_seeds_and_more_arms_extend_the_folder(plan_of: Folder) -> None:
     assert set(sweep.cells["state"]) == {"completed"}
 
 
+def test_arms_that_are_added_are_compared_with_those_that_are_there(planned: Planner) -> None:
+    swept(planned(*PLAIN, "workers=1,2"))
+    for override in ("evaluation.episodes=50", "evaluation.horizon=70", "+env.kwargs.g=5"):
+        key = override.lstrip("+").partition("=")[0].removesuffix(".g")
+        with pytest.raises(ConfigError, match=f"^{key}: workers-1 .* has workers-1, workers-2 already: or"):
+            planned(*PLAIN, "workers=4,8", override)
+    assert len(planned(*PLAIN, "workers=4,8").to_run) == 2
+
+
 def test_another_configuration_goes_to_a_folder_of_its_own(plan_of: Folder) -> None:
     first = swept(plan_of("study"))
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
@@ -844,6 +855,23 @@ def test_an_estimate_names_the_arms_that_were_not_probed(
     few = estimate(make_plan(study.study, {arm: configs[arm] for arm in ("w1", "w2")}, study.folder))
     assert few is not None
     assert few.source == "2 short probes of training, without evaluations"
+    algo = configs["w1"].algo
+    for own in ({"algo": replace(algo, t_max=50)}, {"model": replace(configs["w1"].model, actor_hidden=(7,))}):
+        costs = estimate(
+            make_plan(study.study, {"w1": configs["w1"], "w2": replace(configs["w1"], **own)}, study.folder)
+        )
+        assert costs is not None
+        assert costs.source.startswith("2 short probes")
+
+
+def test_an_estimate_counts_what_is_left_of_a_cell(plan_of: Folder) -> None:
+    plan = plan_of("study")
+    cells = [replace(plan.cells[0], state=state) for state in ("interrupted", "missing")]
+    for cell in cells[:1]:
+        cell.folder.mkdir(parents=True)
+        write_status(cell.folder, "interrupted", "SIGTERM", Counters(0, 900))  # of 1000 steps
+    made = Estimate(dict.fromkeys(plan.configs, 600.0), dict.fromkeys(plan.configs, 0.0), "a test")
+    assert made.words(plan._replace(cells=cells), 1).startswith("about 11 min")
 
 
 def test_a_second_sweep_in_the_same_folder_is_refused(plan_of: Folder) -> None:

@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from helpers import ROOT, config_of
 
+from ablate.analysis.normalisation import by_ranks, scale_of
 from ablate.config.choices import Normalisation, ScoreUnit, Source, Statistic, Until
 from ablate.config.schema import ArmConfig, ClaimConfig, ConfigError, MetricConfig, SweepConfig
 from ablate.records.study_file import Reference, read_study
 from ablate.sweeps.environments import names_of, references_of, with_random_scores
+from ablate.sweeps.plan import SweepPlan
 from ablate.sweeps.study import expand
+from ablate.sweeps.study_record import record_study
 
 METRICS = {
     "final": MetricConfig(label="final", source=Source.evaluations, statistic=Statistic.mean),
@@ -123,6 +126,20 @@ def test_references_are_known_in_the_unit_of_the_scores() -> None:
     units = {"Pendulum-v1": ScoreUnit.reward_per_step, "CartPole-v1": ScoreUnit.episodic_return}
     played = with_random_scores(found, {"Pendulum-v1": [(-1000, 200), (-400, 100)], "CartPole-v1": [(20, 20)]}, units)
     assert [own.low for own in played.values()] == [-4.5, 20]
+
+
+def test_an_environment_that_is_left_out_later_keeps_its_reference(tmp_path: Path) -> None:
+    """Its arms are still in the folder. Ranks in one environment were mixed with normalised scores in another."""
+    settings = settings_of(environments=["pendulum", "cartpole"], normalisation=Normalisation.references)
+    made = {arm.name: config_of(*arm.overrides) for arm in expand([], settings, 1).arms}
+    for environments in (["pendulum", "cartpole"], ["cartpole"]):
+        own = expand([], replace(settings, environments=environments), 1)
+        record_study(SweepPlan(own, tmp_path, {arm.name: made[arm.name] for arm in own.arms}, []))
+    study = read_study(tmp_path)
+    assert set(study.references) == set(study.environments.values()) == {"Pendulum-v1", "CartPole-v1"}
+    unknown = replace(study, references={env: own for env, own in study.references.items() if env == "CartPole-v1"})
+    assert by_ranks(unknown)
+    assert scale_of(unknown, "CartPole-v1") is None
 
 
 def test_one_unknown_reference_means_ranks_for_all() -> None:

@@ -128,8 +128,8 @@ def load_foreign(
     )
     for metric_name, metric in config.metrics.items():
         if metric.x not in sweep.axes:
-            there = ", ".join(sweep.axes)
-            raise ConfigError(f"sweep.metrics.{metric_name}.x={metric.x}: these rows do not have it; one of {there}")
+            axes = ", ".join(sweep.axes)
+            raise ConfigError(f"sweep.metrics.{metric_name}.x={metric.x}: these rows do not have it; one of {axes}")
     return sweep
 
 

@@ -30,9 +30,14 @@ class Scale(NamedTuple):
         return self.low + normalised * self.width
 
 
+def by_ranks(study: StudyFile) -> bool:
+    """Whether scores are normalised by their ranks: not all environments of the study have a reference."""
+    return not set(study.environments.values()) <= set(study.references)
+
+
 def scale_of(study: StudyFile, env_id: str) -> Scale | None:
     """What counts as 0 and 1 in this environment; None if scores are normalised by their ranks."""
-    reference = study.references.get(env_id)
+    reference = None if by_ranks(study) else study.references.get(env_id)
     return None if reference is None or reference.low is None else Scale(reference.low, reference.high)
 
 
@@ -41,7 +46,7 @@ def words_of(study: StudyFile) -> str:
     if not study.crossed:
         return ""
     scales = {env: scale_of(study, env) for env in study.environments.values()}
-    if not study.references:
+    if by_ranks(study):
         return (
             "Scores of several environments are put together as ranks: the share of all runs in an environment that "
             "score less (ties count half)"

@@ -24,9 +24,11 @@ from ablate.cli.resolvers import register
 from ablate.config.schema import Config, ConfigError
 from ablate.config.validation import validate
 from ablate.paths import CONF, OUTPUTS, portable
+from ablate.records.study_file import StudyFile
 from ablate.runs.plan import Resolved, plan
 from ablate.sweeps.cell import run_as_job
 from ablate.sweeps.plan import stored_study
+from ablate.sweeps.search import TRIALS
 from ablate.sweeps.study import Arm, Study
 
 WORTH_SHARING = 4  # sharing saves time for at least this many arms with the same options
@@ -74,7 +76,7 @@ def plan_arms(
         with _naming(study, arm):
             check_overrides(arm.overrides)
             any_has_workers |= _has_workers(composer.compose(list(arm.overrides)))
-    stored = stored_study(folder)
+    stored = stored_study(folder) or stored_study(folder / TRIALS)
     for arm in study.arms:
         with _naming(study, arm):
             composed = composer.compose(list(arm.overrides))
@@ -83,7 +85,7 @@ def plan_arms(
                 arm = arm._replace(overrides=tuple(o for o in arm.overrides if o not in shared))
                 composed = composer.compose(list(arm.overrides))
             elif _has_workers(composed) and composed.workers is None:
-                known = stored.arms[arm.name].config.get("workers") if stored and arm.name in stored.arms else None
+                known = _stored_workers(stored, arm.name, composed.algo.name) if stored else None
                 composed.workers = known or algorithm_named(composed.algo.name).default_workers()
                 where = "as in its study.json" if known else "the number of CPUs here; study.json keeps it"
                 notes[f"workers={composed.workers}: {where}, so that the sweep is the same on any machine"] = None
@@ -112,6 +114,14 @@ def _naming(study: Study, arm: Arm) -> Iterator[None]:
         given = f"sweep.arms.{arm.name}: " if study.settings.arms else ""
         prefix = "sweep.factors: " if study.settings.factors else given
         raise ConfigError(prefix + text) from error
+
+
+def _stored_workers(stored: StudyFile, name: str, algorithm: str) -> int | None:
+    """The workers of this arm, or those that all arms of its algorithm have; None if there is no such number."""
+    if name in stored.arms:
+        return stored.arms[name].config.get("workers")
+    counts = {arm.config["workers"] for arm in stored.arms.values() if arm.config["algo"]["name"] == algorithm}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _has_workers(composed: DictConfig) -> bool:

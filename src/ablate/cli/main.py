@@ -59,7 +59,8 @@ def main() -> int:
             own[0] = f"sweep={own[0]}"
         sys.argv = ["ablate run", "-m", *own]
     elif name == "reproduce":
-        if own and "=" not in own[0]:
+        given = any(argument.startswith("reproduce=") for argument in own)
+        if own and not given and not own[0].startswith(("plugins=", "-")):  # a cell's folder is called seed=<n>
             own[0] = f"reproduce={own[0]}"
         sys.argv = ["ablate run", *(own or ["reproduce="])]
     return _run(name)

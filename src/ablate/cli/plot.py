@@ -148,6 +148,6 @@ def _figures_together(folders: list[Path]) -> dict[str, Figure]:
             refusals.append(str(refusal))
     if not figures:
         raise ConfigError("; ".join(refusals))
-    for refusal in refusals:
-        print(f"note     not drawn together: {refusal}", file=sys.stderr)
+    for line in refusals:
+        print(f"note     not drawn together: {line}", file=sys.stderr)
     return figures

@@ -17,6 +17,7 @@ from ablate.analysis.terminal import result_lines
 from ablate.cli.detached import called
 from ablate.cli.hydra_app import exit_code
 from ablate.cli.status import status
+from ablate.config.choices import Until
 from ablate.config.schema import ConfigError
 from ablate.parallel.machine import is_locked
 from ablate.paths import OUTPUTS, locate, shown
@@ -106,7 +107,8 @@ def collect(folder: Path) -> None:
     else:  # its process was killed before it could judge
         judge(folder)
     if states["failed"]:
-        _incomplete(f"{counts}; to run them again: {_command(folder)}")
+        first = "remove their folders, and then " * (sweep.study.until is Until.decided)
+        _incomplete(f"{counts}; to run them again: {first}{_command(folder)}")
     if more := [verdict.id for verdict in judged(sweep) if verdict.wants_seeds]:
         _incomplete(f"{', '.join(more)} may be settled by more seeds; to run them: {_command(folder)}")
 
@@ -139,8 +141,13 @@ def runs(folder: Path) -> bool:
 
 
 def _command(folder: Path) -> str:
-    """The sweep's command, as it can be typed again."""
-    program, *arguments = read_study(folder).provenance.command
+    """The sweep's command, as it can be typed again, for all of its arms and seeds."""
+    study = read_study(folder)
+    program, *arguments = study.provenance.command
+    arguments = [argument for argument in arguments if not argument.startswith("sweep.only=")]
+    seeds = next((place for place, text in enumerate(arguments) if text.startswith("sweep.seeds=")), None)
+    if seeds is not None:
+        arguments[seeds] = f"sweep.seeds={','.join(map(str, study.seeds))}"
     return shlex.join([*(["python", program] if program.endswith(".py") else program.split()), *arguments])
 
 

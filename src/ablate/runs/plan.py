@@ -47,6 +47,10 @@ from ablate.seeding import Role, generator
 from ablate.types import Counters, EnvSpec
 
 
+class NotResumable(ConfigError):
+    """The files of a run are such that it cannot go on."""
+
+
 @dataclass
 class Resolved:
     """A run that can start: its configuration was checked, and everything that it needs is known."""
@@ -69,7 +73,8 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
 
     overrides: the arguments of the command line, which show the keys that were given with resume=. here: whether the
     run is for this machine; another machine may have other devices. folder: where the files of a new run will be. The
-    caller has locked the folder of a run that is resumed. Raises ConfigError."""
+    caller has locked the folder of a run that is resumed. Raises ConfigError: NotResumable if it is about the files of
+    that run."""
     resumed, new, own = None, True, config
     if config.resume:
         folder = locate(config.resume)
@@ -78,7 +83,7 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
             own = _stored_config(folder / MANIFEST, manifest.config)
             resumed = _last_checkpoint(folder, manifest, own)
         except ConfigError as error:
-            raise ConfigError(f"resume={config.resume}: {error}") from error
+            raise NotResumable(f"resume={config.resume}: {error}") from error
         done = Counters(**resumed.state["counters"]) if resumed else Counters()
         new, config = False, _resumed_config(config, own, overrides, done)
         if (folder / CELL).exists():
@@ -110,11 +115,14 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
             raise ConfigError(f"load={config.load}: {error}") from error
         _refuse_other_network(config.load, source, architecture)
         refuse_other_shapes(path, source.tensors, {"parameters": parameters.shape})
-    if resumed is not None:  # raises for parameters that an older version trained for another range of actions
-        architecture_of(config.model, EnvSpec.from_dict(resumed.state["env_spec"]))
     if resumed is not None:
-        _refuse_other_columns(folder / UPDATES, algorithm)
-        _refuse_other_state(folder / LAST_CHECKPOINT, resumed, config, algorithm, spec, parameters.size)
+        try:
+            # Raises for parameters that an older version trained for another range of actions.
+            architecture_of(config.model, EnvSpec.from_dict(resumed.state["env_spec"]))
+            _refuse_other_columns(folder / UPDATES, algorithm)
+            _refuse_other_state(folder / LAST_CHECKPOINT, resumed, config, algorithm, spec, parameters.size)
+        except ConfigError as error:
+            raise NotResumable(str(error)) from error
     if source is not None:
         parameters = source.tensors["parameters"]
         normalisation = source.tensors.get("normalisation")

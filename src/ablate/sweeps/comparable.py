@@ -57,7 +57,7 @@ def with_equal_looks(study: Study, configs: dict[str, Config]) -> tuple[Study, d
 
 
 def refuse_incomparable(configs: dict[str, Config], may_be_same: bool = False) -> None:
-    """Raise ConfigError for resolved arms that are the same, or whose last evaluations cannot be compared."""
+    """Raise ConfigError for resolved arms that are the same, or whose evaluations cannot be compared."""
     seen: dict[str, str] = {}
     for arm, config in configs.items():
         if (same := seen.setdefault(identity(config), arm)) != arm and not may_be_same:
@@ -75,6 +75,7 @@ def refuse_incomparable(configs: dict[str, Config], may_be_same: bool = False) -
         **{f"env.{switch}": partial(_switch, switch) for switch in GAME_SWITCHES},
         "evaluation.horizon": evaluation_horizon,
         "evaluation.action": lambda c: str(c.evaluation.action),
+        **{f"evaluation.{name}": partial(_look, name) for name in LOOKS},
         "evaluation.at_start": lambda c: c.evaluation.at_start,
         "env.kwargs": lambda c: c.env.kwargs,  # they change the task, but not its name
     }
@@ -101,6 +102,10 @@ def untestable(study: Study, configs: dict[str, Config]) -> Iterator[str]:
         if claim.real_time and turns:
             why = f"it is about real time, and the workers of {turns[0]} take turns"
             yield f"the claim {claim.id} cannot be tested: {why}"
+
+
+def _look(name: str, config: Config) -> Any:
+    return getattr(config.evaluation, name)
 
 
 def _switch(name: str, config: Config) -> Any:

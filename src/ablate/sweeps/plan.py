@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ablate.algos.algorithm import algorithm_of
 from ablate.config.choices import Until
 from ablate.config.schema import Config, ConfigError
-from ablate.config.serial import NOT_COMPARED, differing_key, flat, to_dict
+from ablate.config.serial import NOT_COMPARED, differing_key, flat, from_dict, to_dict
 from ablate.parallel.machine import available_bytes
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.paths import nearest_existing, shown
@@ -39,6 +39,7 @@ PROBE = "ablate-probe-"  # temporary folders of probes have this prefix
 PROBE_S = 30.0  # a probe is stopped after this time, and its measurements so far are used
 STATES_BEFORE = ("failed", "interrupted", "running", "damaged")  # of cells that are to run
 MOST_PROBES = 4  # at most this many kinds of arms are probed; steps of further kinds count like those of one of these
+COSTS = ("t_max", "batch_size", "train_freq", "n_step")  # keys of an algorithm on which the time of a step depends
 MOST_NAMED = 3  # arms without a probe that are named
 
 
@@ -90,6 +91,12 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
     if moved:
         digest = hashlib.sha256(json.dumps(identities, sort_keys=True).encode()).hexdigest()[:8]
         folder = folder.with_name(f"{folder.name}-{digest}")
+    elif others := _others(stored_arms, configs):
+        try:
+            refuse_incomparable({**others, **configs}, may_be_same=True)
+        except ConfigError as error:
+            there = ", ".join(others)
+            raise ConfigError(f"{error}; {shown(folder)} has {there} already: or give another sweep.name") from error
     cells = [
         Cell(arm, seed, cell, *_state(cell, {**to_dict(config), "seed": seed}))
         for seed in study.seeds  # seed by seed, so that an unfinished sweep has about the same number of seeds per arm
@@ -98,6 +105,16 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
         for cell in [cell_folder(folder, arm, seed)]
     ]
     return SweepPlan(study, folder, configs, cells, moved)
+
+
+def _others(stored: dict[str, StudyArm], configs: dict[str, Config]) -> dict[str, Config]:
+    """The arms of earlier commands that this one leaves out; without those of a version with other keys."""
+    others = {}
+    for name, arm in stored.items():
+        with contextlib.suppress(ConfigError):
+            if name not in configs:
+                others[name] = from_dict(arm.config)
+    return others
 
 
 def _differing(arm: StudyArm, config: Config) -> str:
@@ -263,7 +280,7 @@ class Estimate(NamedTuple):
 
     def words(self, plan: SweepPlan, parallel: int | None) -> str:
         todo = plan.to_run
-        work = sum(self.seconds[cell.arm] for cell in todo)
+        work = sum(self.seconds[cell.arm] * (1 - _share(plan.configs[cell.arm], cell)) for cell in todo)
         size = sum(self.bytes[cell.arm] for cell in todo)
         free = shutil.disk_usage(nearest_existing(plan.folder)).free
         short = "; THE DISK WILL BE FULL" if size > free else ""
@@ -299,17 +316,17 @@ def estimate(plan: SweepPlan) -> Estimate | None:
     for arm in sorted(arms - set(seconds)):
         config = plan.configs[arm]
         # the settings that determine the cost of a step
-        network = "" if config.model.name == "mlp" else f"{config.model} {config.precision}"
-        replay = config.replay.name if config.replay else ""
         kind = (
             config.algo.name,
+            *(getattr(config.algo, name, None) for name in COSTS),
             config.backend,
             config.schedule,
             config.workers,
             config.env.id,
             config.envs_per_worker,
-            network,
-            replay,
+            str(config.model),
+            config.precision,
+            config.replay.name if config.replay else "",
         )
         if kind not in probes and len(probes) < MOST_PROBES:
             print(f"probing {arm}: a short run for the estimate", file=sys.stderr, flush=True)
@@ -347,6 +364,10 @@ def share_done(folder: Path, total_steps: int | None, max_episodes: int | None) 
     status = status_of(folder)
     limits = [(status.steps, total_steps), (status.episodes, max_episodes)] if status else []
     return max((min(1.0, count / limit) for count, limit in limits if limit), default=0.0)
+
+
+def _share(config: Config, cell: Cell) -> float:
+    return share_done(cell.folder, config.total_steps, config.max_episodes) if cell.state == "interrupted" else 0.0
 
 
 def _probe(config: Config, fork: bool | None) -> tuple[float, float, float, float] | None:

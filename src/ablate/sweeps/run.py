@@ -351,13 +351,18 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals, live: LiveReport) 
     skipped = sum(cell.state == "completed" for cell in plan.cells)
     failed = [cell for cell, outcome in watch.outcomes.items() if outcome.outcome == "failed"]
     interrupted = [cell for cell, outcome in watch.outcomes.items() if outcome.outcome == "interrupted"]
+    again = "repeat the command to run them again"
+    if plan.study.settings.until is Until.decided:  # a claim must not get new seeds for those that failed
+        failed += [cell for cell in plan.to_run if cell not in watch.outcomes and _has_failed(cell)]
+        again = "they count in the claims; to run them again, remove their folders and repeat the command"
     counts = [f"{skipped + states['completed']} of {len(plan.cells)} cells completed"]
     waiting = sum(outcome == NOT_STARTED for outcome in watch.outcomes.values())
-    numbers = {"failed": states["failed"], "interrupted": states["interrupted"] - waiting, "not started": waiting}
+    numbers = {"failed": len(failed), "interrupted": states["interrupted"] - waiting, "not started": waiting}
     counts += [f"{number} {state}" for state, number in numbers.items() if number]
     print(f"sweep     {', '.join(counts)}")
     for cell in failed:
-        print(f"failed    {cell.name}: {watch.outcomes[cell].reason}")
+        reason = watch.outcomes[cell].reason if cell in watch.outcomes else attempts_of(cell.folder)[-1].reason
+        print(f"failed    {cell.name}: {reason}")
     if signals.received is not None or watch.asked_to_stop:
         live.end(STOPPED)
         print("repeat the command to continue")
@@ -370,7 +375,7 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals, live: LiveReport) 
     else:
         live.end("It has ended, and no cell has completed.")
     if failed:
-        raise RunFailed(f"{len(failed)} of {len(plan.cells)} cells; repeat the command to run them again")
+        raise RunFailed(f"{len(failed)} of {len(plan.cells)} cells; {again}")
     if watch.stopping:
         raise RunFailed(watch.stopping)
     if interrupted:

@@ -27,7 +27,7 @@ from ablate.records.study_file import SearchRecord
 from ablate.runs.run import RunFailed
 from ablate.sweeps.plan import Estimate, SweepPlan, stored_study
 from ablate.sweeps.space import Range, Values, described, draw_new, labels_of, parse_range
-from ablate.sweeps.study import Study, expand, identity, study_name
+from ablate.sweeps.study import Study, expand, identity, study_name, undeferred
 
 if TYPE_CHECKING:
     import optuna
@@ -112,6 +112,7 @@ def search_of(arguments: list[str], settings: SweepConfig, seed: int) -> Search 
     arguments: the overrides of the command line, without Hydra's own. A sweep over an interval, such as
     optimizer.lr=interval(1e-4,1e-2), is a part of the space."""
     own = settings.search
+    arguments = undeferred(arguments)
     overrides = OverridesParser.create().parse_overrides(arguments)
     swept = [o for o in overrides if o.is_sweep_override() and o.get_key_element() not in ("seed", "sweep.seeds")]
     if own.trials is None:

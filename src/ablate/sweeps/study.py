@@ -140,7 +140,12 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
 
 
 def _parsed(arguments: list[str]) -> list[Override]:
-    return OverridesParser.create().parse_overrides([DEFERRED.sub(r"\1=\2", text) for text in arguments])
+    return OverridesParser.create().parse_overrides(undeferred(arguments))
+
+
+def undeferred(arguments: list[str]) -> list[str]:
+    """The overrides as they were typed."""
+    return [DEFERRED.sub(r"\1=\2", text) for text in arguments]
 
 
 def _in_task(arm: Arm, task: Task) -> Arm:

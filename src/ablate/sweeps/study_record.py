@@ -37,6 +37,8 @@ def record_study(plan: SweepPlan) -> None:
     }
     units, random_scores = _score_units(plan, before), before.random_scores if before else {}
     references = references_of(settings, study.crossed, plan.configs)
+    if before and references:
+        references = {**before.references, **references}  # arms of environments that are left out now are there still
     now = StudyFile(
         name=plan.folder.name,
         question=settings.question,

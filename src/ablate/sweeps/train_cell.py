@@ -21,7 +21,7 @@ from ablate.parallel.machine import die_with_parent
 from ablate.parallel.signals import Interrupted
 from ablate.records.manifest import lock_run
 from ablate.records.schema import CHECKPOINTS, COLUMNS, MANIFEST, STATUS
-from ablate.runs.plan import plan
+from ablate.runs.plan import NotResumable, plan
 from ablate.runs.run import RunFailed, run
 from ablate.types import EnvSpec
 
@@ -82,12 +82,14 @@ def work(request: bytes) -> int:
 
 
 def _train(config: Config, overrides: list[str], folder: Path) -> None:
-    """Resume the run in the folder, or start again if it cannot be resumed."""
+    """Resume the run in the folder, or start again if its files are such that it cannot go on.
+
+    What has another reason, such as too little memory, costs no file: a later attempt may resume the run."""
     with lock_run(folder) as still_there:  # raises if an earlier attempt still runs on another machine
         if (folder / MANIFEST).exists():
             try:
                 resumed = plan(replace(config, resume=str(folder)), [])
-            except ConfigError as error:
+            except NotResumable as error:
                 print(f"starting again: {error}")
             else:
                 return run(resumed, folder, overrides, still_there)
