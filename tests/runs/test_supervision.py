@@ -204,7 +204,7 @@ FAULTS = (
     ),
     Fault(
         "kill -9 of a worker, locked updates", kill_child(1), "failed", "^WORKER was killed by SIGKILL$", 1,
-        settings=(ALONE, "algo.lock_updates=true", "workers=4"), runs=("compiled async", "manual async"),
+        settings=(ALONE, "algo.lock_updates=true", "workers=4"), runs=("manual async",),
     ),
     Fault(
         "kill -9 of the test process", kill_child(2), "failed", "^test process was killed by SIGKILL$", 1,
@@ -213,7 +213,7 @@ FAULTS = (
     Fault(
         "exception in an environment step", wait_for_it, "failed",
         "^WORKER raised ValueError: the environment is broken$", 1, "Raises-v0", (BROKEN,),
-        runs=("manual async", "manual interleaved"), quick=("manual interleaved",),
+        runs=("manual interleaved",), quick=("manual interleaved",),
     ),
     Fault(
         "exception in the test process", wait_for_it, "failed",
@@ -246,7 +246,7 @@ FAULTS = (
     ),
     Fault(
         "SIGTERM to the parent", signal_to_parent(signal.SIGTERM), "interrupted", "^SIGTERM$", 143,
-        settings=(ALONE,), finishes=True,
+        settings=(ALONE,), runs=("manual interleaved",), finishes=True,
     ),
     Fault(
         "SIGHUP", signal_to_parent(signal.SIGHUP), "interrupted", "^SIGHUP$", 129, settings=(ALONE,),
