@@ -21,6 +21,7 @@ from ablate.config.schema import ConfigError
 from ablate.parallel.machine import is_locked, lock
 from ablate.records.files import write_json
 from ablate.records.schema import DETACHED, SWEEP_LOG, cell_folder
+from ablate.records.study_file import read_study, write_study
 from ablate.runs.run import RunFailed
 from ablate.sweeps.cell import STOP
 from ablate.sweeps.detached import Detached, read_detached
@@ -86,6 +87,18 @@ def test_collect_says_what_is_missing(
     assert judgements == [folder] * ended
     assert ("4 of 4 cells completed" if what == "running" else f"3 of 4 cells completed, 1 {what}") in line
     assert ("it still runs" if what == "running" else f"python src/run.py sweep={folder.name}") in line
+
+
+def test_the_command_that_runs_the_others_names_all_arms_and_seeds(
+    tmp_path: Path, judgements: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last start may have run some of them."""
+    folder = sweep(tmp_path, missing=(("two", 1),))
+    study = read_study(folder)
+    command = ["src/run.py", "sweep=crews", "sweep.only=[two]", "sweep.seeds=0"]
+    write_study(folder, replace(study, provenance=replace(study.provenance, command=command)))
+    _, line = collected(folder, capsys)
+    assert line.endswith("to run the others: python src/run.py sweep=crews sweep.seeds=0,1\n")
 
 
 def while_it(command: Callable[[], None]) -> threading.Thread:

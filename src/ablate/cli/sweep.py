@@ -144,10 +144,8 @@ def _command(folder: Path) -> str:
     """The sweep's command, as it can be typed again, for all of its arms and seeds."""
     study = read_study(folder)
     program, *arguments = study.provenance.command
-    arguments = [argument for argument in arguments if not argument.startswith("sweep.only=")]
-    seeds = next((place for place, text in enumerate(arguments) if text.startswith("sweep.seeds=")), None)
-    if seeds is not None:
-        arguments[seeds] = f"sweep.seeds={','.join(map(str, study.seeds))}"
+    seeds = f"sweep.seeds={','.join(map(str, study.seeds))}"
+    arguments = [seeds if a.startswith("sweep.seeds=") else a for a in arguments if not a.startswith("sweep.only=")]
     return shlex.join([*(["python", program] if program.endswith(".py") else program.split()), *arguments])
 
 

@@ -280,7 +280,8 @@ class Estimate(NamedTuple):
 
     def words(self, plan: SweepPlan, parallel: int | None) -> str:
         todo = plan.to_run
-        work = sum(self.seconds[cell.arm] * (1 - _share(plan.configs[cell.arm], cell)) for cell in todo)
+        limits = {arm: (config.total_steps, config.max_episodes) for arm, config in plan.configs.items()}
+        work = sum(self.seconds[cell.arm] * (1 - share_done(cell.folder, *limits[cell.arm])) for cell in todo)
         size = sum(self.bytes[cell.arm] for cell in todo)
         free = shutil.disk_usage(nearest_existing(plan.folder)).free
         short = "; THE DISK WILL BE FULL" if size > free else ""
@@ -364,10 +365,6 @@ def share_done(folder: Path, total_steps: int | None, max_episodes: int | None) 
     status = status_of(folder)
     limits = [(status.steps, total_steps), (status.episodes, max_episodes)] if status else []
     return max((min(1.0, count / limit) for count, limit in limits if limit), default=0.0)
-
-
-def _share(config: Config, cell: Cell) -> float:
-    return share_done(cell.folder, config.total_steps, config.max_episodes) if cell.state == "interrupted" else 0.0
 
 
 def _probe(config: Config, fork: bool | None) -> tuple[float, float, float, float] | None:
