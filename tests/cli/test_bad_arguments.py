@@ -317,7 +317,7 @@ def bad_line(rng: random.Random) -> list[str]:
     return [*base, *(f"{key}={rng.choice(VALUES)}" for key in rng.sample(KEYS, rng.choice([1, 1, 2])))]
 
 
-LINES = int(os.environ.get("ABLATE_FUZZ_LINES", "300"))
+LINES = int(os.environ.get("ABLATE_FUZZ_LINES", "200"))
 SEED = int(os.environ.get("ABLATE_FUZZ_SEED", "1"))
 
 

@@ -88,7 +88,7 @@ CASES = [
     ),
     case("env=acrobot", *COMPILED, "total_steps=1500000", "optimizer=rmsprop", "evaluation.action=sample", kills=2),
     case("env=mountain_car", *COMPILED, "total_steps=2000000", "workers=64", kills=2),
-    case("env=pendulum", "max_episodes=500", "backend=autograd", "optimizer.amsgrad=true", kills=2),
+    case("env=pendulum", "max_episodes=250", "backend=autograd", "optimizer.amsgrad=true", kills=2),
     case(
         "env=acrobot",
         *MANUAL,

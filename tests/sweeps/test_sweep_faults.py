@@ -227,7 +227,7 @@ def test_five_good_cells_complete_next_to_four_faulty_ones(
 # kill -9 of the sweep.
 
 
-@pytest.mark.parametrize(("fork", "kills"), [(FORKED, 12), (PROGRAM, 8)])
+@pytest.mark.parametrize(("fork", "kills"), [(FORKED, 9), (PROGRAM, 6)])
 def test_kill_9_of_the_sweep_many_times_changes_no_row(fork: str, kills: int, tmp_path: Path) -> None:
     """Compared with cells that nobody killed, and that started in the other way."""
     settings = ("-m", "env=pendulum", "workers=2,4", "seed=range(3)", "schedule=interleaved", "backend=compiled",
