@@ -396,6 +396,7 @@ def test_the_command_line_counts_for_all_arms(planned: Planner) -> None:
         "w4": (4, 7),
     }
     assert list(states(plan)) == [f"{arm} seed={seed}" for seed in range(3) for arm in ("w2", "w4")]
+    assert planned("sweep.seeds='0-1,7'", study=STUDY_FILE).study.seeds == (0, 1, 7)
 
 
 def test_one_arm_of_a_study_can_be_run(planned: Planner) -> None:

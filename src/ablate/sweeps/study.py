@@ -270,7 +270,7 @@ def identity(config: Config) -> str:
 def parse_seeds(text: str, key: str = "sweep.seeds") -> tuple[int, ...]:
     """Parse `0-4,7` as 0, 1, 2, 3, 4, 7. Raises ConfigError, which names the key."""
     seeds: list[int] = []
-    for part in text.strip("[]").split(","):
+    for part in text.strip("[]'\"").split(","):  # quotes that a shell left are Hydra's
         numbers = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not numbers:
             raise ConfigError(f"{key}={text}: seeds are written 0-29, or 0-4,7")
