@@ -14,15 +14,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ablate.config.schema import ConfigError
 from ablate.config.serial import quoted
-from ablate.config.validation import suggest
+from ablate.config.validation import plain_errors, suggest
 from ablate.paths import locate, python_path
 from ablate.records.caller import CALLER
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.1
 GRACE_S = 60.0  # time for a run that must stop to write its checkpoint
-PLAIN = re.compile(r"[\w./:+-]+", re.ASCII)  # a text that needs no quotes
+PLAIN = re.compile(r"[\w./:+-]+", re.ASCII)  # a key's text that needs no quotes; inside of a list, "1e-4" needs them
 NOT_A_RUN = ("reproduce", "sweep", "hydra.mode")
 
 
@@ -68,7 +67,7 @@ def judge(study: str | Path, runs: str | Path) -> Study:
     Raises ValueError with one line if they cannot be judged."""
     from ablate.cli import judge as program
 
-    with _plain_errors():
+    with plain_errors():
         return Study._of(program.read(locate(str(study)), locate(str(runs))))
 
 
@@ -80,7 +79,7 @@ class Run:
         from ablate.analysis.load import load_run
 
         self.folder = locate(str(folder))
-        with _plain_errors():
+        with plain_errors():
             self._run: load.Run = load_run(self.folder)
 
     def __repr__(self) -> str:
@@ -115,7 +114,7 @@ class Run:
         """The learning curve, as in figures/learning_curve.png."""
         from ablate.analysis.figures import draw_learning_curve
 
-        with _plain_errors():
+        with plain_errors():
             return _in_notebooks(draw_learning_curve(self._run))
 
 
@@ -127,7 +126,7 @@ class Study:
         from ablate.analysis.load import load_sweep
 
         self.folder = locate(str(folder))
-        with _plain_errors():
+        with plain_errors():
             self._sweep: load.Sweep = load_sweep(self.folder)
 
     @classmethod
@@ -153,7 +152,7 @@ class Study:
     @property
     def updates(self) -> pd.DataFrame:
         """The updates of all completed cells, with arm and seed."""
-        with _plain_errors():
+        with plain_errors():
             return self._sweep.updates
 
     @property
@@ -165,7 +164,7 @@ class Study:
     def _judged(self) -> Summary:
         from ablate.analysis.summary import summarise
 
-        with _plain_errors():
+        with plain_errors():
             return summarise(self._sweep)
 
     @property
@@ -209,7 +208,7 @@ class Study:
         by_name = {drawing.name: drawing for drawing in drawings(self._judged)}
         if name not in by_name:
             raise ValueError(f"{name}: no such figure{suggest(name, list(by_name))} (there are: {', '.join(by_name)})")
-        with _plain_errors():
+        with plain_errors():
             return _in_notebooks(by_name[name].draw())
 
     def run(self, arm: str, seed: int) -> Run:
@@ -219,15 +218,6 @@ class Study:
         if arm not in self._sweep.arms:
             raise ValueError(f"{arm}: no such arm{suggest(arm, list(self._sweep.arms))}")
         return Run(cell_folder(self.folder, arm, seed))
-
-
-@contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Raise a refusal as a ValueError with the same line."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
 
 
 def _in_notebooks(figure: Figure) -> Figure:
@@ -251,26 +241,25 @@ def _arguments(overrides: Iterable[str], keys: Mapping[str, Any]) -> list[str]:
         parts = {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, Mapping) else {key: value}
         for name, part in parts.items():
             may_be_new = "++" if isinstance(part, Mapping) else ""  # its keys, such as the names of arms
-            arguments.append(f"{may_be_new}{name}={_literal(name, part)}")
+            plain = isinstance(part, str | Path) and PLAIN.fullmatch(str(part))
+            arguments.append(f"{may_be_new}{name}={part if plain else _literal(name, part)}")
     return arguments
 
 
-def _literal(key: str, value: Any, inside: bool = False) -> str:
-    """The value in Hydra's override grammar. Raises ValueError, which names the key.
-
-    inside: of a list or a dictionary, where a text such as "1e-4" is none without quotes."""
+def _literal(key: str, value: Any) -> str:
+    """The value in Hydra's override grammar. Raises ValueError, which names the key."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if hasattr(value, "item") and not hasattr(value, "__len__"):  # a number of numpy
         value = value.item()
     if isinstance(value, str | Path):
-        return str(value) if PLAIN.fullmatch(str(value)) and not inside else quoted(str(value))
+        return quoted(str(value))
     if isinstance(value, Number):
         return str(value)
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{name}:{_literal(f'{key}.{name}', part, True)}" for name, part in value.items()) + "}"
+        return "{" + ",".join(f"{name}:{_literal(f'{key}.{name}', part)}" for name, part in value.items()) + "}"
     if isinstance(value, Iterable):
-        return "[" + ",".join(_literal(key, part, True) for part in value) + "]"
+        return "[" + ",".join(_literal(key, part) for part in value) + "]"
     raise ValueError(f"{key}={value!r}: the value must be a number, a text, a list, a dictionary or None")
 
 

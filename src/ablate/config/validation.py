@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -166,6 +167,15 @@ def refusal(
         message = f"element {at[1]}: {message}"
     key = (sources or {}).get(name, f"{prefix}{name}")
     return ConfigError(f"{key}={values.get(name)}: {message}")
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raise a refusal as a ValueError with the same line, for those who call from Python."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 def refuse_contradictions(config: Config) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ablate.config.schema import Config, ConfigError
 from ablate.config.serial import from_dict
+from ablate.config.validation import plain_errors
 from ablate.envs.make import kind_of
 from ablate.nn.acting import Action
 from ablate.nn.architecture import Architecture, architecture_of
@@ -52,10 +53,8 @@ class Policy:
 
         sample: draw actions, instead of taking the most likely one.
         Raises ValueError if there is no whole checkpoint."""
-        try:
+        with plain_errors():
             return cls.of(read_checkpoint(find_checkpoint(locate(str(path)))), sample, seed)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, sample: bool = False, seed: int = 0, games: int = 1) -> Policy:
