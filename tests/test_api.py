@@ -73,6 +73,7 @@ def test_arguments_that_are_no_overrides_are_refused_before_a_process_starts(mon
         (lambda: ablate.train("sweep=workers"), r"sweep=workers: ablate\.train trains one run; .*"),
         (lambda: ablate.train(sweep={"seeds": "0-4"}), r"sweep\.seeds=0-4: ablate\.train trains one run; .*"),
         (lambda: ablate.study(workers=object()), "workers=<object .*>: the value must be .*"),
+        (lambda: ablate.study(sweep={"arms": {"ä": {}}}), "sweep.arms: ä: only ASCII letters .*"),
     ):
         with pytest.raises(ValueError, match=f"^{line}$"):
             call()
@@ -85,15 +86,17 @@ def test_values_arrive_as_they_were_given() -> None:
     values = {
         "a": None, "b": True, "c": 3, "d": -0.5, "e": "plain/path-1.yaml", "f": "it's, [a] = 'b' \\ {c: d} ü \\",
         "g": [1, "two words", [False, None], "null"], "h": 1e-7, "i": np.float32(0.5), "j": np.int64(7), "k": range(3),
+        "l": np.array(3), "env.kwargs.port": "5000",
     }  # fmt: skip
     nested = {
         "one": {"label": "β = 0,1", "texts": {"a": "1e-4", "b": "true"}, "overrides": ["algo.gamma=0.9"]},
         "two": {},
     }
-    arguments = api._arguments(["x=1"], {**values, "n": {"deep": nested}})
+    arguments = api._arguments(["x=1"], {**values, "env.kwargs": {"mode": "true"}, "n": {"deep": nested}})
     parsed = OverridesParser.create().parse_overrides(arguments)
     found = {o.key_or_group: OmegaConf.to_container(OmegaConf.create({"v": o.value()}))["v"] for o in parsed}  # type: ignore[index, call-overload]
-    expected = {**values, "i": 0.5, "j": 7, "k": [0, 1, 2], "x": 1, "n.deep": nested}
+    assert {"++env.kwargs.port='5000'", "++env.kwargs.mode='true'"} <= set(arguments)
+    expected = {**values, "i": 0.5, "j": 7, "k": [0, 1, 2], "l": 3, "x": 1, "n.deep": nested, "env.kwargs.mode": "true"}
     assert yaml.safe_load(json.dumps(found)) == yaml.safe_load(json.dumps(expected))
     with pytest.raises(ValueError, match="no-such-run"):
         ablate.Policy.load("no-such-run")

@@ -240,8 +240,9 @@ def _arguments(overrides: Iterable[str], keys: Mapping[str, Any]) -> list[str]:
     for key, value in keys.items():
         parts = {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, Mapping) else {key: value}
         for name, part in parts.items():
-            may_be_new = "++" if isinstance(part, Mapping) else ""  # its keys, such as the names of arms
-            plain = isinstance(part, str | Path) and PLAIN.fullmatch(str(part))
+            of_env = name.startswith("env.kwargs.")  # an argument, whose text is no number
+            may_be_new = "++" if isinstance(part, Mapping) or of_env else ""  # its keys, such as the names of arms
+            plain = isinstance(part, str | Path) and PLAIN.fullmatch(str(part)) and not of_env
             arguments.append(f"{may_be_new}{name}={part if plain else _literal(name, part)}")
     return arguments
 
@@ -250,13 +251,15 @@ def _literal(key: str, value: Any) -> str:
     """The value in Hydra's override grammar. Raises ValueError, which names the key."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    if hasattr(value, "item") and not hasattr(value, "__len__"):  # a number of numpy
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:  # a number of numpy
         value = value.item()
     if isinstance(value, str | Path):
         return quoted(str(value))
     if isinstance(value, Number):
         return str(value)
     if isinstance(value, Mapping):
+        if strange := [name for name in value if not str(name).isascii()]:
+            raise ValueError(f"{key}: {strange[0]}: only ASCII letters in names of keys; others need a study's file")
         return "{" + ",".join(f"{name}:{_literal(f'{key}.{name}', part)}" for name, part in value.items()) + "}"
     if isinstance(value, Iterable):
         return "[" + ",".join(_literal(key, part) for part in value) + "]"

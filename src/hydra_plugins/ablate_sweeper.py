@@ -65,32 +65,45 @@ class AblateSweeper(Sweeper):
         return plan
 
     def _run(self, plan: SweepPlan) -> None:
-        from ablate.records.caller import tell_caller
+        self._describe(plan)
+        if not plan.study.settings.dry_run:
+            self._train(plan)
+
+    def _describe(self, plan: SweepPlan) -> None:
         from ablate.sweeps import plan as planning
-        from ablate.sweeps import run as sweep
 
         parallel = self._parallel(plan)
         expected = planning.estimate(plan) if self._launcher in ("local", "basic") and plan.to_run else None
         print(planning.describe(plan, self._launcher, parallel, expected, self._cells_of_jobs(plan)), flush=True)
-        if not plan.study.settings.dry_run:
-            tell_caller(plan.folder)
-            sweep.run(plan, *self._jobs(plan))
+
+    def _train(self, plan: SweepPlan) -> None:
+        from ablate.records.caller import tell_caller
+        from ablate.sweeps import run as sweep
+
+        tell_caller(plan.folder)
+        sweep.run(plan, *self._jobs(plan))
 
     def _search(self, search: Search, folder: Path) -> None:
         """Run the trials of a search, then the study that compares the best one with the default."""
+        from ablate.cli.compose import plan_arms
+        from ablate.records.caller import tell_caller
         from ablate.sweeps import plan as planning
         from ablate.sweeps import run as sweep
+        from ablate.sweeps.cell import STOP
         from ablate.sweeps.cell_process import close_server
         from ablate.sweeps.search import TRIALS, describe, first_trials, run_trials
 
-        first = self._plan(first_trials(search, folder), folder / TRIALS)
         local = self._launcher in ("local", "basic")
+        # A value that no trial can have is refused now, and not by the batch that draws it.
+        plan_arms(search.ends, self._context.config_loader, self._config, local, folder / TRIALS)
+        first = self._plan(first_trials(search, folder), folder / TRIALS)
         expected = planning.estimate(first) if local and first.to_run else None
         parallel = self._parallel(first)
         print(planning.describe(first, self._launcher, parallel, expected, self._cells_of_jobs(first)))
         print(describe(search, expected, parallel), flush=True)
         if search.settings.dry_run:
             return
+        (folder / TRIALS / STOP).unlink(missing_ok=True)  # of the last start
         try:
             study = run_trials(
                 search,
@@ -99,10 +112,15 @@ class AblateSweeper(Sweeper):
                 lambda plan: sweep.run(plan, *self._jobs(plan)),
             )
             sweep.judge(folder / TRIALS, prints=False)
+            sweep.refuse_stopped(folder / TRIALS)
             if study:
-                self._run(self._plan(study, folder))
+                plan = self._plan(study, folder)
+                self._describe(plan)
+                sweep.refuse_stopped(folder / TRIALS)
+                self._train(plan)
         finally:
             close_server()
+            tell_caller(folder / TRIALS)  # if there was no comparison
 
     @property
     def _launcher(self) -> str:

@@ -192,6 +192,18 @@ def test_a_run_that_ended_early_counts_as_failed(monitors: Path, study: Callable
     assert not summary.verdicts[0].preliminary
 
 
+def test_a_run_without_a_score_up_to_total_steps_counts_as_failed(tmp_path: Path, study: Callable[..., Path]) -> None:
+    table = long_table(np.random.default_rng(1), {"a": 100, "b": 100}, seeds=6)
+    late = (table["algo"] == "a") & (table["seed"] == 0)
+    table = table[~late | (table["step"] == table["step"].max())]
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    path = study(arms={"a": {}, "b": {}}, runs={"columns": COLUMNS}, total_steps=3900)
+    summary = summarise(judge.read(path, tmp_path / "runs.csv"))
+    row = summary.arms.query("metric == 'final_score' and arm == 'a'").iloc[0]
+    assert (row["n"], row["n_planned"], row["failed"]) == (5, 6, "1 without a score")
+    assert [*summary.sweep.failures["reason"]] == ["no score up to step 3,900 (runs.csv)"]
+
+
 def test_arms_may_have_different_seeds_and_an_absent_planned_one_is_preliminary(
     monitors: Path, study: Callable[..., Path]
 ) -> None:
@@ -268,6 +280,13 @@ def test_a_score_that_is_not_finite_is_a_diverged_run_and_an_empty_one_was_not_l
         ({"runs": {"seed": "x(\\d+)"}}, "sweep.runs.seed=x(\\d+): it is not found in a_seed0"),
         ({"env": "Acrobot-v1"}, "a_seed0 is of CartPole-v1, sweep.env=Acrobot-v1"),
         ({"figures": {"width_mm": 5}}, "sweep.figures.width_mm=5"),
+        ({"arms": {"a": {"runs": "."}, "b": {"runs": "b_*"}}}, "sweep.arms.a.runs=.: no pattern of paths"),
+        ({"arms": {"a": {"runs": "a_**x"}, "b": {"runs": "b_*"}}}, "sweep.arms.a.runs=a_**x: no pattern of paths"),
+        ({"arms": {"a": {"runs": {"x": 1}}, "b": {"runs": "b_*"}}}, "sweep.arms.a.runs={'x': 1}: "),
+        ({"runs": {"columns": {**COLUMNS, "score": "step"}}}, "columns.score=step: it is also the column of step"),
+        ({"seeds": "50-59"}, "no run has completed: none has one of sweep.seeds=50-59"),
+        ({"claims": [CLAIM, CLAIM]}, "2 claims have this id; give each its own"),
+        ({"claims": [{**CLAIM, "environment": "each"}]}, "environment=each: judged runs are of one environment"),
         ({"total_steps": 40000}, "no run has completed: a/seed=0 has failed (ended at step 4,000 of 40,000"),
         ({"seeds": "3-1"}, "sweep.seeds=3-1: 3-1 runs backwards"),
     ],

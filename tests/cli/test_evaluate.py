@@ -159,6 +159,8 @@ def test_the_first_best_and_the_lower_median_episode_are_chosen() -> None:
         (["run=x", "episodes=0"], "episodes=0: it must be at least 1"),
         (["run=x", "seed=-1"], "seed=-1: it must be at least 0"),
         (["run=x", "episodes=many"], "episodes=many: "),
+        (["run=x", "episodes=???"], "episodes=???: no value"),
+        (["run=x", "plugins=foo"], "plugins=foo: a list is needed, as in plugins=[foo]"),
         (["run=x", "action=best"], "action=best: "),
         (["run=x", "render=rgb"], "render=rgb: only render=human is possible"),
         (["run=x", "render=human", "video=true"], "render=human video=true: give only one of them"),

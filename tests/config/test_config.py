@@ -13,7 +13,7 @@ from ablate.algos.dqn.spec import DQNConfig
 from ablate.cli import resolvers
 from ablate.config.derived import cuda_index
 from ablate.config.schema import SCHEMAS, AtariConfig, Config, ConfigError
-from ablate.config.serial import config_hash, differing_key, from_dict, to_dict
+from ablate.config.serial import config_hash, differing_key, differing_keys, from_dict, to_dict
 from ablate.config.validation import suggest
 from ablate.runs.plan import plan
 from ablate.sweeps.study import merged
@@ -254,6 +254,19 @@ def test_a_cell_needs_its_own_configuration_and_seed() -> None:
     assert differing_key({**needed, "seed": 4}, needed) == "seed"
     assert differing_key({**needed, "algo": {**needed["algo"], "gamma": 0.5}}, needed) == "algo.gamma"
     assert differing_key(needed, {**needed, "precision": "float32"}) == "precision"
+
+
+@pytest.mark.parametrize("key", ["algo.max_grad_value", "algo.cuda_graph", "evaluation.at_start", "env.kwargs", "load"])
+def test_a_key_that_was_added_later_has_its_default_in_older_files(key: str) -> None:
+    config = config_of("algo=dqn", "env=cartpole")
+    needed, stored = to_dict(config), to_dict(config)
+    group, _, name = key.rpartition(".")
+    part = stored[group] if group else stored
+    default = part.pop(name)
+    assert not default
+    assert differing_key(stored, needed) is None
+    (needed[group] if group else needed)[name] = "another"
+    assert differing_keys(stored, needed) == {key: (default, "another")}
 
 
 def test_an_empty_list_of_plugins_does_not_change_the_hash() -> None:

@@ -284,6 +284,19 @@ def test_a_game_is_cut_after_max_ep_step_steps() -> None:
     assert env.ale.lives() == 5
 
 
+def test_a_game_that_is_over_at_its_limit_has_both_flags() -> None:
+    config = replace(BREAKOUT, life_loss_terminates=False)
+    free = make_env(config)
+    free.reset(seed=1)
+    ends = [free.step(0)[2:4]]
+    while not any(ends[-1]):
+        ends.append(free.step(0)[2:4])
+    assert ends[-1] == (True, False)
+    cut = make_env(replace(config, max_ep_step=len(ends)))
+    cut.reset(seed=1)
+    assert [cut.step(0)[2:4] for _ in ends] == [*ends[:-1], (True, True)]
+
+
 @pytest.mark.parametrize("config", [BREAKOUT, RIVERRAID], ids=["breakout", "riverraid"])
 def test_a_seed_repeats_the_game(config: AtariConfig) -> None:
     actions = np.random.default_rng(0).integers(4, size=250).tolist()

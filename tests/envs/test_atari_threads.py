@@ -81,6 +81,12 @@ def test_a_game_without_lives_goes_on_until_the_emulator_ends_it() -> None:
     threads._lives, threads._envs = np.array([2]), Emulator()  # type: ignore[assignment]
     assert [stepped.terminated for _ in over for stepped in threads.step(np.array([0]))] == [False, True, False, True]
 
+    at_limit = threads_of(config("env.max_ep_step=4"), 1)
+    at_limit._lives, at_limit._envs = np.array([2]), Emulator()  # type: ignore[assignment]
+    ends = [(s.terminated, s.truncated, s.scored_end) for _ in over for s in at_limit.step(np.array([0]))]
+    assert ends[2:] == [(False, False, False), (True, True, True)]
+    np.testing.assert_array_equal(at_limit.reset(0, None), images[0])  # the emulator has started the next game itself
+
 
 def test_a_limit_cuts_a_game_and_the_next_one_starts() -> None:
     threads = threads_of(config("env.max_ep_step=5", "env.noop_max=30"), 2)

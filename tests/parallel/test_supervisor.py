@@ -57,6 +57,17 @@ def waits(send: Any) -> None:
     time.sleep(1.0)
 
 
+@pytest.mark.parametrize(("timeout_s", "limit"), [(60.0, 120), (300.0, 300)])
+def test_a_start_that_takes_too_long_names_the_limit_and_its_key(timeout_s: float, limit: int) -> None:
+    shared = SharedState(1, 0, 1)
+    shared.started -= 1000.0
+    with Supervisor([Child("it", __name__, "waits", ())], shared, timeout_s) as running:
+        running._awake_since -= 1000.0
+        line = f"it hangs: no first step after {limit} s; hang_timeout_s={2 * limit} waits longer"
+        with pytest.raises(ChildFailed, match=f"^{line}$"):
+            list(running.messages(0.1))
+
+
 def test_a_start_that_ctrl_z_interrupted_is_not_a_hang() -> None:
     shared = SharedState(1, 0, 1)
     shared.started -= 1000.0

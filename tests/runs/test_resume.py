@@ -163,6 +163,19 @@ def test_a_completed_run_continues_under_a_higher_limit_or_is_loaded(tmp_path: P
     np.testing.assert_allclose(old, new, atol=1e-12)
 
 
+def test_episodes_that_ended_together_with_the_last_one_are_in_the_longer_run(tmp_path: Path) -> None:
+    """In rounds of eight environments, each episode has five steps, so that eight end at once."""
+    options = ("algo=dqn", "env=cartpole", "backend=manual", "envs_per_worker=8", "algo.train_freq=8", "log_interval=1",
+               "env.max_ep_step=5", "algo.warmup_steps=100", "save_replay=true", "evaluation.every_steps=null",
+               "model.hidden=[8]", "total_steps=null", CONSTANT)  # fmt: skip
+    train(tmp_path / "whole", *options, "max_episodes=27")
+    train(tmp_path / "broken", *options, "max_episodes=18")
+    assert rows(tmp_path / "broken", EPISODES) == 1 + 18
+    resume(tmp_path / "broken", "max_episodes=20")  # these have ended already
+    resume(tmp_path / "broken", "max_episodes=27")
+    same(tmp_path / "whole", tmp_path / "broken")
+
+
 def test_a_run_without_its_replay_continues_and_says_what_differs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,12 +20,14 @@ from ablate.analysis.markdown import search_words
 from ablate.config.choices import Normalisation, Sampler, Source, Statistic
 from ablate.config.schema import ArmConfig, ConfigError, MetricConfig, SearchConfig, SweepConfig
 from ablate.config.serial import to_dict
+from ablate.parallel.signals import Interrupted
 from ablate.records.files import write_json
 from ablate.records.manifest import write_status
 from ablate.records.run_files import Attempt, write_attempts
 from ablate.records.schema import COLUMNS, EVALUATIONS, MANIFEST
 from ablate.records.study_file import read_study
 from ablate.sweeps import run as sweeps
+from ablate.sweeps.cell import STOP
 from ablate.sweeps.plan import SweepPlan, make_plan
 from ablate.sweeps.search import DEFAULT, FIRST_TUNING_SEED, TRIALS, TUNED, Search, propose, run_trials, search_of
 from ablate.sweeps.space import parse_range
@@ -76,6 +78,12 @@ def test_ranges_are_drawn_as_they_say() -> None:
         ("choice(5,5)", "at least two values"),
         ("0.5", "not a range"),
         ("interval(1", "not a range"),
+        ("interval(0,inf)", "too wide; give finite ends"),
+        ("interval(-inf,inf)", "too wide"),
+        ("interval(-1e308,1e308)", "too wide"),
+        ("tag(log,interval(1e-300,1e300))", "too wide"),
+        ("shuffle(1,2,3)", "shuffle would give other values each time"),
+        ("shuffle(range(1,9))", "shuffle would give other values each time"),
     ],
 )
 def test_what_is_no_range_is_refused(text: str, message: str) -> None:
@@ -99,6 +107,29 @@ def test_what_is_no_range_is_refused(text: str, message: str) -> None:
 def test_searches_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         search(**settings)
+
+
+def test_both_ends_of_each_interval_and_each_choice_are_planned_before_anything_is_trained() -> None:
+    made = search(search={"space": {"algo.gamma": "interval(0.5,1.06)", "algo.t_max": "choice(5,10,20)"}})
+    overrides = [[o for o in arm.overrides if o.startswith("algo.")] for arm in made.ends.arms]
+    gammas, lengths = ["0.5", "1.06", *["0.5"] * 3], ["5", "5", "5", "10", "20"]
+    assert overrides == [[], *([f"algo.gamma={g}", f"algo.t_max={t}"] for g, t in zip(gammas, lengths, strict=True))]
+
+
+def test_a_search_may_be_asked_to_stop_between_two_batches(tmp_path: Path) -> None:
+    made, trainer = search(search={"trials": 6, "batch": 2}), Trainer()
+
+    def asked_after_the_first(plan: SweepPlan) -> None:
+        trainer.train(plan)
+        (plan.folder / STOP).touch()
+
+    with pytest.raises(Interrupted):
+        run_trials(made, tmp_path, lambda study: trainer.plan(study, tmp_path / TRIALS), asked_after_the_first)
+    assert len(trials_of(tmp_path)) == 1 + 2 * 2
+    (tmp_path / TRIALS / STOP).touch()
+    with pytest.raises(Interrupted):
+        sweeps.refuse_stopped(tmp_path / TRIALS)
+    sweeps.refuse_stopped(tmp_path / TRIALS)
 
 
 def test_an_override_holds_for_all_trials() -> None:

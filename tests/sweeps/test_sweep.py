@@ -35,7 +35,7 @@ from ablate.cli import hydra_app
 from ablate.cli.arguments import complete_arguments, quoted
 from ablate.cli.compose import CellComposer, compose_and_plan
 from ablate.cli.resolvers import register
-from ablate.config.choices import ScoreUnit, Source, Statistic
+from ablate.config.choices import Sampler, ScoreUnit, Source, Statistic
 from ablate.config.schema import ConfigError, MetricConfig, SweepConfig
 from ablate.config.serial import to_dict
 from ablate.envs.make import kind_of
@@ -44,7 +44,7 @@ from ablate.paths import portable
 from ablate.records.files import write_json
 from ablate.records.manifest import write_status
 from ablate.records.schema import CELL, COLUMNS, EPISODES, MANIFEST, REPORT, STATUS, STUDY, STUDY_SOURCE
-from ablate.records.study_file import read_study
+from ablate.records.study_file import SearchRecord, read_study
 from ablate.runs.run import RunFailed
 from ablate.sweeps import live, train_cell
 from ablate.sweeps.cell import STOP
@@ -914,9 +914,14 @@ def test_cells_of_which_a_launcher_says_nothing_are_lost(plan_of: Folder, capsys
     assert set(load_sweep(plan.folder).cells["reason"]) == {"lost: its process left no message"}
 
 
-def test_a_sweep_that_is_asked_to_stop_is_interrupted(plan_of: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("trials", [False, True], ids=["study", "trials of a search"])
+def test_a_sweep_that_is_asked_to_stop_is_interrupted(
+    trials: bool, plan_of: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The request comes when the launcher has already seen it, and all cells have not started: none is lost."""
     plan = plan_of("study")
+    if trials:
+        plan = plan._replace(study=replace(plan.study, search=SearchRecord({}, Sampler.random, 0, 1, [5])))
 
     def asked(jobs: Any) -> list[Any]:
         (plan.folder / STOP).touch()
@@ -926,7 +931,8 @@ def test_a_sweep_that_is_asked_to_stop_is_interrupted(plan_of: Folder, capsys: p
         run(plan, asked, lambda cell: [])
     assert stopped.value.signal == signal.SIGTERM
     out = capsys.readouterr().out
-    assert "sweep     0 of 4 cells completed, 4 not started\nrepeat the command to continue\n" in out
+    assert ("sweep     0 of 4 cells completed, 4 not started\n" in out) is not trials
+    assert "repeat the command to continue\n" in out
     assert not (plan.folder / STOP).exists()
     swept(plan_of("study"))
 

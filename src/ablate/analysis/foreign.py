@@ -93,7 +93,7 @@ def load_foreign(
     cells, tables = [], []
     for run in found:
         table, cut = _up_to(run.rows.table, config.total_steps)
-        state, reason = _state(run, config.total_steps)
+        state, reason = _state(run, table, config.total_steps)
         seconds = float(table["time"].iloc[-1]) if len(table) else np.nan
         cells.append(_cell(run.arm, run.seed or 0, state, reason, seconds))
         if cut:
@@ -104,8 +104,10 @@ def load_foreign(
     there = {(run.arm, run.seed) for run in found}
     cells += [_cell(arm, seed, "missing", "", np.nan) for arm, seed in absent if (arm, seed) not in there]
     if not tables:
-        raise ConfigError(f"--runs {runs}: no run has completed: {cells[0]['arm']}/seed={cells[0]['seed']} has "
-                          f"{cells[0]['state']} ({cells[0]['reason']})")  # fmt: skip
+        ended = next((cell for cell in cells if cell["state"] != "missing"), None)
+        why = f"{ended['arm']}/seed={ended['seed']} has {ended['state']} ({ended['reason']})" if ended else ""
+        why = why or f"none has one of sweep.seeds={config.seeds}"
+        raise ConfigError(f"--runs {runs}: no run has completed: {why}")
     if config.total_steps is None:
         _refuse_unequal(found)
     rows = pd.concat(tables, ignore_index=True)
@@ -196,7 +198,11 @@ def _matches(arm: str, patterns: list[str], runs: Path) -> list[Path]:
     for pattern in patterns:
         if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
             raise ConfigError(f"sweep.arms.{arm}.runs={pattern}: a pattern starts in the folder of --runs")
-        if not (matched := [path for path in runs.glob(pattern.rstrip("/")) if not path.name.startswith(".")]):
+        try:
+            matched = [path for path in runs.glob(pattern.rstrip("/")) if not path.name.startswith(".")]
+        except (ValueError, IndexError, NotImplementedError) as error:
+            raise ConfigError(f"sweep.arms.{arm}.runs={pattern}: no pattern of paths, such as {arm}_*") from error
+        if not matched:
             there = _listed([path.name for path in _natural(list(runs.iterdir())) if not path.name.startswith(".")])
             raise ConfigError(f"sweep.arms.{arm}.runs={pattern}: nothing in {runs} matches (there are: {there})")
         paths += [path for path in matched if path not in paths]
@@ -323,12 +329,13 @@ def _up_to(table: pd.DataFrame, total_steps: int | None) -> tuple[pd.DataFrame, 
     return table[inside].reset_index(drop=True), int((~inside).sum())
 
 
-def _state(run: _Run, total_steps: int | None) -> tuple[str, str]:
-    """Whether a run has completed, and else why it counts as failed."""
-    table = run.rows.table
-    if table.empty:
+def _state(run: _Run, table: pd.DataFrame, total_steps: int | None) -> tuple[str, str]:
+    """Whether a run has completed, and else why it counts as failed. table: its rows up to total_steps."""
+    if run.rows.table.empty:
         return "failed", f"ended before its first score{f' ({run.unread})' if run.unread else f' ({run.place})'}"
-    last = float(table["step"].iloc[-1])
+    if table.empty:
+        return "failed", f"no score up to step {total_steps:,} ({run.place})"
+    last = float(run.rows.table["step"].iloc[-1])
     if total_steps is not None and last < COMPLETE * total_steps:
         return "failed", f"ended at step {last:,.0f} of {total_steps:,} ({run.place})"
     return "completed", ""

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ablate.config.choices import Axis, ScoreUnit, Source, Until
 from ablate.config.schema import ConfigError
-from ablate.config.serial import differing_key, flat
+from ablate.config.serial import differing_key, differing_keys
 from ablate.records.files import is_file, read_file
 from ablate.records.run_files import (
     Attempt,
@@ -304,7 +304,7 @@ def read_cell(folder: Path, config: dict[str, Any], seed: int) -> dict[str, Any]
 def _refuse_other_cell(path: Path, ours: dict[str, Any], needed: dict[str, Any]) -> None:
     """Raise ConfigError if a manifest's configuration is not the one that the study has for this cell."""
     if key := differing_key(ours, needed):
-        here, there = (flat(values).get(key, "not set") for values in (ours, needed))
+        here, there = ("not set" if value is None else value for value in differing_keys(ours, needed)[key])
         raise ConfigError(
             f"{path}: it is of another cell: {key} is {here} here, {there} in the study; put the cell's own folder back"
         )

@@ -114,6 +114,7 @@ def _kind(reason: str) -> str:
     known = {
         "diverged": "diverged", "hangs": "hung", "stopped after": "timed out", "lost": "lost",
         "ended at step": "ended early", "ended before its first score": "ended early",
+        "no score up to": "without a score",
     }  # fmt: skip
     return next((kind for text, kind in known.items() if text in reason), "crashed")
 

@@ -17,7 +17,7 @@ from types import FrameType
 
 import gymnasium
 import numpy as np
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.progress import Progress, TextColumn
 from yaml import YAMLError
@@ -29,7 +29,7 @@ from ablate.config.choices import ActionChoice, Display
 from ablate.config.derived import evaluation_horizon, horizon_notes
 from ablate.config.plugins import import_plugins
 from ablate.config.schema import LARGEST, LARGEST_SEED, Config, ConfigError
-from ablate.config.serial import from_dict
+from ablate.config.serial import read_config
 from ablate.config.validation import suggest
 from ablate.envs.make import kind_of
 from ablate.parallel.closing import close_now, closing_at_end
@@ -106,7 +106,7 @@ def evaluate(options: Options) -> None:
     import_plugins(options.plugins)
     path = find_checkpoint(locate(options.run))
     checkpoint = read_checkpoint(path)
-    config = from_dict(checkpoint.state["config"])
+    config = read_config(path, checkpoint.state["config"])
     folder = next((f for f in path.parents[:2] if (f / MANIFEST).exists()), path.parent)
     horizon = options.horizon or evaluation_horizon(config)
     fps = drawing_rate(config) if options.video or options.frames else 0.0
@@ -175,6 +175,8 @@ def read_options(arguments: list[str]) -> Options:
     run = ""
     for argument in arguments:
         key, _, value = argument.partition("=")
+        if value == MISSING:
+            raise ConfigError(f"{argument}: no value")
         if key == "run":
             run = value  # any path, also one with characters that have a meaning in YAML
             continue
@@ -184,7 +186,9 @@ def read_options(arguments: list[str]) -> Options:
             values = OmegaConf.merge(values, OmegaConf.from_dotlist([argument]))
             OmegaConf.resolve(values)
         except (OmegaConfBaseException, YAMLError) as error:
-            raise ConfigError(f"{argument}: {str(error).splitlines()[0]}") from error
+            why = "a list is needed" if "is not a ListConfig" in str(error) else str(error).splitlines()[0]
+            example = f", as in {key}=[{value}]" if why.startswith("a list") else ""
+            raise ConfigError(f"{argument}: {why}{example}") from error
     options = OmegaConf.to_object(values)
     assert isinstance(options, Options)
     options.run = run
@@ -271,7 +275,10 @@ def shown_env(config: Config, horizon: int | None, render_mode: str | None) -> g
 def drawing_rate(config: Config) -> float:
     """Steps per second of a film. Raises ConfigError before anything is played if there are no frames to draw."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws frames without a screen
-    env = shown_env(config, None, "rgb_array")
+    try:
+        env = shown_env(config, None, "rgb_array")
+    except ConfigError as error:
+        raise ConfigError(f"{error}; frames need an environment with render_mode=rgb_array") from error
     try:
         if "rgb_array" not in (env.metadata.get("render_modes") or ()):
             raise ConfigError(f"{config.env.id}: this environment cannot draw its frames (render_mode rgb_array)")

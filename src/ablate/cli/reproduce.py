@@ -11,12 +11,12 @@ from pathlib import Path
 from ablate.cli.arguments import import_named
 from ablate.config.choices import Schedule
 from ablate.config.schema import ConfigError
-from ablate.config.serial import config_hash, from_dict
+from ablate.config.serial import config_hash, read_config
 from ablate.paths import OUTPUTS, locate, shown
 from ablate.records.csv_writer import read_rows
 from ablate.records.manifest import differences, provenance
 from ablate.records.run_files import read_manifest, read_status
-from ablate.records.schema import EPISODES, EVALUATIONS, UPDATES, WALL_CLOCK_COLUMNS
+from ablate.records.schema import EPISODES, EVALUATIONS, MANIFEST, UPDATES, WALL_CLOCK_COLUMNS
 from ablate.runs.plan import plan
 from ablate.runs.run import RunFailed, new_folder, run
 
@@ -41,7 +41,7 @@ def reproduce(arguments: Sequence[str]) -> None:
         raise ConfigError(
             f"{given}: its status is {status.state if status else 'missing'}; only a completed run can be compared"
         )
-    config = from_dict(manifest.config)
+    config = read_config(folder / MANIFEST, manifest.config)
     for line in differences(asdict(manifest), provenance([])):
         print(f"note     {line}")
     for resume in manifest.resumes:

@@ -109,6 +109,8 @@ def collect(folder: Path) -> None:
     if states["failed"]:
         first = "remove their folders, and then " * (sweep.study.until is Until.decided)
         _incomplete(f"{counts}; to run them again: {first}{_command(folder)}")
+    if sweep.study.has_trials:
+        _incomplete(f"these are a search's trials, and it has made no comparison yet; to go on: {_command(folder)}")
     if more := [verdict.id for verdict in judged(sweep) if verdict.wants_seeds]:
         _incomplete(f"{', '.join(more)} may be settled by more seeds; to run them: {_command(folder)}")
 
@@ -125,7 +127,8 @@ def stop(folder: Path) -> None:
     is named by its id, which could be another's by now: whether something runs is known by its locks."""
     (folder / STOP).touch()  # also if nothing runs: jobs of a killed sweep may be queued
     if not runs(folder):
-        print(f"nothing runs in {shown(folder)}")
+        more = "; its search, if it is between two batches, ends before the next" * read_study(folder).has_trials
+        print(f"nothing runs in {shown(folder)}{more}")
         return
     print("stopping: running cells write their checkpoints", flush=True)
     while runs(folder):
@@ -145,7 +148,9 @@ def _command(folder: Path) -> str:
     study = read_study(folder)
     program, *arguments = study.provenance.command
     seeds = f"sweep.seeds={','.join(map(str, study.seeds))}"
-    arguments = [seeds if a.startswith("sweep.seeds=") else a for a in arguments if not a.startswith("sweep.only=")]
+    if not study.has_trials:  # whose seeds are those of the tuning
+        arguments = [seeds if a.startswith("sweep.seeds=") else a for a in arguments]
+    arguments = [argument for argument in arguments if not argument.startswith("sweep.only=")]
     return shlex.join([*(["python", program] if program.endswith(".py") else program.split()), *arguments])
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 from ablate.compiled.envs import ENVIRONMENTS, find_environment
 from ablate.config.schema import Config, ConfigError, EnvConfig
 
 
-def why_not(config: Config, network: str) -> str:
-    """Which part of the configuration (network, device, environment) has no kernel; empty if all parts have one.
+def why_not(config: Config, network: str, known: frozenset[str]) -> str:
+    """Which part of the configuration (network, device, environment, algorithm) has no kernel; empty if all have one.
 
-    network: the model.name that has kernels."""
+    network: the model.name that has kernels. known: the keys of the algorithm that its kernels compute with, or that
+    make no difference to them. So a key that is added later is not silently ignored."""
     if config.model.name != network:
         return f"model={config.model.name} has no kernel"
     if config.device not in ("cpu", ["cpu"]):
@@ -19,8 +21,12 @@ def why_not(config: Config, network: str) -> str:
     module = find_environment(config.env.id)
     if module is None:
         return f"{config.env.id} has no kernel (there are: {', '.join(sorted(ENVIRONMENTS))})"
-    unknown = [key for key in config.env.kwargs if key not in module.Parameters._fields]
-    return f"{config.env.id} has no kernel with {', '.join(unknown)}" if unknown else ""
+    if unknown := [key for key in config.env.kwargs if key not in module.Parameters._fields]:
+        return f"{config.env.id} has no kernel with {', '.join(unknown)}"
+    for key in fields(config.algo):
+        if key.name not in known and (value := getattr(config.algo, key.name)) != key.default:
+            return f"algo.{key.name}={value} has no kernel"
+    return ""
 
 
 def check_arguments(env: EnvConfig) -> None:

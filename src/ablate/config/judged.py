@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field, fields, is_dataclass
+from dataclasses import asdict, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -109,6 +109,12 @@ def _checked(values: dict[str, Any]) -> JudgedConfig:
     for i, claim in enumerate(study.claims):
         if absent := [item.name for item in fields(claim) if getattr(claim, item.name) == MISSING]:
             raise ConfigError(f"sweep.claims[{i}]: it has no {absent[0]}")
+        if claim.environment is not None:
+            raise ConfigError(f"sweep.claims[{i}].environment={claim.environment}: judged runs are of one environment")
+    named: dict[str, str] = {}
+    for role, column in asdict(study.runs.columns).items() if study.runs.columns else ():
+        if column and (other := named.setdefault(column, role)) != role:
+            raise ConfigError(f"sweep.runs.columns.{role}={column}: it is also the column of {other}")
     for name, metric in study.metrics.items():
         if metric.statistic == MISSING:
             raise ConfigError(f"sweep.metrics.{name}: it has no statistic; one of {', '.join(Statistic)}")
@@ -126,7 +132,8 @@ def default_metrics(source: str) -> dict[str, Any]:
 
 def _misfit(error: ValidationError) -> str:
     first = error.errors()[0]
-    parts = [str(part) for part in first["loc"] if not (isinstance(part, str) and ("[" in part or part == "str"))]
+    of_types = ("str", "constrained-str")  # pydantic's, between the keys
+    parts = [str(part) for part in first["loc"] if not (isinstance(part, str) and ("[" in part or part in of_types))]
     key = ".".join(["sweep", *parts])
     if first["type"] in ("missing", "missing_keyword_only_argument"):
         return f"{key}: it is missing"

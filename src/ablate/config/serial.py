@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from ablate.config.choices import Precision
 from ablate.config.plugins import refuse_unknown_plugins
@@ -64,6 +67,14 @@ def with_new_names(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def read_config(path: Path, values: dict[str, Any]) -> Config:
+    """The checked configuration that a file holds. Raises ConfigError, which names the file."""
+    try:
+        return from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
 def from_dict(values: dict[str, Any]) -> Config:
     """The checked configuration from the result of `to_dict`, as files store it. Raises ConfigError."""
     values = with_new_names(values)
@@ -78,6 +89,8 @@ def from_dict(values: dict[str, Any]) -> Config:
         schema[group] = OmegaConf.structured(options[name])
     try:
         return validate(OmegaConf.merge(schema, _plain(values)))  # type: ignore[arg-type]
+    except ConfigKeyError as error:
+        raise ConfigError(f"stored configuration: {error.full_key}: this version has no such key") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"stored configuration: {str(error).splitlines()[0]}") from error
 
@@ -104,21 +117,52 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return dotted
 
 
+def differing_keys(ours: dict[str, Any], needed: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys in which two stored configurations differ, each with both values.
+
+    Only keys that change the records count, and the seed. A key that was added later has its default in older files.
+    Raises ConfigError if they are no configurations."""
+    here, there = (flat(_with_later_keys(with_new_names(values))) for values in (ours, needed))
+    compared = (key for key in sorted({*here, *there}) if key == "seed" or key.split(".")[0] not in NOT_COMPARED)
+    return {key: (here.get(key), there.get(key)) for key in compared if here.get(key) != there.get(key)}
+
+
 def differing_key(ours: dict[str, Any], needed: dict[str, Any]) -> str | None:
     """The first key in which a stored configuration is not the one that a cell needs; None if it is.
 
-    Only keys that change the records count, and the seed. precision=auto: the machine of the cell decides it.
-    Raises ConfigError if they are no configurations."""
-    here, there = flat(with_new_names(ours)), flat(with_new_names(needed))
-    if there.get("precision") == Precision.auto:
-        there["precision"] = here.get("precision")
-    compared = (key for key in sorted({*here, *there}) if key == "seed" or key.split(".")[0] not in NOT_COMPARED)
-    return next((key for key in compared if here.get(key) != there.get(key)), None)
+    precision=auto: the machine of the cell decides it. Raises ConfigError if they are no configurations."""
+    if needed.get("precision") == Precision.auto:
+        needed = {**needed, "precision": with_new_names(ours).get("precision", Precision.auto)}
+    return next(iter(differing_keys(ours, needed)), None)
+
+
+def _with_later_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """Stored values with the defaults of the keys that they lack."""
+    values = {**_defaults_of(Config), **values}
+    schemas: dict[str, Any] = {f.name: f.default_factory for f in fields(Config) if is_dataclass(f.default_factory)}
+    schemas |= {group: options.get(str((values.get(group) or {}).get("name"))) for group, options in SCHEMAS.items()}
+    for group, schema in schemas.items():
+        if schema is not None and values.get(group) is not None:
+            values[group] = {**_defaults_of(schema), **values[group]}
+    return values
+
+
+@cache
+def _defaults_of(schema: type[Any]) -> dict[str, Any]:
+    """The keys of a schema that have a default, with it; without groups of keys."""
+    keys = {f.name: f.default for f in fields(schema) if f.default not in (dataclasses.MISSING, MISSING)}
+    keys |= {f.name: f.default_factory() for f in fields(schema) if f.default_factory in (list, dict)}
+    return {name: json.loads(json.dumps(default)) for name, default in keys.items()}
 
 
 def config_hash(config: Config) -> str:
     """Eight hexadecimal digits that name the configuration: the same for the same experiment."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:8]
+    return digest(to_dict(config))
+
+
+def digest(values: Any) -> str:
+    """Eight hexadecimal digits that name plain JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def quoted(value: str) -> str:

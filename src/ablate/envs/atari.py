@@ -104,10 +104,9 @@ class AtariGame(gymnasium.Env):
         # Some games go on for some frames with no life left. They end when the emulator reports it (as in baselines).
         life_lost = 0 < lives < self._lives and not emulator_over
         self._lives = lives
-        truncated = self._steps >= self._max_steps and not emulator_over
-        terminated = emulator_over or (
-            life_lost and self._ends_on_life_loss and not truncated
-        )  # a cut game is not over
+        truncated = self._steps >= self._max_steps
+        # The life of a cut game may be lost, but its game is not over.
+        terminated = emulator_over or (life_lost and self._ends_on_life_loss and not truncated)
         if life_lost and self._fires and not (terminated or truncated):
             points += self._play(FIRE)
         self._game_over = emulator_over or truncated

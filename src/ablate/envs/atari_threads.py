@@ -41,7 +41,9 @@ class AtariThreads:
         self._steps = np.zeros(games, np.int64)  # of the current games
         self._observations, info = self._envs.reset()
         self._lives = info["lives"]
-        self._cut = np.zeros(games, np.bool_)  # truncated by the limit: the next reset starts a new game
+        self._cut = np.zeros(
+            games, np.bool_
+        )  # by the limit, and the emulator goes on: the next reset starts a new game
 
     def step(self, actions: np.ndarray) -> Iterator[Stepped]:
         self._observations, points, emulator_over, _, info = self._envs.step(actions)
@@ -49,16 +51,17 @@ class AtariThreads:
         self._steps += 1
         life_lost = (info["lives"] > 0) & (info["lives"] < self._lives) & ~emulator_over  # as in AtariGame
         self._lives = info["lives"]
-        self._cut = (self._steps >= self._max_steps) & ~emulator_over
+        truncated = self._steps >= self._max_steps
+        self._cut = truncated & ~emulator_over
         ages = self._steps.copy()
         self._steps[emulator_over] = 0
-        terminated = emulator_over | (life_lost & self._ends_on_life_loss & ~self._cut)
+        terminated = emulator_over | (life_lost & self._ends_on_life_loss & ~truncated)
         rewards = np.sign(points) if self._clips else points
         for e in range(len(emulator_over)):
-            game_over = bool(emulator_over[e] or self._cut[e])
+            game_over = bool(emulator_over[e] or truncated[e])
             observation = _padded(last[e] if emulator_over[e] else self._observations[e], ages[e])
-            reward, truncated = float(rewards[e]), bool(self._cut[e])
-            yield Stepped(observation, reward, bool(terminated[e]), truncated, float(points[e]), game_over)
+            flags = bool(terminated[e]), bool(truncated[e])
+            yield Stepped(observation, float(rewards[e]), *flags, float(points[e]), game_over)
 
     def reset(self, env_index: int, seed: int | None) -> np.ndarray:
         e = env_index

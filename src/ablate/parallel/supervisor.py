@@ -142,10 +142,11 @@ class Supervisor:
                 silent = min(silent, now - self._awake_since)
             if silent is not None and silent > self._hang_timeout_s:
                 raise ChildFailed(f"{child.name} hangs: no step for {silent:.0f} s (hang_timeout_s)")
-            startup_s = COMPILATION_S if self._shared.compiles else STARTUP_S
+            limit = max(self._hang_timeout_s, COMPILATION_S if self._shared.compiles else STARTUP_S)
             waited = time.monotonic() - max(self._shared.started, self._awake_since)
-            if silent is None and waited > max(self._hang_timeout_s, startup_s):
-                raise ChildFailed(f"{child.name} hangs: no first step after {startup_s:.0f} s")
+            if silent is None and waited > limit:
+                longer = f"hang_timeout_s={2 * limit:.0f} waits longer"
+                raise ChildFailed(f"{child.name} hangs: no first step after {limit:.0f} s; {longer}")
 
     def _received(self, name: str) -> Iterator[tuple[str, Any]]:
         """The next message of a child, except that it is done. Raises its ChildFailed, EOFError or OSError."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import field
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
@@ -22,7 +23,7 @@ from ablate.paths import ROOT
 from ablate.records.files import is_file, misfit, replace_atomically
 from ablate.records.run_files import Totals
 from ablate.records.schema import LAST_CHECKPOINT, MANIFEST
-from ablate.types import EnvSpec
+from ablate.types import EnvSpec, EpisodeRecord
 
 CHECKPOINT_VERSION = 3
 
@@ -53,7 +54,8 @@ class BestState(PolicyState):
 
 @dataclass
 class LastState(PolicyState):
-    """The last checkpoint of a run, from which it is resumed. workers: the own state of each member, by its number."""
+    """The last checkpoint of a run, from which it is resumed. workers: the own state of each member, by its number.
+    beyond: the episodes that ended after the `max_episodes`-th; older checkpoints lack them."""
 
     counters: Totals
     wall_time_s: float
@@ -62,6 +64,7 @@ class LastState(PolicyState):
     starts: int
     turns: list[int]
     workers: dict[str, dict[str, Any]]
+    beyond: list[EpisodeRecord] = field(default_factory=list)
 
 
 KINDS = {PolicyState: "a policy", BestState: "the best policy", LastState: "the last state of a run"}

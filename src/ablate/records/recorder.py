@@ -17,7 +17,10 @@ SHOWN = 20  # how many of the last episodes, and of the last rows of updates.csv
 
 
 class Recorder:
-    """Writes episodes.csv and updates.csv. `episodes` counts the rows; rows beyond `max_episodes` are not written."""
+    """Writes episodes.csv and updates.csv. `episodes` counts the rows of the first.
+
+    beyond: the records of episodes that ended after the `max_episodes`-th, which are not written. A resume with a
+    larger limit needs them."""
 
     def __init__(
         self,
@@ -31,6 +34,7 @@ class Recorder:
         self._folder, self._logs = folder, logs or Logs()
         self._max_episodes = max_episodes
         self.episodes = 0
+        self.beyond: list[EpisodeRecord] = []
         self.moving_average: float | None = None
         # Only for the display.
         self.mean_evaluation: float | None = None
@@ -44,7 +48,8 @@ class Recorder:
 
     def episode(self, record: EpisodeRecord) -> None:
         if self._max_episodes is not None and self.episodes >= self._max_episodes:
-            return  # it was under way when the run's last episode ended
+            self.beyond.append(record)
+            return
         self.episodes += 1
         self._returns.append(record.episodic_return)
         mean = record.episodic_return / record.episodic_length

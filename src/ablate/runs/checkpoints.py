@@ -10,6 +10,7 @@ from ablate.config.serial import to_dict
 from ablate.parallel.shared import SharedState
 from ablate.play.evaluator import frozen_normalisation
 from ablate.records.checkpoint import Checkpoint, write_checkpoint
+from ablate.records.recorder import Recorder
 from ablate.records.schema import LAST_CHECKPOINT, REPLAY_FILES
 from ablate.runs.plan import Resolved
 from ablate.types import Counters, ProcessState
@@ -39,9 +40,7 @@ class Checkpoints:
         """Whether a process was stopped during an evaluation, or before one that was due."""
         return any(state.state.get("owes_evaluation", False) for state in self._states.values())
 
-    def make(
-        self, counters: Counters, moving_average: float | None, evaluations_done: int, owes_evaluation: bool
-    ) -> Checkpoint:
+    def make(self, counters: Counters, recorder: Recorder, evaluations_done: int, owes_evaluation: bool) -> Checkpoint:
         """A copy of the state now. All processes that train must be paused or have ended."""
         shared = self._shared
         statistics = zip(self._run.config.optimizer.statistics, shared.statistics_views(), strict=True)
@@ -60,7 +59,8 @@ class Checkpoints:
                 "env_spec": asdict(self._run.spec),
                 "counters": counters._asdict(),
                 "wall_time_s": shared.wall_time_s(),
-                "moving_average": moving_average,
+                "moving_average": recorder.moving_average,
+                "beyond": recorder.beyond,
                 "evaluations_done": evaluations_done,
                 "owes_evaluation": owes_evaluation,
                 "starts": self._starts,

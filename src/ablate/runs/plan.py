@@ -15,7 +15,7 @@ from ablate.compiled.support import check_arguments
 from ablate.config.choices import Backend, ScheduleKind
 from ablate.config.derived import cuda_index, devices, limit_reached
 from ablate.config.schema import LARGEST, Config, ConfigError
-from ablate.config.serial import differing_key, flat, from_dict, to_dict
+from ablate.config.serial import differing_key, flat, from_dict, read_config, to_dict
 from ablate.config.validation import refusal, refuse_contradictions
 from ablate.envs.make import kind_of, remember_spec, spec_of
 from ablate.nn.architecture import Architecture, architecture_of, initial_parameters
@@ -80,7 +80,7 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
         folder = locate(config.resume)
         try:
             manifest = read_manifest(folder)
-            own = _stored_config(folder / MANIFEST, manifest.config)
+            own = read_config(folder / MANIFEST, manifest.config)
             resumed = _last_checkpoint(folder, manifest, own)
         except ConfigError as error:
             raise NotResumable(f"resume={config.resume}: {error}") from error
@@ -182,17 +182,9 @@ def _last_checkpoint(folder: Path, manifest: Manifest, own: Config) -> Checkpoin
     return checkpoint
 
 
-def _stored_config(path: Path, values: dict[str, Any]) -> Config:
-    """The configuration that a file holds. Raises ConfigError, which names the file."""
-    try:
-        return from_dict(values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
 def _refuse_other_run(path: Path, checkpoint: Checkpoint, own: Config) -> None:
     """Raise ConfigError if the checkpoint is of a run with another configuration than `own`, the manifest's."""
-    ours, theirs = (flat(to_dict(config)) for config in (own, _stored_config(path, checkpoint.state["config"])))
+    ours, theirs = (flat(to_dict(config)) for config in (own, read_config(path, checkpoint.state["config"])))
     first = ("algo.name", "env.id", "model.name", "seed")  # these say most
     for key in sorted({*ours, *theirs}, key=lambda key: (key not in first, key)):
         there, here = theirs.get(key, "not set"), ours.get(key, "not set")

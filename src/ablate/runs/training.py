@@ -85,7 +85,11 @@ class Training:
         first_step = None if run.new else counters.steps + bool(resumed)
         self._recorder = Recorder(folder, record, config.max_episodes, open_logs(folder, config, first_step))
         self._recorder.episodes = counters.episodes
-        self._recorder.moving_average = resumed.state["moving_average"] if resumed else None
+        if resumed:
+            self._recorder.moving_average = resumed.state["moving_average"]
+            for episode in resumed.state.get("beyond", []):
+                self._recorder.episode(EpisodeRecord(*episode))
+                self.shared.count(steps=0, episodes=1, updates=0)
 
     def _trainer(self, index: int, process: Process) -> Child:
         config, resumed = self._config, self._run.resumed
@@ -257,9 +261,7 @@ class Training:
         return self._evaluation_left or self._checkpoints.owes_evaluation
 
     def _checkpoint(self) -> Checkpoint:
-        return self._checkpoints.make(
-            self._counters(), self._recorder.moving_average, self._evaluations_done, self._owes_evaluation
-        )
+        return self._checkpoints.make(self._counters(), self._recorder, self._evaluations_done, self._owes_evaluation)
 
     def _write_checkpoint(self) -> None:
         self._recorder.flush()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import shutil
 import sys
 import tempfile
@@ -17,7 +15,7 @@ from typing import Any, NamedTuple
 from ablate.algos.algorithm import algorithm_of
 from ablate.config.choices import Until
 from ablate.config.schema import Config, ConfigError
-from ablate.config.serial import NOT_COMPARED, differing_key, flat, from_dict, to_dict
+from ablate.config.serial import differing_key, differing_keys, digest, from_dict, to_dict
 from ablate.parallel.machine import available_bytes
 from ablate.parallel.signals import Interrupted, Signals
 from ablate.paths import nearest_existing, shown
@@ -40,7 +38,7 @@ PROBE_S = 30.0  # a probe is stopped after this time, and its measurements so fa
 STATES_BEFORE = ("failed", "interrupted", "running", "damaged")  # of cells that are to run
 MOST_PROBES = 4  # at most this many kinds of arms are probed; steps of further kinds count like those of one of these
 COSTS = ("t_max", "batch_size", "train_freq", "n_step")  # keys of an algorithm on which the time of a step depends
-MOST_NAMED = 3  # arms without a probe that are named
+MOST_NAMED = 3  # arms without a probe, or differing keys
 
 
 @dataclass(frozen=True)
@@ -79,18 +77,17 @@ def make_plan(study: Study, configs: dict[str, Config], folder: Path) -> SweepPl
     and other configurations, the sweep's folder is <folder>-<hash>. Raises ConfigError."""
     refuse_incomparable(configs, may_be_same=study.has_trials)  # a trial may be the default
     references_of(study.settings, study.crossed, configs)
-    identities = {arm: identity(config) for arm, config in configs.items()}
     stored = stored_study(folder)
     stored_arms = stored.arms if stored else {}
     moved = ""
-    if changed := [arm for arm, own in identities.items() if arm in stored_arms and stored_arms[arm].identity != own]:
-        arm = changed[0]
-        moved = f"{shown(folder)} has {arm} with {_differing(stored_arms[arm], configs[arm])}"
+    known = (arm for arm in configs if arm in stored_arms)
+    if changed := next(((arm, keys) for arm in known if (keys := _differing(stored_arms[arm], configs[arm]))), None):
+        moved = f"{shown(folder)} has {changed[0]} with {changed[1]}"
     elif stored and bool(stored.crossed) != bool(study.crossed):
         moved = f"{shown(folder)} has a study with{'out' * (not stored.crossed)} sweep.environments"
     if moved:
-        digest = hashlib.sha256(json.dumps(identities, sort_keys=True).encode()).hexdigest()[:8]
-        folder = folder.with_name(f"{folder.name}-{digest}")
+        identities = {arm: identity(config) for arm, config in configs.items()}
+        folder = folder.with_name(f"{folder.name}-{digest(identities)}")
     elif others := _others(stored_arms, configs):
         try:
             refuse_incomparable({**others, **configs}, may_be_same=True)
@@ -118,13 +115,10 @@ def _others(stored: dict[str, StudyArm], configs: dict[str, Config]) -> dict[str
 
 
 def _differing(arm: StudyArm, config: Config) -> str:
-    """The settings of a stored arm that differ from this configuration, in a few words."""
-    old, new = flat(arm.config), flat(to_dict(config))
-    keys = [
-        key for key in sorted({*old, *new}) if key.split(".")[0] not in NOT_COMPARED and old.get(key) != new.get(key)
-    ]
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(f"{key}={old.get(key)} (now {new.get(key)})" for key in keys[:3]) + more
+    """The settings of a stored arm that differ from this configuration, in a few words; empty if none does."""
+    keys = differing_keys({**arm.config, "seed": config.seed}, to_dict(config))
+    more = f" and {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else ""
+    return ", ".join(f"{key}={old} (now {new})" for key, (old, new) in list(keys.items())[:MOST_NAMED]) + more
 
 
 def stored_study(folder: Path) -> StudyFile | None:

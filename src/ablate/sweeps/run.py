@@ -80,8 +80,9 @@ def _run(
             raise ConfigError(f"{plan.folder}: another sweep has just used it; repeat the command")
         plan = now  # the other sweep may have completed cells
         _tidy(plan)
-        for name in (STOP, DETACHED):  # of the last start
-            (plan.folder / name).unlink(missing_ok=True)
+        if not plan.study.has_trials:  # a search may have been asked to stop between two batches
+            (plan.folder / STOP).unlink(missing_ok=True)  # of the last start, as the next
+        (plan.folder / DETACHED).unlink(missing_ok=True)
         record_study(plan)
         with Signals() as signals:
             watch = _Watch(plan, signals)
@@ -104,7 +105,7 @@ def _run(
         let_go(plan.folder)  # if it had nothing to run
         (plan.folder / STOP).unlink(missing_ok=True)
         if plan.study.has_trials:
-            _refuse_unfinished(watch, signals)
+            _refuse_unfinished(plan, watch, signals)
             return
         if plan.study.settings.until is Until.decided:  # the other cells were not needed
             asked = [cell for cell in plan.cells if cell.folder.exists() or cell in watch.outcomes]
@@ -334,15 +335,25 @@ def _record_lost(cell: Cell, outcome: Outcome) -> None:
         print(f"{cell.folder / CELL} could not be written: {error}", file=sys.stderr)
 
 
-def _refuse_unfinished(watch: _Watch, signals: Signals) -> None:
+def _refuse_unfinished(plan: SweepPlan, watch: _Watch, signals: Signals) -> None:
     """Raise Interrupted or RunFailed if cells were stopped before their end."""
-    if signals.received is not None:
+    if signals.received is not None or watch.asked_to_stop:
         print("repeat the command to continue")
-        raise Interrupted(signals.received)
+        raise Interrupted(signals.received or signal.SIGTERM)
     if watch.stopping:
         raise RunFailed(watch.stopping)
     if interrupted := sum(outcome.outcome == "interrupted" for outcome in watch.outcomes.values()):
-        raise RunFailed(f"{interrupted} cells were interrupted; repeat the command to continue them")
+        raise RunFailed(
+            f"{interrupted} of {len(plan.cells)} cells were interrupted; repeat the command to continue them"
+        )
+
+
+def refuse_stopped(folder: Path) -> None:
+    """Raise Interrupted if the sweep in this folder has been asked to stop."""
+    if (folder / STOP).exists():
+        (folder / STOP).unlink()
+        print("repeat the command to continue")
+        raise Interrupted(signal.SIGTERM)
 
 
 def _report(plan: SweepPlan, watch: _Watch, signals: Signals, live: LiveReport) -> None:
@@ -350,7 +361,6 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals, live: LiveReport) 
     states = Counter(outcome.outcome for outcome in watch.outcomes.values())
     skipped = sum(cell.state == "completed" for cell in plan.cells)
     failed = [cell for cell, outcome in watch.outcomes.items() if outcome.outcome == "failed"]
-    interrupted = [cell for cell, outcome in watch.outcomes.items() if outcome.outcome == "interrupted"]
     again = "repeat the command to run them again"
     if plan.study.settings.until is Until.decided:  # a claim must not get new seeds for those that failed
         failed += [cell for cell in plan.to_run if cell not in watch.outcomes and _has_failed(cell)]
@@ -365,8 +375,7 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals, live: LiveReport) 
         print(f"failed    {cell.name}: {reason}")
     if signals.received is not None or watch.asked_to_stop:
         live.end(STOPPED)
-        print("repeat the command to continue")
-        raise Interrupted(signals.received or signal.SIGTERM)
+        _refuse_unfinished(plan, watch, signals)
     if skipped + states["completed"]:
         print("report    being written", flush=True)
         if plan.study.settings.claims:
@@ -376,12 +385,7 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals, live: LiveReport) 
         live.end("It has ended, and no cell has completed.")
     if failed:
         raise RunFailed(f"{len(failed)} of {len(plan.cells)} cells; {again}")
-    if watch.stopping:
-        raise RunFailed(watch.stopping)
-    if interrupted:
-        raise RunFailed(
-            f"{len(interrupted)} of {len(plan.cells)} cells were interrupted; repeat the command to continue them"
-        )
+    _refuse_unfinished(plan, watch, signals)
 
 
 def _play_references(plan: SweepPlan) -> None:

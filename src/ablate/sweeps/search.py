@@ -61,6 +61,13 @@ class Search:
         """A setting of the space."""
         return {own.key: own.at(0) for own in self.ranges}
 
+    @property
+    def ends(self) -> Study:
+        """A study with both ends of each interval, and each choice, as trials."""
+        values = {own.key: own.choices or (own.text(own.low), own.text(own.high)) for own in self.ranges}
+        settings = [{**self.anything, key: value} for key, choices in values.items() for value in choices]
+        return self.trials({f"end-{place:03}": setting for place, setting in enumerate(settings)})
+
     def batch_after(self, trials: int) -> int:
         """How many trials are proposed after this many."""
         own = self.settings.search

@@ -70,7 +70,11 @@ def parse_range(where: str, key: str, text: object) -> Range:
         if not low < high or (log and low <= 0):
             must = "start above 0 and end above its start" if log else "end above its start"
             raise ConfigError(f"{where}={text}: the interval must {must}")
+        if not math.isfinite(float(high) / float(low) if log else float(high) - float(low)):
+            raise ConfigError(f"{where}={text}: the interval is too wide; give finite ends")
         return Range(key, (), float(low), float(high), log, isinstance(low, int) and isinstance(high, int))
+    if getattr(value, "shuffle", False):
+        raise ConfigError(f"{where}={text}: shuffle would give other values each time; the draws are random anyway")
     if isinstance(value, ChoiceSweep | RangeSweep):
         choices = tuple(override.sweep_string_iterator())
         if len(set(choices)) < max(len(choices), 2):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
@@ -21,7 +19,7 @@ from yaml import YAMLError
 from ablate.config.choices import Until
 from ablate.config.inequality import parse
 from ablate.config.schema import LARGEST_SEED, ArmConfig, Config, ConfigError, SweepConfig
-from ablate.config.serial import NOT_COMPARED, to_dict, with_new_name
+from ablate.config.serial import NOT_COMPARED, digest, to_dict, with_new_name
 from ablate.config.validation import suggest
 from ablate.paths import shown
 from ablate.records.study_file import NAME, SearchRecord
@@ -98,7 +96,8 @@ def expand(arguments: list[str], settings: SweepConfig, seed: int) -> Study:
                 raise ConfigError(
                     f"sweep.arms.{name}: it is a folder's name; use letters, digits, dots and dashes: {right}"
                 )
-            _refuse_misplaced(f"sweep.arms.{name}", arm.overrides)
+            of_design = "sweep.factors" if levels else f"sweep.arms.{name}"
+            _refuse_misplaced("sweep.search.space" if settings.search.trials else of_design, arm.overrides)
         if swept:
             raise ConfigError(
                 f"{swept[0].input_line}: the study already has the arms {', '.join(settings.arms)}; give one value, "
@@ -246,8 +245,7 @@ def study_name(arguments: list[str]) -> str:
     compared = [override for override in overrides if _group(override) not in ("sweep", *NOT_COMPARED)]
     fixed = sorted(o.input_line or "" for o in compared if not o.is_sweep_override())
     keys = sorted(o.get_key_element() for o in compared if o.is_sweep_override())
-    digest = hashlib.sha256(json.dumps([fixed, keys]).encode()).hexdigest()[:8]
-    return f"{shortened('-'.join(slug(key) for key in keys) or 'seeds')}-{digest}"
+    return f"{shortened('-'.join(slug(key) for key in keys) or 'seeds')}-{digest([fixed, keys])}"
 
 
 def merged(*overrides: list[str] | tuple[str, ...]) -> list[str]:
@@ -264,7 +262,7 @@ def identity(config: Config) -> str:
     """Eight hexadecimal digits that identify a cell's resolved configuration without its seed, and without keys that
     change only what is shown or stored."""
     compared = {key: value for key, value in to_dict(config).items() if key not in NOT_COMPARED}
-    return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:8]
+    return digest(compared)
 
 
 def parse_seeds(text: str, key: str = "sweep.seeds") -> tuple[int, ...]:
@@ -373,7 +371,10 @@ def refuse_unknown_names(settings: SweepConfig, arms: list[str]) -> None:
     arms_named = [(f"sweep.baseline={settings.baseline}", settings.baseline)] if settings.baseline else []
     arms_named += [(f"sweep.arms={name}", name) for name in settings.only]
     metrics_named = [(f"sweep.metric={settings.metric}", settings.metric)]
+    ids = Counter(claim.id for claim in settings.claims)
     for claim in settings.claims:
+        if ids[claim.id] > 1:
+            raise ConfigError(f"sweep.claims {claim.id}: {ids[claim.id]} claims have this id; give each its own")
         try:
             compared = parse(claim.inequality).arms
         except ConfigError as error:

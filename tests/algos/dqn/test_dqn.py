@@ -371,6 +371,7 @@ def test_an_episode_is_given_up_at_an_evaluation(tmp_path: Path) -> None:
         (("envs_per_worker=8", "algo.train_freq=8", "algo.n_step=6"), "algo.warmup_steps=40"),
         (("precision=bf16",), "precision=bf16"),
         (("algo.cuda_graph=true",), "algo.cuda_graph=true"),
+        (("algo.reset_after_evaluation=true", "schedule=async", "evaluation.every_seconds=5"), "every_seconds=5"),
         (("algo.n_step=38", "replay=prioritized", "replay.first_half_only=true", "replay.capacity=60"), "capacity=60"),
     ],
 )

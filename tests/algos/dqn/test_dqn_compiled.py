@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from helpers import MadeRun, columns, config_of, learn, started, trained_arrays
 
+from ablate.algos.a3c.spec import A3C
+from ablate.algos.algorithm import Algorithm
 from ablate.algos.dqn import compiled as dqn_compiled
-from ablate.algos.dqn.spec import UpdateRecord
+from ablate.algos.dqn.spec import DQN, UpdateRecord
 from ablate.config.schema import Config, ConfigError
 from ablate.nn.architecture import architecture_of
 from ablate.parallel.supervisor import ChildFailed
@@ -302,6 +305,16 @@ def test_what_kernels_lack_is_refused_in_one_line(overrides: tuple[str, ...], li
         plan(
             config_of("algo=dqn", *(given or ["env=cartpole"]), "backend=compiled", "schedule=interleaved", *others), []
         )
+
+
+@pytest.mark.parametrize("algorithm", [A3C(), DQN()], ids=["a3c", "dqn"])
+def test_a_key_that_is_added_later_has_no_kernel_unless_it_has_its_default(algorithm: Algorithm) -> None:
+    config = config_of(f"algo={algorithm.name}", "env=cartpole", "schedule=interleaved")
+    added = make_dataclass("Added", [("munchausen_alpha", float, 0.0)], bases=(type(config.algo),))
+    values = {f.name: getattr(config.algo, f.name) for f in fields(config.algo)}
+    assert algorithm.refuse_backend(replace(config, algo=added(**values))) == ""
+    with_it = replace(config, algo=added(**values, munchausen_alpha=0.9))
+    assert algorithm.refuse_backend(with_it) == "algo.munchausen_alpha=0.9 has no kernel"
 
 
 def test_auto_chooses_kernels_where_there_are_any() -> None:

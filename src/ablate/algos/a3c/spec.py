@@ -27,6 +27,11 @@ from ablate.nn.precision import with_precision
 from ablate.parallel.machine import usable_cpus
 from ablate.types import ActionSpec, EnvSpec
 
+# The keys with which the kernels compute. With another one, runs use backend=manual unless it has its default.
+IN_KERNELS = frozenset(
+    ("name", "t_max", "gamma", "gae_lambda", "entropy_coef", "value_loss_coef", "loss_reduction", "max_grad_norm",
+     "bootstrap_truncated", "lock_updates")
+)  # fmt: skip
 GAMES_MB = 310  # measured: a worker process that plays games, before its network
 
 
@@ -123,7 +128,7 @@ class A3C(Algorithm):
         return config.envs_per_worker
 
     def refuse_backend(self, config: Config) -> str:
-        return why_not(config, "mlp")
+        return why_not(config, "mlp", IN_KERNELS)
 
     def memory_mb(self, config: Config) -> int:
         if not config.model.takes_images:

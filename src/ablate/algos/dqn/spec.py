@@ -38,6 +38,13 @@ from ablate.replay.store import smallest_capacity, store_bytes
 from ablate.schedules import linear
 from ablate.types import EnvSpec, Experience
 
+# The keys with which the kernels compute, that are for GPUs, or that `refuse_backend` refuses. With another one, runs
+# use backend=manual unless it has its default.
+IN_KERNELS = frozenset(
+    ("name", "gamma", "warmup_steps", "train_freq", "target_update", "target_tau", "batch_size", "n_step", "double",
+     "loss", "max_grad_value", "epsilon_start", "epsilon_end", "epsilon_decay_steps", "evaluation_epsilon",
+     "noisy_start", "bootstrap_truncated", "reset_after_evaluation", "cuda_graph")
+)  # fmt: skip
 LEARNER, ACTOR = 0, 1  # whose state it is in a checkpoint
 SAVED_COPIES = 2  # measured: of a replay in memory while save_replay writes it, and one more with several environments
 MOST_STACKED = 256  # images; the store counts them in a byte
@@ -76,6 +83,11 @@ class DQNConfig(AlgoConfig):
             raise ConfigError(
                 f"algo.cuda_graph=true: only a GPU can record its updates; drop it, or use device=cuda "
                 f"(device={config.device})"
+            )
+        if self.reset_after_evaluation and config.schedule == "async" and config.evaluation.every_seconds is not None:
+            raise ConfigError(
+                f"algo.reset_after_evaluation=true: it ends episodes at steps, but evaluation.every_seconds="
+                f"{config.evaluation.every_seconds:g} evaluates by the clock; use evaluation.every_seconds=null"
             )
         if self.warmup_steps < self.batch_size:
             raise ConfigError(
@@ -168,7 +180,7 @@ class DQN(Algorithm):
 
     def refuse_backend(self, config: Config) -> str:
         assert isinstance(config.algo, DQNConfig)
-        if obstacle := why_not(config, "q"):
+        if obstacle := why_not(config, "q", IN_KERNELS):
             return obstacle
         if config.schedule == "async":
             return "schedule=async: kernels act and learn in one process, which is faster than two; use interleaved"
