@@ -28,7 +28,7 @@ def test_a_table_of_the_arms_and_a_line_per_verdict(tmp_path: Path) -> None:
     ]
     assert second.strip().startswith("x" * 39 + "…")
     assert second.endswith("5, 1 crashed")
-    assert verdict.startswith("C1        supported: b ends lower (b < a, -")
+    assert verdict.startswith("C1        supported: b ends lower (b < a; difference -")
     assert verdict.endswith(" in final_score)")
 
 

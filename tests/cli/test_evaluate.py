@@ -72,11 +72,11 @@ def test_the_summary_equals_a_calculation_by_hand() -> None:
     """Three games of Breakout. Human-normalised, 1.7 points (random policy) are 0, and 30.5 points (human) are 1."""
     first, second, _, human, note = evaluate.summary(episodes_of(16.1, 30.5, 1.7), (1.7, 30.5))
     half = 4.302652729911275 * 14.4 / np.sqrt(3)  # t(0.975, 2 degrees of freedom) · standard error
-    assert first == f"return   mean 16.10 ± {half:.2f} (95% CI)"
+    assert first == f"return   mean 16.10 ± {half:.2f} (95 %)"
     assert second.split() == ["median", "16.10", "min", "1.70", "max", "30.50"]
-    assert human.startswith(f"human    0.50 ± {half / 28.8:.2f} (95% CI); a random policy")
+    assert human.startswith(f"human    0.50 ± {half / 28.8:.2f} (95 %); a random policy")
     assert note.startswith("note     from 3 episodes: the interval assumes normally distributed returns")
-    assert evaluate.mean_and_interval(np.arange(100.0)) == f"49.50 ± {stats.t.ppf(0.975, 99) * 2.9011:.2f} (95% CI)"
+    assert evaluate.mean_and_interval(np.arange(100.0)) == f"49.50 ± {stats.t.ppf(0.975, 99) * 2.9011:.2f} (95 %)"
 
 
 def test_the_summary_omits_an_unknown_human_score() -> None:

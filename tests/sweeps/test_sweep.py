@@ -968,13 +968,13 @@ def test_a_page_shows_the_sweep_while_it_runs(plan_of: Folder, monkeypatch: pyte
         run(plan, launch, lambda cell: [])
     assert "seed 0: running, 25 %" in pages[0]
     assert "location.reload" in pages[0]
-    assert live.STOPPED in page.read_text()
+    assert live.STOPPED_PAGE in page.read_text()
     assert "location.reload" not in page.read_text()
     assert list(plan.folder.glob(".*")) == []
     for cell in plan.cells:
         shutil.rmtree(cell.folder, ignore_errors=True)
     swept(plan_of("study"))
-    assert live.STOPPED not in page.read_text()
+    assert live.STOPPED_PAGE not in page.read_text()
     assert "location.reload" not in page.read_text()
 
 

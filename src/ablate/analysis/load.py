@@ -28,7 +28,7 @@ from ablate.records.run_files import (
 from ablate.records.schema import EPISODES, EVALUATIONS, MANIFEST, UPDATES, cell_folder, columns_of
 from ablate.records.study_file import StudyFile, read_study
 
-# Columns not named here are float64. `horizon` is empty if an evaluation episode has no limit.
+# Columns not named here are float64. `horizon` is empty in tables from before evaluations had a limit.
 DTYPES: dict[str, str] = {
     **dict.fromkeys(("episode", "worker", "global_step", "episodic_length", "update", "evaluation"), "int64"),
     **dict.fromkeys(("terminated", "truncated"), "bool"),

@@ -36,7 +36,10 @@ Several environments: a claim about all of them is one test of the mean over env
 normalised scores, with Satterthwaite's degrees of freedom; it counts as one claim. IQM and P(better) over environments:
 stratified bootstrap. Mean over environments: Student's t. Mean rank: the place of a run among one run of each arm in
 the same environment, 1 is the best, averaged over the environments; stratified bootstrap."""
-UNCORRECTED = "These 95 % intervals describe and are not corrected for their number; the intervals of verdicts are."
+UNCORRECTED = (
+    "These 95 % intervals describe and are not corrected for their number; the intervals of verdicts are. Differences "
+    "here are of independent samples; a verdict compares pairs of seeds if the arms share their random numbers."
+)
 
 
 def escaped(text: str) -> str:
@@ -122,8 +125,8 @@ def _claim(verdict: Verdict) -> str:
 
 def needed(seeds: int) -> str:
     return (
-        f"{seeds} seeds per arm would probably be enough: they settle 80 % of studies in which the arms do not differ, "
-        "and more of those in which they differ by smallest_effect"
+        f"{seeds} seeds per arm would probably be enough: with them, the claim is settled with a probability of 80 % "
+        "if the arms do not differ, and with a higher one if they differ by smallest_effect"
     )
 
 

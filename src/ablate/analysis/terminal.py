@@ -52,7 +52,7 @@ def result_lines(summary: Summary) -> Iterator[str]:
         yield "verdict   none: the study makes no claim (sweep.claims)"
     for verdict in summary.verdicts:
         effect = with_interval(verdict.effect, verdict.low, verdict.high)
-        effect = "" if pd.isna(verdict.effect) else f", {effect} in {verdict.metric}"
+        effect = "" if pd.isna(verdict.effect) else f"; difference {effect} in {verdict.metric}"
         inequality = _shortened(verdict.inequality, LONGEST_INEQUALITY)
         yield f"{verdict.id:9} {title(verdict)}: {verdict.words} ({inequality}{effect})"
 

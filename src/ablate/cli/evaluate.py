@@ -131,8 +131,7 @@ def evaluate(options: Options) -> None:
     except ChildFailed as failure:
         raise RunFailed(str(failure)) from failure
 
-    limit = f"of at most {horizon} steps" if horizon else "without a limit of steps"
-    print_if_read(f"{config.env.id}, {path.name}, {options.episodes} episodes {limit}, {action}")
+    print_if_read(f"{config.env.id}, {path.name}, {options.episodes} episodes of at most {horizon} steps, {action}")
     print_if_read("\n".join(summary(episodes, kind_of(config.env).reference_scores(config.env))))
     replaced = " (its earlier scores are replaced)" if (folder / SCORES).exists() else ""
     write_scores(folder / SCORES, episodes, horizon, action)
@@ -264,7 +263,7 @@ def mean_and_interval(values: np.ndarray) -> str:
     if len(values) < 2:
         return f"{values.mean():.2f} (no interval from one episode)"
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return f"{values.mean():.2f} ± {half:.2f} (95% CI)"
+    return f"{values.mean():.2f} ± {half:.2f} (95 %)"
 
 
 def shown_env(config: Config, horizon: int | None, render_mode: str | None) -> gymnasium.Env:

@@ -61,8 +61,8 @@ def conv2d_backward_weight(d_y: Tensor, x: Tensor, weight_shape: Sequence[int], 
 class WindowedWeightGradient:
     """∂W[o, i, j, c] = Σ g[o] x[i, j, c] over all windows of x, as one matrix product over a copy of the windows.
 
-    In bfloat16 this is faster than a convolution, in float32 slower. The copy is allocated once, so each layer has its
-    own object."""
+    In bfloat16 this is faster than a convolution; in float32 that depends on the processor. The copy is allocated once,
+    so each layer has its own object."""
 
     def __init__(self, kernel: int, stride: int, padding: int) -> None:
         self._kernel, self._stride, self._padding = kernel, stride, padding

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FIRST_S = 3.0  # before the first page: most of a short sweep's report is its end
 EVERY_S = 5.0
 SHARE = 0.02  # of one core, at most, for the page, and the same for reading what is known of the claims
-STOPPED = "It was stopped; its command continues it."
+STOPPED_PAGE = "It was stopped; its command continues it."
 
 
 class CellState(NamedTuple):
@@ -77,7 +77,7 @@ class LiveReport:
         self._ended.set()
         self._thread.join()
         if kind is not None:
-            self.end(STOPPED)
+            self.end(STOPPED_PAGE)
 
     def end(self, how: str) -> None:
         """Say on the page how the sweep has ended, if no report will replace the page."""

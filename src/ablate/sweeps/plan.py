@@ -185,7 +185,7 @@ def describe(
         *_environments(plan),
         f"cells     {grows * 'at most '}{len(plan.cells)} = {len(only or study.arms)} arms x {len(study.seeds)} seeds; "
         f"{states['completed']} completed, {len(todo)} to run{f' ({before})' if before else ''}",
-        f"looks     {_looks(list(plan.configs.values()))}",
+        f"evaluated {_evaluations(list(plan.configs.values()))}",
     ]
     if grows:
         lines.append(f"until     every claim is settled; a look every {study.settings.block} seeds per arm")
@@ -244,7 +244,7 @@ def _design(study: Study) -> str:
     )
 
 
-def _looks(configs: list[Config]) -> str:
+def _evaluations(configs: list[Config]) -> str:
     """When the cells are evaluated: the same for all arms of an environment."""
     by_env = {config.env.id: config.evaluation for config in configs}
     words = {

@@ -37,7 +37,7 @@ from ablate.sweeps.cell import NOT_STARTED, STOP, Outcome, attempts_of, last_lin
 from ablate.sweeps.cell_process import close_server, command_of, environment
 from ablate.sweeps.detached import let_go
 from ablate.sweeps.environments import names_of, with_random_scores
-from ablate.sweeps.live import STOPPED, CellState, Failure, LiveReport, Look
+from ablate.sweeps.live import STOPPED_PAGE, CellState, Failure, LiveReport, Look
 from ablate.sweeps.plan import Cell, SweepPlan, make_plan, most_steps, share_done
 from ablate.sweeps.study_record import record_study
 
@@ -374,7 +374,7 @@ def _report(plan: SweepPlan, watch: _Watch, signals: Signals, live: LiveReport) 
         reason = watch.outcomes[cell].reason if cell in watch.outcomes else attempts_of(cell.folder)[-1].reason
         print(f"failed    {cell.name}: {reason}")
     if signals.received is not None or watch.asked_to_stop:
-        live.end(STOPPED)
+        live.end(STOPPED_PAGE)
         _refuse_unfinished(plan, watch, signals)
     if skipped + states["completed"]:
         print("report    being written", flush=True)
