@@ -368,7 +368,7 @@ def _resolve_backend(config: Config, algorithm: Algorithm, architecture: Archite
     if config.backend != Backend.auto:
         return config, ""
     backend = next(backend for backend in backends if not (backend == Backend.compiled and obstacle))
-    return replace(config, backend=backend), f"{backend} ({obstacle or 'the fastest; it has all needed kernels'})"
+    return replace(config, backend=backend), f"{backend}: {obstacle or 'the fastest, with all needed kernels'}"
 
 
 def _with_reachable_limit(config: Config, algorithm: Algorithm) -> tuple[Config, str]:
