@@ -194,11 +194,6 @@ def log_softmax(logits: Tensor) -> Tensor:
     return shifted.sub_(shifted.exp().sum(dim=-1, keepdim=True).log_())
 
 
-def log_softmax_backward(d_log_p: Tensor, p: Tensor) -> Tensor:
-    """∂z_j = g_j - p_j Σ_k g_k, as ∂log p_k / ∂z_j = [j = k] - p_j.  d_log_p, p (..., A) -> d_logits."""
-    return torch.addcmul(d_log_p, p, d_log_p.sum(dim=-1, keepdim=True), value=-1.0)
-
-
 def entropy(p: Tensor, log_p: Tensor) -> Tensor:
     """H = -Σ_j p_j log p_j.  p, log_p (..., A) -> H (...)."""
     return (p * log_p).sum(dim=-1).neg_()

@@ -330,7 +330,7 @@ def _most_seeds(seeds: tuple[int, ...], settings: SweepConfig) -> tuple[int, ...
 
 def _values(swept: Override) -> list[tuple[str, str]]:
     """(key with its + or ~, value) for each value of a swept override."""
-    return [(f"{(swept.input_line or '').partition('=')[0]}", value) for value in swept.sweep_string_iterator()]
+    return [((swept.input_line or "").partition("=")[0], value) for value in swept.sweep_string_iterator()]
 
 
 def _arm(base: list[str], values: tuple[tuple[str, str], ...], fixed: list[str]) -> Arm:
