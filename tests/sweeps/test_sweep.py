@@ -467,7 +467,7 @@ def test_all_arms_of_an_environment_are_looked_at_alike(planned: Planner, capsys
     assert looks == {(5000, 10, True, None)}  # the defaults are 20 000 and 5000
     assert {job.evaluation.every_steps for job in planned.jobs} == {5000}
     planned("env=cartpole", "algo=a3c,dqn", "total_steps=20000", "max_episodes=null", "sweep.dry_run=true")
-    assert "all cells are evaluated every 5000 steps, and before the first, 10 episodes each" in capsys.readouterr().out
+    assert "evaluated every 5000 steps, and before the first, 10 episodes each" in capsys.readouterr().out
 
 
 def test_a_studys_folder_holds_its_file_and_the_unit_of_its_scores(planned: Planner) -> None:

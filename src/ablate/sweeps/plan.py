@@ -252,8 +252,8 @@ def _evaluations(configs: list[Config]) -> str:
         for env, look in by_env.items()
     }
     if len(set(words.values())) == 1:
-        return f"all cells are evaluated {next(iter(words.values()))}"
-    return "; ".join(f"cells of {env} are evaluated {text}" for env, text in words.items())
+        return next(iter(words.values()))
+    return "; ".join(f"{env} {text}" for env, text in words.items())
 
 
 def _cores(config: Config) -> int:
