@@ -153,12 +153,13 @@ def two_interrupts_of_stopped(run: Run) -> None:
 
 def interrupt_and_kill_a_stopped(run: Run) -> None:
     """Its last state is lost, so the checkpoint is older than the counters."""
-    stop_child(0)(run)
+    worker = run.child(0)
+    stop_between_two_writes(run, worker)
     steps = run.status()["steps"]
     run.wait_until(lambda: run.status()["steps"] > steps, "training after the checkpoint")
     os.kill(run.process.pid, signal.SIGINT)
     run.wait_until(lambda: "stopping" in run.output, "stopping")
-    kill_child(0)(run)
+    os.kill(worker, signal.SIGKILL)  # without a moment in which it runs on: it would end as it should
 
 
 def kill_parent_of_stopped(run: Run) -> None:
