@@ -24,6 +24,7 @@ def assert_nothing_is_left(run: Run) -> None:
     assert eventually(lambda: not run.processes()), [command_of(pid) for pid in run.processes()]
 
 
+@pytest.mark.slow
 def test_it_trains_resumes_and_is_filmed(start: Callable[..., Run], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run = start(*SETTINGS, f"hydra.run.dir={folder}", "max_episodes=8")

@@ -34,9 +34,8 @@ def script() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "sweeps/figures.py"))
 
 
-@pytest.mark.parametrize(
-    "arms", [pytest.param(TWO_ARMS, id="one task"), pytest.param(TWO_TASKS, id="two tasks", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("arms", [TWO_ARMS, TWO_TASKS], ids=["one task", "two tasks"])
 def test_kept_data_give_the_figures_of_the_whole_sweep(arms: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     folder = write_sweep(tmp_path / "study", arms, failed=((next(iter(arms)), 2),), missing=((list(arms)[1], 3),))
     write_report(summarise(load_sweep(folder)))

@@ -60,13 +60,13 @@ def test_every_arm_is_in_every_environment() -> None:
 
 def test_a_claim_is_about_one_environment_about_each_or_about_all() -> None:
     claims = [
-        claim("(dqn + a3c) / 2 > a3c", environment="acrobot"),
+        replace(claim("(dqn + a3c) / 2 > a3c", environment="acrobot"), id="A"),
         claim(environment="each", metric="speed"),
-        claim(),
+        replace(claim(), id="B"),
     ]
     made = expand([], settings_of(claims=claims), 1).settings.claims
     assert {own.id: own.inequality for own in made[1:]} == {
-        "C-cartpole": "dqn-cartpole > a3c-cartpole", "C-acrobot": "dqn-acrobot > a3c-acrobot", "C": "dqn > a3c",
+        "C-cartpole": "dqn-cartpole > a3c-cartpole", "C-acrobot": "dqn-acrobot > a3c-acrobot", "B": "dqn > a3c",
     }  # fmt: skip
     assert made[0].inequality == "(dqn-acrobot + a3c-acrobot) / 2 > a3c-acrobot"
 

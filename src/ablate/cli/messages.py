@@ -86,7 +86,7 @@ def _explained(error: BaseException, overrides: dict[str, str]) -> str:
             alike = get_close_matches(name, [item.name for item in fields(ours)] if ours else [], n=1)
             hint = f"; did you mean {group}.{alike[0]}?" if alike else ""
             return f"{overrides.get(key, key)}: only {group}.name={' or '.join(owners)} has this key{hint}"
-        if key in _all_keys():  # but not what it has been given, such as a dictionary with new keys
+        if key in _all_keys() and "{" in overrides.get(key, ""):  # it has been given a dictionary with new keys
             return f"{overrides.get(key, key)}: new keys of a dictionary are written ++{overrides.get(key, key)}"
         return f"{overrides.get(key, key)}: no such key{suggest(key, _all_keys())}"
     if match := re.match(r"In '(protocol|preprocessing)/([^']+)': .*not in 'GymnasiumConfig'", text, re.DOTALL):

@@ -41,9 +41,7 @@ class AtariThreads:
         self._steps = np.zeros(games, np.int64)  # of the current games
         self._observations, info = self._envs.reset()
         self._lives = info["lives"]
-        self._cut = np.zeros(
-            games, np.bool_
-        )  # by the limit, and the emulator goes on: the next reset starts a new game
+        self._cut = np.zeros(games, np.bool_)  # by the limit; the emulator goes on, so the next reset starts a new game
 
     def step(self, actions: np.ndarray) -> Iterator[Stepped]:
         self._observations, points, emulator_over, _, info = self._envs.step(actions)

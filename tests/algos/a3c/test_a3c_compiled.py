@@ -66,7 +66,7 @@ def assert_same(ours: MadeRun, theirs: MadeRun) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        *((f"env={env}",) for env in ENVS),
+        *(pytest.param((f"env={env}",), marks=[pytest.mark.slow] * (env == ENVS[-1])) for env in ENVS),
         (
             "algo.t_max=5",
             "optimizer=rmsprop",

@@ -107,7 +107,7 @@ def assert_same_state(ours: Any, theirs: Any) -> None:
         ("max_episodes=17", "total_steps=null", "model.hidden=[]", "env.reward_scale=3", "env.reward_shift=-1"),
         ("model.activation=elu", "optimizer.schedule=linear", "optimizer.decay_episodes=20", "log_interval=7"),
         ("algo.n_step=38", "env.max_ep_step=null", "replay.storage=memmap", "algo.warmup_steps=38"),
-        ("env=acrobot", "algo.n_step=2"),
+        pytest.param(("env=acrobot", "algo.n_step=2"), marks=pytest.mark.slow),
         ("env=mountain_car", "replay=prioritized"),
     ],
     ids=" ".join,
