@@ -15,7 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:  # Hydra imports every plugin, also for --help, so heavy modules are imported where they are needed
-    from ablate.sweeps.plan import Cell, SweepPlan
+    from ablate.sweeps.plan import Cell, Estimate, SweepPlan
     from ablate.sweeps.search import Search
     from ablate.sweeps.study import Study
 
@@ -69,12 +69,14 @@ class AblateSweeper(Sweeper):
         if not plan.study.settings.dry_run:
             self._train(plan)
 
-    def _describe(self, plan: SweepPlan) -> None:
+    def _describe(self, plan: SweepPlan) -> tuple[Estimate | None, int | None]:
+        """Print the plan. Returns what its cells are expected to take, and how many run at once, if known."""
         from ablate.sweeps import plan as planning
 
         parallel = self._parallel(plan)
         expected = planning.estimate(plan) if self._launcher in ("local", "basic") and plan.to_run else None
         print(planning.describe(plan, self._launcher, parallel, expected, self._cells_of_jobs(plan)), flush=True)
+        return expected, parallel
 
     def _train(self, plan: SweepPlan) -> None:
         from ablate.records.caller import tell_caller
@@ -87,7 +89,6 @@ class AblateSweeper(Sweeper):
         """Run the trials of a search, then the study that compares the best one with the default."""
         from ablate.cli.compose import plan_arms
         from ablate.records.caller import tell_caller
-        from ablate.sweeps import plan as planning
         from ablate.sweeps import run as sweep
         from ablate.sweeps.cell import STOP
         from ablate.sweeps.cell_process import close_server
@@ -97,10 +98,7 @@ class AblateSweeper(Sweeper):
         # A value that no trial can have is refused now, and not by the batch that draws it.
         plan_arms(search.ends, self._context.config_loader, self._config, local, folder / TRIALS)
         first = self._plan(first_trials(search, folder), folder / TRIALS)
-        expected = planning.estimate(first) if local and first.to_run else None
-        parallel = self._parallel(first)
-        print(planning.describe(first, self._launcher, parallel, expected, self._cells_of_jobs(first)))
-        print(describe(search, expected, parallel), flush=True)
+        print(describe(search, *self._describe(first)), flush=True)
         if search.settings.dry_run:
             return
         (folder / TRIALS / STOP).unlink(missing_ok=True)  # of the last start

@@ -185,9 +185,9 @@ def read_options(arguments: list[str]) -> Options:
             values = OmegaConf.merge(values, OmegaConf.from_dotlist([argument]))
             OmegaConf.resolve(values)
         except (OmegaConfBaseException, YAMLError) as error:
-            why = "a list is needed" if "is not a ListConfig" in str(error) else str(error).splitlines()[0]
-            example = f", as in {key}=[{value}]" if why.startswith("a list") else ""
-            raise ConfigError(f"{argument}: {why}{example}") from error
+            needs_list = "is not a ListConfig" in str(error)
+            why = f"a list is needed, as in {key}=[{value}]" if needs_list else str(error).splitlines()[0]
+            raise ConfigError(f"{argument}: {why}") from error
     options = OmegaConf.to_object(values)
     assert isinstance(options, Options)
     options.run = run

@@ -67,12 +67,12 @@ def with_new_names(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def read_config(path: Path, values: dict[str, Any]) -> Config:
-    """The checked configuration that a file holds. Raises ConfigError, which names the file."""
+def read_config(where: Path | str, values: dict[str, Any]) -> Config:
+    """The checked configuration that a file holds. where: the file, for errors. Raises ConfigError."""
     try:
         return from_dict(values)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def from_dict(values: dict[str, Any]) -> Config:

@@ -15,7 +15,7 @@ from ablate.compiled.support import check_arguments
 from ablate.config.choices import Backend, ScheduleKind
 from ablate.config.derived import cuda_index, devices, limit_reached
 from ablate.config.schema import LARGEST, Config, ConfigError
-from ablate.config.serial import differing_key, flat, from_dict, read_config, to_dict
+from ablate.config.serial import differing_key, flat, read_config, to_dict
 from ablate.config.validation import refusal, refuse_contradictions
 from ablate.envs.make import kind_of, remember_spec, spec_of
 from ablate.nn.architecture import Architecture, architecture_of, initial_parameters
@@ -329,10 +329,7 @@ def _refuse_no_step_size(config: Config, own: Config) -> None:
 
 def _refuse_other_network(load: str, source: Checkpoint, ours: Architecture) -> None:
     """Raise ConfigError if the checkpoint is of another network. Its number of parameters may be the same by chance."""
-    try:
-        model = from_dict(source.state["config"]).model
-    except ConfigError as error:
-        raise ConfigError(f"load={load}: {error}") from error
+    model = read_config(f"load={load}", source.state["config"]).model
     theirs = architecture_of(model, EnvSpec.from_dict(source.state["env_spec"]))
     if type(theirs) is not type(ours):
         raise ConfigError(

@@ -29,7 +29,7 @@ from ablate.types import ActionSpec, EnvSpec
 
 # The keys with which the kernels compute. With another one, runs use backend=manual unless it has its default.
 IN_KERNELS = frozenset(
-    ("name", "t_max", "gamma", "gae_lambda", "entropy_coef", "value_loss_coef", "loss_reduction", "max_grad_norm",
+    ("t_max", "gamma", "gae_lambda", "entropy_coef", "value_loss_coef", "loss_reduction", "max_grad_norm",
      "bootstrap_truncated", "lock_updates")
 )  # fmt: skip
 GAMES_MB = 310  # measured: a worker process that plays games, before its network

@@ -38,12 +38,12 @@ from ablate.replay.store import smallest_capacity, store_bytes
 from ablate.schedules import linear
 from ablate.types import EnvSpec, Experience
 
-# The keys with which the kernels compute, that are for GPUs, or that `refuse_backend` refuses. With another one, runs
-# use backend=manual unless it has its default.
+# The keys with which the kernels compute, and one that `refuse_backend` refuses. With another one, runs use
+# backend=manual unless it has its default.
 IN_KERNELS = frozenset(
-    ("name", "gamma", "warmup_steps", "train_freq", "target_update", "target_tau", "batch_size", "n_step", "double",
+    ("gamma", "warmup_steps", "train_freq", "target_update", "target_tau", "batch_size", "n_step", "double",
      "loss", "max_grad_value", "epsilon_start", "epsilon_end", "epsilon_decay_steps", "evaluation_epsilon",
-     "noisy_start", "bootstrap_truncated", "reset_after_evaluation", "cuda_graph")
+     "noisy_start", "bootstrap_truncated", "reset_after_evaluation")
 )  # fmt: skip
 LEARNER, ACTOR = 0, 1  # whose state it is in a checkpoint
 SAVED_COPIES = 2  # measured: of a replay in memory while save_replay writes it, and one more with several environments
