@@ -27,7 +27,7 @@ from ablate.cli.resolvers import register
 from ablate.config.schema import Config, ConfigError
 from ablate.config.validation import validate
 from ablate.records.run_files import read_attempts
-from ablate.sweeps.cell import NOT_STARTED, STOP, STOPPED, Outcome
+from ablate.sweeps.cell import NOT_STARTED, STOP, STOPPED, CellOutcome
 from hydra_plugins.ablate_ray_launcher import _connected
 
 SHORT = ("max_episodes=10", "evaluation.every_steps=1000")
@@ -111,11 +111,11 @@ def packed(launch: Callable[..., Launch], tmp_path: Path) -> tuple[Launch, Job]:
     return ours, sent
 
 
-def stub(monkeypatch: pytest.MonkeyPatch, outcome: Callable[[int], Outcome]) -> list[int]:
+def stub(monkeypatch: pytest.MonkeyPatch, outcome: Callable[[int], CellOutcome]) -> list[int]:
     """Cells that end at once, with the outcome of their seed. Returns the seeds in the order in which they ran."""
     ran: list[int] = []
 
-    def supervised(config: Config, *others: object) -> tuple[Outcome, float, float]:
+    def supervised(config: Config, *others: object) -> tuple[CellOutcome, float, float]:
         ran.append(config.seed)
         return outcome(config.seed), 0.0, 0.0
 
@@ -125,8 +125,8 @@ def stub(monkeypatch: pytest.MonkeyPatch, outcome: Callable[[int], Outcome]) -> 
     return ran
 
 
-def completes(seed: int) -> Outcome:
-    return Outcome("completed", "")
+def completes(seed: int) -> CellOutcome:
+    return CellOutcome("completed", "")
 
 
 def outcomes(ours: Launch, sent: Job) -> list[str | None]:
@@ -137,7 +137,7 @@ def outcomes(ours: Launch, sent: Job) -> list[str | None]:
 
 def test_a_failed_cell_does_not_end_its_job(packed: tuple[Launch, Job], monkeypatch: pytest.MonkeyPatch) -> None:
     ours, sent = packed
-    ran = stub(monkeypatch, lambda seed: Outcome("failed", "it exploded") if seed == FAILING else completes(seed))
+    ran = stub(monkeypatch, lambda seed: CellOutcome("failed", "it exploded") if seed == FAILING else completes(seed))
     results = list(ours.run(sent.cells, "42"))
     assert ran == [0, 1, 2, 3, 4]
     assert [str(result_of(result)) for result in results] == ["1.0", "1.0", "it exploded", "1.0", "1.0"]
@@ -154,10 +154,10 @@ def test_a_job_that_is_run_again_skips_what_has_ended(
     """Its machine died while the fourth cell ran."""
     ours, sent = packed
 
-    def dies(seed: int) -> Outcome:
+    def dies(seed: int) -> CellOutcome:
         if seed == 3:
             raise KeyboardInterrupt
-        return Outcome("failed", "it exploded") if seed == FAILING else completes(seed)
+        return CellOutcome("failed", "it exploded") if seed == FAILING else completes(seed)
 
     stub(monkeypatch, dies)
     with pytest.raises(KeyboardInterrupt):
@@ -174,7 +174,7 @@ def test_only_the_cell_that_ran_is_lost_with_its_job(
 ) -> None:
     ours, sent = packed
 
-    def dies(seed: int) -> Outcome:
+    def dies(seed: int) -> CellOutcome:
         if seed == 1:
             raise KeyboardInterrupt
         return completes(seed)
@@ -193,10 +193,10 @@ def test_only_the_cell_that_ran_is_lost_with_its_job(
 def test_a_stopped_sweep_starts_no_further_cell(packed: tuple[Launch, Job], monkeypatch: pytest.MonkeyPatch) -> None:
     ours, sent = packed
 
-    def stops(seed: int) -> Outcome:
+    def stops(seed: int) -> CellOutcome:
         if seed == 1:
             (ours.folder / STOP).touch()
-            return Outcome("interrupted", STOPPED)
+            return CellOutcome("interrupted", STOPPED)
         return completes(seed)
 
     ran = stub(monkeypatch, stops)
@@ -211,7 +211,7 @@ def test_a_stopped_sweep_starts_no_further_cell(packed: tuple[Launch, Job], monk
 def test_a_signal_to_a_cell_ends_its_job(packed: tuple[Launch, Job], monkeypatch: pytest.MonkeyPatch) -> None:
     """Slurm sends SIGTERM to all processes of a job that is cancelled: the next cell must not start in it."""
     ours, sent = packed
-    ran = stub(monkeypatch, lambda seed: Outcome("interrupted", "SIGTERM") if seed == 1 else completes(seed))
+    ran = stub(monkeypatch, lambda seed: CellOutcome("interrupted", "SIGTERM") if seed == 1 else completes(seed))
     returns, (rest,) = ours.after(sent, list(ours.run(sent.cells, "42")))
     assert ran == [0, 1]
     assert sorted(returns) == [0, 1]

@@ -991,7 +991,7 @@ def test_what_is_left_counts_cells_under_way_and_not_what_was_done_before(
     """Two cells need 1000 steps, two need 2000. One of these had 1000 before. After 900 s it has 1800, and one cell
     of 1000 steps is completed. So 1800 steps were done, and 3200 are left."""
     clock = Clock()
-    monkeypatch.setattr("ablate.sweeps.run.time", clock)
+    monkeypatch.setattr("ablate.sweeps.watch.time", clock)
     plan = plan_of("study")
     first, second = as_completed(plan).cells[:2]
     for cell in plan.cells:

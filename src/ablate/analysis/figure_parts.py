@@ -1,4 +1,4 @@
-"""What all figures of a sweep share: their list, their look, their labels."""
+"""What all figures of a sweep share: their list, their style, their labels."""
 
 from __future__ import annotations
 

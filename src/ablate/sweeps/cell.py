@@ -37,17 +37,17 @@ SILENCE_S = 30.0  # a cell writes status.json every 2 s; it may count as hung af
 TAIL = 8  # number of lines to show from the end of a failed cell's log
 
 
-class Outcome(NamedTuple):
+class CellOutcome(NamedTuple):
     """How an attempt at a cell ended."""
 
     outcome: EndState
     reason: str
 
 
-NOT_STARTED = Outcome("interrupted", f"not started: {STOPPED}")
+NOT_STARTED = CellOutcome("interrupted", f"not started: {STOPPED}")
 
 
-def run_cell(config: Config, overrides: list[str], folder: Path, stopped: Callable[[], bool]) -> Outcome:
+def run_cell(config: Config, overrides: list[str], folder: Path, stopped: Callable[[], bool]) -> CellOutcome:
     """Train the resolved configuration in `folder`, in its own session, and record in cell.json how it ended.
 
     Continues from the folder's last checkpoint if there is one. stopped: whether the sweep is being stopped; the cell
@@ -113,7 +113,7 @@ def status_of(folder: Path) -> Status | None:
 
 def _supervised(
     config: Config, overrides: list[str], folder: Path, stopped: Callable[[], bool]
-) -> tuple[Outcome, float, float]:
+) -> tuple[CellOutcome, float, float]:
     """Start the cell's process and watch it until it ends. Returns the outcome, its seconds and its peak memory in MB.
 
     The seconds are those of the cell itself, without the imports of the server from which it is forked."""
@@ -125,14 +125,16 @@ def _supervised(
         outcome, peak_mb = _watched(process, config, folder, stopped)
     except NotForked:  # its server was killed, and it with it: it goes on as a program
         if stopped():
-            return Outcome("interrupted", STOPPED), time.monotonic() - began, 0.0
+            return CellOutcome("interrupted", STOPPED), time.monotonic() - began, 0.0
         process = start(config, overrides, folder, stopped, fork=False)
         assert process is not None
         outcome, peak_mb = _watched(process, config, folder, stopped)
     return outcome, time.monotonic() - began, peak_mb
 
 
-def _watched(process: CellProcess, config: Config, folder: Path, stopped: Callable[[], bool]) -> tuple[Outcome, float]:
+def _watched(
+    process: CellProcess, config: Config, folder: Path, stopped: Callable[[], bool]
+) -> tuple[CellOutcome, float]:
     """Watch the process until it ends; it never outlives this function."""
     ended = False
     try:
@@ -159,7 +161,7 @@ def _watched(process: CellProcess, config: Config, folder: Path, stopped: Callab
 
 def _until_it_ends(
     process: CellProcess, config: Config, folder: Path, stopped: Callable[[], bool]
-) -> tuple[Outcome, float]:
+) -> tuple[CellOutcome, float]:
     began, limit_s = time.monotonic(), config.sweep.time_limit_s
     reason, kill_at = "", math.inf
     # Each poll adds at most 1 s to the silence, so that cells do not count as hung after the machine was suspended.
@@ -207,19 +209,19 @@ def _status_time(folder: Path) -> int:
         return 0
 
 
-def _outcome(pid: int, code: int, stop_reason: str, folder: Path) -> Outcome:
+def _outcome(pid: int, code: int, stop_reason: str, folder: Path) -> CellOutcome:
     status = status_of(folder)
     if code == 0 and status is not None and status.state == "completed":
-        return Outcome("completed", "")
+        return CellOutcome("completed", "")
     if stop_reason == STOPPED:
-        return Outcome("interrupted", stop_reason)
+        return CellOutcome("interrupted", stop_reason)
     if stop_reason:
-        return Outcome("failed", stop_reason)
+        return CellOutcome("failed", stop_reason)
     if code < 0:
-        return Outcome("failed", f"killed by {signal.Signals(-code).name}")
+        return CellOutcome("failed", f"killed by {signal.Signals(-code).name}")
     if code in [128 + number for number in SIGNALS]:
-        return Outcome("interrupted", signal.Signals(code - 128).name)
+        return CellOutcome("interrupted", signal.Signals(code - 128).name)
     if status is not None and status.state == "failed" and status.pid == pid:  # not from an earlier attempt
-        return Outcome("failed", status.reason)
+        return CellOutcome("failed", status.reason)
     last_line = next((line for line in reversed(last_lines(folder)) if line), "")
-    return Outcome("failed", f"exited with code {code}{': ' + last_line if last_line else ''}")
+    return CellOutcome("failed", f"exited with code {code}{': ' + last_line if last_line else ''}")

@@ -45,7 +45,7 @@ class Failure(NamedTuple):
     seconds: float
 
 
-class Look(NamedTuple):
+class Progress(NamedTuple):
     """How far a sweep is."""
 
     states: dict[str, list[CellState]]  # by arm
@@ -60,9 +60,9 @@ class Look(NamedTuple):
 class LiveReport:
     """Writes the page within its context. If the sweep ends there with an exception, the last page says so."""
 
-    def __init__(self, folder: Path, look: Callable[[], Look]) -> None:
-        """look: called by the thread."""
-        self._folder, self._look = folder, look
+    def __init__(self, folder: Path, progress: Callable[[], Progress]) -> None:
+        """progress: called by the thread."""
+        self._folder, self._progress = folder, progress
         self._known: Known | None = None
         self._known_cells, self._known_until = -1, 0.0  # completed cells in it; when it may be read again
         self._written = False
@@ -98,10 +98,10 @@ class LiveReport:
         """Write the page. Returns the seconds until it is to be written again."""
         from ablate.analysis import live  # takes a second the first time
 
-        began, look = time.thread_time(), self._look()
-        if self._known is None or (look.completed > self._known_cells and time.monotonic() >= self._known_until):
+        began, progress = time.thread_time(), self._progress()
+        if self._known is None or (progress.completed > self._known_cells and time.monotonic() >= self._known_until):
             reading = time.thread_time()
-            self._known, self._known_cells = live.known(self._folder), look.completed
+            self._known, self._known_cells = live.known(self._folder), progress.completed
             took = time.thread_time() - reading
             self._known_until = time.monotonic() + took / SHARE
             began += took
@@ -109,10 +109,10 @@ class LiveReport:
         page = live.render(
             self._folder,
             read_study(self._folder),
-            {arm: [cell._asdict() for cell in cells] for arm, cells in look.states.items()},
-            [failure._asdict() for failure in look.failures],
+            {arm: [cell._asdict() for cell in cells] for arm, cells in progress.states.items()},
+            [failure._asdict() for failure in progress.failures],
             self._known,
-            look.left,
+            progress.left,
             datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             wait_s,
             ended,

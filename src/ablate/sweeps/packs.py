@@ -25,9 +25,9 @@ def slow_seconds(config: Config) -> float | None:
     if step_s is None or config.plugins or ":" in config.env.id:
         return None
     steps, evaluation = most_steps(config), config.evaluation
-    looks = 1 + evaluation.at_start + (steps // evaluation.every_steps if evaluation.every_steps else 0)
+    evaluations = 1 + evaluation.at_start + (steps // evaluation.every_steps if evaluation.every_steps else 0)
     return CELL_S + step_s * (
-        steps + looks * evaluation.episodes * (evaluation.horizon or config.env.max_ep_step or EPISODE)
+        steps + evaluations * evaluation.episodes * (evaluation.horizon or config.env.max_ep_step or EPISODE)
     )
 
 

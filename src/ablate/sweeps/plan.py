@@ -246,10 +246,11 @@ def _design(study: Study) -> str:
 
 def _evaluations(configs: list[Config]) -> str:
     """When the cells are evaluated: the same for all arms of an environment."""
-    by_env = {config.env.id: config.evaluation for config in configs}
     words = {
-        env: f"every {look.every_steps} steps{', and before the first' * look.at_start}, {look.episodes} episodes each"
-        for env, look in by_env.items()
+        config.env.id: f"every {evaluation.every_steps} steps{', and before the first' * evaluation.at_start}, "
+        f"{evaluation.episodes} episodes each"
+        for config in configs
+        for evaluation in [config.evaluation]
     }
     if len(set(words.values())) == 1:
         return next(iter(words.values()))
