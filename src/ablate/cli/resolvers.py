@@ -137,10 +137,14 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
 
 def register() -> None:
     """Register the schema and the resolvers with Hydra. Plugins must be imported first: they add to the schema."""
-    store = ConfigStore.instance()
-    store.store("config_schema", Config)
+    _store("config_schema", Config)
     for group, options in SCHEMAS.items():
         for name, schema in options.items():
-            store.store(name, schema, group=f"schema/{group}")
+            _store(name, schema, f"schema/{group}")
     for name, resolver in RESOLVERS.items():
         OmegaConf.register_new_resolver(f"ablate.{name}", resolver, replace=True)
+
+
+@cache  # storing all takes 30 ms, and a program may register before each configuration that it composes
+def _store(name: str, schema: type, group: str | None = None) -> None:
+    ConfigStore.instance().store(name, schema, group)
