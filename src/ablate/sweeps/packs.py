@@ -9,12 +9,12 @@ import math
 from collections.abc import Hashable, Sequence
 
 from ablate.algos.algorithm import algorithm_of
+from ablate.config.derived import evaluation_horizon
 from ablate.config.schema import Config
 from ablate.sweeps.plan import most_steps
 
 JOB_S = 60.0  # a job's cells surely take less, unless it has only one
 CELL_S = 1.0  # what each cell counts, besides its steps
-EPISODE = 1000  # steps that an evaluation episode counts if nothing ends it
 
 
 def slow_seconds(config: Config) -> float | None:
@@ -26,9 +26,7 @@ def slow_seconds(config: Config) -> float | None:
         return None
     steps, evaluation = most_steps(config), config.evaluation
     evaluations = 1 + evaluation.at_start + (steps // evaluation.every_steps if evaluation.every_steps else 0)
-    return CELL_S + step_s * (
-        steps + evaluations * evaluation.episodes * (evaluation.horizon or config.env.max_ep_step or EPISODE)
-    )
+    return CELL_S + step_s * (steps + evaluations * evaluation.episodes * evaluation_horizon(config))
 
 
 def pack(cells: Sequence[tuple[Config, Hashable]], cells_per_job: int | None, job_s: float = JOB_S) -> list[list[int]]:

@@ -39,6 +39,7 @@ STATES_BEFORE = ("failed", "interrupted", "running", "damaged")  # of cells that
 MOST_PROBES = 4  # at most this many kinds of arms are probed; steps of further kinds count like those of one of these
 COSTS = ("t_max", "batch_size", "train_freq", "n_step")  # keys of an algorithm on which the time of a step depends
 MOST_NAMED = 3  # arms without a probe, or differing keys
+UNLIMITED_EPISODE = 1000  # steps that an episode counts in an estimate if nothing limits it
 
 
 @dataclass(frozen=True)
@@ -350,8 +351,8 @@ def estimate(plan: SweepPlan) -> Estimate | None:
 
 
 def most_steps(config: Config) -> int:
-    """The most steps that a run can take; it may take fewer if episodes end early."""
-    by_episodes = config.max_episodes * (config.env.max_ep_step or 1000) if config.max_episodes else None
+    """The most steps that a run takes; it may take fewer if episodes end early. See UNLIMITED_EPISODE."""
+    by_episodes = config.max_episodes * (config.env.max_ep_step or UNLIMITED_EPISODE) if config.max_episodes else None
     return min(limit for limit in (config.total_steps, by_episodes) if limit is not None)
 
 
