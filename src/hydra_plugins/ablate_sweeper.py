@@ -50,12 +50,12 @@ class AblateSweeper(Sweeper):
         from ablate.cli.arguments import refuse_unmakeable
         from ablate.cli.compose import plan_arms
         from ablate.sweeps import run as sweep
-        from ablate.sweeps.comparable import with_equal_looks
+        from ablate.sweeps.comparable import with_equal_evaluations
         from ablate.sweeps.plan import make_plan
 
         local = self._launcher in ("local", "basic")
         study, configs, told = plan_arms(study, self._context.config_loader, self._config, local, folder)
-        study, configs = with_equal_looks(replace(study, source=self._study_file()), configs)
+        study, configs = with_equal_evaluations(replace(study, source=self._study_file()), configs)
         plan = make_plan(study, configs, folder)
         refuse_unmakeable("hydra.sweep.dir", plan.folder)  # also a dry run must find that it cannot be made
         if not study.settings.dry_run:

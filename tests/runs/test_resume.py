@@ -273,6 +273,16 @@ def test_a_run_without_a_checkpoint_starts_again(tmp_path: Path) -> None:
     assert [resume["from"]["updates"] for resume in read_json(tmp_path / "run" / MANIFEST)["resumes"]] == [0]
 
 
+def test_a_key_that_was_added_after_the_run_counts_as_unchanged(tmp_path: Path) -> None:
+    train(tmp_path / "run", "env=pendulum", "env.max_ep_step=50", "max_episodes=2")
+    manifest = read_json(tmp_path / "run" / MANIFEST)
+    assert manifest["config"]["env"].pop("kwargs") == {}
+    write_json(tmp_path / "run" / MANIFEST, manifest)
+    resume(tmp_path / "run", "max_episodes=4", "optimizer.decay_episodes=4")
+    changed = read_json(tmp_path / "run" / MANIFEST)["resumes"][0]["changed"]
+    assert changed == {"max_episodes": [2, 4], "optimizer.decay_episodes": [2, 4]}
+
+
 def test_a_resume_takes_no_limit_that_the_run_has_passed_and_none_that_is_too_large(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(folder, CONSTANT)

@@ -117,12 +117,18 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return dotted
 
 
+def flat_stored(values: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration with dotted keys. Keys have today's names, and those that were added later their default.
+
+    Raises ConfigError if it is no configuration."""
+    return flat(_with_later_keys(with_new_names(values)))
+
+
 def differing_keys(ours: dict[str, Any], needed: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The keys in which two stored configurations differ, each with both values.
 
-    Only keys that change the records count, and the seed. A key that was added later has its default in older files.
-    Raises ConfigError if they are no configurations."""
-    here, there = (flat(_with_later_keys(with_new_names(values))) for values in (ours, needed))
+    Only keys that change the records count, and the seed. Raises ConfigError if they are no configurations."""
+    here, there = flat_stored(ours), flat_stored(needed)
     compared = (key for key in sorted({*here, *there}) if key == "seed" or key.split(".")[0] not in NOT_COMPARED)
     return {key: (here.get(key), there.get(key)) for key in compared if here.get(key) != there.get(key)}
 

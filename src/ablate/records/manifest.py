@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.config.schema import Config, ConfigError
-from ablate.config.serial import config_hash, flat, to_dict, with_new_names
+from ablate.config.serial import config_hash, flat, flat_stored, to_dict
 from ablate.parallel.machine import cpu_description, lock, usable_cpus, vector_features
 from ablate.paths import CHECKOUT
 from ablate.records.files import read_json, write_json
@@ -95,7 +95,7 @@ def note_resume(folder: Path, config: Config, command: list[str], counters: Coun
     """Add a resume to the manifest: from which step, with which configuration, and what is different in it."""
     manifest = read_json(folder / MANIFEST)
     values = to_dict(config)
-    before, after = flat(with_new_names(manifest["config"])), flat(values)
+    before, after = flat_stored(manifest["config"]), flat(values)
     changed = {key: (before.get(key), value) for key, value in after.items() if before.get(key) != value}
     resume = {"command": command, "started": _now(), "from": counters._asdict(), "changed": changed}
     new = {"config": values, "config_hash": config_hash(config), "resumes": [*manifest.get("resumes", []), resume]}

@@ -21,16 +21,16 @@ GAME_SWITCHES = (
 ONLY_IN_TRAINING = "for a difference in training only, see docs/sweeps.md, Settings that only training has"
 # Keys that must be the same for all arms of an environment, and the value of a sweep whose arms have other defaults.
 # Who is evaluated more often, or with fewer episodes, reaches a score sooner by chance.
-LOOKS: dict[str, Callable[..., int]] = {"every_steps": min, "episodes": max}
+EVALUATIONS: dict[str, Callable[..., int]] = {"every_steps": min, "episodes": max}
 
 
-def with_equal_looks(study: Study, configs: dict[str, Config]) -> tuple[Study, dict[str, Config]]:
+def with_equal_evaluations(study: Study, configs: dict[str, Config]) -> tuple[Study, dict[str, Config]]:
     """The study and its resolved arms with the same evaluations for all arms of an environment.
 
     A value that overrides give counts for all; else every cell is evaluated as often as the arm whose default is most
     often, with the most episodes. Raises ConfigError if the arms' overrides give different values."""
     more: dict[str, list[str]] = {arm.name: [] for arm in study.arms}
-    for name, choose in LOOKS.items():
+    for name, choose in EVALUATIONS.items():
         key = f"evaluation.{name}"
         by_env: dict[str, list[Arm]] = {}
         for arm in study.arms:
@@ -75,7 +75,7 @@ def refuse_incomparable(configs: dict[str, Config], may_be_same: bool = False) -
         **{f"env.{switch}": partial(_switch, switch) for switch in GAME_SWITCHES},
         "evaluation.horizon": evaluation_horizon,
         "evaluation.action": lambda c: str(c.evaluation.action),
-        **{f"evaluation.{name}": partial(_look, name) for name in LOOKS},
+        **{f"evaluation.{name}": partial(_evaluation, name) for name in EVALUATIONS},
         "evaluation.at_start": lambda c: c.evaluation.at_start,
         "env.kwargs": lambda c: c.env.kwargs,  # they change the task, but not its name
     }
@@ -104,7 +104,7 @@ def untestable(study: Study, configs: dict[str, Config]) -> Iterator[str]:
             yield f"the claim {claim.id} cannot be tested: {why}"
 
 
-def _look(name: str, config: Config) -> Any:
+def _evaluation(name: str, config: Config) -> Any:
     return getattr(config.evaluation, name)
 
 
