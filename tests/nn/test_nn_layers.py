@@ -99,6 +99,37 @@ def test_conv2d_matches_autograd_on_any_geometry(
     check_conv2d(batch, channels, (height, width), kernel, stride, padding)
 
 
+@pytest.mark.parametrize("as_float32", [True, False])
+def test_bfloat16_rounds_the_exact_sums_once(as_float32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the processor multiplies bfloat16 or not. Exact: the same products in float64."""
+    monkeypatch.setattr(layers, "BF16_AS_FLOAT32", as_float32)
+
+    def windowed(d_y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        out = torch.empty_like(weight, memory_format=torch.channels_last)
+        layers.WindowedWeightGradient(3, 2, 1)(d_y, x, out)
+        return out
+
+    def product_into(a: Tensor, b: Tensor) -> Tensor:
+        return layers.matmul(a, b, out=a.new_empty(len(a), b.shape[1]))
+
+    x, weight, d_y = randn(4, 5, 9, 9), randn(6, 5, 3, 3, seed=1), randn(4, 6, 5, 5, seed=2)
+    a, b = randn(7, 300), randn(300, 8, seed=1)
+    operations: list[tuple[Callable[..., Tensor], list[Tensor]]] = [
+        (layers.matmul, [a, b]),
+        (product_into, [a, b]),
+        (layers.linear, [a, b.T, randn(8, seed=2)]),
+        (lambda x, w, bias: layers.conv2d(x, w, bias, 2, 1), [x, weight, randn(6, seed=3)]),
+        (lambda d_y, w: layers.conv2d_backward_x(d_y, w, x.shape, 2, 1), [d_y, weight]),
+        (windowed, [d_y, x, weight]),
+    ]
+    for operation, operands in operations:
+        rounded = [operand.bfloat16() for operand in operands]
+        actual = operation(*rounded)
+        exact = operation(*(operand.double() for operand in rounded))
+        assert actual.dtype == torch.bfloat16
+        torch.testing.assert_close(actual.double(), exact, rtol=2**-7.9, atol=1e-5)  # half a unit: up to 2^-8
+
+
 def test_conv2d_on_the_riverraid_stack() -> None:
     sizes = [42]
     for n_in in (1, 32, 32, 32):

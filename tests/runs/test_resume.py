@@ -221,8 +221,8 @@ def test_a_run_goes_on_with_another_precision_on_another_machine(
     train(folder, *options, "total_steps=80")
     before = read_checkpoint(folder / LAST_CHECKPOINT).tensors["parameters"]
     monkeypatch.setattr(precision, "cpu_flags", set)
-    assert "resume with precision=float32" in resumed("total_steps=100", "optimizer.decay_steps=1000")
-    assert "in software" not in resumed("total_steps=180", "precision=auto")
+    assert "precision=float32 is a little faster" in resumed("total_steps=100", "optimizer.decay_steps=1000")
+    assert "is a little faster" not in resumed("total_steps=180", "precision=auto")
     manifest = read_json(folder / MANIFEST)
     assert manifest["config"]["precision"] == "float32"
     assert [resume["changed"] for resume in manifest["resumes"]] == [
@@ -232,8 +232,7 @@ def test_a_run_goes_on_with_another_precision_on_another_machine(
     after = read_checkpoint(folder / LAST_CHECKPOINT).tensors["parameters"]
     assert np.isfinite(after).all()
     assert (after != before).mean() > 0.1
-    with pytest.raises(ConfigError, match=r"^precision=bf16: this machine .* use float32$"):
-        compose_and_plan([f"resume={folder}", "total_steps=200", "precision=bf16"])
+    assert compose_and_plan([f"resume={folder}", "total_steps=200", "precision=bf16"]).config.precision == "bf16"
     (folder / CELL).touch()
     with pytest.raises(ConfigError, match="a cell of a sweep keeps its precision"):
         resume(folder, "precision=auto", "total_steps=200")

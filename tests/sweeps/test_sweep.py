@@ -39,6 +39,7 @@ from ablate.config.choices import Sampler, ScoreUnit, Source, Statistic
 from ablate.config.schema import ConfigError, MetricConfig, SweepConfig
 from ablate.config.serial import to_dict
 from ablate.envs.make import kind_of
+from ablate.nn import precision
 from ablate.parallel.signals import Interrupted
 from ablate.paths import portable
 from ablate.records.files import write_json
@@ -437,6 +438,24 @@ def test_a_study_keeps_the_number_of_workers_that_it_began_with(
     assert planned(study=study).configs["new"].workers == 7
     other = planned("workers=2", study=study)
     assert other.folder != first.folder
+
+
+@pytest.mark.parametrize("flags", [{"avx512_bf16"}, set()])
+def test_a_study_keeps_the_precision_that_it_began_with(
+    flags: set[str], planned: Planner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Left out, it is what the processor does fastest: the same command used to begin again on another machine."""
+    command = ("algo=dqn", "env=breakout", "algo.n_step=1,3", "sweep.seeds=2", *SHORT, "replay.capacity=1000")
+    monkeypatch.setattr(precision, "cpu_flags", lambda: flags)
+    first = swept(planned(*command, jobs=True))
+    (began,) = {config.precision for config in first.configs.values()}
+    assert began == ("bf16" if flags else "float32")
+    monkeypatch.setattr(precision, "cpu_flags", lambda: set() if flags else {"amx_bf16"})
+    again = planned(*command)
+    assert (again.folder, again.to_run) == (first.folder, [])
+    assert f"precision={began}: as in its study.json" in capsys.readouterr().err
+    other = "float32" if flags else "bf16"
+    assert planned(*command, f"precision={other}").folder != first.folder
 
 
 def test_an_arm_that_gives_a_multiple_follows_the_command_line(planned: Planner) -> None:

@@ -85,12 +85,18 @@ def plan_arms(
                 arm = arm._replace(overrides=tuple(o for o in arm.overrides if o not in shared))
                 composed = composer.compose(list(arm.overrides))
             elif _has_workers(composed) and composed.workers is None:
-                known = _stored_workers(stored, arm.name, composed.algo.name) if stored else None
+                known = _stored_value(stored, arm.name, composed.algo.name, "workers")
                 composed.workers = known or algorithm_named(composed.algo.name).default_workers()
                 where = "as in its study.json" if known else "the number of CPUs here; study.json keeps it"
                 notes[f"workers={composed.workers}: {where}, so that the sweep is the same on any machine"] = None
                 arm = arm._replace(overrides=(*arm.overrides, f"workers={composed.workers}"))
             planned = plan_job(composed, arm.overrides, here, folder)
+            known = _stored_value(stored, arm.name, composed.algo.name, "precision")
+            if composed.precision == "auto" and known not in (None, "auto", planned.config.precision):
+                composed.precision = known
+                notes[f"precision={known}: as in its study.json, so that the sweep is the same on any machine"] = None
+                arm = arm._replace(overrides=(*arm.overrides, f"precision={known}"))
+                planned = plan_job(composed, arm.overrides, here, folder)
             configs[arm.name] = planned.config
             arms.append(arm)
             notes[planned.limit_note] = None
@@ -116,12 +122,14 @@ def _naming(study: Study, arm: Arm) -> Iterator[None]:
         raise ConfigError(prefix + text) from error
 
 
-def _stored_workers(stored: StudyFile, name: str, algorithm: str) -> int | None:
-    """The workers of this arm, or those that all arms of its algorithm have; None if there is no such number."""
+def _stored_value(stored: StudyFile | None, name: str, algorithm: str, key: str) -> Any:
+    """The key's value for this arm, or that of all arms of its algorithm; None if there is no such value."""
+    if stored is None:
+        return None
     if name in stored.arms:
-        return stored.arms[name].config.get("workers")
-    counts = {arm.config["workers"] for arm in stored.arms.values() if arm.config["algo"]["name"] == algorithm}
-    return counts.pop() if len(counts) == 1 else None
+        return stored.arms[name].config.get(key)
+    values = {arm.config.get(key) for arm in stored.arms.values() if arm.config["algo"]["name"] == algorithm}
+    return values.pop() if len(values) == 1 else None
 
 
 def _has_workers(composed: DictConfig) -> bool:

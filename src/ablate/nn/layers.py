@@ -9,18 +9,46 @@ in-place, but only on temporaries of the same function, never on arguments (exce
 Masks are made with sign and clamp, because a boolean mask costs several times as much.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ablate.nn.precision import cpu_multiplies_bf16
+
+# Torch multiplies bfloat16 many times slower than float32 on a processor that does not do it in hardware.
+BF16_AS_FLOAT32 = not cpu_multiplies_bf16()
+
 # ----------------------------------------------------------------------------------- affine layers
+
+
+def _as_float32(x: Tensor) -> bool:
+    return x.dtype == torch.bfloat16 and BF16_AS_FLOAT32 and x.device.type == "cpu"
+
+
+def _products(operation: Callable[..., Tensor], x: Tensor, *operands: Any) -> Tensor:
+    """operation(x, *operands), whose elements are sums of products; bfloat16 is multiplied in float32 if need be.
+
+    The rounding is that of a processor with bfloat16. It sums in float32, in which a product of two such numbers is
+    exact, and rounds the sum. Only the order of the summation differs."""
+    if not _as_float32(x):
+        return operation(x, *operands)
+    wide = (operand.float() if isinstance(operand, Tensor) else operand for operand in operands)
+    return operation(x.float(), *wide).to(x.dtype)
+
+
+def matmul(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """A B.  a (N, K), b (K, M) -> (N, M)."""
+    if out is None:
+        return _products(torch.mm, a, b)
+    return out.copy_(_products(torch.mm, a, b)) if _as_float32(a) else torch.mm(a, b, out=out)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Affine map of each row: y = x Wᵀ + b.  x (N, in), weight (out, in), bias (out,) -> y (N, out)."""
-    return F.linear(x, weight, bias)
+    return _products(F.linear, x, weight, bias)
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0) -> Tensor:
@@ -30,14 +58,14 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padd
     x (N, C, H, W), weight (O, C, kh, kw), bias (O,) -> y (N, O, H', W') with H' = ⌊(H + 2p - kh) / s⌋ + 1,
     W' = ⌊(W + 2p - kw) / s⌋ + 1.
     """
-    return F.conv2d(x, weight, bias, stride, padding)
+    return _products(F.conv2d, x, weight, bias, stride, padding)
 
 
 def conv2d_backward_x(d_y: Tensor, weight: Tensor, x_shape: Sequence[int], stride: int, padding: int) -> Tensor:
     """∂x: the transposed convolution of g with W.  d_y (N, O, H', W'), weight (O, C, kh, kw) -> d_x of x_shape."""
     # Heights H to H + stride - 1 all give the same H'; the output padding says which of them x had.
     rest = _rest(x_shape, weight.shape, stride, padding)
-    return F.conv_transpose2d(d_y, weight, stride=stride, padding=padding, output_padding=rest)
+    return _products(F.conv_transpose2d, d_y, weight, None, stride, padding, rest)
 
 
 def conv2d_backward_weight(d_y: Tensor, x: Tensor, weight_shape: Sequence[int], stride: int, padding: int) -> Tensor:
@@ -74,10 +102,10 @@ class WindowedWeightGradient:
         windows = x.unfold(2, self._kernel, self._stride).unfold(3, self._kernel, self._stride)
         windows = windows.permute(0, 2, 3, 4, 5, 1)  # (N, H', W', k, k, C)
         if self._windows is None or len(self._windows) < len(windows):
-            self._windows = x.new_empty(windows.shape)
+            self._windows = x.new_empty(windows.shape, dtype=torch.float32 if _as_float32(x) else x.dtype)
         columns = self._windows[: len(windows)].copy_(windows).flatten(3).flatten(0, 2)
         d_rows = d_y.permute(0, 2, 3, 1).reshape(len(columns), -1)
-        torch.mm(d_rows.T, columns, out=out.permute(0, 2, 3, 1).view(-1, columns.shape[1]))
+        matmul(d_rows.T, columns, out=out.permute(0, 2, 3, 1).view(-1, columns.shape[1]))
 
 
 def _rest(x_shape: Sequence[int], weight_shape: Sequence[int], stride: int, padding: int) -> tuple[int, int]:

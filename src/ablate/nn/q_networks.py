@@ -206,9 +206,9 @@ class _Linear:
         """d_y (B, out), x (B, in) -> d_x (B, in), if to_input."""
         assert self._d_weight is not None
         assert self._d_bias is not None
-        torch.mm(d_y.T, x, out=self._d_weight)
+        layers.matmul(d_y.T, x, out=self._d_weight)
         torch.sum(d_y, 0, out=self._d_bias)
-        return d_y @ self._weight if to_input else d_y
+        return layers.matmul(d_y, self._weight) if to_input else d_y
 
 
 class _Convolution:

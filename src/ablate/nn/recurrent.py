@@ -120,7 +120,7 @@ class FullyConnected:
 
     def forward(self, t: int, firsts: np.ndarray) -> None:
         """Row t, from the features in x[t]."""
-        a = torch.mm(self._z[t], self._weight)
+        a = layers.matmul(self._z[t], self._weight)
         if self._norm is not None:
             a = self._norm.forward(a, t * self._envs)
         self._activation(a.to(self.y.dtype), out=self.y[t])
@@ -133,7 +133,7 @@ class FullyConnected:
             self._norm.clear()
             d_a = self._norm.backward(d_a, 0)
         d_a = d_a.to(self._weight.dtype)
-        torch.mm(self._z[:steps].flatten(0, 1).T, d_a, out=self._d_product)
+        layers.matmul(self._z[:steps].flatten(0, 1).T, d_a, out=self._d_product)
         if self._d_product is not self._d_weight:
             self._d_weight.copy_(self._d_product)
-        return torch.mm(d_a, self._weight[:-1].T).view(steps, -1, len(self._weight) - 1)
+        return layers.matmul(d_a, self._weight[:-1].T).view(steps, -1, len(self._weight) - 1)

@@ -11,7 +11,7 @@ from ablate.config.choices import Schedule
 from ablate.config.derived import horizon_notes
 from ablate.config.plugins import named_modules
 from ablate.config.schema import Config, ConfigError
-from ablate.nn.precision import in_software
+from ablate.nn.precision import precision_notes
 from ablate.paths import command, shown
 from ablate.records.checkpoint import Checkpoint
 from ablate.records.csv_writer import read_rows
@@ -37,7 +37,13 @@ def announcement(run: Resolved, folder: Path, dropped: int) -> Iterator[str]:
         yield f"replay   {run.memory_note}"
     if run.limit_note:
         yield f"note     {run.limit_note}"
-    for note in (*horizon_notes(run.config), *run.spec.notes, *run.algorithm.notes(run.config)):
+    notes = (
+        *horizon_notes(run.config),
+        *precision_notes(run.config),
+        *run.spec.notes,
+        *run.algorithm.notes(run.config),
+    )
+    for note in notes:
         yield f"note     {note}"
     if run.resumed is not None:
         yield from _resumption(run, run.resumed, folder, dropped)
@@ -51,8 +57,6 @@ def _resumption(run: Resolved, checkpoint: Checkpoint, folder: Path, dropped: in
     states = list(checkpoint.state["workers"].values())
     later = f"; {dropped} later rows dropped from the CSVs" if dropped else ""
     yield f"resumed  at step {counters.steps}, episode {counters.episodes}{later}"
-    if in_software(config):
-        yield "note     precision=bf16 is computed in software here: resume with precision=float32, many times faster"
     every = config.evaluation.every_steps
     if config.schedule == Schedule["async"] and every and config.evaluation.every_seconds is None:
         rows = read_rows(folder / EVALUATIONS).rows

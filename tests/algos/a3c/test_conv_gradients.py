@@ -10,6 +10,7 @@ from helpers import config_of
 
 from ablate.algos.a3c.conv_gradients import CONV_BACKENDS, ConvComputer
 from ablate.algos.a3c.gradients import LossSettings
+from ablate.nn import layers
 from ablate.nn.architecture import architecture_of, initial_parameters
 from ablate.nn.conv_architecture import ConvArchitecture
 from ablate.nn.conv_networks import ManualConv
@@ -266,6 +267,23 @@ def test_bfloat16_agrees_with_float32_up_to_rounding(model: str, layer_norm: boo
         rounded = gradients[1][name]
         assert F.cosine_similarity(rounded.flatten(), exact.flatten(), 0) > 0.98, name
         assert float(rounded.norm()) == pytest.approx(float(exact.norm()), rel=0.1), name
+
+
+@pytest.mark.parametrize("model", ["conv_84", "conv_lstm_42"])
+def test_a_processor_without_bfloat16_computes_the_same_gradient(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch multiplies bfloat16 on any processor, slowly on some. Only the order of summation differs."""
+    architecture = real(model)
+    rollout = random_rollout(architecture, 5, 4, ends=((3, 0),))
+    gradients = []
+    for as_float32 in (True, False):
+        monkeypatch.setattr(layers, "BF16_AS_FLOAT32", as_float32)
+        computer = CONV_BACKENDS["manual"](architecture, 4, 5, S2, "cpu", torch.float32, "bf16")
+        computer.parameters.copy_(random_parameters(architecture))
+        step_through(computer, rollout)
+        computer.compute(rollout)
+        gradients.append(architecture.layout().views(computer.gradient))
+    for name, ours in gradients[0].items():
+        assert F.cosine_similarity(ours.flatten(), gradients[1][name].flatten(), 0) > 0.9999, name
 
 
 def test_parameters_that_were_pulled_are_rounded_again() -> None:

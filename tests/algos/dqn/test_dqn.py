@@ -383,14 +383,15 @@ def test_what_dqn_cannot_do_is_refused_in_one_line(overrides: tuple[str, ...], n
     assert "\n" not in str(caught.value)
 
 
-def test_bf16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_is_refused_if_torch_would_compute_it_in_software(monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("algo=dqn", "env=breakout", "replay.capacity=1000", "algo.warmup_steps=100")
     for has in ("bf16", "float32"):
         monkeypatch.setattr(precision, "resolve_precision", lambda wanted, device, has=has: has)
         assert plan(config_of(*options), []).config.precision == has
         assert plan(config_of(*options, "precision=float32"), []).config.precision == "float32"
-    with pytest.raises(ConfigError, match=r"^precision=bf16: this machine .* use float32$"):
-        plan(config_of(*options, "precision=bf16"), [])
+    assert plan(config_of(*options, "precision=bf16"), []).config.precision == "bf16"
+    with pytest.raises(ConfigError, match=r"^precision=bf16: this machine .* use float32 or backend=manual$"):
+        plan(config_of(*options, "precision=bf16", "backend=autograd"), [])
 
 
 def test_the_state_of_a_run_holds_no_replay_unless_asked(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from networks import IMAGE, VECTOR, random_parameters
 
 from ablate.algos.dqn.batch_buffers import QMetrics
 from ablate.algos.dqn.gradients import Q_BACKENDS, QComputer, QSettings
+from ablate.nn import layers
 from ablate.nn.convolutions import Convolution
 from ablate.nn.precision import resolve_precision
 from ablate.nn.q_architecture import QArchitecture
@@ -271,7 +272,10 @@ def test_bfloat16_agrees_with_float32_up_to_rounding(backend: str, changes: dict
     assert min(similarities.values()) > 0.99, similarities
 
 
-def test_both_backends_agree_in_bfloat16() -> None:
+@pytest.mark.parametrize("as_float32", [True, False])
+def test_both_backends_agree_in_bfloat16(as_float32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the processor has no bfloat16, which the backend by hand then multiplies in float32."""
+    monkeypatch.setattr(layers, "BF16_AS_FLOAT32", as_float32)
     batch, observations = random_batch(NATURE, size=32)
     both = [make_computer(NATURE, PLAIN, name, "bf16", torch.float32, 32) for name in Q_BACKENDS]
     for computer in both:
