@@ -92,11 +92,15 @@ class AblateSweeper(Sweeper):
         from ablate.sweeps import run as sweep
         from ablate.sweeps.cell import STOP
         from ablate.sweeps.cell_process import close_server
+        from ablate.sweeps.environments import references_of
         from ablate.sweeps.search import TRIALS, describe, first_trials, run_trials
 
         local = self._launcher in ("local", "basic")
         # A value that no trial can have is refused now, and not by the batch that draws it.
-        plan_arms(search.ends, self._context.config_loader, self._config, local, folder / TRIALS)
+        loader = self._context.config_loader
+        plan_arms(search.ends, loader, self._config, local, folder / TRIALS)
+        comparison, configs, _ = plan_arms(search.comparison(search.anything), loader, self._config, local, folder)
+        references_of(comparison.settings, comparison.crossed, configs)  # the same for what only the comparison needs
         first = self._plan(first_trials(search, folder), folder / TRIALS)
         print(describe(search, *self._describe(first)), flush=True)
         if search.settings.dry_run:

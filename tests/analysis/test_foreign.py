@@ -250,6 +250,19 @@ def test_a_score_that_is_not_finite_is_a_diverged_run_and_an_empty_one_was_not_l
     assert any("without a score" in note and note.endswith(": 1") for note in summary.notes)
 
 
+def test_a_score_that_is_not_finite_counts_between_two_points_of_the_comparison(
+    tmp_path: Path, study: Callable[..., Path]
+) -> None:
+    """The points are those of the arm with the fewest rows."""
+    table = long_table(np.random.default_rng(1), {"a": 100, "b": 1000}, seeds=5).astype({"return": "str"})
+    table.loc[(table["algo"] == "a") & (table["seed"] == 1) & (table["step"] == 3900), "return"] = "nan"
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    keys = {"columns": COLUMNS, "source": "evaluations"}
+    summary = summarise(judge.read(study(arms={"a": {}, "b": {}}, runs=keys), tmp_path / "runs.csv"))
+    row = summary.arms.query("metric == 'final_score' and arm == 'a'").iloc[0]
+    assert (row["n"], row["failed"]) == (4, "1 diverged")
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from synthetic import METRICS, write_sweep
 
 from ablate.analysis import statistics
 from ablate.analysis.load import load_sweep
-from ablate.analysis.markdown import title
+from ablate.analysis.markdown import needed, title
 from ablate.analysis.summary import summarise, write_tables
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import Verdict
@@ -192,7 +193,11 @@ def test_an_undecided_claim_says_how_many_seeds_would_settle_it(tmp_path: Path) 
     assert verdict.seeds_needed is not None
     assert 20 < verdict.seeds_needed < 200  # a deviation of 0.3: 47 if it was known
     write_tables(summarise(load_sweep(folder)))
-    assert f"{verdict.seeds_needed} seeds per arm would probably be enough" in (folder / "verdict.md").read_text()
+    text = (folder / "verdict.md").read_text()
+    assert f"{verdict.seeds_needed} seeds per arm would probably be enough" in text
+    assert "a smaller one the nearer their difference is to smallest_effect" in text  # the border of this claim
+    one_sided = replace(verdict, inequality="good < same")
+    assert needed(one_sided).endswith("and with a higher one if they differ by smallest_effect")
 
 
 def test_the_reason_says_if_a_difference_is_too_small_to_matter(tmp_path: Path) -> None:

@@ -89,13 +89,14 @@ def test_collect_says_what_is_missing(
     assert ("it still runs" if what == "running" else f"python src/run.py sweep={folder.name}") in line
 
 
+@pytest.mark.parametrize("seeds", ["sweep.seeds=0", "seed=0"])
 def test_the_command_that_runs_the_others_names_all_arms_and_seeds(
-    tmp_path: Path, judgements: list[Path], capsys: pytest.CaptureFixture[str]
+    seeds: str, tmp_path: Path, judgements: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The last start may have run some of them."""
     folder = sweep(tmp_path, missing=(("two", 1),))
     study = read_study(folder)
-    command = ["src/run.py", "sweep=crews", "sweep.only=[two]", "sweep.seeds=0"]
+    command = ["src/run.py", "sweep=crews", "sweep.only=[two]", seeds]
     write_study(folder, replace(study, provenance=replace(study.provenance, command=command)))
     _, line = collected(folder, capsys)
     assert line.endswith("to run the others: python src/run.py sweep=crews sweep.seeds=0,1\n")

@@ -31,6 +31,7 @@ from processes import START_S, Run, eventually
 from ablate.analysis.load import load_sweep
 from ablate.analysis.report import write_report
 from ablate.analysis.summary import summarise
+from ablate.analysis.verdicts import looks
 from ablate.cli import hydra_app
 from ablate.cli.arguments import complete_arguments, quoted
 from ablate.cli.compose import CellComposer, compose_and_plan
@@ -731,6 +732,30 @@ def test_a_study_changed_afterwards_is_reported(plan_of: Folder) -> None:
         (4, [f"smallest_effect 7.0 -> {before}", "arms added: w8", "seeds added: 2"]),
     ]
     assert any("smallest_effect" in note for note in summarise(load_sweep(plan.folder)).notes)
+
+
+@pytest.mark.parametrize("what", ["seeds", "an arm and the smallest effect"])
+def test_a_change_is_reported_if_the_command_asks_only_for_new_cells(what: str, plan_of: Folder) -> None:
+    """The verdict on the cells that were there has been seen, whether or not the command names them again."""
+    plan = plan_of("study")
+    first, second = plan.study.arms
+    if what == "seeds":
+        swept(plan)
+        later = replace(plan.study, seeds=(7, 8))
+    else:
+        swept(make_plan(replace(plan.study, arms=(first,)), {first.name: plan.configs[first.name]}, plan.folder))
+        settings = replace(plan.study.settings, smallest_effect=7.0)
+        later = replace(plan.study, arms=(second,), settings=settings)
+    swept(make_plan(later, {arm.name: plan.configs[arm.name] for arm in later.arms}, plan.folder))
+    study = read_study(plan.folder)
+    (change,) = study.changes
+    if what == "seeds":
+        assert (change.completed, change.what, change.seeds) == (4, ["seeds added: 7, 8"], [0, 1])
+        assert looks(study) == [[0, 1], [0, 1, 7, 8]]
+    else:
+        assert change.completed == 2
+        assert f"arms added: {second.name}" in change.what
+        assert any(text.startswith("smallest_effect") for text in change.what)
 
 
 def test_keys_that_change_no_record_may_differ(plan_of: Folder) -> None:

@@ -43,7 +43,8 @@ class Algorithm(ABC):
     config_class: ClassVar[type[AlgoConfig]]
     update_record: ClassVar[type[Any]]  # a NamedTuple: the columns of updates.csv, of which the first three are fixed
     backends: ClassVar[tuple[Backend, ...]] = (Backend.autograd,)  # the fastest first
-    has_workers: ClassVar[bool] = True  # whether `workers` has a meaning for it
+    has_workers: ClassVar[bool] = False  # whether `workers` has a meaning for it
+    has_envs_per_worker: ClassVar[bool] = False  # whether `envs_per_worker` has
 
     @abstractmethod
     def processes(self, config: Config) -> list[Process]:

@@ -171,15 +171,18 @@ def groups_of(sweep: Sweep, weights: dict[str, float]) -> list[list[str]]:
     Then their scores correlate (0.68 to 0.92 was measured), and the test is over seeds of the whole group. That is
     decided by the arms' configurations alone. Workers of `async` race, so they share less: two such arms count as
     independent, as a correlation only makes the interval of their difference too wide. It would make that of a sum too
-    narrow, so other contrasts combine arms seed by seed whatever their schedule. Runs of other programs count as
-    independent: nothing is known of their random numbers. weights: by arm."""
-    one_difference = len(weights) == 2 and sum(weights.values()) == 0
+    narrow, so contrasts of more arms in one environment combine arms seed by seed whatever their schedule. Runs of
+    other programs count as independent: nothing is known of their random numbers. weights: by arm."""
+    by_env: dict[object, list[float]] = {}
+    for arm, weight in weights.items():
+        by_env.setdefault(_nested(sweep.study.arms[arm].config, ("env", "id")), []).append(weight)
+    is_difference = all(len(pair) == 2 and sum(pair) == 0 for pair in by_env.values())
     groups: dict[tuple[object, ...], list[str]] = {}
     for arm in weights:
         config = sweep.study.arms[arm].config
         keys = ("algo", "name"), ("env", "id"), ("model",), ("schedule",), ("envs_per_worker",)
         draws: tuple[object, ...] = (workers(sweep, arm), *(str(_nested(config, path)) for path in keys))
-        if sweep.foreign or (one_difference and config.get("schedule") != "interleaved"):
+        if sweep.foreign or (is_difference and config.get("schedule") != "interleaved"):
             draws = (arm,)
         groups.setdefault(draws, []).append(arm)
     return list(groups.values())

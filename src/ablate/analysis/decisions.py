@@ -4,9 +4,9 @@ A claim is about θ, the mean of its first arm minus the mean of its second arm,
 interval decides, by where it is among 0 and ± the smallest effect that matters (the margin). All claims share α = 5 %
 by Holm's method, with one refinement for verdicts about the margin. An open claim has the weight of the errors that it
 can still make: 1 while θ = 0 is possible (both ends of the interval can be wrong), ½ while only θ = -margin or
-θ = margin is (one end can be wrong), else 0. Every interval has the level α / Σ weights, but at least 95 % confidence.
-A claim that can no longer err gives its share to the others, and the intervals are computed again. Without a margin
-this is Holm's method.
+θ = margin is (one end can be wrong), else 0. A claim of equality is true at θ = 0, so it begins with ½. Every interval
+has the level α / Σ weights, but at least 95 % confidence. A claim that can no longer err gives its share to the others,
+and the intervals are computed again. Without a margin this is Holm's method.
 
 With several looks at a growing study, each look has the nominal level at which all looks together keep the claim's
 level: boundaries of Wang & Tsiatis 1987 (Δ = ½ is Pocock 1977), as significance levels of t-tests (Jennison & Turnbull
@@ -245,9 +245,10 @@ def nominal_levels(alpha: float, fractions: tuple[float, ...], shape: float = SH
 def seeds_for_power(variance: float, freedom: float, margin: float, level: float) -> int | None:
     """Seeds per arm with which a claim is settled with probability POWER, if θ = 0. None: more than MOST_SEEDS.
 
-    If |θ| = margin the probability is larger; in between it is smaller, and no number is enough for all θ. variance: of
-    the difference of one seed of each arm, estimated with this freedom. The estimate may be too small by chance, and
-    then so would be the answer: its upper SURE limit is used (Browne 1995), with n - 1 degrees of freedom."""
+    If |θ| = margin the probability is larger for a claim with < or >; in between it is smaller, and no number is enough
+    for all θ. For a claim with ~ it is smaller the nearer |θ| is to the margin. variance: of the difference of one seed
+    of each arm, estimated with this freedom. The estimate may be too small by chance, and then so would be the answer:
+    its upper SURE limit is used (Browne 1995), with n - 1 degrees of freedom."""
     upper = variance * freedom / stats.chi2.ppf(1 - SURE, freedom)
 
     def power(n: int) -> float:

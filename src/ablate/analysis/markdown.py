@@ -13,6 +13,7 @@ from ablate.analysis.sensitivity import Sensitivity
 from ablate.analysis.tables import Summary
 from ablate.analysis.verdicts import Verdict, number
 from ablate.config.choices import Statistic
+from ablate.config.inequality import parse
 from ablate.records.study_file import SearchRecord, StudyFile
 
 METHODS = """\
@@ -119,14 +120,20 @@ def _claim(verdict: Verdict) -> str:
         f"- {escaped(verdict.reason)}",
     ]
     if verdict.seeds_needed is not None:
-        lines.append(f"- {needed(verdict.seeds_needed)}")
+        lines.append(f"- {needed(verdict)}")
     return "\n".join(lines)
 
 
-def needed(seeds: int) -> str:
+def needed(verdict: Verdict) -> str:
+    """How many more seeds an undecided claim needs, in words; empty if that is not known."""
+    if verdict.seeds_needed is None:
+        return ""
+    at_margin = "a higher one if they differ by smallest_effect"
+    if parse(verdict.inequality)[0] == "~":  # at smallest_effect it is neither true nor false by a margin
+        at_margin = "a smaller one the nearer their difference is to smallest_effect"
     return (
-        f"{seeds} seeds per arm would probably be enough: with them, the claim is settled with a probability of 80 % "
-        "if the arms do not differ, and with a higher one if they differ by smallest_effect"
+        f"{verdict.seeds_needed} seeds per arm would probably be enough: with them, the claim is settled with a "
+        f"probability of 80 % if the arms do not differ, and with {at_margin}"
     )
 
 

@@ -269,11 +269,19 @@ def score_cells(sweep: Sweep, name: str) -> pd.DataFrame:
         for cell, (x, score) in by_cell.items():
             if at_points:
                 points = span.points(ends[cell])
-                x, score = points, np.interp(points, x, score)
+                x, score = points, _interpolated(points, x, score)
             decay = decay_for(len(score)) if at_points else MOVING_AVERAGE_DECAY
             rows.append((*cell, *_measure(metric, x, score, reported[cell][0], span.start, ends[cell], decay)))
     table = pd.DataFrame(rows, columns=["arm", "seed", "value", "censored"])
     return table.astype({"arm": "str", "seed": "int64", "value": "float64", "censored": "bool"})
+
+
+def _interpolated(points: np.ndarray, x: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """The score at these points, NaN also where it was not finite since the point before."""
+    values = np.interp(points, x, score)
+    after = np.searchsorted(points, x[~np.isfinite(score)])
+    values[after[after < len(points)]] = np.nan
+    return values
 
 
 def _measure(

@@ -104,7 +104,7 @@ def render(summary: Summary, figures: list[tuple[Drawing, bytes | ConfigError]])
         symbols=SYMBOLS,
         claims=[{"verdict": v, "title": markdown.title(v), "unit": effect_unit(summary.sweep, v),
                  "marks": interval_marks(summary, v),
-                 "needed": markdown.needed(v.seeds_needed) if v.seeds_needed else ""} for v in summary.verdicts],
+                 "needed": markdown.needed(v)} for v in summary.verdicts],
         search_words=markdown.search_words(sweep.study),
         sensitivity_words=markdown.sensitivity_words(summary),
         sensitivity_table=own and table(markdown.sensitivity_table(own, sweep.study)),

@@ -149,7 +149,7 @@ def _command(folder: Path) -> str:
     program, *arguments = study.provenance.command
     seeds = f"sweep.seeds={','.join(map(str, study.seeds))}"
     if not study.has_trials:  # whose seeds are those of the tuning
-        arguments = [seeds if a.startswith("sweep.seeds=") else a for a in arguments]
+        arguments = [seeds if a.startswith(("seed=", "sweep.seeds=")) else a for a in arguments]
     arguments = [argument for argument in arguments if not argument.startswith("sweep.only=")]
     return shlex.join([*(["python", program] if program.endswith(".py") else program.split()), *arguments])
 

@@ -379,7 +379,7 @@ class FiguresConfig:
 class SearchConfig:
     """A search for values of some keys, whose best trial is then compared with the default."""
 
-    trials: Count | None = None  # None: no search
+    trials: Annotated[int, Field(ge=1, le=10_000)] | None = None  # None: no search
     space: dict[str, str] = field(default_factory=dict)  # by key: its range
     sampler: Sampler = Sampler.tpe
     seeds: Annotated[int, Field(ge=1, le=1000)] = 5
@@ -396,7 +396,7 @@ class SweepConfig:
     only: list[str] = field(default_factory=list)
     design: DesignKind | None = None
     factors: dict[str, FactorConfig] = field(default_factory=dict)  # by key
-    draws: Count = 16
+    draws: Annotated[int, Field(ge=1, le=127)] = 16  # with the baseline, 128 arms
     search: SearchConfig = field(default_factory=SearchConfig)
     environments: Any = None  # options of env, or a `TaskConfig` for each
     normalisation: Normalisation | None = None  # None: references if all environments have one, else cdf
@@ -408,7 +408,7 @@ class SweepConfig:
     score: ScoreUnit | None = None  # None: by environment
     floor: Finite | None = None
     until: Until = Until.seeds
-    max_seeds: Count | None = None
+    max_seeds: Annotated[int, Field(ge=1, le=100_000)] | None = None
     block: Annotated[int, Field(ge=5, le=LARGEST)] = 5  # no interval has fewer seeds
     claims: list[ClaimConfig] = field(default_factory=list)
     figures: FiguresConfig = field(default_factory=FiguresConfig)

@@ -89,6 +89,7 @@ def plan(config: Config, overrides: list[str], here: bool = True, folder: Path =
         if (folder / CELL).exists():
             _refuse_other_cell(folder, config, own)
     algorithm = algorithm_of(config)
+    _refuse_without_meaning(config, algorithm)
     config = replace(config, workers=number_of_workers(config))
     if here:
         refuse_missing_packages(config.logger)
@@ -264,27 +265,47 @@ def _refuse_lost_replay(checkpoint: Checkpoint, folder: Path) -> None:
             )
 
 
+def _refuse_without_meaning(config: Config, algorithm: Algorithm) -> None:
+    """Raise ConfigError for a key that the algorithm does not read: a sweep over it would compare equal arms."""
+    name, has_replay = algorithm.name, algorithm.default_replay() != "none"
+    if not algorithm.has_workers and config.workers not in (None, 1):
+        raise ConfigError(f"workers={config.workers}: algo={name} has one process that trains; use 1")
+    if not algorithm.has_envs_per_worker and config.envs_per_worker != 1:
+        raise ConfigError(f"envs_per_worker={config.envs_per_worker}: algo={name} steps one environment; use 1")
+    if config.replay is not None and not has_replay:
+        raise ConfigError(f"replay={config.replay.name}: algo={name} has no replay; drop it")
+    if config.save_replay and not has_replay:
+        raise ConfigError(f"save_replay=true: algo={name} has no replay; drop it")
+
+
 def _resumed_config(given: Config, own: Config, overrides: list[str], done: Counters) -> Config:
     """The run's own configuration, with those keys of the command line that may change. Raises ConfigError.
 
     done: by the last checkpoint. max_episodes=+1000 means 1000 more than these."""
     stored, changed = to_dict(own), dict[str, Any]()
+    so_far = {
+        "max_episodes": done.episodes,
+        "total_steps": done.steps,
+        "optimizer.decay_episodes": done.episodes,
+        "optimizer.decay_steps": done.steps,
+    }
     for override in overrides:
         key, _, text = override.lstrip("+~").partition("=")
         name, _, inner = key.partition(".")
         if _changeable(key):
             value = getattr(given, name)
-            if name in ("max_episodes", "total_steps") and text.startswith("+"):
-                value += done.episodes if name == "max_episodes" else done.steps
+            value = getattr(value, inner) if inner else value
+            if key in so_far and text.startswith("+"):
+                value += so_far[key]
             if inner:  # logger.display=off does not change the other keys of logger
-                value = replace(changed.get(name, getattr(own, name)), **{inner: getattr(value, inner)})
+                value = replace(changed.get(name, getattr(own, name)), **{inner: value})
             changed[name] = value
         elif key == "plugins":  # not a change: it says which code the user trusts
             continue
         elif _at(stored, key) is None or _at(stored, key) != _at(to_dict(given), key):
             raise ConfigError(
-                f"{override}: a resumed run keeps its configuration; with resume= only "
-                f"{', '.join(CHANGEABLE_ON_RESUME[1:])} may change (load= starts a new run from saved parameters)"
+                f"{override}: a resumed run keeps its configuration, but for the keys that docs/runs.md lists; load= "
+                "starts a new run from its parameters"
             )
     try:
         config = replace(own, **{**changed, "resume": None})

@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from ablate.config.derived import evaluation_horizon
+from ablate.config.inequality import parse
 from ablate.config.schema import Config, ConfigError
-from ablate.sweeps.environments import compared_arms
+from ablate.sweeps.environments import compared_arms, references_of
 from ablate.sweeps.study import Arm, Study, identity, key_of
 
 # Keys that change the game itself, also in evaluations. Keys that change only training (lost lives, clipping) may
@@ -93,11 +94,15 @@ def refuse_incomparable(configs: dict[str, Config], may_be_same: bool = False) -
 
 def untestable(study: Study, configs: dict[str, Config]) -> Iterator[str]:
     """The claims that no result can answer, a sentence each. configs: the resolved configuration of each arm."""
+    by_ranks = study.crossed and not references_of(study.settings, study.crossed, configs)
     for claim in study.settings.claims:
         arms = compared_arms(claim, study.crossed)
         envs = list(dict.fromkeys(configs[arm].env.id for arm in arms))
         if len(envs) > 1 and not study.crossed:
             yield f"the claim {claim.id} cannot be tested: scores of {envs[0]} and {envs[1]} have different units"
+        if by_ranks and len(envs) == 1 and parse(claim.inequality)[0] == "~":
+            why = "scores are normalised by ranks, which have no sweep.smallest_effect in one environment"
+            yield f"the claim {claim.id} cannot be tested: {why}"
         turns = [arm for arm in arms if configs[arm].schedule == "interleaved" and (configs[arm].workers or 1) > 1]
         if claim.real_time and turns:
             why = f"it is about real time, and the workers of {turns[0]} take turns"

@@ -140,8 +140,6 @@ def _random(settings: SweepConfig) -> Expanded:
             raise ConfigError(f"{where}: sweep.design=random needs a range, and no alternatives; give {where}.range")
         ranges.append(parse_range(f"{where}.range", key, factor.range))
         baseline[key] = _text(where, factor.baseline)
-    if settings.draws >= MOST_ARMS:
-        raise ConfigError(f"sweep.draws={settings.draws}: at most {MOST_ARMS - 1}")
     labels = {key: factor.label or last_part(key) for key, factor in settings.factors.items()}
     levels = {"baseline": baseline}
     for i in range(settings.draws):  # a generator of its own for each: the first draws do not depend on their number

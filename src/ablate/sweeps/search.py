@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 FIRST_TUNING_SEED = 1_000_000
 DEFAULT, TUNED = "default", "tuned"  # arms
 TRIALS = "search"  # the folder of the trials in the study's folder
-MOST_TRIALS = 10_000
 CLAIM = "tuned"
 
 
@@ -135,8 +134,6 @@ def search_of(arguments: list[str], settings: SweepConfig, seed: int) -> Search 
         raise ConfigError("sweep.search: a search makes its own arms and baseline; drop arms, factors and baseline")
     if settings.detach:
         raise ConfigError("sweep.detach=true: a search runs in its terminal; start it in tmux, or with nohup")
-    if own.trials > MOST_TRIALS:
-        raise ConfigError(f"sweep.search.trials={own.trials}: at most {MOST_TRIALS}")
     space = dict(own.space)
     for override in swept:
         key, _, text = (override.input_line or "").partition("=")

@@ -322,8 +322,6 @@ def _most_seeds(seeds: tuple[int, ...], settings: SweepConfig) -> tuple[int, ...
         raise ConfigError(
             f"sweep.max_seeds={most}: sweep.until=decided needs at least one block (sweep.block={settings.block})"
         )
-    if most > MOST_SEEDS:
-        raise ConfigError(f"sweep.max_seeds={most}: more than {MOST_SEEDS} seeds")
     more = range(seeds[-1] + 1, seeds[-1] + 1 + most - len(seeds))
     return (*seeds, *more)[:most]
 

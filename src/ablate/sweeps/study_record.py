@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from ablate.config.choices import ScoreUnit, Until
 from ablate.config.derived import default_score_unit
 from ablate.config.serial import to_dict
 from ablate.records.files import replace_atomically
 from ablate.records.manifest import provenance
-from ablate.records.schema import STUDY_SOURCE, VERDICTS
+from ablate.records.schema import STUDY_SOURCE, VERDICTS, cell_folder
 from ablate.records.study_file import Provenance, StudyArm, StudyChange, StudyFile, write_study
+from ablate.sweeps.cell import status_of
 from ablate.sweeps.environments import references_of, with_random_scores
 from ablate.sweeps.plan import SweepPlan, stored_study
 from ablate.sweeps.study import identity
@@ -64,7 +66,7 @@ def record_study(plan: SweepPlan) -> None:
         search=study.search,
     )
     if before:
-        completed = sum(cell.state == "completed" for cell in plan.cells)
+        completed = _completed(plan.folder, before)
         if completed and (what := [*_changes(before, now)]):
             seen = before.seeds if now.seeds != before.seeds and (plan.folder / VERDICTS).exists() else []
             change = StudyChange(when=now.provenance.started, completed=completed, what=what, seeds=seen)
@@ -73,6 +75,12 @@ def record_study(plan: SweepPlan) -> None:
     write_study(plan.folder, now)
     if study.source:
         replace_atomically(plan.folder / STUDY_SOURCE, study.source.read_bytes())
+
+
+def _completed(folder: Path, study: StudyFile) -> int:
+    """How many cells of the folder are completed, whether or not the command asks for them again."""
+    cells = (status_of(cell_folder(folder, arm, seed)) for arm in study.arms for seed in study.seeds)
+    return sum(status is not None and status.state == "completed" for status in cells)
 
 
 def _score_units(plan: SweepPlan, before: StudyFile | None) -> dict[str, ScoreUnit]:

@@ -100,6 +100,7 @@ class A3C(Algorithm):
     name = "a3c"
     config_class = A3CConfig
     update_record = UpdateRecord
+    has_workers = has_envs_per_worker = True
     backends = (Backend.compiled, Backend.manual, Backend.autograd)
 
     def processes(self, config: Config) -> list[Process]:

@@ -157,7 +157,7 @@ class DQN(Algorithm):
     config_class = DQNConfig
     update_record = UpdateRecord
     backends = (Backend.compiled, Backend.manual, Backend.autograd)
-    has_workers = False
+    has_envs_per_worker = True
 
     def processes(self, config: Config) -> list[Process]:
         """schedule=interleaved: one process acts, then learns. schedule=async: the actor has a process of its own."""
