@@ -166,6 +166,8 @@ REFUSED: tuple[tuple[list[str], tuple[str, ...]], ...] = (
     ([f"sweep.question='{LONG}'"], ("sweep.question=", "add -m")),
     (["env.id='a\nb\x1b[31m'"], ("env.id=", "\\x1b[31m")),
     # Studies: what can be known is said before the first cell.
+    (["sweep=tune_everywhere", "sweep.until=decided"], ("sweep.until=decided: with several environments", "cdf")),
+    (["sweep=sensitivity", "sweep.draws=128"], ("sweep.draws=128: input should be less than or equal to 127",)),
     (
         ["-m", "sweep.search.trials=6", "algo.t_max=interval(5,20)", "sweep.dry_run=true"],
         ("sweep.search.space.algo.t_max=interval(5,20): the key takes whole numbers; give int(interval(5,20))",),

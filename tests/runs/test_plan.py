@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 from helpers import config_of
 
+from ablate.algos.a3c.spec import A3C, A3CConfig
+from ablate.algos.algorithm import Algorithm
 from ablate.config.schema import LARGEST, ConfigError
+from ablate.runs import plan as planning
 from ablate.runs.console import announcement
 from ablate.runs.plan import plan
 
@@ -31,6 +34,26 @@ def test_an_action_without_bounds_needs_a_scale() -> None:
     with pytest.raises(ConfigError, match=r"model\.mu_scale"):
         plan(config_of("env.id=faulty_envs:Unbounded-v0"), [])
     assert plan(config_of("env.id=faulty_envs:Unbounded-v0", "model.mu_scale=1"), []).new
+
+
+class OneProcess(A3C):
+    """As an algorithm that overrides none of the defaults."""
+
+    has_workers, has_envs_per_worker = Algorithm.has_workers, Algorithm.has_envs_per_worker
+
+
+@pytest.mark.parametrize(
+    "overrides", [["workers=4"], ["envs_per_worker=2"], ["save_replay=true"], ["replay=uniform"]], ids=" ".join
+)
+def test_a_key_without_a_meaning_for_the_algorithm_is_refused(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep over it would compare equal programs."""
+    monkeypatch.setattr(A3CConfig, "refuse", lambda *arguments: None)
+    monkeypatch.setattr(planning, "algorithm_of", lambda config: OneProcess())
+    plan(config_of("workers=1"), [])
+    with pytest.raises(ConfigError, match=rf"^{overrides[0]}: algo=a3c has no replay|^{overrides[0]}: .*; use 1$"):
+        plan(config_of("workers=1", *overrides), [])
 
 
 def test_planning_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

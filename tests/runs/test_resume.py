@@ -255,6 +255,9 @@ def test_a_longer_run_needs_a_step_size(unit: str, tmp_path: Path) -> None:
         compose_and_plan([f"resume={folder}", f"{limit}=+150", f"optimizer.decay_{unit}=200"])
     with pytest.raises(ConfigError, match=f"^{limit}=null: .* give optimizer.decay_{unit}=<a larger number> as well$"):
         resume(folder, f"{limit}=null", f"{other}=100000")
+    more = compose_and_plan([f"resume={folder}", f"{limit}=+150", f"optimizer.decay_{unit}=+400"])
+    assert more.resumed is not None
+    assert getattr(more.config.optimizer, f"decay_{unit}") == more.resumed.state["counters"][unit] + 400
     resume(folder, f"{limit}=250", f"optimizer.decay_{unit}=500")
     table = pd.read_csv(folder / UPDATES)
     lr = read_json(folder / MANIFEST)["config"]["optimizer"]["lr"]
