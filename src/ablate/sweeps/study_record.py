@@ -66,8 +66,7 @@ def record_study(plan: SweepPlan) -> None:
         search=study.search,
     )
     if before:
-        completed = _completed(plan.folder, before)
-        if completed and (what := [*_changes(before, now)]):
+        if (what := [*_changes(before, now)]) and (completed := _completed(plan.folder, before)):
             seen = before.seeds if now.seeds != before.seeds and (plan.folder / VERDICTS).exists() else []
             change = StudyChange(when=now.provenance.started, completed=completed, what=what, seeds=seen)
             now = replace(now, changes=[*now.changes, change])
